@@ -1,0 +1,22 @@
+"""harmonax: batch correction for single-cell data, Harmony and Harmony2, exact and fast."""
+
+from __future__ import annotations
+
+from . import pp
+from .engine import harmonize
+from .harmonypy import run_harmony
+from .params import HarmonyParams, harmony1, harmony2
+from .result import HarmonyResult, Status
+from .version import __version__
+
+__all__ = [
+    "HarmonyParams",
+    "HarmonyResult",
+    "Status",
+    "__version__",
+    "harmonize",
+    "harmony1",
+    "harmony2",
+    "pp",
+    "run_harmony",
+]

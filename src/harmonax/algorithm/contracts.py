@@ -1,0 +1,61 @@
+"""What cells must answer, wherever they live. The loop in `harmony.py` knows nothing else of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..schedule import Block
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What one block answers to being reassigned.
+
+    With l_ik = -D_ik / sigma_k + sum_f logp[b_f(i), k] and Z_i = sum_k exp(l_ik), the new assignment is
+    R_ik = exp(l_ik) / Z_i.
+    """
+
+    mass: np.ndarray  # (B, K): sum of R over the cells of each level
+    log_partition: float  # sum_i (sum_k sigma_k R_ik) ln Z_i
+    entropy: float  # sum_ik sigma_k R_ik ln R_ik
+    moment: np.ndarray | None  # (K, d): R^T Zn, where asked for
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Everything that R is a function of, beside Zn."""
+
+    Y: np.ndarray  # (K, d)
+    logp: np.ndarray  # (n_blocks, B, K): the penalties with which each block was last assigned
+    sigma: np.ndarray  # (K,)
+
+
+class Cells(Protocol):
+    """N cells, their Z and Zn, and whatever is needed to know their R."""
+
+    n_cells: int
+    n_features: int
+
+    def take(self, rows: np.ndarray) -> Cells:
+        """Return those cells, Z being their Zn, as one block without batches (for seeding)."""
+
+    def points(self) -> np.ndarray:
+        """Return Zn, (N, d); asked only of what `take` returned."""
+
+    def mass(self, block: Block) -> np.ndarray:
+        """Return the block's present mass (B, K)."""
+
+    def sweep(self, block: Block, Y: np.ndarray, sigma: np.ndarray, logp: np.ndarray | None, moment: bool) -> Sweep:
+        """Reassign the block's cells with this penalty (None: no penalty)."""
+
+    def moments(self, assigned: Assignment) -> tuple[np.ndarray, np.ndarray]:
+        """Return S = R^T Z (J, K, d) and the mass (J, K) per joint level."""
+
+    def correct(self, assigned: Assignment, W: np.ndarray, moment: bool) -> np.ndarray | None:
+        """Set Zn = unit(Z - R W), with each cell's W the sum over its levels; return R^T Zn_new (K, d) if asked."""
+
+    def emit(self, assigned: Assignment, W: np.ndarray, out: Any) -> None:
+        """Write Z - R W to `out`, in the order of the input; Zn, and with it R, stay."""

@@ -1,0 +1,43 @@
+"""The objective that Harmony decreases, in its three terms.
+
+    J = c [ sum R D + sum sigma_k R ln R + sum_kb sigma_k theta_b O_kb ln q_kb ]
+
+with c = 1 (harmony1) or 2000 / N (harmony2). Because ln R_ik = l_ik - ln Z_i, the first two terms follow from sums
+that the sweep has anyway: sum sigma R ln R = entropy, and
+sum R D = sum_gbk sigma_k O_gbk logp_gbk - log_partition - entropy.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..params import Flavor
+from .diversity import log_excess
+
+
+class Objective(NamedTuple):
+    """The objective and its terms, all scaled by c."""
+
+    total: float
+    distance: float
+    entropy: float
+    diversity: float
+
+
+def objective(
+    flavor: Flavor,
+    n_cells: int,
+    distance: float,
+    entropy: float,
+    O: np.ndarray,
+    E: np.ndarray,
+    theta: np.ndarray,
+    sigma: np.ndarray,
+) -> Objective:
+    """Put the three terms together; `distance` is sum R D, `entropy` is sum sigma R ln R."""
+    c = 2000.0 / n_cells if flavor == "harmony2" else 1.0
+    # sum, not @: the bits must not depend on BLAS threads.
+    diversity = float((O * log_excess(flavor, O, E) * theta[:, None] * sigma).sum())
+    return Objective(c * (distance + entropy + diversity), c * distance, c * entropy, c * diversity)

@@ -1,0 +1,198 @@
+"""Ridge correction of every cluster from sums alone (ALGORITHM.md, "Ridge correction of cluster k").
+
+    W = (X^T diag(R_k) X + diag(0, lambda))^-1 X^T diag(R_k) Z ,   X = [1, one-hot of the kept levels]
+
+X^T diag(R_k) X needs only the joint-level mass: the overlap of two levels is the mass of the joint levels that have
+both. Levels that are not kept are zeroed in a boolean table rather than removed, so all clusters share one shape.
+Nothing here calls BLAS but the stated fallbacks: the bits must not depend on its threads.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..design import BatchDesign
+from ..params import ResolvedParams
+from .diversity import expected
+
+# Largest array of one chunk of clusters, in float64 values (64 MiB).
+_CHUNK = 8 << 20
+# A pivot below this share of its diagonal entry means that the system is singular to rounding.
+_SINGULAR = 1e-13
+
+
+class Ridge(NamedTuple):
+    """Coefficients per level and the intercept, with which clusters had none or no unique one."""
+
+    W: np.ndarray  # (B, K, d)
+    W0: np.ndarray  # (K, d)
+    skipped: np.ndarray  # (K,) bool: no correction, centroid unchanged
+    singular: np.ndarray  # (K,) bool: minimum-norm solution
+
+
+def ridge(design: BatchDesign, resolved: ResolvedParams, S: np.ndarray, O_joint: np.ndarray) -> Ridge:
+    """Return the ridge coefficients of every cluster from the moments S (J, K, d) and mass O_joint (J, K)."""
+    params = resolved.params
+    O = design.fold(O_joint)
+    cluster_mass = O_joint.sum(axis=0)
+    keep, skipped = kept_levels(design, O, params.pruning)
+    skipped |= cluster_mass <= 0
+    if params.ridge == "dynamic":
+        lam = params.alpha * expected(design.level_shares, cluster_mass)
+    else:
+        lam = np.repeat(resolved.ridge_lambda[:, None], O.shape[1], axis=1)
+    # A cluster that is skipped still needs a solvable system.
+    lam = np.where(skipped, 1.0, lam)
+    keep = keep & ~skipped
+    # Cells without any kept level take no part.
+    active = np.zeros(O_joint.shape, bool)
+    for f in range(design.n_variables):
+        active |= keep[design.joint_levels[:, f]]
+    if not active.all():
+        S, O_joint = np.where(active[:, :, None], S, 0.0), np.where(active, O_joint, 0.0)
+    singular = np.zeros(O.shape[1], bool)
+    if params.correction_method == "original":
+        W, W0 = _explicit(design, S, O_joint, lam, keep, np.arange(O.shape[1]), singular)
+    elif design.n_variables == 1:
+        W, W0 = _one_variable(design.fold(S), design.fold(O_joint), lam, keep)
+    else:
+        W, W0 = _many_variables(design, S, O_joint, lam, keep, singular)
+    W[:, skipped] = 0.0
+    return Ridge(W, W0, skipped, singular & ~skipped)
+
+
+def kept_levels(design: BatchDesign, O: np.ndarray, threshold: float | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return which levels each cluster keeps (B, K), and which clusters are skipped (K,).
+
+    A level is ok where more than `threshold` of its cells are in the cluster, and kept where its variable has two or
+    more levels that are ok. Without a threshold every level is kept.
+    """
+    if threshold is None:
+        return np.ones(O.shape, bool), np.zeros(O.shape[1], bool)
+    ok = O / design.level_counts[:, None] > threshold
+    enough = np.add.reduceat(ok, design.offsets[:-1], axis=0, dtype=np.int64) > 1
+    keep = ok & np.repeat(enough, np.diff(design.offsets), axis=0)
+    return keep, ~enough.any(axis=0)
+
+
+def _one_variable(S: np.ndarray, O: np.ndarray, lam: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Solve in closed form, without cancellation.
+
+    f_b = 1 / (O_b + lambda_b), c = sum f_b O_b lambda_b, W0 = sum f_b lambda_b S_b / c, W_b = f_b (S_b - O_b W0).
+    """
+    f = keep / (O + lam)
+    weight = f * lam
+    c = (weight * O).sum(axis=0)
+    W0 = (weight[:, :, None] * S).sum(axis=0) / np.where(c > 0, c, 1.0)[:, None]
+    return f[:, :, None] * (S - O[:, :, None] * W0), W0
+
+
+def _many_variables(
+    design: BatchDesign, S: np.ndarray, O_joint: np.ndarray, lam: np.ndarray, keep: np.ndarray, singular: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Eliminate the largest variable, whose block is diagonal, and factorise what remains.
+
+    With the unknowns ordered as [largest variable | intercept and the others], the system is [[D, C], [C^T, A]], D
+    diagonal, and the Schur complement A - C^T D^-1 C is small.
+    """
+    n_clusters, d = S.shape[1:]
+    W = np.empty((design.n_levels, n_clusters, d))
+    W0 = np.empty((n_clusters, d))
+    sizes = np.diff(design.offsets)
+    big = int(np.argmax(sizes))
+    own = slice(int(design.offsets[big]), int(design.offsets[big + 1]))
+    other = np.setdiff1d(np.arange(design.n_levels), np.arange(own.start, own.stop))
+    S_level = np.where(keep[:, :, None], design.fold(S), 0.0)
+    step = max(1, int(_CHUNK // ((1 + len(other)) * (1 + design.n_levels))))
+    for lo in range(0, n_clusters, step):
+        ks = slice(lo, min(n_clusters, lo + step))
+        M, lam_k, keep_k = _overlaps(design, O_joint[:, ks], keep[:, ks]), lam[:, ks], keep[:, ks]
+        # Unknowns that are not kept get a row of the identity and a zero right-hand side.
+        diagonal = np.einsum("bbk->bk", M)[1:]
+        D = np.where(keep_k[own], diagonal[own] + lam_k[own], 1.0)  # (L, k)
+        rest = np.concatenate([[0], other + 1])
+        C = M[1 + own.start : 1 + own.stop][:, rest]  # (L, q, k)
+        A = M[np.ix_(rest, rest)].copy()
+        place = np.arange(1, len(rest))
+        A[place, place] = np.where(keep_k[other], diagonal[other] + lam_k[other], 1.0)
+        b_own = S_level[own, ks]  # (L, k, d)
+        b_rest = np.concatenate([S[:, ks].sum(axis=0)[None], S_level[other, ks]])  # (q, k, d)
+        C_scaled = C / D[:, None, :]
+        schur = A - np.einsum("lpk,lqk->pqk", C_scaled, C)
+        rhs = b_rest - np.einsum("lqk,lkd->qkd", C_scaled, b_own)
+        x, bad = _cholesky_solve(schur, rhs, np.einsum("qqk->qk", A))
+        W0[ks], W[other, ks] = x[0], x[1:]
+        W[own, ks] = (b_own - np.einsum("lqk,qkd->lkd", C, x)) / D[:, :, None]
+        singular[ks] |= bad
+    if singular.any():
+        ks = np.flatnonzero(singular)
+        W[:, ks], W0[ks] = _explicit(design, S, O_joint, lam, keep, ks, singular)
+    return W, W0
+
+
+def _overlaps(design: BatchDesign, O_joint: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Return X^T diag(R_k) X for every cluster, (1 + B, 1 + B, K); rows of levels not kept are zero."""
+    size = 1 + design.n_levels
+    M = np.zeros((size, size, O_joint.shape[1]))
+    M[0, 0] = O_joint.sum(axis=0)
+    for f in range(design.n_variables):
+        a = design.joint_levels[:, f]
+        kept_a = np.where(keep[a], O_joint, 0.0)
+        np.add.at(M, (a + 1, 0), kept_a)
+        for g in range(design.n_variables):
+            b = design.joint_levels[:, g]
+            np.add.at(M, (a + 1, b + 1), np.where(keep[b], kept_a, 0.0))
+    M[0, 1:] = M[1:, 0]
+    return M
+
+
+def _cholesky_solve(A: np.ndarray, b: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Solve A x = b for every cluster, A (q, q, K) symmetric, b (q, K, d); also say which were singular.
+
+    One row of L at a time for all clusters at once: q is the number of levels outside the largest variable.
+    """
+    q = len(A)
+    L = np.zeros_like(A)
+    singular = np.zeros(A.shape[2], bool)
+    x = b.copy()
+    for j in range(q):
+        column = A[j:, j] - np.einsum("ilk,lk->ik", L[j:, :j], L[j, :j])
+        pivot = column[0]
+        bad = ~(pivot > _SINGULAR * scale[j])
+        singular |= bad
+        L[j:, j] = np.where(bad, 0.0, column) / np.sqrt(np.where(bad, 1.0, pivot))
+        L[j, j] = np.where(bad, 1.0, L[j, j])
+        x[j] = (x[j] - np.einsum("lk,lkd->kd", L[j, :j], x[:j])) / L[j, j][:, None]
+    for j in range(q - 1, -1, -1):
+        x[j] = (x[j] - np.einsum("lk,lkd->kd", L[j + 1 :, j], x[j + 1 :])) / L[j, j][:, None]
+    return x, singular
+
+
+def _explicit(
+    design: BatchDesign,
+    S: np.ndarray,
+    O_joint: np.ndarray,
+    lam: np.ndarray,
+    keep: np.ndarray,
+    clusters: np.ndarray,
+    singular: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Form each cluster's whole system and solve it; the minimum-norm solution where it is singular."""
+    W = np.zeros((design.n_levels, len(clusters), S.shape[2]))
+    W0 = np.zeros((len(clusters), S.shape[2]))
+    S_level = design.fold(S)
+    for i, k in enumerate(clusters):
+        kept = np.flatnonzero(keep[:, k])
+        A = _overlaps(design, O_joint[:, [k]], keep[:, [k]])[:, :, 0]
+        rows = np.concatenate([[0], kept + 1])
+        A = A[np.ix_(rows, rows)] + np.diag(np.concatenate([[0.0], lam[kept, k]]))
+        b = np.concatenate([S[:, k].sum(axis=0)[None], S_level[kept, k]])
+        # Scaled to a unit diagonal, so that rank is judged by overlap and not by how much mass a level has.
+        scale = 1.0 / np.sqrt(np.where(np.diag(A) > 0, np.diag(A), 1.0))
+        x, _, rank, _ = np.linalg.lstsq(A * scale[:, None] * scale, b * scale[:, None], rcond=_SINGULAR)
+        x *= scale[:, None]
+        singular[k] |= rank < len(rows)
+        W0[i], W[kept, i] = x[0], x[1:]
+    return W, W0

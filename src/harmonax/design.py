@@ -1,0 +1,145 @@
+"""Batch columns as numbers: levels, joint levels and their counts.
+
+Levels of all variables are numbered through, 0..B-1, in the order of the variables; a joint level is one observed
+combination. Codes are kept, never one-hot matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from .errors import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class BatchDesign:
+    """The batch variables of N cells.
+
+    Attributes
+    ----------
+    joint
+        Joint level of every cell, (N,) int32.
+    joint_levels
+        The F levels that each joint level consists of, numbered 0..B-1, (J, F) int32.
+    variables, levels
+        Names of the F variables, and of each one's levels.
+    """
+
+    joint: np.ndarray
+    joint_levels: np.ndarray
+    variables: tuple[str, ...]
+    levels: tuple[tuple[str, ...], ...]
+
+    @classmethod
+    def from_codes(
+        cls,
+        codes: np.ndarray,
+        variables: Sequence[str] | None = None,
+        levels: Sequence[Sequence[Any]] | None = None,
+    ) -> BatchDesign:
+        """Build the design from codes (N, F), each variable's own levels from 0.
+
+        Levels that no cell carries are dropped.
+        """
+        codes = np.asarray(codes)
+        codes = codes[:, None] if codes.ndim == 1 else codes
+        n_cells, n_variables = codes.shape
+        names = tuple(str(v) for v in variables) if variables is not None else _names(n_variables)
+        joint = np.zeros(n_cells, np.int64)
+        joint_levels = np.zeros((1, 0), np.int64)
+        kept_levels: list[tuple[str, ...]] = []
+        offset = 0
+        for f in range(n_variables):
+            present, own = _factorize(codes[:, f])
+            labels = levels[f] if levels is not None else present
+            kept_levels.append(tuple(str(labels[int(p)]) if levels is not None else str(p) for p in present))
+            # Join with what came before one variable at a time, so the combined code never overflows.
+            combined, joint = _factorize(joint * len(present) + own)
+            before, this = np.divmod(combined, len(present))
+            joint_levels = np.column_stack([joint_levels[before], this + offset])
+            offset += len(present)
+        return cls(joint.astype(np.int32), joint_levels.astype(np.int32), names, tuple(kept_levels))
+
+    @property
+    def n_cells(self) -> int:
+        return len(self.joint)
+
+    @property
+    def n_variables(self) -> int:
+        return self.joint_levels.shape[1]
+
+    @property
+    def n_joint(self) -> int:
+        return self.joint_levels.shape[0]
+
+    @cached_property
+    def n_levels(self) -> int:
+        return sum(len(names) for names in self.levels)
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """Where each variable's levels begin, with B at the end, (F + 1,)."""
+        return np.concatenate([[0], np.cumsum([len(names) for names in self.levels])]).astype(np.int64)
+
+    @cached_property
+    def joint_counts(self) -> np.ndarray:
+        return np.bincount(self.joint, minlength=self.n_joint).astype(np.int64)
+
+    @cached_property
+    def level_counts(self) -> np.ndarray:
+        """N_b, (B,)."""
+        return self.fold(self.joint_counts.astype(np.float64)[:, None])[:, 0]
+
+    @cached_property
+    def level_shares(self) -> np.ndarray:
+        """Pr_b = N_b / N, (B,); sums to the number of variables."""
+        return self.level_counts / self.n_cells
+
+    def fold(self, per_joint: np.ndarray) -> np.ndarray:
+        """Sum a table over joint levels (J, ...) into one over levels (B, ...)."""
+        if self.n_variables == 1:
+            return per_joint[np.argsort(self.joint_levels[:, 0])]
+        out = np.zeros((self.n_levels, *per_joint.shape[1:]))
+        for f in range(self.n_variables):
+            np.add.at(out, self.joint_levels[:, f], per_joint)
+        return out
+
+    def per_level(self, name: str, value: Any) -> np.ndarray:
+        """Spread one number, one per variable, or one per level over the B levels."""
+        values = np.atleast_1d(np.asarray(value, np.float64))
+        n_variables, n_levels = self.n_variables, self.n_levels
+        if values.size == n_levels:
+            return values.copy()
+        if values.size == n_variables:
+            return np.repeat(values, np.diff(self.offsets))
+        if values.size == 1:
+            return np.full(n_levels, values[0])
+        raise InputError(
+            f"{name} has {values.size} values; allowed are 1, one per batch variable ({n_variables}) "
+            f"or one per level of all variables ({n_levels})"
+        )
+
+    def subset(self, rows: np.ndarray) -> BatchDesign:
+        """Return the design of some of the cells, with the same numbering of levels."""
+        return BatchDesign(self.joint[rows], self.joint_levels, self.variables, self.levels)
+
+
+def _factorize(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sorted distinct codes and each cell's place among them, without sorting N values where codes are small."""
+    top = int(codes.max(initial=0))
+    if top <= max(1 << 20, 4 * len(codes)):
+        present = np.flatnonzero(np.bincount(codes, minlength=top + 1))
+        place = np.zeros(top + 1, np.int64)
+        place[present] = np.arange(len(present))
+        return present, place[codes]
+    present, inverse = np.unique(codes, return_inverse=True)
+    return present, inverse
+
+
+def _names(n: int) -> tuple[str, ...]:
+    return ("batch",) if n == 1 else tuple(f"batch{i}" for i in range(n))

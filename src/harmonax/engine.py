@@ -1,0 +1,187 @@
+"""Plain arrays in, `HarmonyResult` out: what every front calls."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+
+from .algorithm.harmony import Harmony
+from .algorithm.seeding import seed_centroids
+from .columns import as_table, design_from_table
+from .design import BatchDesign
+from .errors import HarmonaxWarning, InputError
+from .params import HarmonyParams
+from .progress import reporter
+from .randomness import seed_from
+from .result import HarmonyResult, History, Status
+from .schedule import FixedPartition
+
+Backend = Literal["auto", "memory", "dense"]
+_CHECK_ROWS = 1 << 16
+
+
+def harmonize(
+    Z: Any,
+    batches: Any,
+    params: HarmonyParams | None = None,
+    *,
+    rng: Any = None,
+    dtype: Any = None,
+    n_threads: int | None = None,
+    backend: Backend = "auto",
+    combine_keys: bool = False,
+    missing: Literal["error", "level"] = "error",
+    allow_many_levels: bool = False,
+    progress: bool | Callable[[int, int, float], None] | None = None,
+) -> HarmonyResult:
+    """Remove batch effects from an embedding.
+
+    Parameters
+    ----------
+    Z
+        Embedding, such as principal components, (N, d). Never changed.
+    batches
+        Batch labels of the N cells: an array (N,) or (N, F), a table or a dictionary with one column per variable,
+        or a `BatchDesign`.
+    params
+        What to run; None: `HarmonyParams` as they come (Harmony2, at most 50 rounds).
+    rng
+        Seed, Generator, SeedSequence or None. The same seed gives the same bits, whatever the number of threads.
+    dtype
+        Of the returned embedding; None: that of the arithmetic (``params.precision``).
+    n_threads
+        Threads; None: the CPUs this process may use.
+    backend
+        Where the cells live: ``"memory"`` (native kernels), ``"dense"`` (plain NumPy, the reference; small N), or
+        ``"auto"``.
+    combine_keys, missing, allow_many_levels
+        How batch columns are read: see `harmonax.pp.harmony_integrate`.
+    progress
+        Show a progress line on stderr; None: where that is a terminal. Or a function called after each pass with
+        (round, pass, objective).
+
+    Returns
+    -------
+    HarmonyResult
+        With the corrected embedding (N, d) and how it was reached.
+
+    Raises
+    ------
+    InputError
+        If the embedding or the labels cannot be used.
+
+    Notes
+    -----
+    Korsunsky et al. 2019, Nature Methods 16:1289; Patikas et al. 2026 (Harmony2).
+
+    Examples
+    --------
+    >>> import numpy as np, harmonax
+    >>> gen = np.random.default_rng(0)
+    >>> batch = np.repeat(["a", "b"], 100)
+    >>> Z = gen.normal(size=(200, 5)) + (batch == "b")[:, None]
+    >>> result = harmonax.harmonize(Z, batch, rng=0)
+    >>> result.embedding.shape
+    (200, 5)
+    """
+    params = params if params is not None else HarmonyParams()
+    Z = check_embedding(Z)
+    design = (
+        batches
+        if isinstance(batches, BatchDesign)
+        else design_from_table(
+            as_table(batches, len(Z)),
+            as_table(batches, len(Z)).columns.tolist(),
+            where="batches",
+            combine_keys=combine_keys,
+            missing=missing,
+            allow_many_levels=allow_many_levels,
+        )
+    )
+    if design.n_cells != len(Z):
+        raise InputError(f"the embedding has {len(Z)} cells but the batch labels have {design.n_cells}; they must agree")
+    resolved = params.resolve(design)
+    seed = seed_from(rng)
+    dtype = np.dtype(dtype if dtype is not None else params.precision)
+    if dtype not in (np.dtype("float32"), np.dtype("float64")):
+        raise InputError(f"dtype={dtype} must be float32 or float64")
+    if design.n_joint == 1:
+        warnings.warn(
+            f"{', '.join(design.variables)}: {Status.SINGLE_BATCH.advice}", HarmonaxWarning, stacklevel=2
+        )
+        return HarmonyResult(
+            Z.astype(dtype), Status.SINGLE_BATCH, History(), np.empty((0, Z.shape[1])), params, design, seed, {}, []
+        )
+    schedule_seed, centroid_seed = np.random.SeedSequence(seed).spawn(2)
+    schedule = FixedPartition(params.n_blocks(len(Z)), schedule_seed)
+    cells, described = _place(Z, design, schedule, params, n_threads, backend)
+    Y = seed_centroids(cells, resolved.n_clusters, np.random.default_rng(centroid_seed))
+    out = np.empty(Z.shape, dtype)
+    with reporter(progress, params) as report:
+        fit = Harmony(cells, design, schedule, resolved).run(Y, out, report)
+    return HarmonyResult(
+        embedding=out,
+        status=fit.status,
+        history=fit.history,
+        centroids=fit.assigned.Y,
+        params=params,
+        design=design,
+        seed=seed,
+        backend=described,
+        notes=fit.notes,
+        _assignments=lambda: cells.assignments(fit.assigned),
+    )
+
+
+def check_embedding(Z: Any) -> np.ndarray:
+    """Return Z as a 2-D float array without copying one that is; refuse what cannot be corrected."""
+    try:
+        array = np.asarray(Z)
+    except ValueError as error:
+        raise InputError(f"the embedding is not an array: {error}") from None
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"the embedding has dtype {array.dtype}; allowed are real numbers")
+    if array.ndim != 2:
+        raise InputError(f"the embedding has shape {array.shape}; allowed is (cells, features)")
+    if array.dtype not in (np.dtype("float32"), np.dtype("float64")):
+        array = array.astype(np.float64)
+    if array.shape[1] == 0:
+        raise InputError("the embedding has no features")
+    if len(array) < 2:
+        raise InputError(f"the embedding has {len(array)} cells; at least 2 are needed")
+    bad = 0
+    first = -1
+    for start in range(0, len(array), _CHECK_ROWS):
+        slab = array[start : start + _CHECK_ROWS]
+        # A finite sum of squares settles most slabs without an N x d array.
+        if np.isfinite(np.abs(slab).max()):
+            continue
+        rows = np.flatnonzero(~np.isfinite(slab).all(axis=1))
+        bad += len(rows)
+        first = start + int(rows[0]) if first < 0 and len(rows) else first
+    if bad:
+        raise InputError(f"the embedding has NaN or infinite values in {bad} cells (first: row {first}); remove them")
+    return array
+
+
+def _place(
+    Z: np.ndarray,
+    design: BatchDesign,
+    schedule: FixedPartition,
+    params: HarmonyParams,
+    n_threads: int | None,
+    backend: Backend,
+) -> tuple[Any, dict[str, Any]]:
+    if backend == "dense":
+        from .cells.dense import DenseCells
+
+        return DenseCells(Z, design, schedule), {"cells": "dense"}
+    if backend not in ("auto", "memory"):
+        raise InputError(f"backend={backend!r} is not known; allowed are 'auto', 'memory', 'dense'")
+    from .cells.memory import MemoryCells
+
+    cells = MemoryCells(Z, design, schedule, precision=params.precision, n_threads=n_threads)
+    return cells, {"cells": "memory", "instruction_set": cells.instruction_set, "n_threads": cells.n_threads}

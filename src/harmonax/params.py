@@ -1,0 +1,202 @@
+"""What a run is asked to do: one frozen, validated value."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from .design import BatchDesign
+
+Flavor = Literal["harmony1", "harmony2"]
+Floats = float | Sequence[float] | np.ndarray
+
+
+@dataclass(frozen=True)
+class HarmonyParams:
+    """Parameters of Harmony, checked when made.
+
+    Parameters
+    ----------
+    flavor
+        ``"harmony2"`` (Patikas et al. 2026) or ``"harmony1"`` (Korsunsky et al. 2019).
+    n_clusters
+        Number of soft clusters K. None: ``min(100, N / 30)``, at least 2.
+    max_iter_harmony, max_iter_clustering
+        Most rounds, and most clustering passes in a round.
+    tol_harmony, tol_clustering
+        Relative change of the objective below which rounds and passes stop.
+    sigma
+        Width of the soft clusters; one number or one per cluster.
+    theta
+        Strength of the diversity penalty: one number, one per batch variable, or one per level of all variables
+        in turn. 0 removes the penalty, not the ridge correction: cells still move.
+    tau
+        Protects small batches: their theta is multiplied by ``1 - exp(-(N_b / (K tau))^2)``. 0: off.
+    ridge
+        ``"dynamic"`` (lambda = alpha E, harmony2 only) or ``"fixed"`` (lambda = ridge_lambda). None: the flavor's own.
+    ridge_lambda
+        Fixed ridge penalty, > 0: one number, one per batch variable, or one per level.
+    alpha
+        Dynamic ridge penalty relative to the expected mass, > 0.
+    batch_prune_threshold
+        A level is left out of a cluster's correction where less than this share of its cells is there
+        (harmony2). None: no pruning.
+    correction_method
+        ``"fast"`` (closed form, or Schur complement and Cholesky) or ``"original"`` (one explicit solve per cluster).
+    block_proportion
+        Share of the cells reassigned at a time, in (0, 1].
+    precision
+        Arithmetic of the cells, ``"float32"`` or ``"float64"``. Tables are always float64.
+
+    Raises
+    ------
+    InputError
+        If a value is outside what it allows.
+
+    Examples
+    --------
+    >>> from harmonax import HarmonyParams
+    >>> HarmonyParams(theta=[2, 1], max_iter_harmony=20).theta
+    (2.0, 1.0)
+    """
+
+    flavor: Flavor = "harmony2"
+    n_clusters: int | None = None
+    max_iter_harmony: int = 50
+    max_iter_clustering: int = 200
+    tol_harmony: float = 1e-4
+    tol_clustering: float = 1e-5
+    sigma: float | tuple[float, ...] = 0.1
+    theta: float | tuple[float, ...] = 2.0
+    tau: float = 0.0
+    ridge: Literal["dynamic", "fixed"] | None = None
+    ridge_lambda: float | tuple[float, ...] = 1.0
+    alpha: float = 0.2
+    batch_prune_threshold: float | None = 1e-5
+    correction_method: Literal["fast", "original"] = "fast"
+    block_proportion: float = 0.05
+    precision: Literal["float32", "float64"] = "float32"
+
+    def __post_init__(self) -> None:
+        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        _one_of("flavor", self.flavor, ("harmony2", "harmony1"))
+        _one_of("correction_method", self.correction_method, ("fast", "original"))
+        _one_of("precision", self.precision, ("float32", "float64"))
+        if self.n_clusters is not None:
+            put("n_clusters", _integer("n_clusters", self.n_clusters, 1))
+        put("max_iter_harmony", _integer("max_iter_harmony", self.max_iter_harmony, 1))
+        put("max_iter_clustering", _integer("max_iter_clustering", self.max_iter_clustering, 1))
+        for name in ("tol_harmony", "tol_clustering", "tau"):
+            put(name, _number(name, getattr(self, name), 0.0))
+        put("sigma", _numbers("sigma", self.sigma, 0.0, strict=True))
+        put("theta", _numbers("theta", self.theta, 0.0))
+        put("ridge_lambda", _numbers("ridge_lambda", self.ridge_lambda, 0.0, strict=True))
+        put("alpha", _number("alpha", self.alpha, 0.0, strict=True))
+        if self.batch_prune_threshold is not None:
+            put("batch_prune_threshold", _number("batch_prune_threshold", self.batch_prune_threshold, 0.0))
+        put("block_proportion", _number("block_proportion", self.block_proportion, 0.0, strict=True, high=1.0))
+        if self.ridge is None:
+            put("ridge", "dynamic" if self.flavor == "harmony2" else "fixed")
+        _one_of("ridge", self.ridge, ("dynamic", "fixed"))
+        if self.flavor == "harmony1" and self.ridge == "dynamic":
+            raise InputError("ridge='dynamic' belongs to harmony2; harmony1 has a fixed ridge_lambda")
+
+    @property
+    def pruning(self) -> float | None:
+        """The prune threshold in force: None for harmony1."""
+        return self.batch_prune_threshold if self.flavor == "harmony2" else None
+
+    def n_blocks(self, n_cells: int) -> int:
+        """Return the number of blocks the cells are cut into."""
+        # round, not floor: 1 // 0.05 is 19 in floating point.
+        return max(1, min(n_cells, round(1.0 / self.block_proportion)))
+
+    def resolve(self, design: BatchDesign) -> ResolvedParams:
+        """Return the per-cluster and per-level arrays for this data."""
+        n_cells = design.n_cells
+        n_clusters = self.n_clusters if self.n_clusters is not None else max(2, min(100, round(n_cells / 30)))
+        if n_clusters > n_cells:
+            raise InputError(f"n_clusters={n_clusters} is more than the {n_cells} cells; pass at most {n_cells}")
+        sigma = np.asarray(self.sigma, np.float64)
+        if sigma.ndim and sigma.size not in (1, n_clusters):
+            raise InputError(f"sigma has {sigma.size} values; allowed are 1 or one per cluster ({n_clusters})")
+        theta = design.per_level("theta", self.theta)
+        if self.tau > 0:
+            theta = theta * -np.expm1(-((design.level_counts / (n_clusters * self.tau)) ** 2))
+        return ResolvedParams(
+            params=self,
+            n_clusters=n_clusters,
+            sigma=np.broadcast_to(sigma, (n_clusters,)).astype(np.float64),
+            theta=theta,
+            ridge_lambda=design.per_level("ridge_lambda", self.ridge_lambda),
+        )
+
+    def replace(self, **changes: Any) -> HarmonyParams:
+        """Return a copy with some values changed."""
+        return dataclasses.replace(self, **changes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values, for JSON and ``adata.uns``."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class ResolvedParams:
+    """`HarmonyParams` together with what they become on one data set."""
+
+    params: HarmonyParams
+    n_clusters: int
+    sigma: np.ndarray  # (K,)
+    theta: np.ndarray  # (B,), after tau
+    ridge_lambda: np.ndarray  # (B,)
+
+
+def harmony1(**changes: Any) -> HarmonyParams:
+    """Return the parameters of Harmony as published in 2019."""
+    return HarmonyParams(flavor="harmony1", **changes)
+
+
+def harmony2(**changes: Any) -> HarmonyParams:
+    """Return the parameters of Harmony2, the default."""
+    return HarmonyParams(flavor="harmony2", **changes)
+
+
+def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"{name}={value!r} is not known; allowed are {', '.join(repr(a) for a in allowed)}")
+
+
+def _integer(name: str, value: Any, low: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)) or value != int(value):
+        raise InputError(f"{name}={value!r} must be a whole number of at least {low}")
+    if value < low:
+        raise InputError(f"{name}={value!r} must be at least {low}")
+    return int(value)
+
+
+def _number(name: str, value: Any, low: float, *, strict: bool = False, high: float = math.inf) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"{name}={value!r} must be a number") from None
+    if not math.isfinite(number) or number < low or (strict and number == low) or number > high:
+        bound = f"greater than {low:g}" if strict else f"at least {low:g}"
+        top = "" if high == math.inf else f" and at most {high:g}"
+        raise InputError(f"{name}={value!r} must be a finite number {bound}{top}")
+    return number
+
+
+def _numbers(name: str, value: Any, low: float, *, strict: bool = False) -> float | tuple[float, ...]:
+    if np.ndim(value) == 0:
+        return _number(name, value, low, strict=strict)
+    if np.ndim(value) > 1 or len(value) == 0:
+        raise InputError(f"{name} must be one number or a flat, non-empty list; got shape {np.shape(value)}")
+    return tuple(_number(name, v, low, strict=strict) for v in value)

@@ -1,0 +1,150 @@
+"""What a run gives back."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .design import BatchDesign
+from .params import HarmonyParams
+
+
+class Status(enum.Enum):
+    """Why a run stopped; ``advice`` says what to do about it."""
+
+    CONVERGED = "converged"
+    MAX_ITERATIONS = "max_iterations"
+    SINGLE_BATCH = "single_batch"
+
+    @property
+    def advice(self) -> str:
+        return {
+            Status.CONVERGED: "the objective changed less than tol_harmony in the last round",
+            Status.MAX_ITERATIONS: "stopped at max_iter_harmony before the objective settled; raise max_iter_harmony",
+            Status.SINGLE_BATCH: "every cell has the same batch: nothing to correct, the input is returned unchanged",
+        }[self]
+
+
+@dataclass
+class History:
+    """The objective along the way: one entry per clustering pass, and where each round ends.
+
+    Attributes
+    ----------
+    initial
+        J_0, of the first, unpenalised assignment.
+    total, distance, entropy, diversity
+        J after every pass, and its three terms.
+    passes
+        Number of passes in each round.
+    """
+
+    initial: float = float("nan")
+    total: list[float] = field(default_factory=list)
+    distance: list[float] = field(default_factory=list)
+    entropy: list[float] = field(default_factory=list)
+    diversity: list[float] = field(default_factory=list)
+    passes: list[int] = field(default_factory=list)
+
+    @property
+    def rounds(self) -> np.ndarray:
+        """J_0 and J at the end of every round, (n_rounds + 1,)."""
+        ends = np.cumsum(self.passes) - 1
+        return np.concatenate([[self.initial], np.asarray(self.total)[ends] if len(ends) else []])
+
+    @property
+    def last_change(self) -> float:
+        """Relative decrease of J in the last round (negative: an increase); nan before one has ended."""
+        rounds = self.rounds
+        if len(rounds) < 2:
+            return float("nan")
+        return float((rounds[-2] - rounds[-1]) / abs(rounds[-2])) if rounds[-2] != 0 else 0.0
+
+    def to_dict(self) -> dict[str, list[float] | list[int]]:
+        """Return plain lists, for JSON and ``adata.uns``."""
+        return {
+            "objective": [float(v) for v in self.rounds],
+            "objective_passes": list(self.total),
+            "distance": list(self.distance),
+            "entropy": list(self.entropy),
+            "diversity": list(self.diversity),
+            "passes": list(self.passes),
+        }
+
+
+@dataclass(eq=False)
+class HarmonyResult:
+    """The corrected embedding and how it was reached.
+
+    Attributes
+    ----------
+    embedding
+        Corrected embedding, (N, d), rows in the order of the input.
+    status
+        Why the run stopped.
+    history
+        Objective per pass, and passes per round.
+    centroids
+        Unit-length centroids that the last assignment used, (K, d).
+    params, design, seed
+        What was run: parameters, batch variables, and the integer that reproduces it.
+    backend
+        Where the cells lived, with instruction set and threads.
+    notes
+        What else the user should know, such as clusters whose ridge system had no unique solution.
+    """
+
+    embedding: np.ndarray
+    status: Status
+    history: History
+    centroids: np.ndarray
+    params: HarmonyParams
+    design: BatchDesign
+    seed: int
+    backend: dict[str, Any]
+    notes: list[str]
+    _assignments: Callable[[], np.ndarray] = field(repr=False, default=lambda: np.empty((0, 0)))
+
+    @property
+    def n_clusters(self) -> int:
+        return len(self.centroids)
+
+    def assignments(self) -> np.ndarray:
+        """Return R of the last clustering pass, (N, K); computed when asked for, never stored."""
+        return self._assignments()
+
+    def summary(self) -> str:
+        """Return one line that says how the run ended."""
+        rounds = len(self.history.passes)
+        if self.status is Status.SINGLE_BATCH:
+            return self.status.advice
+        return (
+            f"{self.status.value} after {rounds} round{'s' * (rounds != 1)} "
+            f"({sum(self.history.passes)} passes); last relative change of the objective "
+            f"{self.history.last_change:.1e} (tol_harmony {self.params.tol_harmony:.1e}): {self.status.advice}"
+        )
+
+    def record(self) -> dict[str, Any]:
+        """Return everything but the arrays, as plain values for JSON and ``adata.uns``."""
+        import sys
+
+        from .version import __version__
+
+        return {
+            "params": {k: v for k, v in self.params.to_dict().items() if v is not None},
+            "n_clusters": self.n_clusters,
+            "batch_keys": list(self.design.variables),
+            "levels": {name: list(names) for name, names in zip(self.design.variables, self.design.levels, strict=True)},
+            "status": self.status.value,
+            "advice": self.status.advice,
+            "last_change": self.history.last_change,
+            "history": self.history.to_dict(),
+            "seed": self.seed,
+            "backend": dict(self.backend),
+            "notes": list(self.notes),
+            "versions": {"harmonax": __version__, "numpy": np.__version__, "python": sys.version.split()[0]},
+        }
