@@ -13,6 +13,11 @@
 
 from __future__ import annotations
 
+import difflib
+import sys
+import warnings
+from collections.abc import Iterable
+
 
 class HarmonaxError(Exception):
     """Base of every error that harmonax raises on purpose."""
@@ -50,13 +55,29 @@ class HarmonaxWarning(UserWarning):
     """The run goes on, but the user should know."""
 
 
-def nearest(name: str, known: list[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the closest known name, or the list of what there is."""
-    import difflib
+def nearest(name: object, known: Iterable[object]) -> str:
+    """Return ``"did you mean 'x'?"`` for the closest known name, or a list of what there is.
 
-    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.6)
+    Examples
+    --------
+    >>> nearest("Bacth", ["batch", "donor"])
+    "did you mean 'batch'?"
+    >>> nearest("plate", ["batch", "donor"])
+    "there is 'batch', 'donor'"
+    """
+    names = [str(k) for k in known]
+    by_folded = {k.casefold(): k for k in names}
+    close = difflib.get_close_matches(str(name).casefold(), by_folded, n=1, cutoff=0.6)
     if close:
-        return f"did you mean '{close[0]}'?"
-    shown = ", ".join(f"'{k}'" for k in known[:10]) or "nothing"
-    more = f" and {len(known) - 10} more" if len(known) > 10 else ""
+        return f"did you mean '{by_folded[close[0]]}'?"
+    shown = ", ".join(f"'{k}'" for k in names[:10]) or "nothing"
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     return f"there is {shown}{more}"
+
+
+def warn(message: str) -> None:
+    """Warn at the caller's own line: the first frame outside this package."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == __package__:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, HarmonaxWarning, stacklevel=level - 1)

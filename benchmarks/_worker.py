@@ -1,0 +1,133 @@
+"""One run of one program, in a process of its own; started by the benchmarks with that program's Python.
+
+Reads a job (JSON) from its argument, prints the measurements (JSON) as the last line of its output. The job:
+
+program     "harmonax", "harmonypy" or "scanpy"
+data        folder with Z.npy (N, d) and codes.npy (N, F)
+threads     how many the program may use
+settings    "equal": `rounds` rounds of `passes` passes, no early stop; "defaults": the program's own;
+            "converged" (harmonax only): harmonize() as it comes
+calls       how often to call it in this process (the measurements are lists of that length)
+save        folder for Z_corr.npy, R.npy, Y.npy of the last call, or null
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+def main(job: dict[str, Any]) -> None:
+    # Before anything loads a BLAS.
+    for name in ("OMP", "OPENBLAS", "MKL", "NUMBA", "VECLIB_MAXIMUM"):
+        os.environ[f"{name}_NUM_THREADS"] = str(job["threads"])
+    import numpy as np
+    import pandas as pd
+
+    folder = Path(job["data"])
+    Z, codes = np.load(folder / "Z.npy"), np.load(folder / "codes.npy")
+    obs = pd.DataFrame({f"batch{f}": pd.Categorical(codes[:, f].astype(str)) for f in range(codes.shape[1])})
+    run = {"harmonax": run_harmonax, "harmonypy": run_harmonypy, "scanpy": run_scanpy}[job["program"]]
+    # A small run first: imports, compilation and thread pools are not what is measured.
+    small = np.sort(np.random.default_rng(0).choice(len(Z), min(2000, len(Z)), replace=False))
+    run(Z[small], obs.iloc[small].reset_index(drop=True), {**job, "settings": "equal", "rounds": 2, "passes": 2})
+    cpu, wall, memory = [], [], []
+    for _ in range(job.get("calls", 1)):
+        answer = None
+        before = reset_peak()
+        start_cpu, start = cpu_seconds(), time.perf_counter()
+        answer = run(Z, obs, job)
+        wall.append(time.perf_counter() - start)
+        cpu.append(cpu_seconds() - start_cpu)
+        memory.append((peak() - before - answer["Z_corr"].nbytes) / len(Z))
+    if job.get("save"):
+        for name in ("Z_corr", "R", "Y"):
+            if name in answer:
+                value = answer[name]() if callable(answer[name]) else answer[name]
+                np.save(Path(job["save"]) / f"{name}.npy", np.ascontiguousarray(value))
+    measured = {"cpu": cpu, "wall": wall, "bytes_per_cell": memory, "version": version(job["program"])}
+    print(json.dumps({**measured, **{k: answer[k] for k in ("passes", "objective", "about") if k in answer}}))
+
+
+def run_harmonax(Z: Any, obs: Any, job: dict[str, Any]) -> dict[str, Any]:
+    import harmonax
+
+    changes: dict[str, Any] = {}
+    if job["settings"] == "equal":
+        changes = {"max_iter_harmony": job["rounds"], "max_iter_clustering": job["passes"]}
+        changes |= {"tol_harmony": 0.0, "tol_clustering": 0.0}
+    elif job["settings"] == "defaults":
+        changes = {"max_iter_harmony": 10}  # what pp.harmony_integrate documents
+    params = harmonax.HarmonyParams(n_clusters=job.get("clusters"), **changes)
+    options = {"rng": job.get("seed", 0), "n_threads": job["threads"], "backend": job.get("backend", "auto")}
+    result = harmonax.harmonize(Z, obs, params, progress=False, **options)
+    history = result.history
+    return {"Z_corr": result.embedding, "R": result.assignments, "Y": result.centroids, "passes": list(history.passes),
+            "objective": [float(v) for v in history.rounds], "about": result.backend}  # fmt: skip
+
+
+def run_harmonypy(Z: Any, obs: Any, job: dict[str, Any]) -> dict[str, Any]:
+    import harmonypy
+
+    changes: dict[str, Any] = {}
+    if job["settings"] == "equal":
+        changes = {"max_iter_harmony": job["rounds"], "max_iter_kmeans": job["passes"]}
+        changes |= {"epsilon_harmony": 0, "epsilon_cluster": 0}
+    options = {"random_state": job.get("seed", 0), "ncores": job["threads"], "nclust": job.get("clusters")}
+    result = harmonypy.run_harmony(Z, obs, list(obs.columns), verbose=False, **options, **changes)
+    return {"Z_corr": result.Z_corr, "R": lambda: result.R, "Y": lambda: result.Y.T,
+            "passes": [int(v) for v in result.kmeans_rounds], "objective": [float(v) for v in result.objective_harmony]}  # fmt: skip
+
+
+def run_scanpy(Z: Any, obs: Any, job: dict[str, Any]) -> dict[str, Any]:
+    import anndata
+    import numpy as np
+    import scanpy
+
+    changes: dict[str, Any] = {}
+    if job["settings"] == "equal":
+        changes = {"max_iter_harmony": job["rounds"], "max_iter_clustering": job["passes"]}
+        changes |= {"tol_harmony": 0.0, "tol_clustering": 0.0}
+    adata = anndata.AnnData(obs=obs, obsm={"X_pca": Z})
+    options = {"rng": job.get("seed", 0), "n_clusters": job.get("clusters"), "dtype": np.float32}
+    scanpy.pp.harmony_integrate(adata, list(obs.columns), **options, **changes)
+    return {"Z_corr": adata.obsm["X_pca_harmony"]}
+
+
+def cpu_seconds() -> float:
+    """Return user and system time of this process, all threads, and of its finished children."""
+    both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(u.ru_utime + u.ru_stime for u in both)
+
+
+def reset_peak() -> int:
+    """Start a new peak of resident memory where the system can (Linux); return the resident memory now."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return peak()
+    return status("VmRSS")
+
+
+def peak() -> int:
+    """Return the peak resident memory, in bytes."""
+    try:
+        return status("VmHWM")
+    except OSError:
+        unit = 1 if sys.platform == "darwin" else 1024
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field + ":"))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

@@ -1,0 +1,1 @@
+"""The native module: tile kernels for every instruction set, and the cells that use them."""

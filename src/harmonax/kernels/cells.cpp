@@ -1,0 +1,264 @@
+#include "cells.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+#include <utility>
+#include <string>
+
+namespace harmonax {
+
+namespace plain {
+extern const InstructionSet SET;
+}
+#ifdef HARMONAX_X86
+namespace avx2 {
+extern const InstructionSet SET;
+}
+namespace avx512 {
+extern const InstructionSet SET;
+}
+#endif
+
+namespace {
+
+// Best first.
+std::vector<const InstructionSet*> available() {
+    std::vector<const InstructionSet*> sets;
+#ifdef HARMONAX_X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw"))
+        sets.push_back(&avx512::SET);
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) sets.push_back(&avx2::SET);
+#endif
+    sets.push_back(&plain::SET);
+    return sets;
+}
+
+int64_t padded(int64_t n, int64_t width) { return (n + width - 1) / width * width; }
+
+// Memory on cache lines, for vectors.
+template <typename T>
+struct Aligned {
+    explicit Aligned(int64_t n)
+        : data(static_cast<T*>(::operator new[](std::max<int64_t>(n, 1) * sizeof(T), std::align_val_t(64)))) {}
+    Aligned(Aligned&& other) noexcept : data(std::exchange(other.data, nullptr)) {}
+    Aligned(const Aligned&) = delete;
+    Aligned& operator=(const Aligned&) = delete;
+    ~Aligned() { ::operator delete[](data, std::align_val_t(64)); }
+    T* data;
+};
+
+} // namespace
+
+const InstructionSet& instruction_set(const char* name) {
+    for (const InstructionSet* set : available())
+        if (!name || !*name || std::strcmp(set->name, name) == 0) return *set;
+    std::string known;
+    for (const InstructionSet* set : available()) known += std::string(known.empty() ? "" : ", ") + set->name;
+    throw std::invalid_argument("instruction set '" + std::string(name) + "' is not available here; allowed are " + known);
+}
+
+std::vector<const char*> instruction_sets() {
+    std::vector<const char*> names;
+    for (const InstructionSet* set : available()) names.push_back(set->name);
+    return names;
+}
+
+template <typename T>
+struct Cells<T>::Packed {
+    Aligned<T> Y, base, sigma, logp, W;
+    Tables<T> tables;
+};
+
+template <typename T>
+template <typename Source>
+Cells<T>::Cells(const Plan& plan, const Source* Z, int64_t row_stride, int64_t column_stride, const InstructionSet& set,
+                int n_threads, const Poll& poll)
+    : plan_(plan), n_threads_(n_threads), Z_(new T[plan.n_cells * plan.d]), Zn_(new T[plan.n_cells * plan.d]) {
+    if constexpr (sizeof(T) == 4)
+        ops_ = &set.f32;
+    else
+        ops_ = &set.f64;
+    const int64_t d = plan.d, piece = 4096;
+    parallel_for((plan.n_cells + piece - 1) / piece, n_threads_, poll, [&](int64_t item, int) {
+        const int64_t stop = std::min(plan.n_cells, (item + 1) * piece);
+        for (int64_t i = item * piece; i < stop; ++i) {
+            const Source* from = Z + plan.order[i] * row_stride;
+            T *z = Z_.get() + i * d, *zn = Zn_.get() + i * d;
+            double squares = 0;
+            for (int64_t j = 0; j < d; ++j) {
+                const double value = from[j * column_stride];
+                z[j] = (T)value;
+                squares += value * value;
+            }
+            const double inverse = squares > 0 ? 1.0 / std::sqrt(squares) : 0.0;
+            for (int64_t j = 0; j < d; ++j) zn[j] = (T)(z[j] * inverse);
+        }
+    });
+}
+
+template <typename T>
+Layout<T> Cells<T>::layout(int64_t K) const {
+    return {Z_.get(),           Zn_.get(),         plan_.order,    plan_.segment_start, plan_.segment_joint,
+            plan_.segment_block, plan_.joint_levels, plan_.n_variables, plan_.n_levels,      K,
+            plan_.d};
+}
+
+template <typename T>
+typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp, int64_t n_tables, const double* W) const {
+    const int64_t K = c.K, d = plan_.d, B = plan_.n_levels, width = ops_->width;
+    const int64_t K_pad = padded(K, width), d_pad = padded(d, width);
+    Packed p{Aligned<T>(K_pad * d), Aligned<T>(K_pad), Aligned<T>(K_pad), Aligned<T>(logp ? n_tables * B * K_pad : 0),
+             Aligned<T>(W ? B * K * d_pad : 0), {}};
+    std::vector<double> scaled(K * d);
+    bool one_sigma = true;
+    for (int64_t k = 0; k < K; ++k) {
+        one_sigma = one_sigma && c.sigma[k] == c.sigma[0];
+        for (int64_t j = 0; j < d; ++j) scaled[k * d + j] = 2.0 / c.sigma[k] * c.Y[k * d + j];
+    }
+    ops_->pack_panels(scaled.data(), d, K, 1, d, p.Y.data);
+    for (int64_t k = 0; k < K_pad; ++k) {
+        p.base.data[k] = k < K ? (T)(-2.0 / c.sigma[k]) : (T)-1e30;
+        p.sigma.data[k] = k < K ? (T)c.sigma[k] : (T)0;
+    }
+    if (logp)
+        for (int64_t row = 0; row < n_tables * B; ++row)
+            for (int64_t k = 0; k < K_pad; ++k) p.logp.data[row * K_pad + k] = k < K ? (T)logp[row * K + k] : (T)0;
+    if (W)
+        for (int64_t b = 0; b < B; ++b) ops_->pack_panels(W + b * K * d, K, d, d, 1, p.W.data + b * K * d_pad);
+    p.tables = {p.Y.data, p.base.data, logp ? p.logp.data : nullptr, p.sigma.data, one_sigma, W ? p.W.data : nullptr};
+    return p;
+}
+
+template <typename T>
+BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp, double* mass, double* moment,
+                          const Poll& poll) const {
+    const int64_t K = c.K, d = plan_.d, K_pad = padded(K, ops_->width);
+    Packed p = pack(c, logp, 1, nullptr);
+    // One table is given, that of this block; the kernels index it by block.
+    if (logp) p.tables.logp = p.logp.data - block * plan_.n_levels * K_pad;
+    const Layout<T> x = layout(K);
+    const int64_t g0 = plan_.block_grain[block], n_grains = plan_.block_grain[block + 1] - g0;
+    const int64_t s0 = plan_.block_segment[block], n_segments = plan_.block_segment[block + 1] - s0;
+    std::vector<double> segment_mass(n_segments * K, 0.0), grain_moment(moment ? n_grains * d * K_pad : 0, 0.0);
+    std::vector<GrainSums> sums(n_grains);
+    const int64_t scratch_size = ops_->scratch(d, K);
+    std::vector<Aligned<T>> scratch;
+    for (int i = 0; i < n_threads_; ++i) scratch.emplace_back(scratch_size);
+    parallel_for(n_grains, n_threads_, poll, [&](int64_t g, int worker) {
+        const int64_t first = plan_.grain_segment[g0 + g], last = plan_.grain_segment[g0 + g + 1];
+        sums[g] = {segment_mass.data() + (first - s0) * K, 0, 0, moment ? grain_moment.data() + g * d * K_pad : nullptr};
+        ops_->sweep(x, p.tables, block, first, last, scratch[worker].data, &sums[g]);
+    });
+    // Combined in one fixed order: the bits do not depend on the threads.
+    BlockSums total{0, 0};
+    for (const GrainSums& s : sums) total.log_partition += s.log_partition, total.entropy += s.entropy;
+    std::fill(mass, mass + plan_.n_levels * K, 0.0);
+    for (int64_t s = 0; s < n_segments; ++s)
+        for (int64_t f = 0; f < plan_.n_variables; ++f) {
+            double* to = mass + plan_.joint_levels[plan_.segment_joint[s0 + s] * plan_.n_variables + f] * K;
+            for (int64_t k = 0; k < K; ++k) to[k] += segment_mass[s * K + k];
+        }
+    if (moment) {
+        std::fill(moment, moment + K * d, 0.0);
+        for (int64_t g = 0; g < n_grains; ++g)
+            for (int64_t j = 0; j < d; ++j)
+                for (int64_t k = 0; k < K; ++k) moment[k * d + j] += grain_moment[(g * d + j) * K_pad + k];
+    }
+    return total;
+}
+
+template <typename T>
+void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double* mass, const Poll& poll) const {
+    const int64_t K = c.K, d = plan_.d, K_pad = padded(K, ops_->width);
+    const Packed p = pack(c, logp, plan_.n_blocks, nullptr);
+    const Layout<T> x = layout(K);
+    const int64_t scratch_size = ops_->scratch(d, K);
+    struct Unit {
+        std::vector<double> S, mass;
+    };
+    std::vector<Unit> units(plan_.n_units);
+    std::vector<Aligned<T>> scratch;
+    for (int i = 0; i < n_threads_; ++i) scratch.emplace_back(scratch_size);
+    std::fill(S, S + plan_.n_joint * K * d, 0.0);
+    std::fill(mass, mass + plan_.n_joint * K, 0.0);
+    auto joint_of = [&](int64_t u) { return plan_.segment_joint[plan_.segments_by_joint[plan_.unit_segment[u]]]; };
+    auto add = [&](int64_t u) {
+        const int64_t j = joint_of(u);
+        for (int64_t q = 0; q < d; ++q)
+            for (int64_t k = 0; k < K; ++k) S[(j * K + k) * d + q] += units[u].S[q * K_pad + k];
+        for (int64_t k = 0; k < K; ++k) mass[j * K + k] += units[u].mass[k];
+        units[u] = {};
+    };
+    parallel_for(plan_.n_units, n_threads_, poll, [&](int64_t u, int worker) {
+        units[u] = {std::vector<double>(d * K_pad, 0.0), std::vector<double>(K_pad, 0.0)};
+        for (int64_t i = plan_.unit_segment[u]; i < plan_.unit_segment[u + 1]; ++i)
+            ops_->moments(x, p.tables, plan_.segments_by_joint[i], scratch[worker].data, units[u].S.data(),
+                          units[u].mass.data());
+        // A joint level that is one unit is added right away: with thousands of them, memory stays small.
+        const bool alone = (u == 0 || joint_of(u - 1) != joint_of(u)) && (u + 1 == plan_.n_units || joint_of(u + 1) != joint_of(u));
+        if (alone) add(u);
+    });
+    for (int64_t u = 0; u < plan_.n_units; ++u)
+        if (!units[u].S.empty()) add(u);
+}
+
+template <typename T>
+void Cells<T>::correct_blocks(const Centroids& c, const double* logp, const double* W, double* moment, float* out32,
+                              double* out64, const Poll& poll) const {
+    const int64_t K = c.K, d = plan_.d, K_pad = padded(K, ops_->width);
+    const Packed p = pack(c, logp, plan_.n_blocks, W);
+    const Layout<T> x = layout(K);
+    const int64_t scratch_size = ops_->scratch(d, K);
+    std::vector<Aligned<T>> scratch;
+    for (int i = 0; i < n_threads_; ++i) scratch.emplace_back(scratch_size);
+    // A block at a time bounds the memory of the grains' sums.
+    const int64_t step = moment ? 1 : plan_.n_blocks;
+    if (moment) std::fill(moment, moment + K * d, 0.0);
+    for (int64_t block = 0; block < plan_.n_blocks; block += step) {
+        const int64_t g0 = plan_.block_grain[block], n_grains = plan_.block_grain[block + step] - g0;
+        std::vector<double> grain_moment(moment ? n_grains * d * K_pad : 0, 0.0);
+        parallel_for(n_grains, n_threads_, poll, [&](int64_t g, int worker) {
+            ops_->correct(x, p.tables, plan_.grain_segment[g0 + g], plan_.grain_segment[g0 + g + 1],
+                          scratch[worker].data, moment ? grain_moment.data() + g * d * K_pad : nullptr, out32, out64);
+        });
+        for (int64_t g = 0; moment && g < n_grains; ++g)
+            for (int64_t j = 0; j < d; ++j)
+                for (int64_t k = 0; k < K; ++k) moment[k * d + j] += grain_moment[(g * d + j) * K_pad + k];
+    }
+}
+
+template <typename T>
+void Cells<T>::correct(const Centroids& c, const double* logp, const double* W, double* moment, const Poll& poll) {
+    correct_blocks(c, logp, W, moment, nullptr, nullptr, poll);
+}
+
+template <typename T>
+void Cells<T>::emit(const Centroids& c, const double* logp, const double* W, float* out32, double* out64,
+                    const Poll& poll) const {
+    correct_blocks(c, logp, W, nullptr, out32, out64, poll);
+}
+
+template <typename T>
+void Cells<T>::assign(const Centroids& c, const double* logp, T* out, const Poll& poll) const {
+    const Packed p = pack(c, logp, plan_.n_blocks, nullptr);
+    const Layout<T> x = layout(c.K);
+    std::vector<Aligned<T>> scratch;
+    for (int i = 0; i < n_threads_; ++i) scratch.emplace_back(ops_->scratch(plan_.d, c.K));
+    parallel_for(plan_.n_grains, n_threads_, poll, [&](int64_t g, int worker) {
+        ops_->assign(x, p.tables, plan_.grain_segment[g], plan_.grain_segment[g + 1], scratch[worker].data, out);
+    });
+}
+
+#define HX_INSTANTIATE(T)                                                                                          \
+    template class Cells<T>;                                                                                       \
+    template Cells<T>::Cells(const Plan&, const float*, int64_t, int64_t, const InstructionSet&, int, const Poll&); \
+    template Cells<T>::Cells(const Plan&, const double*, int64_t, int64_t, const InstructionSet&, int, const Poll&);
+HX_INSTANTIATE(float)
+HX_INSTANTIATE(double)
+
+} // namespace harmonax

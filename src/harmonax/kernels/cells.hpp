@@ -1,0 +1,78 @@
+// The cells of one run in memory, and what the loop asks of them (algorithm/contracts.py), in terms of the tile kernels.
+// No Python here: tests/kernels runs this file under sanitizers.
+#pragma once
+#include "parallel.hpp"
+#include "tile.hpp"
+
+#include <memory>
+#include <vector>
+
+namespace harmonax {
+
+// The best instruction set of this processor, or the one that is named; throws std::invalid_argument.
+const InstructionSet& instruction_set(const char* name);
+std::vector<const char*> instruction_sets();
+
+// How the cells are laid out; the arrays belong to the caller and must outlive the cells.
+struct Plan {
+    int64_t n_cells, d, n_variables, n_levels, n_joint, n_blocks, n_segments, n_grains, n_units;
+    const int64_t* order;             // n_cells
+    const int64_t* segment_start;     // n_segments + 1
+    const int32_t* segment_joint;     // n_segments
+    const int32_t* segment_block;     // n_segments
+    const int32_t* joint_levels;      // n_joint x n_variables
+    const int64_t* block_segment;     // n_blocks + 1
+    const int64_t* block_grain;       // n_blocks + 1
+    const int64_t* grain_segment;     // n_grains + 1
+    const int64_t* segments_by_joint; // n_segments: segments ordered by joint level
+    const int64_t* unit_segment;      // n_units + 1, into segments_by_joint: the pieces of work of `moments`
+};
+
+// A table of doubles, rows x columns, as NumPy hands it over.
+struct Centroids {
+    const double* Y;     // K x d
+    const double* sigma; // K
+    int64_t K;
+};
+
+struct BlockSums {
+    double log_partition, entropy;
+};
+
+template <typename T>
+class Cells {
+  public:
+    // Z may have any strides, in values.
+    template <typename Source>
+    Cells(const Plan& plan, const Source* Z, int64_t row_stride, int64_t column_stride, const InstructionSet& set,
+          int n_threads, const Poll& poll);
+
+    // logp: n_levels x K or null. mass: n_levels x K, moment: K x d or null; both overwritten.
+    BlockSums sweep(int64_t block, const Centroids&, const double* logp, double* mass, double* moment, const Poll&) const;
+    // logp: n_blocks x n_levels x K. S: n_joint x K x d, mass: n_joint x K; both overwritten.
+    void moments(const Centroids&, const double* logp, double* S, double* mass, const Poll&) const;
+    // W: n_levels x K x d. moment: K x d or null.
+    void correct(const Centroids&, const double* logp, const double* W, double* moment, const Poll&);
+    // Exactly one output, n_cells x d, in the order of the input.
+    void emit(const Centroids&, const double* logp, const double* W, float* out32, double* out64, const Poll&) const;
+    // out: n_cells x K, in the order of the input.
+    void assign(const Centroids&, const double* logp, T* out, const Poll&) const;
+
+    const Plan& plan() const { return plan_; }
+    const T* Zn() const { return Zn_.get(); }
+
+  private:
+    struct Packed;
+    Packed pack(const Centroids&, const double* logp, int64_t n_tables, const double* W) const;
+    Layout<T> layout(int64_t K) const;
+    void correct_blocks(const Centroids&, const double* logp, const double* W, double* moment, float* out32,
+                        double* out64, const Poll&) const;
+
+    Plan plan_;
+    const TileOps<T>* ops_;
+    int n_threads_;
+    // Left uninitialised on purpose: the first touch is the copy itself.
+    std::unique_ptr<T[]> Z_, Zn_;
+};
+
+} // namespace harmonax

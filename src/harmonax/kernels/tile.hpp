@@ -1,0 +1,64 @@
+// What one instruction set offers: a table of function pointers, filled by tile.inl once per instruction set.
+//
+// Plain data only. Nothing here may need code from the standard library: a template or inline function that is
+// instantiated in a unit compiled for AVX-512 could be picked by the linker for all units, and crash elsewhere.
+#pragma once
+#include <stdint.h>
+
+namespace harmonax {
+
+// Cells in the order (block, joint level). A segment is a run of cells of one block and one joint level, cut where a
+// grain ends; a grain is a fixed-size piece of one block, and the unit of parallel work.
+template <typename T>
+struct Layout {
+    T* Z;                         // n_cells x d
+    T* Zn;                        // n_cells x d, rows of unit length
+    const int64_t* order;         // n_cells: row of the input that each cell came from
+    const int64_t* segment_start; // n_segments + 1
+    const int32_t* segment_joint;
+    const int32_t* segment_block;
+    const int32_t* joint_levels;  // n_joint x n_variables
+    int64_t n_variables, n_levels, n_clusters, d;
+};
+
+// Tables packed for one call. K_pad and d_pad are K and d rounded up to whole vectors.
+template <typename T>
+struct Tables {
+    const T* Y;     // 2 Y_k / sigma_k, transposed, in panels (see pack_panels)
+    const T* base;  // K_pad: -2 / sigma_k, and very small in the padding
+    const T* logp;  // n_blocks x n_levels x K_pad, or null: no penalty
+    const T* sigma; // K_pad, 0 in the padding
+    bool one_sigma;
+    const T* W;     // n_levels x (K x d_pad in panels), for corrections
+};
+
+// Which reassigned sums a grain returns. `mass` has one row of K doubles per segment of the grain.
+struct GrainSums {
+    double* mass;
+    double log_partition;
+    double entropy;
+    double* moment; // d x K_pad, or null
+};
+
+template <typename T>
+struct TileOps {
+    int64_t width;                // values in a vector
+    int64_t (*scratch)(int64_t d, int64_t K); // values of T that one thread needs
+    void (*sweep)(const Layout<T>&, const Tables<T>&, int64_t block, int64_t s0, int64_t s1, T* scratch, GrainSums*);
+    // S: d x K_pad, mass: K_pad; both are added to.
+    void (*moments)(const Layout<T>&, const Tables<T>&, int64_t segment, T* scratch, double* S, double* mass);
+    // Exactly one of (Zn updated in place), out32, out64 is written; moment (d x K_pad) is added to unless null.
+    void (*correct)(const Layout<T>&, const Tables<T>&, int64_t s0, int64_t s1, T* scratch, double* moment, float* out32,
+                    double* out64);
+    void (*assign)(const Layout<T>&, const Tables<T>&, int64_t s0, int64_t s1, T* scratch, T* out);
+    // Copy `rows` x `columns` values into panels of vectors, padding columns with zeros.
+    void (*pack_panels)(const double* from, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride, T* to);
+};
+
+struct InstructionSet {
+    const char* name;
+    TileOps<float> f32;
+    TileOps<double> f64;
+};
+
+} // namespace harmonax

@@ -1,0 +1,460 @@
+// The tile kernels, in one source for every instruction set. The including file defines HX_NAMESPACE and HX_BYTES, the
+// width of a vector, and is compiled with that set's flags.
+//
+// A tile is TILE cells. Its logits are a small dense product Zn Y^T; a softmax per row turns them into R, which lives
+// in scratch only until its sums are taken. ALGORITHM.md, "The streaming form", has the derivation; the plain
+// statement is cells/dense.py, and tests/test_memory.py compares the two.
+//
+// Vectors run over clusters (or features), never over cells: each cell may then have its own penalty row, and short
+// runs cost nothing. GCC's and Clang's vector extensions keep this free of intrinsics.
+#include "tile.hpp"
+
+#include <math.h>
+#include <string.h>
+
+namespace harmonax {
+namespace HX_NAMESPACE {
+namespace {
+
+constexpr int ROWS = HX_ROWS;     // rows of a register block
+constexpr int VECTORS = HX_VECTORS; // and its vectors: ROWS * VECTORS accumulators, plus VECTORS operands and a broadcast
+constexpr int64_t TILE = 48;      // cells; a multiple of ROWS, and R and Y together stay near the first-level cache
+
+template <typename T>
+struct Vec;
+template <>
+struct Vec<float> {
+    typedef float type __attribute__((vector_size(HX_BYTES), aligned(4), may_alias));
+    typedef int32_t bits __attribute__((vector_size(HX_BYTES)));
+};
+template <>
+struct Vec<double> {
+    typedef double type __attribute__((vector_size(HX_BYTES), aligned(8), may_alias));
+    typedef int64_t bits __attribute__((vector_size(HX_BYTES)));
+};
+template <typename T>
+constexpr int64_t LANES = HX_BYTES / sizeof(T);
+
+template <typename T>
+inline typename Vec<T>::type load(const T* p) {
+    return *(const typename Vec<T>::type*)p;
+}
+template <typename T>
+inline void store(T* p, typename Vec<T>::type v) {
+    *(typename Vec<T>::type*)p = v;
+}
+template <typename T>
+inline typename Vec<T>::type all(T x) {
+    return x - typename Vec<T>::type{};
+}
+
+template <typename V>
+inline V larger(V a, V b) {
+    return a > b ? a : b;
+}
+
+inline int64_t padded(int64_t n, int64_t width) { return (n + width - 1) / width * width; }
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// exp(x) for x <= 0. Below the smallest normal number it stays there: such an R_ik is 0 for every purpose.
+inline Vec<float>::type exp_nonpositive(Vec<float>::type x) {
+    // Cephes' expf: x = n ln 2 + r, then a polynomial in r. Adding and taking away 1.5 * 2^23 rounds to an integer.
+    typedef Vec<float>::type V;
+    typedef Vec<float>::bits I;
+    V shifted = x * 1.44269504088896341f + 12582912.0f;
+    V n = shifted - 12582912.0f;
+    V r = x - n * 0.693359375f;
+    r = r + n * 2.12194440e-4f;
+    V p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    p = p * r + 8.3334519073e-3f;
+    p = p * r + 4.1665795894e-2f;
+    p = p * r + 1.6666665459e-1f;
+    p = p * r + 5.0000001201e-1f;
+    V y = p * (r * r) + r + 1.0f;
+    return (V)((I)y + ((I)shifted << 23));
+}
+inline Vec<double>::type exp_nonpositive(Vec<double>::type x) {
+    typedef Vec<double>::type V;
+    typedef Vec<double>::bits I;
+    V shifted = x * 1.4426950408889634074 + 6755399441055744.0;
+    V n = shifted - 6755399441055744.0;
+    V r = x - n * 6.93145751953125e-1;
+    r = r - n * 1.42860682030941723212e-6;
+    const double c[] = {1.6059043836821613e-10, 2.08767569878681e-9,    2.505210838544172e-8,  2.755731922398589e-7,
+                        2.7557319223985893e-6,  2.48015873015873e-5,    1.984126984126984e-4,  1.388888888888889e-3,
+                        8.333333333333333e-3,   4.1666666666666664e-2,  1.6666666666666666e-1, 0.5};
+    V p = all<double>(c[0]);
+    for (int i = 1; i < 12; ++i) p = p * r + c[i];
+    V y = p * (r * r) + r + 1.0;
+    return (V)((I)y + ((I)shifted << 52));
+}
+template <typename T>
+constexpr T EXP_LEAST = sizeof(T) == 4 ? T(-87.0) : T(-708.0);
+
+// Fold a vector with an operation, in a fixed order.
+#define HX_FOLD(NAME, OP)                                                \
+    template <typename T>                                                \
+    inline T NAME(typename Vec<T>::type v) {                             \
+        T x[LANES<T>];                                                       \
+        memcpy(x, &v, sizeof x);                                         \
+        for (int64_t half = LANES<T> / 2; half > 0; half /= 2)               \
+            for (int64_t i = 0; i < half; ++i) x[i] = OP(x[i], x[i + half]); \
+        return x[0];                                                     \
+    }
+#define HX_ADD(a, b) ((a) + (b))
+#define HX_MAX(a, b) ((a) > (b) ? (a) : (b))
+HX_FOLD(sum_of, HX_ADD)
+HX_FOLD(largest_of, HX_MAX)
+
+// C[r] = A[r] . B for ROWS rows and N vectors of columns. B: depth x (N * W), dense.
+template <typename T, int N>
+inline void multiply_block(const T* const* A, int64_t depth, const T* B, T* C, int64_t ldc) {
+    typedef typename Vec<T>::type V;
+    V acc[ROWS][N] = {};
+    for (int64_t j = 0; j < depth; ++j) {
+        V b[N];
+#pragma GCC unroll 8
+        for (int n = 0; n < N; ++n) b[n] = load(B + (j * N + n) * LANES<T>);
+#pragma GCC unroll 8
+        for (int r = 0; r < ROWS; ++r) {
+            const T a = A[r][j];
+#pragma GCC unroll 8
+            for (int n = 0; n < N; ++n) acc[r][n] += a * b[n];
+        }
+    }
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 8
+        for (int n = 0; n < N; ++n) store(C + r * ldc + n * LANES<T>, acc[r][n]);
+}
+
+// C (rows x columns) = A (rows x depth) . B, B in panels of at most VECTORS vectors. C has room for whole ROWS.
+template <typename T>
+void multiply(const T* A, int64_t lda, int64_t rows, int64_t depth, const T* B, int64_t vectors, T* C, int64_t ldc) {
+    for (int64_t v = 0; v < vectors; v += VECTORS) {
+        const int64_t n = least(VECTORS, vectors - v);
+        for (int64_t r = 0; r < rows; r += ROWS) {
+            const T* a[ROWS];
+            // A partial block repeats its last row; the copies land in the room beyond.
+            for (int i = 0; i < ROWS; ++i) a[i] = A + least(r + i, rows - 1) * lda;
+            T* c = C + r * ldc + v * LANES<T>;
+            if (n == 1) multiply_block<T, 1>(a, depth, B, c, ldc);
+            if constexpr (VECTORS >= 2)
+                if (n == 2) multiply_block<T, 2>(a, depth, B, c, ldc);
+            if constexpr (VECTORS >= 3)
+                if (n == 3) multiply_block<T, 3>(a, depth, B, c, ldc);
+            if constexpr (VECTORS >= 4)
+                if (n == 4) multiply_block<T, 4>(a, depth, B, c, ldc);
+        }
+        B += depth * n * LANES<T>;
+    }
+}
+
+// S[q] += sum over rows of A[row][q] R[row], for ROWS features from A on and N vectors; sums in T, added up in double.
+template <typename T, int N>
+inline void outer_block(const T* A, int64_t lda, int64_t features, const T* R, int64_t ldr, int64_t rows, double* S,
+                        int64_t lds) {
+    typedef typename Vec<T>::type V;
+    V acc[ROWS][N] = {};
+    int64_t q[ROWS];
+    for (int i = 0; i < ROWS; ++i) q[i] = least(i, features - 1);
+    for (int64_t row = 0; row < rows; ++row) {
+        V b[N];
+#pragma GCC unroll 8
+        for (int n = 0; n < N; ++n) b[n] = load(R + row * ldr + n * LANES<T>);
+        const T* a = A + row * lda;
+#pragma GCC unroll 8
+        for (int i = 0; i < ROWS; ++i) {
+            const T x = a[q[i]];
+#pragma GCC unroll 8
+            for (int n = 0; n < N; ++n) acc[i][n] += x * b[n];
+        }
+    }
+    for (int i = 0; i < least(ROWS, features); ++i) {
+        T sums[N * LANES<T>];
+        for (int n = 0; n < N; ++n) store(sums + n * LANES<T>, acc[i][n]);
+        for (int64_t k = 0; k < N * LANES<T>; ++k) S[i * lds + k] += (double)sums[k];
+    }
+}
+
+// S (d x K_pad) += A^T R.
+template <typename T>
+void outer(const T* A, int64_t d, const T* R, int64_t K_pad, int64_t rows, double* S) {
+    const int64_t vectors = K_pad / LANES<T>;
+    for (int64_t v = 0; v < vectors; v += VECTORS) {
+        const int64_t n = least(VECTORS, vectors - v);
+        const T* r = R + v * LANES<T>;
+        for (int64_t q = 0; q < d; q += ROWS) {
+            const int64_t f = least(ROWS, d - q);
+            double* s = S + q * K_pad + v * LANES<T>;
+            if (n == 1) outer_block<T, 1>(A + q, d, f, r, K_pad, rows, s, K_pad);
+            if constexpr (VECTORS >= 2)
+                if (n == 2) outer_block<T, 2>(A + q, d, f, r, K_pad, rows, s, K_pad);
+            if constexpr (VECTORS >= 3)
+                if (n == 3) outer_block<T, 3>(A + q, d, f, r, K_pad, rows, s, K_pad);
+            if constexpr (VECTORS >= 4)
+                if (n == 4) outer_block<T, 4>(A + q, d, f, r, K_pad, rows, s, K_pad);
+        }
+    }
+}
+
+// The scratch of one thread.
+template <typename T>
+struct Scratch {
+    T *R, *lambda, *mass, *correction, *W;
+    int64_t K_pad, d_pad;
+
+    Scratch(T* memory, int64_t d, int64_t K) : K_pad(padded(K, LANES<T>)), d_pad(padded(d, LANES<T>)) {
+        R = memory;
+        lambda = R + (TILE + ROWS) * K_pad;
+        mass = lambda + K_pad;
+        correction = mass + K_pad;
+        W = correction + (TILE + ROWS) * d_pad;
+    }
+    static int64_t size(int64_t d, int64_t K) {
+        const int64_t k = padded(K, LANES<T>), p = padded(d, LANES<T>);
+        return (TILE + ROWS) * (k + p) + 2 * k + K * p;
+    }
+};
+
+// lambda_k = -2 / sigma_k + sum over the segment's levels of logp: the part of the logits that its cells share.
+template <typename T>
+void segment_lambda(const Layout<T>& x, const Tables<T>& t, int64_t s, Scratch<T>& m) {
+    memcpy(m.lambda, t.base, m.K_pad * sizeof(T));
+    if (!t.logp) return;
+    const T* logp = t.logp + x.segment_block[s] * x.n_levels * m.K_pad;
+    for (int64_t f = 0; f < x.n_variables; ++f) {
+        const T* row = logp + x.joint_levels[x.segment_joint[s] * x.n_variables + f] * m.K_pad;
+        for (int64_t k = 0; k < m.K_pad; k += LANES<T>) store(m.lambda + k, load(m.lambda + k) + load(row + k));
+    }
+}
+
+struct RowSums {
+    double log_partition, entropy;
+};
+
+// Turn the logits of `rows` rows (all of one segment) into unnormalised weights e, with R = e * scale[row].
+template <typename T, bool ONE_SIGMA>
+inline RowSums softmax(T* logits, int64_t rows, const Tables<T>& t, const Scratch<T>& m, T* scale) {
+    typedef typename Vec<T>::type V;
+    const int64_t K_pad = m.K_pad;
+    double log_partition = 0, entropy = 0;
+    for (int64_t r = 0; r < rows; ++r) {
+        T* row = logits + r * K_pad;
+        V top = load(row) + load(m.lambda);
+        store(row, top);
+        for (int64_t k = LANES<T>; k < K_pad; k += LANES<T>) {
+            const V l = load(row + k) + load(m.lambda + k);
+            store(row + k, l);
+            top = larger(top, l);
+        }
+        const T most = largest_of<T>(top);
+        V total = {}, weighted = {}, sigmas = {};
+        for (int64_t k = 0; k < K_pad; k += LANES<T>) {
+            const V l = larger(load(row + k) - most, all<T>(EXP_LEAST<T>));
+            const V e = exp_nonpositive(l);
+            store(row + k, e);
+            total += e;
+            if (ONE_SIGMA) {
+                weighted += e * l;
+            } else {
+                const V u = e * load(t.sigma + k);
+                sigmas += u;
+                weighted += u * l;
+            }
+        }
+        const T sum = sum_of<T>(total);
+        const T inverse = T(1) / sum;
+        const double log_sum = sizeof(T) == 4 ? (double)logf((float)sum) : log((double)sum);
+        const double sigma = ONE_SIGMA ? (double)t.sigma[0] : (double)(sum_of<T>(sigmas) * inverse);
+        const double mean = (double)(sum_of<T>(weighted) * inverse) * (ONE_SIGMA ? sigma : 1.0);
+        log_partition += sigma * ((double)most + log_sum);
+        entropy += mean - sigma * log_sum;
+        scale[r] = inverse;
+    }
+    return {log_partition, entropy};
+}
+
+template <typename T>
+RowSums softmax(T* logits, int64_t rows, const Tables<T>& t, const Scratch<T>& m, T* scale) {
+    return t.one_sigma ? softmax<T, true>(logits, rows, t, m, scale) : softmax<T, false>(logits, rows, t, m, scale);
+}
+
+// Scale the rows to R and add them to `mass` (T, K_pad).
+template <typename T>
+inline void normalise(T* R, int64_t rows, const T* scale, const Scratch<T>& m) {
+    for (int64_t k = 0; k < m.K_pad; k += LANES<T>) {
+        typename Vec<T>::type sum = load(m.mass + k);
+        for (int64_t r = 0; r < rows; ++r) {
+            const typename Vec<T>::type x = load(R + r * m.K_pad + k) * scale[r];
+            store(R + r * m.K_pad + k, x);
+            sum += x;
+        }
+        store(m.mass + k, sum);
+    }
+}
+
+// R of `rows` cells from `cell` on, all of one segment whose lambda is in scratch; their sum is added to m.mass.
+template <typename T>
+void assign_tile(const Layout<T>& x, const Tables<T>& t, int64_t cell, int64_t rows, Scratch<T>& m) {
+    T scale[TILE];
+    multiply(x.Zn + cell * x.d, x.d, rows, x.d, t.Y, m.K_pad / LANES<T>, m.R, m.K_pad);
+    softmax(m.R, rows, t, m, scale);
+    normalise(m.R, rows, scale, m);
+}
+
+template <typename T>
+void flush_mass(Scratch<T>& m, int64_t K, double* to) {
+    for (int64_t k = 0; k < K; ++k) to[k] += (double)m.mass[k];
+    memset(m.mass, 0, m.K_pad * sizeof(T));
+}
+
+template <typename T>
+void sweep(const Layout<T>& x, const Tables<T>& t, int64_t block, int64_t s0, int64_t s1, T* memory, GrainSums* out) {
+    (void)block;
+    Scratch<T> m(memory, x.d, x.n_clusters);
+    memset(m.mass, 0, m.K_pad * sizeof(T));
+    out->log_partition = out->entropy = 0;
+    T scale[TILE];
+    int64_t s = s0, ready = -1;
+    const int64_t stop = x.segment_start[s1];
+    // A tile runs over segments, so short runs do not leave the product half empty.
+    for (int64_t cell = x.segment_start[s0]; cell < stop; cell += TILE) {
+        const int64_t rows = least(TILE, stop - cell);
+        multiply(x.Zn + cell * x.d, x.d, rows, x.d, t.Y, m.K_pad / LANES<T>, m.R, m.K_pad);
+        for (int64_t r = 0; r < rows;) {
+            while (x.segment_start[s + 1] <= cell + r) ++s;
+            const int64_t n = least(rows, x.segment_start[s + 1] - cell) - r;
+            if (ready != s) segment_lambda(x, t, ready = s, m);
+            const RowSums sums = softmax(m.R + r * m.K_pad, n, t, m, scale);
+            out->log_partition += sums.log_partition;
+            out->entropy += sums.entropy;
+            normalise(m.R + r * m.K_pad, n, scale, m);
+            flush_mass(m, x.n_clusters, out->mass + (s - s0) * x.n_clusters);
+            r += n;
+        }
+        if (out->moment) outer(x.Zn + cell * x.d, x.d, m.R, m.K_pad, rows, out->moment);
+    }
+}
+
+template <typename T>
+void moments(const Layout<T>& x, const Tables<T>& t, int64_t s, T* memory, double* S, double* mass) {
+    Scratch<T> m(memory, x.d, x.n_clusters);
+    memset(m.mass, 0, m.K_pad * sizeof(T));
+    segment_lambda(x, t, s, m);
+    for (int64_t cell = x.segment_start[s]; cell < x.segment_start[s + 1]; cell += TILE) {
+        const int64_t rows = least(TILE, x.segment_start[s + 1] - cell);
+        assign_tile(x, t, cell, rows, m);
+        flush_mass(m, x.n_clusters, mass);
+        outer(x.Z + cell * x.d, x.d, m.R, m.K_pad, rows, S);
+    }
+}
+
+// The segment's W: the sum over its levels, in panels.
+template <typename T>
+const T* segment_W(const Layout<T>& x, const Tables<T>& t, int64_t s, Scratch<T>& m) {
+    const int64_t size = x.n_clusters * m.d_pad;
+    const int32_t* levels = x.joint_levels + x.segment_joint[s] * x.n_variables;
+    if (x.n_variables == 1) return t.W + levels[0] * size;
+    memcpy(m.W, t.W + levels[0] * size, size * sizeof(T));
+    for (int64_t f = 1; f < x.n_variables; ++f) {
+        const T* w = t.W + levels[f] * size;
+        for (int64_t i = 0; i < size; i += LANES<T>) store(m.W + i, load(m.W + i) + load(w + i));
+    }
+    return m.W;
+}
+
+// Zc = Z - R W of a tile, in place of `correction`.
+template <typename T>
+void subtract_tile(const T* Z, int64_t rows, int64_t d, T* correction, int64_t d_pad) {
+    for (int64_t r = 0; r < rows; ++r) {
+        const T* z = Z + r * d;
+        T* c = correction + r * d_pad;
+        int64_t j = 0;
+        for (; j + LANES<T> <= d; j += LANES<T>) store(c + j, load(z + j) - load(c + j));
+        for (; j < d; ++j) c[j] = z[j] - c[j];
+    }
+}
+
+// Write a tile's rows, scaled to unit length, to Zn. The padding of `Zc` is zero.
+template <typename T>
+void unit_tile(const T* Zc, int64_t rows, int64_t d, int64_t d_pad, T* Zn) {
+    for (int64_t r = 0; r < rows; ++r) {
+        const T* c = Zc + r * d_pad;
+        typename Vec<T>::type squares = {};
+        for (int64_t j = 0; j < d_pad; j += LANES<T>) squares += load(c + j) * load(c + j);
+        const T norm = sum_of<T>(squares);
+        const T inverse = norm > 0 ? T(1) / (sizeof(T) == 4 ? (T)sqrtf((float)norm) : (T)sqrt((double)norm)) : T(0);
+        T* z = Zn + r * d;
+        int64_t j = 0;
+        for (; j + LANES<T> <= d; j += LANES<T>) store(z + j, load(c + j) * inverse);
+        for (; j < d; ++j) z[j] = c[j] * inverse;
+    }
+}
+
+template <typename T>
+void correct(const Layout<T>& x, const Tables<T>& t, int64_t s0, int64_t s1, T* memory, double* moment, float* out32,
+             double* out64) {
+    Scratch<T> m(memory, x.d, x.n_clusters);
+    memset(m.mass, 0, m.K_pad * sizeof(T));
+    for (int64_t s = s0; s < s1; ++s) {
+        segment_lambda(x, t, s, m);
+        const T* W_s = segment_W(x, t, s, m);
+        for (int64_t cell = x.segment_start[s]; cell < x.segment_start[s + 1]; cell += TILE) {
+            const int64_t rows = least(TILE, x.segment_start[s + 1] - cell);
+            assign_tile(x, t, cell, rows, m);
+            multiply(m.R, m.K_pad, rows, x.n_clusters, W_s, m.d_pad / LANES<T>, m.correction, m.d_pad);
+            subtract_tile(x.Z + cell * x.d, rows, x.d, m.correction, m.d_pad);
+            if (!out32 && !out64) {
+                unit_tile(m.correction, rows, x.d, m.d_pad, x.Zn + cell * x.d);
+                if (moment) outer(x.Zn + cell * x.d, x.d, m.R, m.K_pad, rows, moment);
+                continue;
+            }
+            for (int64_t r = 0; r < rows; ++r) {
+                const T* c = m.correction + r * m.d_pad;
+                const int64_t to = x.order[cell + r] * x.d;
+                for (int64_t j = 0; j < x.d; ++j) {
+                    if (out32) out32[to + j] = (float)c[j];
+                    if (out64) out64[to + j] = (double)c[j];
+                }
+            }
+        }
+    }
+}
+
+template <typename T>
+void assign(const Layout<T>& x, const Tables<T>& t, int64_t s0, int64_t s1, T* memory, T* out) {
+    Scratch<T> m(memory, x.d, x.n_clusters);
+    memset(m.mass, 0, m.K_pad * sizeof(T));
+    for (int64_t s = s0; s < s1; ++s) {
+        segment_lambda(x, t, s, m);
+        for (int64_t cell = x.segment_start[s]; cell < x.segment_start[s + 1]; cell += TILE) {
+            const int64_t rows = least(TILE, x.segment_start[s + 1] - cell);
+            assign_tile(x, t, cell, rows, m);
+            for (int64_t r = 0; r < rows; ++r)
+                memcpy(out + x.order[cell + r] * x.n_clusters, m.R + r * m.K_pad, x.n_clusters * sizeof(T));
+        }
+    }
+}
+
+template <typename T>
+void pack_panels(const double* from, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride, T* to) {
+    const int64_t vectors = padded(columns, LANES<T>) / LANES<T>;
+    for (int64_t v = 0; v < vectors; v += VECTORS) {
+        const int64_t first = v * LANES<T>, n = least(VECTORS, vectors - v) * LANES<T>;
+        for (int64_t j = 0; j < rows; ++j)
+            for (int64_t k = first; k < first + n; ++k)
+                *to++ = k < columns ? (T)from[j * row_stride + k * column_stride] : T(0);
+    }
+}
+
+template <typename T>
+constexpr TileOps<T> OPS = {LANES<T>, Scratch<T>::size, sweep<T>, moments<T>, correct<T>, assign<T>, pack_panels<T>};
+
+} // namespace
+
+extern const InstructionSet SET;
+const InstructionSet SET = {HX_NAME, OPS<float>, OPS<double>};
+
+} // namespace HX_NAMESPACE
+} // namespace harmonax
