@@ -1,14 +1,17 @@
-"""One run of one program, in a process of its own; started by the benchmarks with that program's Python.
+"""Runs of one program, in a process of its own; started by the benchmarks with that program's Python.
 
-Reads a job (JSON) from its argument, prints the measurements (JSON) as the last line of its output. The job:
+Reads a list of jobs (JSON) from its argument, prints the measurements (JSON) of each as a line. A job:
 
 program     "harmonax", "harmonypy" or "scanpy"
 data        folder with Z.npy (N, d) and codes.npy (N, F)
 threads     how many the program may use
 settings    "equal": `rounds` rounds of `passes` passes, no early stop; "defaults": the program's own;
-            "converged" (harmonax only): harmonize() as it comes
+            harmonax only: "run_harmony" and "harmonize" are those functions' defaults, "defaults" those of pp
 calls       how often to call it in this process (the measurements are lists of that length)
-save        folder for Z_corr.npy, R.npy, Y.npy of the last call, or null
+seed        0 unless told
+clusters    K; the program's own default unless told
+warm        false: no small run beforehand
+save        start of the names of files for Z_corr.npy, R.npy and Y.npy of the last call
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ import os
 import resource
 import sys
 import time
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +37,11 @@ def main(job: dict[str, Any]) -> None:
     Z, codes = np.load(folder / "Z.npy"), np.load(folder / "codes.npy")
     obs = pd.DataFrame({f"batch{f}": pd.Categorical(codes[:, f].astype(str)) for f in range(codes.shape[1])})
     run = {"harmonax": run_harmonax, "harmonypy": run_harmonypy, "scanpy": run_scanpy}[job["program"]]
-    # A small run first: imports, compilation and thread pools are not what is measured.
-    small = np.sort(np.random.default_rng(0).choice(len(Z), min(2000, len(Z)), replace=False))
-    run(Z[small], obs.iloc[small].reset_index(drop=True), {**job, "settings": "equal", "rounds": 2, "passes": 2})
+    if job.get("warm", True):
+        # A small run first: imports, compilation and thread pools are not what is measured.
+        small = np.sort(np.random.default_rng(0).choice(len(Z), min(2000, len(Z)), replace=False))
+        settings = {"settings": "equal", "rounds": 2, "passes": 2}
+        run(Z[small], obs.iloc[small].reset_index(drop=True), {**job, **settings})
     cpu, wall, memory = [], [], []
     for _ in range(job.get("calls", 1)):
         answer = None
@@ -50,23 +55,31 @@ def main(job: dict[str, Any]) -> None:
         for name in ("Z_corr", "R", "Y"):
             if name in answer:
                 value = answer[name]() if callable(answer[name]) else answer[name]
-                np.save(Path(job["save"]) / f"{name}.npy", np.ascontiguousarray(value))
-    measured = {"cpu": cpu, "wall": wall, "bytes_per_cell": memory, "version": version(job["program"])}
-    print(json.dumps({**measured, **{k: answer[k] for k in ("passes", "objective", "about") if k in answer}}))
+                np.save(f"{job['save']}{name}.npy", np.ascontiguousarray(value))
+    measured = {"cpu": cpu, "wall": wall, "bytes_per_cell": memory, "version": version_of(job["program"])}
+    print(json.dumps(measured | {k: answer[k] for k in ("passes", "objective", "about") if k in answer}), flush=True)
 
 
 def run_harmonax(Z: Any, obs: Any, job: dict[str, Any]) -> dict[str, Any]:
     import harmonax
 
-    changes: dict[str, Any] = {}
+    keys, seed = list(obs.columns), job.get("seed", 0)
+    if job["settings"] == "run_harmony":
+        ho = harmonax.run_harmony(Z, obs, keys, random_state=seed, ncores=job["threads"], verbose=False)
+        return {"Z_corr": ho.Z_corr, "passes": ho.kmeans_rounds, "objective": ho.objective_harmony}
+    if job["settings"] == "defaults":
+        import anndata
+
+        adata = anndata.AnnData(obs=obs, obsm={"X_pca": Z})
+        harmonax.pp.harmony_integrate(adata, keys, rng=seed, n_threads=job["threads"], progress=False)
+        history = adata.uns["harmonax"]["history"]
+        return {"Z_corr": adata.obsm["X_pca_harmony"], **{k: list(map(float, history[k])) for k in ("passes", "objective")}}
+    changes: dict[str, Any] = {"n_clusters": job.get("clusters")}
     if job["settings"] == "equal":
-        changes = {"max_iter_harmony": job["rounds"], "max_iter_clustering": job["passes"]}
+        changes |= {"max_iter_harmony": job["rounds"], "max_iter_clustering": job["passes"]}
         changes |= {"tol_harmony": 0.0, "tol_clustering": 0.0}
-    elif job["settings"] == "defaults":
-        changes = {"max_iter_harmony": 10}  # what pp.harmony_integrate documents
-    params = harmonax.HarmonyParams(n_clusters=job.get("clusters"), **changes)
-    options = {"rng": job.get("seed", 0), "n_threads": job["threads"], "backend": job.get("backend", "auto")}
-    result = harmonax.harmonize(Z, obs, params, progress=False, **options)
+    options = {"rng": seed, "n_threads": job["threads"], "backend": job.get("backend", "auto"), "progress": False}
+    result = harmonax.harmonize(Z, obs, harmonax.HarmonyParams(**changes), **options)
     history = result.history
     return {"Z_corr": result.embedding, "R": result.assignments, "Y": result.centroids, "passes": list(history.passes),
             "objective": [float(v) for v in history.rounds], "about": result.backend}  # fmt: skip
@@ -100,6 +113,13 @@ def run_scanpy(Z: Any, obs: Any, job: dict[str, Any]) -> dict[str, Any]:
     return {"Z_corr": adata.obsm["X_pca_harmony"]}
 
 
+def version_of(program: str) -> str:
+    try:
+        return version(program)
+    except PackageNotFoundError:  # run from the source tree
+        return sys.modules[program].__version__
+
+
 def cpu_seconds() -> float:
     """Return user and system time of this process, all threads, and of its finished children."""
     both = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
@@ -130,4 +150,5 @@ def status(field: str) -> int:
 
 
 if __name__ == "__main__":
-    main(json.loads(sys.argv[1]))
+    for one in json.loads(sys.argv[1]):
+        main(one)

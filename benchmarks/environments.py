@@ -6,10 +6,12 @@ usage: python benchmarks/environments.py [--env NAME=PATH_TO_PYTHON ...]      (m
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).parent / ".envs"
 # Name: Python that it needs (None: this one), what to install.
@@ -38,6 +40,15 @@ def pythons(named: list[str], wanted: list[str]) -> dict[str, str]:
         except (OSError, subprocess.CalledProcessError) as error:
             print(f"{name}: left out ({error})", file=sys.stderr)
     return found
+
+
+def work(python: str, jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Run jobs in one process of that Python (see _worker.py); return what each measured."""
+    command = [python, str(Path(__file__).with_name("_worker.py")), json.dumps(jobs)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"a run of {jobs[0]['program']} failed with exit status {done.returncode}")
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def _environment(name: str) -> str:

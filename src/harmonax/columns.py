@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -13,10 +13,12 @@ from .errors import InputError, MissingKeyError, nearest
 
 # A numeric column with more distinct values than this looks like a measurement.
 _MOST_NUMERIC_LEVELS = 100
-# Any column with more levels than this share of the cells looks like cell barcodes.
+# Any column with more levels than this share of the cells looks like cell barcodes,
 _MOST_LEVELS_SHARE = 0.5
-# ... but only from this many levels on: tiny data may well have one-cell batches.
+# but only from this many levels on: small data may well have one-cell batches,
 _BARCODE_LEVELS = 50
+# though hardly this many and no other.
+_FEWEST_BARCODES = 10
 
 
 def design_from_table(
@@ -74,24 +76,42 @@ def design_from_table(
     return combined(design) if combine_keys and len(names) > 1 else design
 
 
-def as_table(batches: Any, n_cells: int) -> pd.DataFrame:
-    """Return batch labels given as a table, a mapping, a 1-D or 2-D array, or a list of arrays as one table."""
+def as_table(batches: Any) -> pd.DataFrame:
+    """Return batch labels given as a table, a mapping, a 1-D or 2-D array, or a list of labels as one table.
+
+    Raises
+    ------
+    InputError
+        If columns differ in length or are not flat.
+    """
     if isinstance(batches, pd.DataFrame):
-        table = batches
-    elif isinstance(batches, Mapping):
-        table = pd.DataFrame({k: np.asarray(v) if not isinstance(v, pd.Series) else v.array for k, v in batches.items()})
-    elif isinstance(batches, (pd.Series, pd.Categorical, pd.Index)):
-        table = pd.DataFrame({getattr(batches, "name", None) or "batch": pd.Series(batches).array})
-    else:
-        array = batches if isinstance(batches, np.ndarray) else _object_array(batches)
-        array = array[:, None] if array.ndim == 1 else array
-        if array.ndim != 2:
-            raise InputError(f"batches has shape {array.shape}; allowed are (cells,) or (cells, variables)")
-        names = ["batch"] if array.shape[1] == 1 else [f"batch{i}" for i in range(array.shape[1])]
-        table = pd.DataFrame({name: array[:, i] for i, name in enumerate(names)})
-    if len(table) != n_cells:
-        raise InputError(f"the embedding has {n_cells} cells but the batch labels have {len(table)}; they must agree")
-    return table
+        return batches
+    if isinstance(batches, Mapping):
+        return pd.DataFrame(_flat_columns(batches))
+    if isinstance(batches, (pd.Series, pd.Categorical, pd.Index)):
+        name = getattr(batches, "name", None)
+        return pd.DataFrame({"batch" if name is None else name: pd.Series(batches).array})
+    array = _labels(batches)
+    array = array[:, None] if array.ndim == 1 else array
+    if array.ndim != 2:
+        raise InputError(f"batches has shape {array.shape}; allowed are (cells,) or (cells, variables)")
+    names = ["batch"] if array.shape[1] == 1 else [f"batch{i}" for i in range(array.shape[1])]
+    return pd.DataFrame({name: array[:, i] for i, name in enumerate(names)})
+
+
+def _flat_columns(columns: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return the columns as arrays of one length; rows are matched by place, never by index."""
+    flat: dict[Any, Any] = {}
+    for name, column in columns.items():
+        pandas_like = isinstance(column, (pd.Series, pd.Categorical, pd.Index))
+        flat[name] = pd.Series(column).array if pandas_like else _labels(column)
+    for name, column in flat.items():
+        if column.ndim != 1:
+            raise InputError(f"batch labels '{name}' have shape {column.shape}; allowed is (cells,)")
+    if len({len(column) for column in flat.values()}) > 1:
+        lengths = ", ".join(f"'{name}' has {len(column)}" for name, column in flat.items())
+        raise InputError(f"the batch labels differ in length: {lengths}")
+    return flat
 
 
 def combined(design: BatchDesign) -> BatchDesign:
@@ -103,8 +123,8 @@ def combined(design: BatchDesign) -> BatchDesign:
     return BatchDesign.from_codes(design.joint, [name], [joined])
 
 
-def _encode(column: pd.Series, label: str, missing: str, allow_many: bool) -> tuple[np.ndarray, Sequence[str]]:
-    n = len(column)
+def _encode(column: pd.Series, label: str, missing: str, allow_many: bool) -> tuple[np.ndarray, list[str]]:
+    """Return each cell's code and the names of the codes."""
     gaps = np.asarray(column.isna())
     if gaps.any() and missing == "error":
         first = column.index[int(np.argmax(gaps))]
@@ -112,42 +132,48 @@ def _encode(column: pd.Series, label: str, missing: str, allow_many: bool) -> tu
             f"{label} has {int(gaps.sum())} missing values (first: cell '{first}'); "
             "fill them, drop those cells, or pass missing='level'"
         )
+    column = column.infer_objects()
     if isinstance(column.dtype, pd.CategoricalDtype):
         codes, values = np.asarray(column.cat.codes, np.int64), column.cat.categories
-        present = len(np.unique(codes[~gaps]))
-        numeric = pd.api.types.is_numeric_dtype(values.dtype)
     else:
-        numeric = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
-        codes, values = _factorize(column)
-        present = len(values)
+        codes, values = _factorize(column, gaps)
     if not allow_many:
-        _refuse_unlikely(label, n, present, numeric and not isinstance(column.dtype, pd.CategoricalDtype))
+        numbers = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
+        _refuse_unlikely(label, len(column), len(np.unique(codes[~gaps])), numbers)
     names = [str(v) for v in values]
     if gaps.any():
-        codes = np.where(gaps, len(names), codes)
-        names.append("missing")
+        if "missing" not in names:
+            names.append("missing")
+        codes = np.where(gaps, names.index("missing"), codes)
     return codes, names
 
 
-def _factorize(column: pd.Series) -> tuple[np.ndarray, Sequence[Any]]:
-    """Number the values in sorted order; labels of mixed types are compared as text."""
-    try:
-        codes, values = pd.factorize(column, sort=True)
-    except TypeError:
-        codes, values = pd.factorize(column.astype(object).where(column.isna(), column.astype(str)), sort=True)
-    return np.asarray(codes, np.int64), values
+def _factorize(column: pd.Series, gaps: np.ndarray) -> tuple[np.ndarray, pd.Index]:
+    """Number the values in sorted order; labels of mixed types are compared as text, so that 1 and "1" are one."""
+    if column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) != "string":
+        column = column.astype(str).astype(object).mask(gaps, None)
+    codes, values = pd.factorize(column, sort=True)
+    return np.asarray(codes, np.int64), pd.Index(values)
 
 
-def _refuse_unlikely(label: str, n: int, n_levels: int, numeric: bool) -> None:
+def _refuse_unlikely(label: str, n: int, n_levels: int, numbers: bool) -> None:
     insist = "if these really are batches, pass allow_many_levels=True (--allow-many-levels)"
-    if numeric and n_levels > _MOST_NUMERIC_LEVELS:
+    if numbers and n_levels > _MOST_NUMERIC_LEVELS:
         raise InputError(f"{label} is numeric with {n_levels} distinct values: it looks like a measurement; {insist}")
-    if n_levels >= _BARCODE_LEVELS and n_levels > _MOST_LEVELS_SHARE * n:
+    each_its_own = n_levels == n and n >= _FEWEST_BARCODES
+    if each_its_own or (n_levels >= _BARCODE_LEVELS and n_levels > _MOST_LEVELS_SHARE * n):
         raise InputError(f"{label} has {n_levels} levels for {n} cells: it looks like a cell barcode; {insist}")
 
 
-def _object_array(values: Any) -> np.ndarray:
-    try:
+def _labels(values: Any) -> np.ndarray:
+    """Return labels as an array; those of a list keep their types: as NumPy text, a missing one would read "nan"."""
+    if hasattr(values, "__array__"):
         return np.asarray(values)
-    except ValueError:
-        raise InputError("batches must be one array or arrays of one length; got lists that differ in length") from None
+    refusal = "batches must be labels, one per cell, or rows of labels of one length"
+    try:
+        array = np.asarray(list(values), dtype=object)
+    except (TypeError, ValueError):
+        raise InputError(refusal) from None
+    if array.ndim == 1 and any(isinstance(v, (list, tuple, np.ndarray)) for v in array):
+        raise InputError(refusal)
+    return array

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from .algorithm.harmony import Harmony
-from .algorithm.seeding import seed_centroids
+from .algorithm.seeding import seed_centroids, unit
 from .columns import as_table, design_from_table
 from .design import BatchDesign
-from .errors import HarmonaxWarning, InputError
+from .errors import InputError, warn
 from .params import HarmonyParams
 from .progress import reporter
 from .randomness import seed_from
@@ -21,6 +20,8 @@ from .schedule import FixedPartition
 
 Backend = Literal["auto", "memory", "dense"]
 _CHECK_ROWS = 1 << 16
+# Squares of values up to here, summed over the features, stay finite in float32.
+_LARGEST = 1e15
 
 
 def harmonize(
@@ -89,29 +90,26 @@ def harmonize(
     """
     params = params if params is not None else HarmonyParams()
     Z = check_embedding(Z)
-    design = (
-        batches
-        if isinstance(batches, BatchDesign)
-        else design_from_table(
-            as_table(batches, len(Z)),
-            as_table(batches, len(Z)).columns.tolist(),
+    design = batches
+    if not isinstance(design, BatchDesign):
+        table = as_table(batches)
+        design = design_from_table(
+            table,
+            table.columns.tolist(),
             where="batches",
             combine_keys=combine_keys,
             missing=missing,
             allow_many_levels=allow_many_levels,
         )
-    )
     if design.n_cells != len(Z):
         raise InputError(f"the embedding has {len(Z)} cells but the batch labels have {design.n_cells}; they must agree")
     resolved = params.resolve(design)
     seed = seed_from(rng)
-    dtype = np.dtype(dtype if dtype is not None else params.precision)
-    if dtype not in (np.dtype("float32"), np.dtype("float64")):
-        raise InputError(f"dtype={dtype} must be float32 or float64")
+    dtype = _result_dtype(dtype if dtype is not None else params.precision)
+    for name in params.idle():
+        warn(f"{name} has no effect with flavor='{params.flavor}' and ridge='{params.ridge}'")
     if design.n_joint == 1:
-        warnings.warn(
-            f"{', '.join(design.variables)}: {Status.SINGLE_BATCH.advice}", HarmonaxWarning, stacklevel=2
-        )
+        warn(f"{', '.join(design.variables)}: {Status.SINGLE_BATCH.advice}")
         return HarmonyResult(
             Z.astype(dtype), Status.SINGLE_BATCH, History(), np.empty((0, Z.shape[1])), params, design, seed, {}, []
         )
@@ -132,39 +130,73 @@ def harmonize(
         seed=seed,
         backend=described,
         notes=fit.notes,
+        next_centroids=np.where(fit.correction.skipped[:, None], fit.assigned.Y, unit(fit.correction.W0)),
         _assignments=lambda: cells.assignments(fit.assigned),
     )
 
 
-def check_embedding(Z: Any) -> np.ndarray:
-    """Return Z as a 2-D float array without copying one that is; refuse what cannot be corrected."""
-    try:
-        array = np.asarray(Z)
-    except ValueError as error:
-        raise InputError(f"the embedding is not an array: {error}") from None
-    if array.dtype.kind not in "fiub":
-        raise InputError(f"the embedding has dtype {array.dtype}; allowed are real numbers")
+def check_embedding(Z: Any, what: str = "the embedding", cells: Sequence[Any] | None = None) -> np.ndarray:
+    """Return Z as a 2-D float array without copying one that is; refuse what cannot be corrected.
+
+    Parameters
+    ----------
+    Z
+        Array, DataFrame or sparse matrix, (N, d).
+    what, cells
+        What messages call it, and the names of its cells.
+    """
+    array = as_array(Z, what)
     if array.ndim != 2:
-        raise InputError(f"the embedding has shape {array.shape}; allowed is (cells, features)")
+        raise InputError(f"{what} has shape {array.shape}; allowed is (cells, features)")
     if array.dtype not in (np.dtype("float32"), np.dtype("float64")):
         array = array.astype(np.float64)
-    if array.shape[1] == 0:
-        raise InputError("the embedding has no features")
     if len(array) < 2:
-        raise InputError(f"the embedding has {len(array)} cells; at least 2 are needed")
-    bad = 0
-    first = -1
+        raise InputError(f"{what} has {len(array)} cells; at least 2 are needed")
+    if array.shape[1] == 0:
+        raise InputError(f"{what} has no features")
+    bad, first, largest = 0, -1, 0.0
     for start in range(0, len(array), _CHECK_ROWS):
         slab = array[start : start + _CHECK_ROWS]
-        # A finite sum of squares settles most slabs without an N x d array.
-        if np.isfinite(np.abs(slab).max()):
+        # One maximum settles most slabs without an N x d array; NaN and infinity pass through it.
+        top = float(np.abs(slab).max())
+        if np.isfinite(top):
+            largest = max(largest, top)
             continue
         rows = np.flatnonzero(~np.isfinite(slab).all(axis=1))
         bad += len(rows)
-        first = start + int(rows[0]) if first < 0 and len(rows) else first
+        first = start + int(rows[0]) if first < 0 else first
     if bad:
-        raise InputError(f"the embedding has NaN or infinite values in {bad} cells (first: row {first}); remove them")
+        which = f"cell '{cells[first]}'" if cells is not None else f"row {first}"
+        raise InputError(f"{what} has NaN or infinite values in {bad} cells (first: {which}); remove or repair them")
+    if largest > _LARGEST:
+        raise InputError(f"{what} has values up to {largest:.1e}; allowed is up to {_LARGEST:.0e}: rescale it")
     return array
+
+
+def as_array(Z: Any, what: str) -> np.ndarray:
+    """Return anything array-like as an array of real numbers."""
+    try:
+        if hasattr(Z, "to_numpy"):
+            # pandas keeps its nullable numbers as objects unless told otherwise.
+            array = np.asarray(Z)
+            array = Z.to_numpy(np.float64, na_value=np.nan) if array.dtype == object else array
+        else:
+            array = np.asarray(Z.toarray() if hasattr(Z, "toarray") else Z)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{what} is not an array of numbers: {error}") from None
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"{what} has dtype {array.dtype}; allowed are real numbers")
+    return array
+
+
+def _result_dtype(dtype: Any) -> np.dtype:
+    try:
+        known = np.dtype(dtype)
+    except TypeError:
+        raise InputError(f"dtype={dtype!r} is not known; allowed are float32 and float64") from None
+    if known not in (np.dtype("float32"), np.dtype("float64")):
+        raise InputError(f"dtype={known} is not known; allowed are float32 and float64")
+    return known
 
 
 def _place(

@@ -80,4 +80,4 @@ def warn(message: str) -> None:
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == __package__:
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, HarmonaxWarning, stacklevel=level - 1)
+    warnings.warn(message, HarmonaxWarning, stacklevel=level)

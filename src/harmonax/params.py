@@ -114,6 +114,20 @@ class HarmonyParams:
         """The prune threshold in force: None for harmony1."""
         return self.batch_prune_threshold if self.flavor == "harmony2" else None
 
+    def idle(self) -> list[str]:
+        """Return the parameters that differ from their default without having an effect, by flavor and ridge.
+
+        Examples
+        --------
+        >>> from harmonax import harmony1
+        >>> harmony1(alpha=0.5, tau=5).idle()
+        ['alpha']
+        """
+        unused = ["alpha"] if self.ridge == "fixed" else ["ridge_lambda"]
+        if self.flavor == "harmony1":
+            unused.append("batch_prune_threshold")
+        return [name for name in unused if getattr(self, name) != getattr(HarmonyParams, name)]
+
     def n_blocks(self, n_cells: int) -> int:
         """Return the number of blocks the cells are cut into."""
         # round, not floor: 1 // 0.05 is 19 in floating point.

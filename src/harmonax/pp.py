@@ -1,1 +1,204 @@
-"""placeholder"""
+"""The scanpy-shaped front: AnnData in, AnnData out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from .columns import design_from_table
+from .engine import Backend, check_embedding, harmonize
+from .errors import InputError, MissingKeyError, nearest
+from .params import Flavor, Floats
+from .spellings import merge, params_of
+from .surroundings import announce, chosen_threads
+from .uns import uns_record
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["harmony_integrate"]
+
+
+def harmony_integrate(
+    adata: AnnData,
+    key: str | Sequence[str],
+    *,
+    basis: str = "X_pca",
+    adjusted_basis: str = "X_pca_harmony",
+    dtype: Any = np.float64,
+    flavor: Flavor = "harmony2",
+    n_clusters: int | None = None,
+    max_iter_harmony: int = 10,
+    max_iter_clustering: int | None = 200,
+    tol_harmony: float | None = 1e-4,
+    tol_clustering: float | None = 1e-5,
+    sigma: Floats = 0.1,
+    theta: Floats | None = 2.0,
+    tau: float = 0,
+    ridge_lambda: Floats = 1.0,
+    alpha: float = 0.2,
+    batch_prune_threshold: float | None = 1e-5,
+    correction_method: Literal["fast", "original"] = "fast",
+    block_proportion: float = 0.05,
+    rng: Any = None,
+    precision: Literal["float32", "float64"] = "float32",
+    n_threads: int | None = None,
+    backend: Backend = "auto",
+    combine_keys: bool = False,
+    missing: Literal["error", "level"] = "error",
+    allow_many_levels: bool = False,
+    ridge: Literal["dynamic", "fixed"] | None = None,
+    progress: bool | Callable[[int, int, float], None] | None = None,
+    **harmonypy: Any,
+) -> None:
+    """Remove batch effects from an embedding of an AnnData, with Harmony.
+
+    Takes the arguments of ``scanpy.pp.harmony_integrate``, and those of ``scanpy.external.pp.harmony_integrate`` and
+    harmonypy under their own names.
+
+    Parameters
+    ----------
+    adata
+        N cells with an embedding. A view becomes a copy of its own when the result is written, as with scanpy; of a
+        file opened with ``backed=``, `X` is not touched.
+    key
+        Column of ``adata.obs`` that says which batch a cell is from, or several. Several are modelled as separate
+        variables whose penalties multiply.
+    basis
+        Embedding in ``adata.obsm``, (N, d): an array, a DataFrame or a sparse matrix.
+    adjusted_basis
+        Where in ``adata.obsm`` the corrected embedding goes.
+    dtype
+        Of the result only; `precision` is that of the arithmetic.
+    flavor
+        ``"harmony2"``, or ``"harmony1"`` for the method as published in 2019.
+    n_clusters
+        Number of soft clusters K. None: ``min(100, N / 30)``, at least 2.
+    max_iter_harmony
+        Most rounds of clustering and correction. The default of 10 often ends before convergence: the log line and
+        ``adata.uns["harmonax"]`` say so, with the remaining change.
+    max_iter_clustering, tol_harmony, tol_clustering
+        Most clustering passes in a round, and the relative changes of the objective below which rounds and passes
+        stop. None: the values of the flavor's reference program (4, 1e-2 and 1e-3 for harmony2; 200, 1e-4 and 1e-5 for
+        harmony1), as in scanpy.
+    sigma
+        Width of the soft clusters: one number or one per cluster.
+    theta
+        Strength of the diversity penalty: one number, one per column, or one per level of all columns in turn. 0
+        removes the penalty, not the ridge correction: cells still move.
+    tau
+        Protects small batches: their theta is multiplied by ``1 - exp(-(N_b / (K tau))^2)``. 0: off.
+    ridge_lambda
+        Fixed ridge penalty: one number, one per column, or one per level. For harmony2 a value other than 1.0 means
+        ``ridge="fixed"``; for 1.0 itself say ``ridge="fixed"``.
+    alpha
+        Dynamic ridge penalty of harmony2, relative to the expected number of cells.
+    batch_prune_threshold
+        harmony2 leaves a batch out of a cluster's correction where less than this share of its cells is there. None:
+        never.
+    correction_method
+        ``"fast"`` or ``"original"`` (one explicit solve per cluster); equal to rounding.
+    block_proportion
+        Share of the cells reassigned at a time, in (0, 1].
+    rng
+        Seed, Generator, SeedSequence or None. `random_state` is the older spelling.
+    precision
+        Arithmetic of the cells, ``"float32"`` or ``"float64"``. Everything summed over cells is float64.
+    n_threads
+        Threads. None: ``scanpy.settings.n_jobs`` where scanpy is loaded and that was changed from its default, else the
+        CPUs this process may use. The result does not depend on it.
+    backend
+        ``"memory"`` (native kernels), ``"dense"`` (plain NumPy, the reference; small N) or ``"auto"``.
+    combine_keys
+        Join several columns into one variable with a level per observed combination.
+    missing
+        ``"error"`` refuses missing labels; ``"level"`` makes them a batch of their own.
+    allow_many_levels
+        Accept a column that looks like a measurement or like cell barcodes.
+    ridge
+        ``"dynamic"`` (harmony2's own) or ``"fixed"``.
+    progress
+        Show a progress line on stderr; None: where that is a terminal. Or a function called after each pass with
+        (round, pass, objective).
+    **harmonypy
+        ``lamb`` (given: ``ridge="fixed"``), ``nclust``, ``block_size``, ``max_iter_kmeans``, ``epsilon_cluster``,
+        ``epsilon_harmony``, ``batch_prop_cutoff``, ``random_state``, ``ncores`` (0: all CPUs) and ``verbose`` (False:
+        no progress, and no log line but the warning). The defaults remain those above.
+
+    Returns
+    -------
+    None
+        Writes ``adata.obsm[adjusted_basis]``, (N, d), and ``adata.uns["harmonax"]``: parameters, status, history,
+        versions and seed of the last run.
+
+    Raises
+    ------
+    MissingKeyError
+        If a column or the basis is not there.
+    InputError
+        If a parameter, the embedding or the labels cannot be used, or one parameter is given in two spellings.
+    TypeError
+        If a keyword is unknown.
+
+    Warns
+    -----
+    HarmonaxWarning
+        If there is one batch only (the embedding is then copied unchanged), or a parameter is set that the flavor does
+        not use.
+
+    Notes
+    -----
+    Korsunsky et al. 2019, Nature Methods 16:1289; Patikas et al. 2026 (Harmony2). One line says how the run ended,
+    through ``logging.getLogger("harmonax")``: a warning where `max_iter_harmony` stopped it, else information. Where
+    scanpy is loaded, ``scanpy.settings.verbosity`` decides what is shown.
+
+    Examples
+    --------
+    >>> import anndata, harmonax, numpy as np, pandas as pd
+    >>> gen = np.random.default_rng(0)
+    >>> batch = np.repeat(["a", "b"], 100)
+    >>> obs = pd.DataFrame({"batch": batch}, index=[f"cell{i}" for i in range(200)])
+    >>> adata = anndata.AnnData(obs=obs, obsm={"X_pca": gen.normal(size=(200, 5)) + (batch == "b")[:, None]})
+    >>> harmonax.pp.harmony_integrate(adata, "batch", max_iter_harmony=50, rng=0)
+    >>> adata.obsm["X_pca_harmony"].shape
+    (200, 5)
+    >>> adata.uns["harmonax"]["status"]
+    'converged'
+    """
+    asked = {name: value for name, value in locals().items() if name not in ("adata", "key", "harmonypy")}
+    options = merge(asked, harmonypy, harmony_integrate)
+    params = params_of(options)
+    _check_places(adata, adjusted_basis)
+    design = design_from_table(
+        adata.obs, key, combine_keys=combine_keys, missing=missing, allow_many_levels=allow_many_levels
+    )
+    result = harmonize(
+        _embedding(adata, basis),
+        design,
+        params,
+        rng=options["rng"],
+        dtype=dtype,
+        n_threads=options["n_threads"] if options["n_threads"] is not None else chosen_threads(),
+        backend=backend,
+        progress=options["progress"],
+    )
+    adata.obsm[adjusted_basis] = result.embedding
+    adata.uns["harmonax"] = uns_record(result, basis, adjusted_basis)
+    announce(result, quiet=harmonypy.get("verbose") is False)
+
+
+def _check_places(adata: Any, adjusted_basis: str) -> None:
+    if not all(hasattr(adata, name) for name in ("obs", "obsm", "uns")):
+        raise InputError(f"adata is a {type(adata).__name__}, not an AnnData; for arrays there is harmonax.harmonize")
+    if adata.is_view and adata.isbacked:
+        raise InputError("adata is a view of a file, which cannot be written to; pass adata.to_memory()")
+    if not isinstance(adjusted_basis, str) or not adjusted_basis or "/" in adjusted_basis:
+        raise InputError(f"adjusted_basis={adjusted_basis!r} must be a name without a slash")
+
+
+def _embedding(adata: AnnData, basis: str) -> np.ndarray:
+    if basis not in adata.obsm:
+        raise MissingKeyError(f"obsm has no '{basis}'; {nearest(basis, adata.obsm.keys())}")
+    return check_embedding(adata.obsm[basis], f"obsm['{basis}']", adata.obs_names)

@@ -96,6 +96,9 @@ class HarmonyResult:
         Where the cells lived, with instruction set and threads.
     notes
         What else the user should know, such as clusters whose ridge system had no unique solution.
+    next_centroids
+        Unit-length ridge intercepts of the last correction, (K, d): where another round of harmony2 would start, and
+        what harmonypy calls Y.
     """
 
     embedding: np.ndarray
@@ -107,6 +110,7 @@ class HarmonyResult:
     seed: int
     backend: dict[str, Any]
     notes: list[str]
+    next_centroids: np.ndarray = field(repr=False, default_factory=lambda: np.empty((0, 0)))
     _assignments: Callable[[], np.ndarray] = field(repr=False, default=lambda: np.empty((0, 0)))
 
     @property

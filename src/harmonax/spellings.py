@@ -50,33 +50,30 @@ def merge(asked: Mapping[str, Any], other: Mapping[str, Any], function: Callable
     for name, value in other.items():
         if name not in HARMONYPY:
             known = [*asked, *HARMONYPY]
-            raise TypeError(
-                f"{function.__name__}() got an unexpected keyword argument '{name}'; {nearest(name, known)}"
-            )
+            raise TypeError(f"{function.__name__}() got an unexpected keyword argument '{name}'; {nearest(name, known)}")
         ours = HARMONYPY[name]
-        if not same(asked[ours], defaults[ours]):
+        if ours in asked and not same(asked[ours], defaults[ours]):
             raise InputError(f"'{name}' and '{ours}' are two names of one parameter; pass only one of them")
-        merged.update(translated(name, value, defaults[ours]))
-    if "lamb" in other and "ridge_lambda" in merged and not is_dynamic(other["lamb"]):
-        merged["ridge"] = merged["ridge"] or "fixed"
+        merged |= _translated(name, value)
+    if not is_dynamic(other.get("lamb")) and merged.get("ridge") is None:
+        merged["ridge"] = "fixed"
     return merged
 
 
-def translated(name: str, value: Any, default: Any) -> dict[str, Any]:
-    """Return harmonypy's argument under our name, its codes for "the default" resolved."""
-    ours = HARMONYPY[name]
+def _translated(name: str, value: Any) -> dict[str, Any]:
+    """Return harmonypy's argument under our name; nothing where its value stands for our default."""
     if name == "verbose":
-        return {ours: None if value else False}
-    if name == "ncores":
-        return {ours: None if value is None or value <= 0 else value}
-    if name == "lamb" and is_dynamic(value):
-        return {ours: default}
-    return {ours: value}
+        value = None if value else False
+    elif name == "ncores":
+        value = None if value is None or value <= 0 else value
+    elif name == "lamb" and is_dynamic(value):
+        return {}
+    return {HARMONYPY[name]: value}
 
 
 def is_dynamic(lamb: Any) -> bool:
     """Return whether harmonypy's `lamb` asks for the dynamic ridge: None, or its older code -1."""
-    return lamb is None or (np.size(lamb) == 1 and bool(np.all(np.equal(lamb, -1))))
+    return lamb is None or (np.ndim(lamb) == 0 and bool(lamb == -1))
 
 
 def params_of(options: Mapping[str, Any]) -> HarmonyParams:
@@ -96,4 +93,4 @@ def params_of(options: Mapping[str, Any]) -> HarmonyParams:
 
 def same(value: Any, default: Any) -> bool:
     """Return whether an argument is its default."""
-    return value is default or (np.ndim(value) == 0 and type(value) is not bool and bool(value == default))
+    return value is default or (np.ndim(value) == 0 and bool(value == default))

@@ -6,6 +6,6 @@ simulate (counts from a stated model) -> prepare (counts to principal components
 
 from __future__ import annotations
 
-#from .run import Demo, run_demo
+from .run import Demo, run_demo
 
 __all__ = ["Demo", "run_demo"]

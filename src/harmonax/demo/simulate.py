@@ -45,26 +45,26 @@ TREE = (
     Node("B", "lymphoid", 0.06),
     Node("myeloid", None, 0.08),
     Node("monocyte", "myeloid", 0.03),
-    Node("CD4 naive T", "T", 0.015, 0.24),
-    Node("CD4 memory T", "T", 0.015, 0.17),
+    Node("CD4 naive", "T", 0.015, 0.24),
+    Node("CD4 memory", "T", 0.015, 0.17),
     Node("CD8 T", "T", 0.025, 0.13),
     Node("NK", "lymphoid", 0.05, 0.11),
-    Node("naive B", "B", 0.02, 0.09),
-    Node("memory B", "B", 0.02, 0.05),
-    Node("CD14 monocyte", "monocyte", 0.02, 0.13),
-    Node("CD16 monocyte", "monocyte", 0.03, 0.04),
-    Node("dendritic", "myeloid", 0.05, 0.025),
-    Node("plasmacytoid", None, 0.09, 0.015),
+    Node("B naive", "B", 0.02, 0.09),
+    Node("B memory", "B", 0.02, 0.05),
+    Node("CD14 mono", "monocyte", 0.02, 0.13),
+    Node("CD16 mono", "monocyte", 0.03, 0.04),
+    Node("cDC", "myeloid", 0.05, 0.025),
+    Node("pDC", None, 0.09, 0.015),
 )
-BATCHES = (Batch("10x v2", 0.40, 2500.0), Batch("10x v3", 0.38, 5000.0), Batch("inDrop", 0.22, 1500.0))
+BATCHES = (Batch("10x v2", 0.40, 2500.0), Batch("10x v3", 0.38, 4500.0), Batch("inDrop", 0.22, 1800.0))
 # The type that one batch lacks, and that batch.
 ABSENT = ("NK", "inDrop")
 
 _N_GENES = 3000
 _SPREAD_OF_MEANS = 1.4
-_TYPE_EFFECT = 1.1
-_BATCH_EFFECT = 0.45
-_BATCH_TYPE_EFFECT = 0.15
+_TYPE_EFFECT = 0.9
+_BATCH_EFFECT = 0.25
+_BATCH_TYPE_EFFECT = 0.07
 _STATE_EFFECT = 0.3
 _LIBRARY_SPREAD = 0.35
 _DISPERSION = 0.15

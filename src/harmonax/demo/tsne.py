@@ -17,7 +17,7 @@ _PERPLEXITY = 10.0
 N_NEIGHBOURS = 30
 _EXAGGERATION, _EXAGGERATED_STEPS, _STEPS = 12.0, 100, 350
 # Spacing of the grid; the force varies over lengths of about 1.
-_SPACING = 0.7
+_SPACING = 0.6
 _NODES = np.arange(-1, 3)
 
 
@@ -91,7 +91,7 @@ def _attraction(P: sparse.csr_matrix, y: np.ndarray) -> np.ndarray:
         difference = np.repeat(axis, degree) - axis.take(P.indices)
         squared += difference * difference
     pull = sparse.csr_matrix((P.data / squared, P.indices, P.indptr), shape=P.shape)
-    return pull.sum(axis=1).A1[:, None] * y - pull @ y
+    return (pull @ np.ones(len(y)))[:, None] * y - pull @ y
 
 
 @lru_cache(maxsize=2)

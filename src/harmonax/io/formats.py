@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import os
 from pathlib import Path
 
@@ -56,10 +57,7 @@ def gzipped(path: str | os.PathLike[str]) -> bool:
 
 def human(n_bytes: float) -> str:
     """Return a size as people write it, such as ``"1.5 GB"``."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if n_bytes < 1000:
-            break
-        n_bytes /= 1000
-    else:
-        unit = "TB"
-    return f"{n_bytes:.0f} bytes" if unit == "bytes" else f"{n_bytes:.1f} {unit}"
+    if n_bytes < 1000:
+        return f"{n_bytes:.0f} bytes"
+    power = min(4, int(math.log10(n_bytes) // 3))
+    return f"{n_bytes / 1000**power:.1f} {'kMGT'[power - 1]}B"

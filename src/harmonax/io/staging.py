@@ -17,7 +17,9 @@ from .formats import human
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if hasattr(errno, "EDQUOT") else (errno.ENOSPC, errno.EFBIG)
 
 
-def check_destination(path: str | os.PathLike[str], *, inputs: Sequence[str | os.PathLike[str]], overwrite: bool) -> Path:
+def check_destination(
+    path: str | os.PathLike[str], *, inputs: Sequence[str | os.PathLike[str]], overwrite: bool
+) -> Path:
     """Return where `path` really lies, or refuse it: called before any work.
 
     Parameters

@@ -5,8 +5,11 @@
 #include <cstring>
 #include <new>
 #include <stdexcept>
-#include <utility>
 #include <string>
+
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
 
 namespace harmonax {
 
@@ -40,18 +43,6 @@ std::vector<const InstructionSet*> available() {
 
 int64_t padded(int64_t n, int64_t width) { return (n + width - 1) / width * width; }
 
-// Memory on cache lines, for vectors.
-template <typename T>
-struct Aligned {
-    explicit Aligned(int64_t n)
-        : data(static_cast<T*>(::operator new[](std::max<int64_t>(n, 1) * sizeof(T), std::align_val_t(64)))) {}
-    Aligned(Aligned&& other) noexcept : data(std::exchange(other.data, nullptr)) {}
-    Aligned(const Aligned&) = delete;
-    Aligned& operator=(const Aligned&) = delete;
-    ~Aligned() { ::operator delete[](data, std::align_val_t(64)); }
-    T* data;
-};
-
 } // namespace
 
 const InstructionSet& instruction_set(const char* name) {
@@ -69,8 +60,24 @@ std::vector<const char*> instruction_sets() {
 }
 
 template <typename T>
+Buffer<T>::Buffer(int64_t n) {
+    const size_t bytes = std::max<int64_t>(n, 1) * sizeof(T), huge = size_t(2) << 20;
+    // Vectors want whole cache lines; what is large wants huge pages.
+    alignment_ = bytes >= 2 * huge ? huge : 64;
+    data_ = static_cast<T*>(::operator new(bytes, std::align_val_t(alignment_)));
+#ifdef __linux__
+    if (alignment_ == huge) madvise(data_, bytes / huge * huge, MADV_HUGEPAGE);
+#endif
+}
+
+template <typename T>
+Buffer<T>::~Buffer() {
+    ::operator delete(data_, std::align_val_t(alignment_));
+}
+
+template <typename T>
 struct Cells<T>::Packed {
-    Aligned<T> Y, base, sigma, logp, W;
+    Buffer<T> Y, base, sigma, logp, W;
     Tables<T> tables;
 };
 
@@ -78,7 +85,7 @@ template <typename T>
 template <typename Source>
 Cells<T>::Cells(const Plan& plan, const Source* Z, int64_t row_stride, int64_t column_stride, const InstructionSet& set,
                 int n_threads, const Poll& poll)
-    : plan_(plan), n_threads_(n_threads), Z_(new T[plan.n_cells * plan.d]), Zn_(new T[plan.n_cells * plan.d]) {
+    : plan_(plan), n_threads_(n_threads), Z_(plan.n_cells * plan.d), Zn_(plan.n_cells * plan.d) {
     if constexpr (sizeof(T) == 4)
         ops_ = &set.f32;
     else
@@ -88,7 +95,7 @@ Cells<T>::Cells(const Plan& plan, const Source* Z, int64_t row_stride, int64_t c
         const int64_t stop = std::min(plan.n_cells, (item + 1) * piece);
         for (int64_t i = item * piece; i < stop; ++i) {
             const Source* from = Z + plan.order[i] * row_stride;
-            T *z = Z_.get() + i * d, *zn = Zn_.get() + i * d;
+            T *z = Z_.data() + i * d, *zn = Zn_.data() + i * d;
             double squares = 0;
             for (int64_t j = 0; j < d; ++j) {
                 const double value = from[j * column_stride];
@@ -103,7 +110,7 @@ Cells<T>::Cells(const Plan& plan, const Source* Z, int64_t row_stride, int64_t c
 
 template <typename T>
 Layout<T> Cells<T>::layout(int64_t K) const {
-    return {Z_.get(),           Zn_.get(),         plan_.order,    plan_.segment_start, plan_.segment_joint,
+    return {Z_.data(),           Zn_.data(),         plan_.order,    plan_.segment_start, plan_.segment_joint,
             plan_.segment_block, plan_.joint_levels, plan_.n_variables, plan_.n_levels,      K,
             plan_.d};
 }
@@ -112,25 +119,25 @@ template <typename T>
 typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp, int64_t n_tables, const double* W) const {
     const int64_t K = c.K, d = plan_.d, B = plan_.n_levels, width = ops_->width;
     const int64_t K_pad = padded(K, width), d_pad = padded(d, width);
-    Packed p{Aligned<T>(K_pad * d), Aligned<T>(K_pad), Aligned<T>(K_pad), Aligned<T>(logp ? n_tables * B * K_pad : 0),
-             Aligned<T>(W ? B * K * d_pad : 0), {}};
+    Packed p{Buffer<T>(K_pad * d), Buffer<T>(K_pad), Buffer<T>(K_pad), Buffer<T>(logp ? n_tables * B * K_pad : 0),
+             Buffer<T>(W ? B * K * d_pad : 0), {}};
     std::vector<double> scaled(K * d);
     bool one_sigma = true;
     for (int64_t k = 0; k < K; ++k) {
         one_sigma = one_sigma && c.sigma[k] == c.sigma[0];
         for (int64_t j = 0; j < d; ++j) scaled[k * d + j] = 2.0 / c.sigma[k] * c.Y[k * d + j];
     }
-    ops_->pack_panels(scaled.data(), d, K, 1, d, p.Y.data);
+    ops_->pack_panels(scaled.data(), d, K, 1, d, p.Y.data());
     for (int64_t k = 0; k < K_pad; ++k) {
-        p.base.data[k] = k < K ? (T)(-2.0 / c.sigma[k]) : (T)-1e30;
-        p.sigma.data[k] = k < K ? (T)c.sigma[k] : (T)0;
+        p.base.data()[k] = k < K ? (T)(-2.0 / c.sigma[k]) : (T)-1e30;
+        p.sigma.data()[k] = k < K ? (T)c.sigma[k] : (T)0;
     }
     if (logp)
         for (int64_t row = 0; row < n_tables * B; ++row)
-            for (int64_t k = 0; k < K_pad; ++k) p.logp.data[row * K_pad + k] = k < K ? (T)logp[row * K + k] : (T)0;
+            for (int64_t k = 0; k < K_pad; ++k) p.logp.data()[row * K_pad + k] = k < K ? (T)logp[row * K + k] : (T)0;
     if (W)
-        for (int64_t b = 0; b < B; ++b) ops_->pack_panels(W + b * K * d, K, d, d, 1, p.W.data + b * K * d_pad);
-    p.tables = {p.Y.data, p.base.data, logp ? p.logp.data : nullptr, p.sigma.data, one_sigma, W ? p.W.data : nullptr};
+        for (int64_t b = 0; b < B; ++b) ops_->pack_panels(W + b * K * d, K, d, d, 1, p.W.data() + b * K * d_pad);
+    p.tables = {p.Y.data(), p.base.data(), logp ? p.logp.data() : nullptr, p.sigma.data(), one_sigma, W ? p.W.data() : nullptr};
     return p;
 }
 
@@ -140,19 +147,19 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
     const int64_t K = c.K, d = plan_.d, K_pad = padded(K, ops_->width);
     Packed p = pack(c, logp, 1, nullptr);
     // One table is given, that of this block; the kernels index it by block.
-    if (logp) p.tables.logp = p.logp.data - block * plan_.n_levels * K_pad;
+    if (logp) p.tables.logp = p.logp.data() - block * plan_.n_levels * K_pad;
     const Layout<T> x = layout(K);
     const int64_t g0 = plan_.block_grain[block], n_grains = plan_.block_grain[block + 1] - g0;
     const int64_t s0 = plan_.block_segment[block], n_segments = plan_.block_segment[block + 1] - s0;
     std::vector<double> segment_mass(n_segments * K, 0.0), grain_moment(moment ? n_grains * d * K_pad : 0, 0.0);
     std::vector<GrainSums> sums(n_grains);
     const int64_t scratch_size = ops_->scratch(d, K);
-    std::vector<Aligned<T>> scratch;
+    std::vector<Buffer<T>> scratch;
     for (int i = 0; i < n_threads_; ++i) scratch.emplace_back(scratch_size);
     parallel_for(n_grains, n_threads_, poll, [&](int64_t g, int worker) {
         const int64_t first = plan_.grain_segment[g0 + g], last = plan_.grain_segment[g0 + g + 1];
         sums[g] = {segment_mass.data() + (first - s0) * K, 0, 0, moment ? grain_moment.data() + g * d * K_pad : nullptr};
-        ops_->sweep(x, p.tables, block, first, last, scratch[worker].data, &sums[g]);
+        ops_->sweep(x, p.tables, block, first, last, scratch[worker].data(), &sums[g]);
     });
     // Combined in one fixed order: the bits do not depend on the threads.
     BlockSums total{0, 0};
@@ -182,7 +189,7 @@ void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double
         std::vector<double> S, mass;
     };
     std::vector<Unit> units(plan_.n_units);
-    std::vector<Aligned<T>> scratch;
+    std::vector<Buffer<T>> scratch;
     for (int i = 0; i < n_threads_; ++i) scratch.emplace_back(scratch_size);
     std::fill(S, S + plan_.n_joint * K * d, 0.0);
     std::fill(mass, mass + plan_.n_joint * K, 0.0);
@@ -197,7 +204,7 @@ void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double
     parallel_for(plan_.n_units, n_threads_, poll, [&](int64_t u, int worker) {
         units[u] = {std::vector<double>(d * K_pad, 0.0), std::vector<double>(K_pad, 0.0)};
         for (int64_t i = plan_.unit_segment[u]; i < plan_.unit_segment[u + 1]; ++i)
-            ops_->moments(x, p.tables, plan_.segments_by_joint[i], scratch[worker].data, units[u].S.data(),
+            ops_->moments(x, p.tables, plan_.segments_by_joint[i], scratch[worker].data(), units[u].S.data(),
                           units[u].mass.data());
         // A joint level that is one unit is added right away: with thousands of them, memory stays small.
         const bool alone = (u == 0 || joint_of(u - 1) != joint_of(u)) && (u + 1 == plan_.n_units || joint_of(u + 1) != joint_of(u));
@@ -214,7 +221,7 @@ void Cells<T>::correct_blocks(const Centroids& c, const double* logp, const doub
     const Packed p = pack(c, logp, plan_.n_blocks, W);
     const Layout<T> x = layout(K);
     const int64_t scratch_size = ops_->scratch(d, K);
-    std::vector<Aligned<T>> scratch;
+    std::vector<Buffer<T>> scratch;
     for (int i = 0; i < n_threads_; ++i) scratch.emplace_back(scratch_size);
     // A block at a time bounds the memory of the grains' sums.
     const int64_t step = moment ? 1 : plan_.n_blocks;
@@ -224,7 +231,7 @@ void Cells<T>::correct_blocks(const Centroids& c, const double* logp, const doub
         std::vector<double> grain_moment(moment ? n_grains * d * K_pad : 0, 0.0);
         parallel_for(n_grains, n_threads_, poll, [&](int64_t g, int worker) {
             ops_->correct(x, p.tables, plan_.grain_segment[g0 + g], plan_.grain_segment[g0 + g + 1],
-                          scratch[worker].data, moment ? grain_moment.data() + g * d * K_pad : nullptr, out32, out64);
+                          scratch[worker].data(), moment ? grain_moment.data() + g * d * K_pad : nullptr, out32, out64);
         });
         for (int64_t g = 0; moment && g < n_grains; ++g)
             for (int64_t j = 0; j < d; ++j)
@@ -247,14 +254,15 @@ template <typename T>
 void Cells<T>::assign(const Centroids& c, const double* logp, T* out, const Poll& poll) const {
     const Packed p = pack(c, logp, plan_.n_blocks, nullptr);
     const Layout<T> x = layout(c.K);
-    std::vector<Aligned<T>> scratch;
+    std::vector<Buffer<T>> scratch;
     for (int i = 0; i < n_threads_; ++i) scratch.emplace_back(ops_->scratch(plan_.d, c.K));
     parallel_for(plan_.n_grains, n_threads_, poll, [&](int64_t g, int worker) {
-        ops_->assign(x, p.tables, plan_.grain_segment[g], plan_.grain_segment[g + 1], scratch[worker].data, out);
+        ops_->assign(x, p.tables, plan_.grain_segment[g], plan_.grain_segment[g + 1], scratch[worker].data(), out);
     });
 }
 
 #define HX_INSTANTIATE(T)                                                                                          \
+    template class Buffer<T>;                                                                                      \
     template class Cells<T>;                                                                                       \
     template Cells<T>::Cells(const Plan&, const float*, int64_t, int64_t, const InstructionSet&, int, const Poll&); \
     template Cells<T>::Cells(const Plan&, const double*, int64_t, int64_t, const InstructionSet&, int, const Poll&);

@@ -4,7 +4,8 @@
 #include "parallel.hpp"
 #include "tile.hpp"
 
-#include <memory>
+#include <cstddef>
+#include <utility>
 #include <vector>
 
 namespace harmonax {
@@ -28,7 +29,23 @@ struct Plan {
     const int64_t* unit_segment;      // n_units + 1, into segments_by_joint: the pieces of work of `moments`
 };
 
-// A table of doubles, rows x columns, as NumPy hands it over.
+// Uninitialised memory, in huge pages where the system gives them: the first touch of small ones costs more than a sweep.
+template <typename T>
+class Buffer {
+  public:
+    explicit Buffer(int64_t n);
+    ~Buffer();
+    Buffer(Buffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)), alignment_(other.alignment_) {}
+    Buffer(const Buffer&) = delete;
+    Buffer& operator=(const Buffer&) = delete;
+    T* data() const { return data_; }
+
+  private:
+    T* data_;
+    size_t alignment_;
+};
+
+// Centroids and widths, doubles as NumPy hands them over.
 struct Centroids {
     const double* Y;     // K x d
     const double* sigma; // K
@@ -59,7 +76,7 @@ class Cells {
     void assign(const Centroids&, const double* logp, T* out, const Poll&) const;
 
     const Plan& plan() const { return plan_; }
-    const T* Zn() const { return Zn_.get(); }
+    const T* Zn() const { return Zn_.data(); }
 
   private:
     struct Packed;
@@ -71,8 +88,7 @@ class Cells {
     Plan plan_;
     const TileOps<T>* ops_;
     int n_threads_;
-    // Left uninitialised on purpose: the first touch is the copy itself.
-    std::unique_ptr<T[]> Z_, Zn_;
+    Buffer<T> Z_, Zn_;
 };
 
 } // namespace harmonax

@@ -18,7 +18,7 @@ namespace {
 
 constexpr int ROWS = HX_ROWS;     // rows of a register block
 constexpr int VECTORS = HX_VECTORS; // and its vectors: ROWS * VECTORS accumulators, plus VECTORS operands and a broadcast
-constexpr int64_t TILE = 48;      // cells; a multiple of ROWS, and R and Y together stay near the first-level cache
+constexpr int64_t TILE = 96;      // cells, a multiple of ROWS; their R stays in the second-level cache
 
 template <typename T>
 struct Vec;
@@ -91,20 +91,38 @@ inline Vec<double>::type exp_nonpositive(Vec<double>::type x) {
 template <typename T>
 constexpr T EXP_LEAST = sizeof(T) == 4 ? T(-87.0) : T(-708.0);
 
-// Fold a vector with an operation, in a fixed order.
-#define HX_FOLD(NAME, OP)                                                \
-    template <typename T>                                                \
-    inline T NAME(typename Vec<T>::type v) {                             \
-        T x[LANES<T>];                                                       \
-        memcpy(x, &v, sizeof x);                                         \
-        for (int64_t half = LANES<T> / 2; half > 0; half /= 2)               \
-            for (int64_t i = 0; i < half; ++i) x[i] = OP(x[i], x[i + half]); \
-        return x[0];                                                     \
+// Fold a vector by halves, in a fixed order; every lane of the last step holds the result.
+template <typename V>
+inline V half_swapped(V v, int half) {
+    // Lane i and lane i ^ half change places.
+    if constexpr (sizeof(V) / sizeof(v[0]) == 16) {
+        if (half == 8) return __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+        if (half == 4) return __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+        if (half == 2) return __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+        return __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+    } else if constexpr (sizeof(V) / sizeof(v[0]) == 8) {
+        if (half == 4) return __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3);
+        if (half == 2) return __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5);
+        return __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6);
+    } else if constexpr (sizeof(V) / sizeof(v[0]) == 4) {
+        if (half == 2) return __builtin_shufflevector(v, v, 2, 3, 0, 1);
+        return __builtin_shufflevector(v, v, 1, 0, 3, 2);
+    } else {
+        return __builtin_shufflevector(v, v, 1, 0);
     }
-#define HX_ADD(a, b) ((a) + (b))
-#define HX_MAX(a, b) ((a) > (b) ? (a) : (b))
-HX_FOLD(sum_of, HX_ADD)
-HX_FOLD(largest_of, HX_MAX)
+}
+template <typename T>
+inline T sum_of(typename Vec<T>::type v) {
+#pragma GCC unroll 4
+    for (int half = LANES<T> / 2; half > 0; half /= 2) v += half_swapped(v, half);
+    return v[0];
+}
+template <typename T>
+inline T largest_of(typename Vec<T>::type v) {
+#pragma GCC unroll 4
+    for (int half = LANES<T> / 2; half > 0; half /= 2) v = larger(v, half_swapped(v, half));
+    return v[0];
+}
 
 // C[r] = A[r] . B for ROWS rows and N vectors of columns. B: depth x (N * W), dense.
 template <typename T, int N>
@@ -150,50 +168,62 @@ void multiply(const T* A, int64_t lda, int64_t rows, int64_t depth, const T* B, 
     }
 }
 
-// S[q] += sum over rows of A[row][q] R[row], for ROWS features from A on and N vectors; sums in T, added up in double.
-template <typename T, int N>
-inline void outer_block(const T* A, int64_t lda, int64_t features, const T* R, int64_t ldr, int64_t rows, double* S,
-                        int64_t lds) {
+// S[q] += sum over rows of A[row][q] R[row], for F features from A on and N vectors; sums in T, added up in double.
+template <typename T, int F, int N>
+inline void outer_block(const T* A, int64_t lda, const T* R, int64_t ldr, int64_t rows, double* S, int64_t lds) {
     typedef typename Vec<T>::type V;
-    V acc[ROWS][N] = {};
-    int64_t q[ROWS];
-    for (int i = 0; i < ROWS; ++i) q[i] = least(i, features - 1);
+    V acc[F][N] = {};
     for (int64_t row = 0; row < rows; ++row) {
         V b[N];
 #pragma GCC unroll 8
         for (int n = 0; n < N; ++n) b[n] = load(R + row * ldr + n * LANES<T>);
         const T* a = A + row * lda;
 #pragma GCC unroll 8
-        for (int i = 0; i < ROWS; ++i) {
-            const T x = a[q[i]];
+        for (int i = 0; i < F; ++i) {
+            const T x = a[i];
 #pragma GCC unroll 8
             for (int n = 0; n < N; ++n) acc[i][n] += x * b[n];
         }
     }
-    for (int i = 0; i < least(ROWS, features); ++i) {
+    for (int i = 0; i < F; ++i) {
         T sums[N * LANES<T>];
         for (int n = 0; n < N; ++n) store(sums + n * LANES<T>, acc[i][n]);
         for (int64_t k = 0; k < N * LANES<T>; ++k) S[i * lds + k] += (double)sums[k];
     }
 }
 
+template <typename T, int N>
+inline void outer_panel(const T* A, int64_t lda, int64_t features, const T* R, int64_t ldr, int64_t rows, double* S,
+                        int64_t lds) {
+    static_assert(ROWS == 6, "one case for every number of rows");
+    switch (features) {
+    case 1: return outer_block<T, 1, N>(A, lda, R, ldr, rows, S, lds);
+    case 2: return outer_block<T, 2, N>(A, lda, R, ldr, rows, S, lds);
+    case 3: return outer_block<T, 3, N>(A, lda, R, ldr, rows, S, lds);
+    case 4: return outer_block<T, 4, N>(A, lda, R, ldr, rows, S, lds);
+    case 5: return outer_block<T, 5, N>(A, lda, R, ldr, rows, S, lds);
+    default: return outer_block<T, 6, N>(A, lda, R, ldr, rows, S, lds);
+    }
+}
+
 // S (d x K_pad) += A^T R.
 template <typename T>
 void outer(const T* A, int64_t d, const T* R, int64_t K_pad, int64_t rows, double* S) {
-    const int64_t vectors = K_pad / LANES<T>;
+    const int64_t vectors = K_pad / LANES<T>, pieces = (d + ROWS - 1) / ROWS;
     for (int64_t v = 0; v < vectors; v += VECTORS) {
         const int64_t n = least(VECTORS, vectors - v);
         const T* r = R + v * LANES<T>;
-        for (int64_t q = 0; q < d; q += ROWS) {
-            const int64_t f = least(ROWS, d - q);
+        // Features in pieces as even as can be: 50 is 5 x 6 + 4 x 5, not 8 x 6 + 2.
+        for (int64_t piece = 0; piece < pieces; ++piece) {
+            const int64_t q = piece * d / pieces, f = (piece + 1) * d / pieces - q;
             double* s = S + q * K_pad + v * LANES<T>;
-            if (n == 1) outer_block<T, 1>(A + q, d, f, r, K_pad, rows, s, K_pad);
+            if (n == 1) outer_panel<T, 1>(A + q, d, f, r, K_pad, rows, s, K_pad);
             if constexpr (VECTORS >= 2)
-                if (n == 2) outer_block<T, 2>(A + q, d, f, r, K_pad, rows, s, K_pad);
+                if (n == 2) outer_panel<T, 2>(A + q, d, f, r, K_pad, rows, s, K_pad);
             if constexpr (VECTORS >= 3)
-                if (n == 3) outer_block<T, 3>(A + q, d, f, r, K_pad, rows, s, K_pad);
+                if (n == 3) outer_panel<T, 3>(A + q, d, f, r, K_pad, rows, s, K_pad);
             if constexpr (VECTORS >= 4)
-                if (n == 4) outer_block<T, 4>(A + q, d, f, r, K_pad, rows, s, K_pad);
+                if (n == 4) outer_panel<T, 4>(A + q, d, f, r, K_pad, rows, s, K_pad);
         }
     }
 }
@@ -233,12 +263,13 @@ struct RowSums {
     double log_partition, entropy;
 };
 
-// Turn the logits of `rows` rows (all of one segment) into unnormalised weights e, with R = e * scale[row].
+// Turn the logits of at most TILE rows (all of one segment) into unnormalised weights e, with R = e * scale[row].
 template <typename T, bool ONE_SIGMA>
-inline RowSums softmax(T* logits, int64_t rows, const Tables<T>& t, const Scratch<T>& m, T* scale) {
+RowSums softmax(T* logits, int64_t rows, const Tables<T>& t, const Scratch<T>& m, T* scale) {
     typedef typename Vec<T>::type V;
     const int64_t K_pad = m.K_pad;
-    double log_partition = 0, entropy = 0;
+    T most[TILE];
+    // Rows in two loops, so that the long chains that fold a row overlap with other rows.
     for (int64_t r = 0; r < rows; ++r) {
         T* row = logits + r * K_pad;
         V top = load(row) + load(m.lambda);
@@ -248,10 +279,16 @@ inline RowSums softmax(T* logits, int64_t rows, const Tables<T>& t, const Scratc
             store(row + k, l);
             top = larger(top, l);
         }
-        const T most = largest_of<T>(top);
+        most[r] = largest_of<T>(top);
+    }
+    // With one sigma, sum ln Z_i is the log of a product, taken before it can overflow.
+    double log_partition = 0, entropy = 0, product = 1, log_product = 0;
+    V mean = {};
+    for (int64_t r = 0; r < rows; ++r) {
+        T* row = logits + r * K_pad;
         V total = {}, weighted = {}, sigmas = {};
         for (int64_t k = 0; k < K_pad; k += LANES<T>) {
-            const V l = larger(load(row + k) - most, all<T>(EXP_LEAST<T>));
+            const V l = larger(load(row + k) - most[r], all<T>(EXP_LEAST<T>));
             const V e = exp_nonpositive(l);
             store(row + k, e);
             total += e;
@@ -264,13 +301,27 @@ inline RowSums softmax(T* logits, int64_t rows, const Tables<T>& t, const Scratc
             }
         }
         const T sum = sum_of<T>(total);
-        const T inverse = T(1) / sum;
-        const double log_sum = sizeof(T) == 4 ? (double)logf((float)sum) : log((double)sum);
-        const double sigma = ONE_SIGMA ? (double)t.sigma[0] : (double)(sum_of<T>(sigmas) * inverse);
-        const double mean = (double)(sum_of<T>(weighted) * inverse) * (ONE_SIGMA ? sigma : 1.0);
-        log_partition += sigma * ((double)most + log_sum);
-        entropy += mean - sigma * log_sum;
-        scale[r] = inverse;
+        scale[r] = T(1) / sum;
+        mean += weighted * scale[r];
+        if (ONE_SIGMA) {
+            log_partition += (double)most[r];
+            product *= (double)sum;
+            if (product > 1e200) {
+                log_product += log(product);
+                product = 1;
+            }
+        } else {
+            const double sigma = (double)(sum_of<T>(sigmas) * scale[r]), log_sum = log((double)sum);
+            log_partition += sigma * ((double)most[r] + log_sum);
+            entropy -= sigma * log_sum;
+        }
+    }
+    entropy += (double)sum_of<T>(mean);
+    if (ONE_SIGMA) {
+        const double sigma = (double)t.sigma[0];
+        log_product += log(product);
+        log_partition = sigma * (log_partition + log_product);
+        entropy = sigma * (entropy - log_product);
     }
     return {log_partition, entropy};
 }

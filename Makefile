@@ -1,0 +1,67 @@
+# make demo, make test: each sets up what it needs in .venv, once, and again only when that changed.
+# PYTHON chooses the interpreter the environment is made with (3.11 or later): make test PYTHON=python3.13
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= demo
+PYTEST_ARGS ?=
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet
+NATIVE := CMakeLists.txt $(wildcard src/harmonax/kernels/*.cpp src/harmonax/kernels/*.hpp src/harmonax/kernels/*.inl)
+
+.PHONY: help demo test test-kernels lint format typecheck bench package clean
+
+help:
+	@echo "make demo          simulate, correct and draw a data set into $(DEMO)/"
+	@echo "make test          run the tests"
+	@echo "make test-kernels  run the C++ kernels under the address and undefined-behaviour sanitizers"
+	@echo "make lint          ruff: rules and formatting        make format     apply them"
+	@echo "make typecheck     mypy                              make bench      the benchmark table"
+	@echo "make package       sdist and wheel into dist/        make clean      remove all of the above"
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/harmonax demo -o $(DEMO)
+
+test: $(VENV)/.installed $(VENV)/.tests
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.tools
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: $(VENV)/.tools
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+typecheck: $(VENV)/.installed $(VENV)/.tools
+	$(PY) -m mypy
+
+package: $(VENV)/.tools
+	rm -rf dist
+	$(PY) -m build --outdir dist
+	$(PY) -m twine check --strict dist/*
+
+clean:
+	rm -rf $(VENV) build dist $(DEMO) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# pip 25.1 is the first that knows dependency groups.
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "harmonax needs Python 3.11 or later, as $(PYTHON); choose one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+		{ echo "$(PYTHON) has no working venv (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	$(PIP) install 'pip>=25.1'
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.created pyproject.toml $(NATIVE)
+	$(PIP) install --editable .
+	@touch $@
+
+$(VENV)/.tests: $(VENV)/.created pyproject.toml
+	$(PIP) install --group test
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.created pyproject.toml
+	$(PIP) install --group dev
+	@touch $@

@@ -1,0 +1,68 @@
+"""The command line: options to calls, errors to exit codes; nothing else.
+
+    integrate.py   harmonax integrate
+    demo.py        harmonax demo
+    values.py      lists of numbers and names, and --config files
+    terminal.py    messages on stderr, signals
+
+Commands import what they run when they run it, so that ``--help`` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import click
+
+from ..errors import HarmonaxError, NotConvergedError
+from ..version import __version__
+from .demo import demo
+from .integrate import integrate
+from .terminal import complain, signals
+
+# What a shell reports for a program ended by Ctrl-C.
+INTERRUPTED = 130
+USAGE, BAD_INPUT, NOT_CONVERGED = 2, 3, 4
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="harmonax")
+def cli() -> None:
+    """Batch correction for single-cell data: Harmony and Harmony2, exact and fast.
+
+    Exit codes: 0 done; 2 usage; 3 bad input or output; 4 not converged under --strict; 130 interrupted.
+    """
+
+
+cli.add_command(integrate)
+cli.add_command(demo)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code; the entry point ``harmonax``."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    try:
+        with signals():
+            return cli.main(arguments, prog_name="harmonax", standalone_mode=False) or 0
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        complain("interrupted; nothing was written")
+        return INTERRUPTED
+    except HarmonaxError as error:
+        complain(str(error))
+        return NOT_CONVERGED if isinstance(error, NotConvergedError) else BAD_INPUT
+    except MemoryError:
+        complain("out of memory")
+        return 1
+    except Exception as error:
+        if "--verbose" in (arguments if arguments is not None else sys.argv):
+            raise
+        complain(f"internal error: {type(error).__name__}: {error}; --verbose shows where")
+        return 1

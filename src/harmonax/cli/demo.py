@@ -1,0 +1,23 @@
+"""``harmonax demo``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from .terminal import messages
+
+
+@click.command(short_help="Make a data set with batch effects, correct it, and show the difference.")
+@click.option("-o", "--output", metavar="DIR", default="harmonax-demo", show_default=True, help="Where the files go.")
+@click.option("--cells", type=click.IntRange(min=100), metavar="N", help="Number of cells.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--quiet", is_flag=True, help="Errors only.")
+def demo(output: str, cells: int | None, seed: int, quiet: bool) -> None:
+    """Make counts of several batches, run PCA and the correction, and write the h5ad and a figure to DIR."""
+    with messages(quiet=quiet, verbose=False):
+        from ..demo import run_demo
+
+        size: dict[str, Any] = {} if cells is None else {"n_cells": cells}
+        run_demo(output, seed=seed, quiet=quiet, **size)

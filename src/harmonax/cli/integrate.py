@@ -1,0 +1,144 @@
+"""``harmonax integrate``."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from ..errors import NotConvergedError
+from ..params import HarmonyParams
+from .terminal import messages
+from .values import Names, Numbers, Threshold, read_config
+
+_FILES = ("output", "basis", "adjusted_basis", "metadata", "run_json", "overwrite")
+_COLUMNS = ("combine_keys", "missing", "allow_many_levels")
+_HOW = {"seed": "rng", "threads": "n_threads", "dtype": "dtype", "backend": "backend"}
+_FLOATS = click.Choice(["float32", "float64"])
+
+
+def _choice(*names: str) -> click.Choice:
+    return click.Choice(list(names))
+
+
+def _param(name: str, kind: Any, says: str, default: str | None = None) -> Callable[[Any], Any]:
+    """Make the option of a parameter, whose default has its home in `HarmonyParams`."""
+    value = getattr(HarmonyParams, name)
+    says += f"  [default: {default if default is not None else f'{value:g}' if isinstance(value, float) else value}]"
+    return click.option("--" + name.replace("_", "-"), name, type=kind, default=value, help=says)
+
+
+@click.command(short_help="Correct the embedding of a file.")
+@click.argument("source", metavar="IN")
+@click.option(
+    "-o", "--output", metavar="OUT", required=True, help="Result: .h5ad, .zarr, .csv, .tsv (.gz), .parquet or .npy."
+)
+@click.option(
+    "--batch-key", type=Names(), multiple=True, required=True, help="Batch columns; several are separate variables."
+)
+@click.option("--basis", metavar="NAME", default="X_pca", show_default=True, help="Embedding in obsm.")
+@click.option(
+    "--adjusted-basis",
+    metavar="NAME",
+    default="X_pca_harmony",
+    show_default=True,
+    help="Where in obsm the result goes.",
+)
+@click.option(
+    "--metadata", metavar="META", help="Table with the batch columns of a bare embedding: .parquet, .csv, .tsv (.gz)."
+)
+@_param("flavor", _choice("harmony2", "harmony1"), "Harmony of 2026 or of 2019.")
+@_param("theta", Numbers(), "Strength of the diversity penalty: one, per column, or per level.")
+@_param("sigma", Numbers(), "Width of the soft clusters: one, or per cluster.")
+@_param("tau", float, "Protects small batches; 0 is off.")
+@_param("ridge", _choice("dynamic", "fixed"), "Kind of ridge penalty.", "the flavor's own")
+@_param("ridge_lambda", Numbers(), "Fixed ridge penalty: one, per column, or per level. Given, --ridge is fixed.")
+@_param("alpha", float, "Dynamic ridge penalty (harmony2).")
+@_param("batch_prune_threshold", Threshold(), "Smallest share of a batch in a cluster that is corrected (harmony2).")
+@_param("n_clusters", int, "Number of soft clusters.", "cells / 30, from 2 to 100")
+@_param("max_iter_harmony", int, "Most rounds.")
+@_param("max_iter_clustering", int, "Most passes in a round.")
+@_param("tol_harmony", float, "Relative change of the objective that ends the run.")
+@_param("tol_clustering", float, "Relative change of the objective that ends a round.")
+@_param("block_proportion", float, "Share of the cells reassigned at a time.")
+@_param("correction_method", _choice("fast", "original"), "Equal to rounding.")
+@_param("precision", _FLOATS, "Arithmetic of the cells.")
+@click.option("--dtype", type=_FLOATS, help="Numbers of the result.  [default: those of the arithmetic]")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed gives the same bits."
+)
+@click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads.  [default: the CPUs it may use]")
+@click.option(
+    "--backend",
+    type=_choice("auto", "memory", "dense"),
+    default="auto",
+    show_default=True,
+    help="Where the cells live.",
+)
+@click.option("--combine-keys", is_flag=True, help="Join the batch columns into one variable.")
+@click.option(
+    "--missing",
+    type=_choice("error", "level"),
+    default="error",
+    show_default=True,
+    help="What missing batch labels are.",
+)
+@click.option("--allow-many-levels", is_flag=True, help="Accept columns that look like measurements or barcodes.")
+@click.option("--overwrite", is_flag=True, help="Replace OUT and run.json; never IN.")
+@click.option("--run-json", metavar="PATH", help="Record of the run.  [default: run.json beside OUT]")
+@click.option("--strict", is_flag=True, help="Exit with 4 where the run did not converge; OUT is written all the same.")
+@click.option(
+    "--config",
+    metavar="TOML",
+    is_eager=True,
+    callback=read_config,
+    help="File of options by their long names; the command line wins.",
+)
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+@click.option("--verbose", is_flag=True, help="Print more.")
+@click.pass_context
+def integrate(ctx: click.Context, source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any) -> None:
+    """Remove batch effects from an embedding in IN, and write it to OUT.
+
+    IN is .h5ad or .zarr, of which only the embedding and the batch columns are read (X never is), or a bare embedding
+    (.csv, .tsv, .gz of these, .parquet, .npy) with --metadata. An OUT of .h5ad or .zarr has all that IN has and the
+    corrected embedding; any other is the embedding alone. run.json beside it says how it was made. Both appear whole
+    or not at all.
+
+    --theta 0 removes the diversity penalty, not the correction: cells still move.
+
+    \b
+    harmonax integrate atlas.h5ad -o corrected.h5ad --batch-key donor,chemistry
+    harmonax integrate pca.csv --metadata cells.csv -o corrected.csv --batch-key batch
+    """
+    if options["quiet"] and options["verbose"]:
+        raise click.UsageError("--quiet and --verbose exclude each other")
+    with messages(quiet=options["quiet"], verbose=options["verbose"]):
+        from ..files import FileJob, integrate_file
+        from ..result import Status
+
+        keys = [name for names in batch_key for name in names]
+        also_read = [options["config"]] if options["config"] else []
+        job = FileJob(source, keys=keys, also_read=also_read, **{name: options[name] for name in _FILES})
+        how = {ours: options[name] for name, ours in _HOW.items()}
+        result = integrate_file(
+            job,
+            _params(ctx, options),
+            columns={name: options[name] for name in _COLUMNS},
+            progress=False if options["quiet"] else None,
+            **how,
+        )
+    if options["strict"] and result.status is Status.MAX_ITERATIONS:
+        raise NotConvergedError(f"--strict: {result.summary()}")
+
+
+def _params(ctx: click.Context, options: dict[str, Any]) -> HarmonyParams:
+    given = {field.name: options[field.name] for field in dataclasses.fields(HarmonyParams)}
+    if given["batch_prune_threshold"] == "none":
+        given["batch_prune_threshold"] = None
+    if given["ridge"] is None and ctx.get_parameter_source("ridge_lambda") is not ParameterSource.DEFAULT:
+        given["ridge"] = "fixed"
+    return HarmonyParams(**given)

@@ -1,0 +1,96 @@
+"""Values of options: lists of numbers and of names, and files that hold options."""
+
+from __future__ import annotations
+
+import tomllib
+from typing import Any
+
+import click
+
+from ..errors import nearest
+
+
+class Numbers(click.ParamType):
+    """One number, or several with commas; a list in a configuration file."""
+
+    name = "number[,number...]"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float | tuple[float, ...]:
+        parts = value.split(",") if isinstance(value, str) else value if isinstance(value, (list, tuple)) else [value]
+        try:
+            numbers = tuple(float(part) for part in parts)
+        except (TypeError, ValueError):
+            self.fail(f"{value!r} is not a number or a list of numbers with commas", param, ctx)
+        return numbers[0] if len(numbers) == 1 and not isinstance(value, (list, tuple)) else numbers
+
+
+class Threshold(click.ParamType):
+    """A number, or "none" for no threshold."""
+
+    name = "number|none"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        # Not None yet: that is an option which was not given.
+        if isinstance(value, str) and value.lower() == "none":
+            return "none"
+        try:
+            return float(value)
+        except (TypeError, ValueError):
+            self.fail(f"{value!r} is neither a number nor 'none'", param, ctx)
+
+
+class Names(click.ParamType):
+    """Names with commas; a list in a configuration file, whose names may have commas inside."""
+
+    name = "name[,name...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        if isinstance(value, tuple):
+            return value
+        names = tuple(part.strip() for part in str(value).split(","))
+        if not all(names):
+            self.fail(f"{value!r} has an empty name", param, ctx)
+        return names
+
+
+def read_config(ctx: click.Context, param: click.Parameter, path: str | None) -> str | None:
+    """Make the options of a TOML file the defaults of this call, so that the command line wins."""
+    if path is None:
+        return None
+    try:
+        with open(path, "rb") as file:
+            values = tomllib.load(file)
+    except OSError as error:
+        raise click.BadParameter(f"{path}: {error.strerror}", ctx, param) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise click.BadParameter(f"{path} is not TOML: {error}", ctx, param) from None
+    options = {o.name: o for o in ctx.command.params if isinstance(o, click.Option) and o.name and o is not param}
+    known = [name.replace("_", "-") for name in options]
+    chosen: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in options:
+            raise click.BadParameter(
+                f"{path}: unknown option '{key}'; {nearest(key.replace('_', '-'), known)}", ctx, param
+            )
+        if name in chosen:
+            raise click.BadParameter(f"{path}: '{key}' is given twice", ctx, param)
+        chosen[name] = _as_given(path, key, value, options[name], ctx, param)
+    ctx.default_map = {**(ctx.default_map or {}), **chosen}
+    return path
+
+
+def _as_given(path: str, key: str, value: Any, option: click.Option, ctx: click.Context, param: click.Parameter) -> Any:
+    """Return a value of TOML as the option takes it, or refuse one of the wrong kind."""
+    if isinstance(value, dict):
+        raise click.BadParameter(f"{path}: '{key}' is a table; options stand at the top level", ctx, param)
+    if option.is_flag != isinstance(value, bool):
+        wanted = "true or false" if option.is_flag else "a value, not true or false"
+        raise click.BadParameter(f"{path}: '{key}' must be {wanted}", ctx, param)
+    if option.multiple:
+        return [tuple(str(v) for v in value)] if isinstance(value, list) else [value]
+    if isinstance(value, list) and not isinstance(option.type, Numbers):
+        raise click.BadParameter(f"{path}: '{key}' takes one value, not a list", ctx, param)
+    return value

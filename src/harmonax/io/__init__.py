@@ -1,0 +1,40 @@
+"""Files: reading what a run needs and writing what it makes, whole or not at all.
+
+    formats.py    kinds of files, told by their names
+    source.py     what a run reads: an embedding, batch columns, cell names
+      annotated.py    from .h5ad and .zarr, never touching X
+      bare.py         from .csv, .tsv (.gz), .parquet, .npy with a metadata table
+    sink.py       what it writes: the same kinds of files
+      convert.py      .h5ad to .zarr and back, block by block
+    record.py     run.json
+    staging.py    beside its place first, then flushed, then renamed
+
+Knows pandas, anndata, h5py and zarr; of harmonax only the values (errors, design). Runs nothing: `files.py` does.
+"""
+
+from __future__ import annotations
+
+from .formats import Format, format_of
+from .record import data_hash, file_facts, peak_memory, versions, write_json
+from .sink import Result, check_writable, size_of, write_result
+from .source import Source, read_source
+from .staging import check_destination, check_space, whole_or_nothing
+
+__all__ = [
+    "Format",
+    "Result",
+    "Source",
+    "check_destination",
+    "check_space",
+    "check_writable",
+    "data_hash",
+    "file_facts",
+    "format_of",
+    "peak_memory",
+    "read_source",
+    "size_of",
+    "versions",
+    "whole_or_nothing",
+    "write_json",
+    "write_result",
+]

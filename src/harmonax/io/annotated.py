@@ -1,0 +1,150 @@
+"""AnnData on disk, .h5ad and .zarr: one entry of obsm and some columns of obs, never X."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..errors import FileFormatError, InputError, MissingExtraError, MissingKeyError, nearest
+from .formats import Format
+from .source import Source, reading
+
+
+def read_annotated(path: Path, kind: Format, keys: Sequence[str], basis: str) -> Source:
+    """Read ``obsm[basis]`` and the batch columns of an AnnData file."""
+    with reading(path, kind), opened(path, kind) as root:
+        for part in ("obs", "obsm"):
+            if part not in root:
+                raise FileFormatError(f"{path} is not an AnnData file: it has no '{part}'")
+            if not hasattr(root[part], "keys"):
+                raise FileFormatError(f"{path} was written by anndata before 0.7; read and write it again with anndata")
+        bases = sorted(root["obsm"].keys())
+        if basis not in bases:
+            raise MissingKeyError(f"{path}: obsm has no basis '{basis}'; {nearest(basis, bases)}")
+        table = _read_obs(path, root["obs"], keys)
+        Z, features = _as_matrix(_read(root["obsm"][basis]))
+    if Z.ndim and len(Z) != len(table):
+        raise FileFormatError(f"{path}: obsm['{basis}'] has {len(Z)} rows but obs has {len(table)}; they must agree")
+    return Source(path, kind, Z, table, named=True, features=features)
+
+
+@contextlib.contextmanager
+def opened(path: Path, kind: Format, *, write: bool = False) -> Iterator[Any]:
+    """Open the root group; the file is closed, however the body ends."""
+    if kind is Format.ZARR:
+        yield _zarr_group(path, "r+" if write else "r")
+        return
+    import h5py
+
+    if path.is_dir():
+        raise FileFormatError(f"{path} is a directory, not an .h5ad file")
+    with h5py.File(path, "r+" if write else "r") as file:
+        yield file
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hide what anndata and zarr announce about their own future formats."""
+    with warnings.catch_warnings():
+        for category in (DeprecationWarning, FutureWarning, UserWarning):
+            warnings.simplefilter("ignore", category)
+        yield
+
+
+@contextlib.contextmanager
+def nullable_strings() -> Iterator[None]:
+    """Let anndata write the string columns that it just read, which some versions refuse by default."""
+    import anndata
+
+    if "allow_write_nullable_strings" not in dir(anndata.settings):
+        yield
+        return
+    with anndata.settings.override(allow_write_nullable_strings=True):
+        yield
+
+
+def import_zarr() -> Any:
+    """Return zarr, which older versions of anndata do not bring along."""
+    try:
+        import zarr
+    except ImportError:
+        raise MissingExtraError("Zarr stores need the package zarr: pip install zarr") from None
+    return zarr
+
+
+@contextlib.contextmanager
+def created(path: Path, kind: Format) -> Iterator[Any]:
+    """Make an empty file, or a Zarr store in the version that anndata writes, and give its root group."""
+    if kind is Format.H5AD:
+        import h5py
+
+        with h5py.File(path, "w") as file:
+            yield file
+        return
+    zarr = import_zarr()
+    import anndata
+
+    choice = {"zarr_format": getattr(anndata.settings, "zarr_write_format", 2)} if zarr_3(zarr) else {}
+    yield zarr.open_group(str(path), mode="w", **choice)
+    consolidate(path)
+
+
+def consolidate(path: Path) -> None:
+    """Gather the metadata of a Zarr store in one place, as anndata does; what was there would hide what was added."""
+    zarr = import_zarr()
+    zarr.consolidate_metadata(str(path))
+
+
+def _zarr_group(path: Path, mode: str) -> Any:
+    zarr = import_zarr()
+    if not path.is_dir():
+        raise FileFormatError(f"{path} is not a Zarr directory")
+    # Consolidated metadata may lag behind the store, and zarr 3 refuses to change a group read through them.
+    choice = {"use_consolidated": False} if zarr_3(zarr) else {}
+    return zarr.open_group(str(path), mode=mode, **choice)
+
+
+def zarr_3(zarr: Any) -> bool:
+    """Return whether this is zarr's version 3 or later."""
+    return int(zarr.__version__.split(".")[0]) >= 3
+
+
+def _read(element: Any) -> Any:
+    from anndata.io import read_elem
+
+    with quiet():
+        return read_elem(element)
+
+
+def _read_obs(path: Path, obs: Any, keys: Sequence[str]) -> pd.DataFrame:
+    columns = [str(c) for c in obs.attrs["column-order"]]
+    for key in keys:
+        if key not in columns:
+            raise MissingKeyError(f"{path}: obs has no column '{key}'; {nearest(key, columns)}")
+    if obs.attrs.get("encoding-version") == "0.1.0":
+        # Older categories lie beside the columns and are put together only when obs is read as a whole.
+        return _read(obs)[list(keys)]
+    index = pd.Index(np.asarray(_read(obs[obs.attrs["_index"]])).astype(str))
+    # A repeated key is for the design to refuse.
+    read = {key: _read(obs[key]) for key in keys}
+    for key, values in read.items():
+        if len(values) != len(index):
+            raise FileFormatError(f"{path}: obs['{key}'] has {len(values)} rows but there are {len(index)} cells")
+    return pd.DataFrame(read, index=index)
+
+
+def _as_matrix(value: Any) -> tuple[np.ndarray, list[str] | None]:
+    if isinstance(value, pd.DataFrame):
+        return value.to_numpy(), [str(c) for c in value.columns]
+    if hasattr(value, "toarray"):
+        return value.toarray(), None
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"the basis holds {type(value).__name__} of {array.dtype}; allowed are real numbers")
+    return array, None

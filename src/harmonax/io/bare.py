@@ -1,0 +1,137 @@
+"""Bare embeddings and their metadata tables: .csv, .tsv (.gz), .parquet, .npy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..errors import FileFormatError, InputError, MissingExtraError, MissingKeyError, nearest
+from .formats import TABLES, Format, format_of, gzipped
+from .source import Source, reading
+
+
+def read_bare(path: Path, kind: Format, keys: Sequence[str], metadata: Path) -> Source:
+    """Read an embedding and the batch columns of its cells from a second file."""
+    table, labels = _read_metadata(metadata, keys)
+    if kind is Format.NPY:
+        names, features, Z = None, None, _read_npy(path)
+    else:
+        frame, names = _split_names(_read_table(path, kind), path)
+        Z, features = _numbers(frame, path), [str(c) for c in frame.columns]
+    notes: tuple[str, ...] = ()
+    if names is not None and labels is not None:
+        table, notes = _join(table, labels, names, path, metadata)
+    elif Z.ndim and len(Z) != len(table):
+        raise InputError(
+            f"{path} has {len(Z)} cells but {metadata} has {len(table)} rows; without cell names in both "
+            "(a first column of text) they must agree"
+        )
+    elif names is not None or labels is not None:
+        notes = (f"only one of {path} and {metadata} has cell names: their rows are taken to be in the same order",)
+    known = names if names is not None else labels
+    table = table.set_axis(known if known is not None else pd.RangeIndex(len(table)), axis=0)
+    return Source(path, kind, Z, table, known is not None, features, notes)
+
+
+def _read_npy(path: Path) -> np.ndarray:
+    with reading(path, Format.NPY):
+        # Pickled objects could run anything.
+        array = np.load(path, allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise FileFormatError(f"{path} is an archive of several arrays (.npz); save one array")
+        return array
+
+
+def _read_table(path: Path, kind: Format) -> pd.DataFrame:
+    with reading(path, kind):
+        if kind is Format.PARQUET:
+            return _read_parquet(path)
+        separator = "," if kind is Format.CSV else "\t"
+        compression = "gzip" if gzipped(path) else None
+        # low_memory would guess types chunk by chunk, and make two levels of one label.
+        frame = pd.read_csv(path, sep=separator, compression=compression, low_memory=False)
+    if _is_data([str(c) for c in frame.columns]):
+        raise FileFormatError(f"{path} begins with numbers; its first line must name the columns")
+    return frame
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("Parquet files need pyarrow: pip install 'harmonax[parquet]'") from None
+    return pd.read_parquet(path, engine="pyarrow")
+
+
+def _split_names(frame: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, pd.Index | None]:
+    """Take the cells' names off a table: its index, or a first column of text."""
+    if not isinstance(frame.index, pd.RangeIndex):
+        return frame, frame.index.astype(str)
+    if frame.shape[1] == 0:
+        raise FileFormatError(f"{path} has no columns")
+    first = frame.iloc[:, 0]
+    unnamed = str(frame.columns[0]).startswith("Unnamed:") or str(frame.columns[0]) == ""
+    if not unnamed and pd.api.types.is_numeric_dtype(first.dtype):
+        return frame, None
+    rest = frame.iloc[:, 1:]
+    # What pandas and R write when nobody named the rows says nothing about the cells.
+    counted = pd.api.types.is_integer_dtype(first.dtype) and any(
+        np.array_equal(first, np.arange(start, start + len(first))) for start in (0, 1)
+    )
+    return rest, None if unnamed and counted else pd.Index(first.astype(str))
+
+
+def _numbers(frame: pd.DataFrame, path: Path) -> np.ndarray:
+    for name in frame.columns:
+        if not pd.api.types.is_numeric_dtype(frame[name].dtype):
+            raise InputError(
+                f"{path}: column '{name}' holds {frame[name].dtype} values, not numbers; "
+                "an embedding has at most one column of cell names, the first, and then numbers"
+            )
+    return frame.to_numpy(dtype=np.float32 if (frame.dtypes == np.float32).all() else np.float64, na_value=np.nan)
+
+
+def _read_metadata(path: Path, keys: Sequence[str]) -> tuple[pd.DataFrame, pd.Index | None]:
+    frame = _read_table(path, format_of(path, TABLES))
+    columns = [str(c) for c in frame.columns]
+    for key in keys:
+        if key not in columns:
+            raise MissingKeyError(f"{path} has no column '{key}'; {nearest(key, columns)}")
+    # A table of nothing but labels begins with one of them.
+    by_position = isinstance(frame.index, pd.RangeIndex) and columns[0] in keys
+    labels = None if by_position else _split_names(frame, path)[1]
+    return frame[list(dict.fromkeys(keys))], labels
+
+
+def _join(
+    table: pd.DataFrame, labels: pd.Index, names: pd.Index, path: Path, metadata: Path
+) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Put the rows of the metadata in the order of the embedding's cells."""
+    if labels.equals(names):
+        return table, ()
+    for index, where in ((labels, metadata), (names, path)):
+        if not index.is_unique:
+            twice = index[index.duplicated()][0]
+            raise InputError(f"{where}: the cell name '{twice}' occurs more than once; cells are matched by name")
+    rows = labels.get_indexer(names)
+    lost = names[rows < 0]
+    if len(lost):
+        raise InputError(
+            f"{len(lost)} of the {len(names)} cells of {path} are not in the first column of {metadata} "
+            f"(first: '{lost[0]}')" + (f"; there the names look like '{labels[0]}'" if len(labels) else "")
+        )
+    spare = len(labels) - len(names)
+    notes = (f"{metadata}: {spare} rows belong to no cell of {path} and are left out",) if spare else ()
+    return table.iloc[rows], notes
+
+
+def _is_data(columns: list[str]) -> bool:
+    """Return whether a first line is data: numbers after its first field, but not columns counted 0, 1, 2, ..."""
+    try:
+        values = np.array([float(c) for c in columns[1:] or columns])
+    except ValueError:
+        return False
+    return len(values) > 0 and not (values[0] in (0, 1, 2) and np.all(np.diff(values) == 1))

@@ -1,0 +1,159 @@
+"""What a run writes: an AnnData file with the corrected embedding added, or the embedding alone."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..errors import MissingExtraError, OutputError
+from .formats import Format
+from .source import Source
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What is added to what was read.
+
+    Attributes
+    ----------
+    source
+        What was read.
+    basis, adjusted_basis
+        Names of the embedding and of the corrected one in ``obsm``.
+    embedding
+        The corrected embedding, (N, d).
+    record
+        How it was made, for ``uns["harmonax"]``.
+    """
+
+    source: Source
+    basis: str
+    adjusted_basis: str
+    embedding: np.ndarray
+    record: Mapping[str, Any]
+
+
+def check_writable(kind: Format) -> None:
+    """Refuse, before any work, a format whose package is missing."""
+    if kind is Format.PARQUET:
+        try:
+            import pyarrow  # noqa: F401
+        except ImportError:
+            raise MissingExtraError("Parquet files need pyarrow: pip install 'harmonax[parquet]'") from None
+    if kind is Format.ZARR:
+        from .annotated import import_zarr
+
+        import_zarr()
+
+
+def size_of(source: Source, kind: Format, n_bytes: int) -> int:
+    """Return about how many bytes the result takes on the disk, given those of its embedding."""
+    if not kind.annotated:
+        # 12 characters a number; parquet and npy hold it as it is.
+        return n_bytes * 3 if kind.text else n_bytes
+    if not source.format.annotated:
+        return n_bytes + source.Z.nbytes
+    files = source.path.rglob("*") if source.path.is_dir() else [source.path]
+    return n_bytes + sum(f.stat().st_size for f in files if f.is_file())
+
+
+def write_result(part: Path, kind: Format, result: Result, *, compress: bool = False) -> None:
+    """Write the result to `part` in format `kind`.
+
+    An AnnData file made from another has everything that one has; its ``X`` is copied, never loaded.
+    """
+    if not kind.annotated:
+        _write_bare(part, kind, result, compress)
+    elif not result.source.format.annotated:
+        _write_new(part, kind, result)
+    else:
+        _copy(result.source, part, kind)
+        _add(part, kind, result)
+
+
+def _copy(source: Source, part: Path, kind: Format) -> None:
+    if source.format is not kind:
+        from .convert import convert
+
+        convert(source.path, source.format, part, kind)
+    elif kind is Format.H5AD:
+        before = source.path.stat()
+        shutil.copyfile(source.path, part)
+        after = source.path.stat()
+        if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise OutputError(f"{source.path} was changed by another program while it was copied; run again")
+    else:
+        _copy_tree(source.path, part)
+
+
+def _copy_tree(source: Path, target: Path) -> None:
+    # Not shutil.copytree: it copies access rights too, and a read-only store would give a read-only copy.
+    target.mkdir()
+    for entry in sorted(source.iterdir()):
+        if entry.is_dir():
+            _copy_tree(entry, target / entry.name)
+        else:
+            shutil.copyfile(entry, target / entry.name)
+
+
+def _add(part: Path, kind: Format, result: Result) -> None:
+    """Add the corrected embedding and the record to a copy."""
+    from anndata.io import write_elem
+
+    from .annotated import consolidate, opened, quiet
+
+    with quiet():
+        with opened(part, kind, write=True) as root:
+            if "uns" not in root:
+                write_elem(root, "uns", {})
+            write_elem(root["obsm"], result.adjusted_basis, np.ascontiguousarray(result.embedding))
+            write_elem(root["uns"], "harmonax", result.record)
+        if kind is Format.ZARR:
+            consolidate(part)
+
+
+def _write_new(part: Path, kind: Format, result: Result) -> None:
+    """Make an AnnData file without X from a bare embedding and its batch columns."""
+    import anndata
+
+    from .annotated import created, quiet
+
+    with quiet():
+        table = result.source.table.set_axis(result.source.table.index.astype(str), axis=0)
+        adata = anndata.AnnData(
+            obs=table,
+            obsm={result.basis: result.source.Z, result.adjusted_basis: result.embedding},
+            uns={"harmonax": result.record},
+        )
+        adata.strings_to_categoricals()
+        with created(part, kind) as root:
+            anndata.io.write_elem(root, "/", adata)
+
+
+def _write_bare(part: Path, kind: Format, result: Result, compress: bool) -> None:
+    if kind is Format.NPY:
+        with open(part, "wb") as file:
+            np.save(file, np.ascontiguousarray(result.embedding), allow_pickle=False)
+        return
+    source = result.source
+    columns = source.features or [f"{result.adjusted_basis}_{i + 1}" for i in range(result.embedding.shape[1])]
+    frame = pd.DataFrame(result.embedding, columns=columns, copy=False)
+    if source.named:
+        frame.index = source.table.index.rename("cell")
+    if kind is Format.PARQUET:
+        frame.to_parquet(part, engine="pyarrow", index=source.named)
+        return
+    separator = "," if kind is Format.CSV else "\t"
+    with open(part, "wb") as file:
+        # No name and no time inside, so the same run gives the same bytes.
+        packed = gzip.GzipFile("", "wb", 6, file, mtime=0) if compress else None
+        with io.TextIOWrapper(packed or file, encoding="utf-8", newline="") as text:
+            frame.to_csv(text, sep=separator, index=source.named, lineterminator="\n")
