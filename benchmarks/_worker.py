@@ -16,8 +16,12 @@ save        start of the names of files for Z_corr.npy, R.npy and Y.npy of the l
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import logging
 import os
+import re
 import resource
 import sys
 import time
@@ -35,14 +39,19 @@ def main(job: dict[str, Any]) -> None:
 
     folder = Path(job["data"])
     Z, codes = np.load(folder / "Z.npy"), np.load(folder / "codes.npy")
-    obs = pd.DataFrame({f"batch{f}": pd.Categorical(codes[:, f].astype(str)) for f in range(codes.shape[1])})
+    names = [[str(level) for level in range(column.max() + 1)] for column in codes.T]
+    labels = [pd.Categorical.from_codes(column, own) for column, own in zip(codes.T, names, strict=True)]
+    obs = pd.DataFrame({f"batch{f}": column for f, column in enumerate(labels)})
+    if job["program"] == "scanpy" or job["settings"] == "defaults":
+        obs.index = obs.index.astype(str)  # as AnnData wants it
+    logging.getLogger("harmonax").setLevel(logging.ERROR)
     run = {"harmonax": run_harmonax, "harmonypy": run_harmonypy, "scanpy": run_scanpy}[job["program"]]
     if job.get("warm", True):
         # A small run first: imports, compilation and thread pools are not what is measured.
         small = np.sort(np.random.default_rng(0).choice(len(Z), min(2000, len(Z)), replace=False))
         settings = {"settings": "equal", "rounds": 2, "passes": 2}
-        run(Z[small], obs.iloc[small].reset_index(drop=True), {**job, **settings})
-    cpu, wall, memory = [], [], []
+        run(Z[small], obs.iloc[small], {**job, **settings})
+    cpu, wall, memory, total = [], [], [], []
     for _ in range(job.get("calls", 1)):
         answer = None
         before = reset_peak()
@@ -50,13 +59,14 @@ def main(job: dict[str, Any]) -> None:
         answer = run(Z, obs, job)
         wall.append(time.perf_counter() - start)
         cpu.append(cpu_seconds() - start_cpu)
-        memory.append((peak() - before - answer["Z_corr"].nbytes) / len(Z))
+        total.append(peak())
+        memory.append((total[-1] - before - answer["Z_corr"].nbytes) / len(Z))
     if job.get("save"):
         for name in ("Z_corr", "R", "Y"):
             if name in answer:
                 value = answer[name]() if callable(answer[name]) else answer[name]
                 np.save(f"{job['save']}{name}.npy", np.ascontiguousarray(value))
-    measured = {"cpu": cpu, "wall": wall, "bytes_per_cell": memory, "version": version_of(job["program"])}
+    measured = {"cpu": cpu, "wall": wall, "bytes_per_cell": memory, "peak": total, "version": version_of(job["program"])}
     print(json.dumps(measured | {k: answer[k] for k in ("passes", "objective", "about") if k in answer}), flush=True)
 
 
@@ -106,11 +116,17 @@ def run_scanpy(Z: Any, obs: Any, job: dict[str, Any]) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     if job["settings"] == "equal":
         changes = {"max_iter_harmony": job["rounds"], "max_iter_clustering": job["passes"]}
-        changes |= {"tol_harmony": 0.0, "tol_clustering": 0.0}
+        # With 0 an increase of the objective would stop it.
+        changes |= {"tol_harmony": -1.0, "tol_clustering": -1.0}
+    # It tells the number of rounds in its log only, and of passes nowhere.
+    scanpy.settings.verbosity = "info"
+    scanpy.settings.logfile = log = io.StringIO()
     adata = anndata.AnnData(obs=obs, obsm={"X_pca": Z})
     options = {"rng": job.get("seed", 0), "n_clusters": job.get("clusters"), "dtype": np.float32}
-    scanpy.pp.harmony_integrate(adata, list(obs.columns), **options, **changes)
-    return {"Z_corr": adata.obsm["X_pca_harmony"]}
+    with contextlib.redirect_stderr(io.StringIO()):  # its progress bar
+        scanpy.pp.harmony_integrate(adata, list(obs.columns), **options, **changes)
+    rounds = int(re.findall(r"(\d+) iterations", log.getvalue())[-1])
+    return {"Z_corr": adata.obsm["X_pca_harmony"], "passes": [None] * rounds}
 
 
 def version_of(program: str) -> str:

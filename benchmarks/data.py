@@ -3,8 +3,8 @@
 What it makes, for N cells and d components, all from one seed:
 
 - component j has scale s_j = 1 / sqrt(1 + j), like the decaying spectrum of a PCA;
-- 30 cell types with means 3 s_j N(0, 1) and abundances from 1 to 30, and unit noise s_j N(0, 1) within a type;
-- every level of every batch variable shifts all cells by s_j N(0, 1), and each cell type by 0.5 s_j N(0, 1) more;
+- 30 cell types with means 1.5 s_j N(0, 1) and abundances from 1 to 30, and unit noise s_j N(0, 1) within a type;
+- every level of every batch variable shifts all cells by 0.7 s_j N(0, 1), and each cell type by 0.3 s_j N(0, 1) more;
 - levels have unequal sizes (proportional to 1 + U(0, 3)), independent of type and of the other variables.
 
 Cells come in slabs of 100,000, each from its own child seed and written straight into the float32 array, so that
@@ -26,11 +26,11 @@ def make(n_cells: int, n_features: int, n_levels: tuple[int, ...], seed: int = 0
     model, *slab_seeds = np.random.SeedSequence(seed).spawn(1 + -(-n_cells // SLAB))
     rng = np.random.default_rng(model)
     scale = 1 / np.sqrt(1 + np.arange(n_features))
-    means = (3 * scale * rng.standard_normal((N_TYPES, n_features))).astype(np.float32)
+    means = (1.5 * scale * rng.standard_normal((N_TYPES, n_features))).astype(np.float32)
     type_shares = rng.integers(1, 31, N_TYPES).astype(float)
     shifts, level_shares = [], []
     for n in n_levels:
-        shift = rng.standard_normal((n, 1, n_features)) + 0.5 * rng.standard_normal((n, N_TYPES, n_features))
+        shift = 0.7 * rng.standard_normal((n, 1, n_features)) + 0.3 * rng.standard_normal((n, N_TYPES, n_features))
         shifts.append((scale * shift).astype(np.float32))
         level_shares.append(1 + 3 * rng.random(n))
     Z = np.empty((n_cells, n_features), np.float32)

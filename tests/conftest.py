@@ -13,6 +13,12 @@ import pytest
 N_CELLS, N_FEATURES = 180, 6
 
 
+def pytest_configure(config):
+    # anndata up to 0.13 reads options that pandas 3 has deprecated.
+    for option in ("future.infer_string", "mode.chained_assignment"):
+        config.addinivalue_line("filterwarnings", f"ignore:The '{option}' option is deprecated")
+
+
 @pytest.fixture
 def adata() -> anndata.AnnData:
     """Three batches, shifted, of two cell groups; a second variable `donor`; float32 embedding."""

@@ -142,8 +142,8 @@ def _encode(column: pd.Series, label: str, missing: str, allow_many: bool) -> tu
         _refuse_unlikely(label, len(column), len(np.unique(codes[~gaps])), numbers)
     names = [str(v) for v in values]
     if gaps.any():
-        if "missing" not in names:
-            names.append("missing")
+        # A level that is called so takes them in.
+        names.append("missing")
         codes = np.where(gaps, names.index("missing"), codes)
     return codes, names
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from .algorithm.harmony import Harmony
+from .algorithm.harmony import Fit, Harmony
 from .algorithm.seeding import seed_centroids, unit
 from .columns import as_table, design_from_table
 from .design import BatchDesign
@@ -17,8 +17,10 @@ from .progress import reporter
 from .randomness import seed_from
 from .result import HarmonyResult, History, Status
 from .schedule import FixedPartition
+from .threads import resolve_threads
 
 Backend = Literal["auto", "memory", "dense"]
+_BACKENDS = get_args(Backend)
 _CHECK_ROWS = 1 << 16
 # Squares of values up to here, summed over the features, stay finite in float32.
 _LARGEST = 1e15
@@ -90,29 +92,24 @@ def harmonize(
     """
     params = params if params is not None else HarmonyParams()
     Z = check_embedding(Z)
-    design = batches
-    if not isinstance(design, BatchDesign):
-        table = as_table(batches)
-        design = design_from_table(
-            table,
-            table.columns.tolist(),
-            where="batches",
-            combine_keys=combine_keys,
-            missing=missing,
-            allow_many_levels=allow_many_levels,
-        )
+    how = {"combine_keys": combine_keys, "missing": missing, "allow_many_levels": allow_many_levels}
+    design = batches if isinstance(batches, BatchDesign) else _read_batches(batches, how)
     if design.n_cells != len(Z):
-        raise InputError(f"the embedding has {len(Z)} cells but the batch labels have {design.n_cells}; they must agree")
+        raise InputError(
+            f"the embedding has {len(Z)} cells but the batch labels have {design.n_cells}; they must agree"
+        )
     resolved = params.resolve(design)
     seed = seed_from(rng)
+    if backend not in _BACKENDS:
+        raise InputError(f"backend={backend!r} is not known; allowed are {', '.join(map(repr, _BACKENDS))}")
+    n_threads = resolve_threads(n_threads)
     dtype = _result_dtype(dtype if dtype is not None else params.precision)
     for name in params.idle():
         warn(f"{name} has no effect with flavor='{params.flavor}' and ridge='{params.ridge}'")
     if design.n_joint == 1:
         warn(f"{', '.join(design.variables)}: {Status.SINGLE_BATCH.advice}")
-        return HarmonyResult(
-            Z.astype(dtype), Status.SINGLE_BATCH, History(), np.empty((0, Z.shape[1])), params, design, seed, {}, []
-        )
+        none = np.empty((0, Z.shape[1]))
+        return HarmonyResult(Z.astype(dtype), Status.SINGLE_BATCH, History(), none, params, design, seed, {}, [], none)
     schedule_seed, centroid_seed = np.random.SeedSequence(seed).spawn(2)
     schedule = FixedPartition(params.n_blocks(len(Z)), schedule_seed)
     cells, described = _place(Z, design, schedule, params, n_threads, backend)
@@ -120,6 +117,23 @@ def harmonize(
     out = np.empty(Z.shape, dtype)
     with reporter(progress, params) as report:
         fit = Harmony(cells, design, schedule, resolved).run(Y, out, report)
+    return _result(fit, cells, out, params, design, seed, described)
+
+
+def _read_batches(batches: Any, how: dict[str, Any]) -> BatchDesign:
+    table = as_table(batches)
+    return design_from_table(table, table.columns.tolist(), where="batches", **how)
+
+
+def _result(
+    fit: Fit,
+    cells: Any,
+    out: np.ndarray,
+    params: HarmonyParams,
+    design: BatchDesign,
+    seed: int,
+    described: dict[str, Any],
+) -> HarmonyResult:
     return HarmonyResult(
         embedding=out,
         status=fit.status,
@@ -204,15 +218,13 @@ def _place(
     design: BatchDesign,
     schedule: FixedPartition,
     params: HarmonyParams,
-    n_threads: int | None,
+    n_threads: int,
     backend: Backend,
 ) -> tuple[Any, dict[str, Any]]:
     if backend == "dense":
         from .cells.dense import DenseCells
 
         return DenseCells(Z, design, schedule), {"cells": "dense"}
-    if backend not in ("auto", "memory"):
-        raise InputError(f"backend={backend!r} is not known; allowed are 'auto', 'memory', 'dense'")
     from .cells.memory import MemoryCells
 
     cells = MemoryCells(Z, design, schedule, precision=params.precision, n_threads=n_threads)

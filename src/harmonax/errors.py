@@ -1,14 +1,14 @@
 """Everything that harmonax raises on purpose.
 
-    HarmonaxError
-    ├── InputError (also a ValueError)      what was passed cannot be used; the message says what to do
-    │   ├── MissingKeyError (also a KeyError)   a column, basis or level that is not there
-    │   └── FileFormatError                     a file that is truncated, corrupt or of the wrong kind
-    ├── OutputError (also an OSError)       the result cannot be written where it was asked for
-    ├── MissingExtraError (also an ImportError)  an optional dependency; the message has the install command
-    └── NotConvergedError                   only under ``--strict``
+HarmonaxError
+├── InputError (also a ValueError)      what was passed cannot be used; the message says what to do
+│   ├── MissingKeyError (also a KeyError)   a column, basis or level that is not there
+│   └── FileFormatError                     a file that is truncated, corrupt or of the wrong kind
+├── OutputError (also an OSError)       the result cannot be written where it was asked for
+├── MissingExtraError (also an ImportError)  an optional dependency; the message has the install command
+└── NotConvergedError                   only under ``--strict``
 
-    HarmonaxWarning (a UserWarning)         the run goes on, but the user should know
+HarmonaxWarning (a UserWarning)         the run goes on, but the user should know
 """
 
 from __future__ import annotations

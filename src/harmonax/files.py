@@ -5,10 +5,10 @@ from __future__ import annotations
 import datetime
 import logging
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -47,6 +47,8 @@ class FileJob:
         Replace an output that is there; the input is never replaced.
     also_read
         Further files that must not be written over, such as the configuration.
+    combine_keys, missing, allow_many_levels
+        How batch columns are read: see `harmonax.pp.harmony_integrate`.
     """
 
     source: str
@@ -57,16 +59,17 @@ class FileJob:
     metadata: str | None = None
     run_json: str | None = None
     overwrite: bool = False
-    also_read: Sequence[str] = field(default=())
+    also_read: Sequence[str] = ()
+    combine_keys: bool = False
+    missing: Literal["error", "level"] = "error"
+    allow_many_levels: bool = False
+
+    def columns(self) -> dict[str, Any]:
+        """Return how batch columns are read."""
+        return {name: getattr(self, name) for name in ("combine_keys", "missing", "allow_many_levels")}
 
 
-def integrate_file(
-    job: FileJob,
-    params: HarmonyParams | None = None,
-    *,
-    columns: Mapping[str, Any] | None = None,
-    **how: Any,
-) -> HarmonyResult:
+def integrate_file(job: FileJob, params: HarmonyParams | None = None, **how: Any) -> HarmonyResult:
     """Correct the embedding of a file and write the result with its record, both whole or neither.
 
     Parameters
@@ -75,8 +78,6 @@ def integrate_file(
         The files.
     params
         What to run; None: `HarmonyParams` as they come.
-    columns
-        How batch columns are read: ``combine_keys``, ``missing``, ``allow_many_levels``, as in `harmonize`.
     **how
         How to run: ``rng``, ``dtype``, ``n_threads``, ``backend``, ``progress``, as in `harmonize`.
 
@@ -98,38 +99,35 @@ def integrate_file(
     >>> job = FileJob("atlas.h5ad", "corrected.h5ad", ["donor", "chemistry"])
     >>> integrate_file(job, rng=0)  # doctest: +SKIP
     """
-    started = datetime.datetime.now(datetime.UTC)
     clock = _Clock()
-    kind, place, beside = _check_places(job)
-    source = io.read_source(job.source, job.keys, basis=job.basis, metadata=job.metadata)
-    for note in source.notes:
-        log.warning(note)
-    design = design_from_table(
-        source.table, job.keys, where="obs" if job.metadata is None else job.metadata, **columns or {}
-    )
-    check_embedding(source.Z, job.source, source.table.index if source.named else None)
-    clock.lap("read")
-    log.debug("read %d cells x %d features, %s", *_shape(source.Z), _describe(design))
     params = params if params is not None else HarmonyParams()
-    itemsize = np.dtype(how.get("dtype") or params.precision).itemsize
-    needed = io.size_of(source, kind, source.Z.size * itemsize)
-    io.check_space(place, needed)
+    places = _check_places(job)
+    source, design = _read(job)
+    clock.lap("read")
+    needed = io.size_of(source, places.kind, source.Z.size * np.dtype(how.get("dtype") or params.precision).itemsize)
+    io.check_space(places.result, needed)
     result = harmonize(source.Z, design, params, **how)
     clock.lap("harmonize")
     announce(result)
-    record = uns_record(result, job.basis, job.adjusted_basis)
-    with io.whole_or_nothing(beside, place, overwrite=job.overwrite, needed=needed) as (record_part, part):
-        made = io.Result(source, job.basis, job.adjusted_basis, result.embedding, record)
-        io.write_result(part, kind, made, compress=job.output.lower().endswith(".gz"))
+    made = io.Result(
+        source, job.basis, job.adjusted_basis, result.embedding, uns_record(result, job.basis, job.adjusted_basis)
+    )
+    with io.whole_or_nothing(places.record, places.result, overwrite=job.overwrite, needed=needed) as (record, part):
+        io.write_result(part, places.kind, made, compress=io.gzipped(job.output))
         clock.lap("write")
-        facts = {"started": started.isoformat(timespec="seconds"), **clock.facts()}
-        io.write_json(record_part, _run_record(job, source, result) | facts)
-    log.info("wrote %s and %s (%.1f s)", job.output, beside, sum(clock.laps.values()))
+        io.write_json(record, _run_record(job, source, result) | clock.facts())
+    log.info("wrote %s (%.1f s)", job.output, sum(clock.laps.values()))
     return result
 
 
-def _check_places(job: FileJob) -> tuple[io.Format, Path, Path]:
-    """Refuse, before any work, whatever cannot be written; return the format and where result and record really lie."""
+class _Places(NamedTuple):
+    kind: io.Format
+    result: Path
+    record: Path
+
+
+def _check_places(job: FileJob) -> _Places:
+    """Refuse, before any work, whatever cannot be written."""
     kind = io.format_of(job.output)
     io.check_writable(kind)
     if kind.annotated and (not job.adjusted_basis or "/" in job.adjusted_basis):
@@ -143,7 +141,19 @@ def _check_places(job: FileJob) -> tuple[io.Format, Path, Path]:
         if job.run_json is not None:
             raise
         raise OutputError(f"the record of the run: {error}; --run-json puts it elsewhere") from None
-    return kind, place, record_place
+    return _Places(kind, place, record_place)
+
+
+def _read(job: FileJob) -> tuple[io.Source, BatchDesign]:
+    source = io.read_source(job.source, job.keys, basis=job.basis, metadata=job.metadata)
+    for note in source.notes:
+        log.warning(note)
+    where = "obs" if job.metadata is None else job.metadata
+    design = design_from_table(source.table, job.keys, where=where, **job.columns())
+    check_embedding(source.Z, job.source, source.table.index if source.named else None)
+    levels = ", ".join(f"{name}: {len(own)} levels" for name, own in zip(design.variables, design.levels, strict=True))
+    log.debug("read %d cells x %d features; %s", *source.Z.shape, levels)
+    return source, design
 
 
 def _run_record(job: FileJob, source: io.Source, result: HarmonyResult) -> dict[str, Any]:
@@ -157,15 +167,7 @@ def _run_record(job: FileJob, source: io.Source, result: HarmonyResult) -> dict[
     written = {"path": str(Path(job.output).resolve()), "dtype": result.embedding.dtype.name}
     if io.format_of(job.output).annotated:
         written["adjusted_basis"] = job.adjusted_basis
-    return {"input": read, "output": written, **record}
-
-
-def _shape(Z: np.ndarray) -> tuple[int, int]:
-    return (Z.shape[0], Z.shape[1]) if Z.ndim == 2 else (Z.size, 1)
-
-
-def _describe(design: BatchDesign) -> str:
-    return ", ".join(f"{name}: {len(own)} levels" for name, own in zip(design.variables, design.levels, strict=True))
+    return {"input": read, "output": written, "columns": job.columns(), **record}
 
 
 class _Clock:
@@ -173,6 +175,7 @@ class _Clock:
 
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
+        self.started = datetime.datetime.now(datetime.UTC)
         self._last, self._cpu = time.perf_counter(), time.process_time()
 
     def lap(self, name: str) -> None:
@@ -181,6 +184,7 @@ class _Clock:
 
     def facts(self) -> dict[str, Any]:
         return {
+            "started": self.started.isoformat(timespec="seconds"),
             "seconds": {**self.laps, "cpu": time.process_time() - self._cpu},
             "peak_memory_bytes": io.peak_memory(),
         }

@@ -162,8 +162,7 @@ def run_harmony(
     batch_prop_cutoff
         A batch is left out of a cluster's correction where less than this share of its cells is there. None: never.
     verbose
-        Show a progress line where stderr is a terminal, and log how the run ended. False: only a warning, where
-        `max_iter_harmony` stopped it.
+        Show a progress line where stderr is a terminal, and log how the run ended. False: neither.
     random_state
         Seed, Generator, SeedSequence, or None for a fresh seed.
     ncores
@@ -226,7 +225,8 @@ def run_harmony(
         backend=backend,
         progress=options["progress"],
     )
-    announce(result, quiet=not verbose)
+    if verbose:
+        announce(result)
     return HarmonypyResult(result, Z)
 
 

@@ -189,7 +189,8 @@ def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 
 def _integer(name: str, value: Any, low: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)) or value != int(value):
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value != int(value):
         raise InputError(f"{name}={value!r} must be a whole number of at least {low}")
     if value < low:
         raise InputError(f"{name}={value!r} must be at least {low}")

@@ -125,7 +125,7 @@ def harmony_integrate(
     **harmonypy
         ``lamb`` (given: ``ridge="fixed"``), ``nclust``, ``block_size``, ``max_iter_kmeans``, ``epsilon_cluster``,
         ``epsilon_harmony``, ``batch_prop_cutoff``, ``random_state``, ``ncores`` (0: all CPUs) and ``verbose`` (False:
-        no progress, and no log line but the warning). The defaults remain those above.
+        no progress and no log line). The defaults remain those above.
 
     Returns
     -------
@@ -186,7 +186,8 @@ def harmony_integrate(
     )
     adata.obsm[adjusted_basis] = result.embedding
     adata.uns["harmonax"] = uns_record(result, basis, adjusted_basis)
-    announce(result, quiet=harmonypy.get("verbose") is False)
+    if harmonypy.get("verbose", True):
+        announce(result)
 
 
 def _check_places(adata: Any, adjusted_basis: str) -> None:

@@ -50,7 +50,9 @@ def merge(asked: Mapping[str, Any], other: Mapping[str, Any], function: Callable
     for name, value in other.items():
         if name not in HARMONYPY:
             known = [*asked, *HARMONYPY]
-            raise TypeError(f"{function.__name__}() got an unexpected keyword argument '{name}'; {nearest(name, known)}")
+            raise TypeError(
+                f"{function.__name__}() got an unexpected keyword argument '{name}'; {nearest(name, known)}"
+            )
         ours = HARMONYPY[name]
         if ours in asked and not same(asked[ours], defaults[ours]):
             raise InputError(f"'{name}' and '{ours}' are two names of one parameter; pass only one of them")

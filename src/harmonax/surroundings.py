@@ -14,19 +14,10 @@ logger = logging.getLogger("harmonax")
 _SHOWN_FROM = {logging.ERROR: 0, logging.WARNING: 1, logging.INFO: 2}
 
 
-def announce(result: HarmonyResult, *, quiet: bool = False) -> None:
-    """Log how a run ended, in one line: a warning where it stopped before convergence, else information.
-
-    Parameters
-    ----------
-    result
-        What ended.
-    quiet
-        Leave the information out, not the warning.
-    """
+def announce(result: HarmonyResult) -> None:
+    """Log how a run ended, in one line: a warning where it stopped before convergence, else information."""
     level = logging.WARNING if result.status is Status.MAX_ITERATIONS else logging.INFO
-    if not quiet or level > logging.INFO:
-        say(level, f"harmony: {result.summary()}")
+    say(level, f"harmony: {result.summary()}")
 
 
 def say(level: int, message: str) -> None:

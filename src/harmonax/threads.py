@@ -6,6 +6,8 @@ import math
 import os
 from pathlib import Path
 
+import numpy as np
+
 from .errors import InputError
 
 
@@ -13,7 +15,7 @@ def resolve_threads(n_threads: int | None) -> int:
     """Return the number of threads to use; None: every CPU this process may use."""
     if n_threads is None:
         return available_cpus()
-    if isinstance(n_threads, bool) or n_threads != int(n_threads) or n_threads < 1:
+    if isinstance(n_threads, bool) or not isinstance(n_threads, (int, np.integer)) or n_threads < 1:
         raise InputError(f"n_threads={n_threads!r} must be a whole number of at least 1, or None for every CPU")
     return int(n_threads)
 
@@ -29,7 +31,7 @@ def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def _quota(cgroup: Path) -> float | None:
-    """Return the CPU quota of the container in CPUs: cgroup v2's cpu.max, or v1's cfs quota; None where there is none."""
+    """Return the CPU quota of the container: cgroup v2's cpu.max, or v1's cfs quota; None where there is none."""
     try:
         limit, period = (cgroup / "cpu.max").read_text().split()[:2]
         return None if limit == "max" else float(limit) / float(period)

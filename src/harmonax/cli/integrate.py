@@ -122,12 +122,11 @@ def integrate(ctx: click.Context, source: str, batch_key: tuple[tuple[str, ...],
 
         keys = [name for names in batch_key for name in names]
         also_read = [options["config"]] if options["config"] else []
-        job = FileJob(source, keys=keys, also_read=also_read, **{name: options[name] for name in _FILES})
+        job = FileJob(source, keys=keys, also_read=also_read, **{name: options[name] for name in (*_FILES, *_COLUMNS)})
         how = {ours: options[name] for name, ours in _HOW.items()}
         result = integrate_file(
             job,
             _params(ctx, options),
-            columns={name: options[name] for name in _COLUMNS},
             progress=False if options["quiet"] else None,
             **how,
         )

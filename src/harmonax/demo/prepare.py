@@ -30,8 +30,8 @@ def prepare(adata: ad.AnnData, *, n_genes: int = 1000, n_components: int = 30) -
 def variable_genes(normalised: sparse.csr_matrix, batch: np.ndarray, n_genes: int) -> np.ndarray:
     """Return which genes vary most for their mean, within batches.
 
-    Per batch, the log of variance / mean is compared with the median of genes of like mean (20 bins), in median absolute
-    deviations; genes are ranked by its average over batches.
+    Per batch, the log of variance / mean is compared with the median of genes of like mean (20 bins), in median
+    absolute deviations; genes are ranked by the sum over batches.
     """
     scores = np.zeros(normalised.shape[1])
     for b in np.unique(batch):

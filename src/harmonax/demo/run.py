@@ -73,7 +73,7 @@ def run_demo(out_dir: str | Path, *, n_cells: int = 5000, seed: int = 0, quiet: 
     with say.step("normalise, choose genes, PCA"):
         prepare(adata)
     with say.step("correct"):
-        pp.harmony_integrate(adata, "batch", max_iter_harmony=_MAX_ROUNDS, rng=seed, progress=False)
+        pp.harmony_integrate(adata, "batch", max_iter_harmony=_MAX_ROUNDS, rng=seed, verbose=False)
     with say.step("score and lay out"):
         shown = adata if n_cells <= _MOST_SHOWN else adata[np.sort(rng.choice(n_cells, _MOST_SHOWN, replace=False))]
         scores, layouts = zip(*(_assess(shown, basis, seed) for basis in _EMBEDDINGS), strict=True)
@@ -171,10 +171,6 @@ class _Steps:
     @contextlib.contextmanager
     def step(self, what: str) -> Iterator[None]:
         start = time.perf_counter()
-        self._write(f"{what:<34}")
         yield
-        self._write(f"{time.perf_counter() - start:6.1f} s\n")
-
-    def _write(self, text: str) -> None:
         if not self._quiet:
-            print(text, end="", file=sys.stderr, flush=True)
+            print(f"{what:<34}{time.perf_counter() - start:6.1f} s", file=sys.stderr, flush=True)

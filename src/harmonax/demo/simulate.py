@@ -123,16 +123,16 @@ def _labels(n_cells: int, types: list[Node], rng: np.random.Generator) -> tuple[
 
 def _type_profiles(types: list[Node], rng: np.random.Generator) -> np.ndarray:
     """Return the log effects of each type on each gene: its own and those of the branches it comes from."""
-    effects, parents = {}, {node.name: node.parent for node in TREE}
+    effects = {}
     for node in TREE:
         marked = rng.random(_N_GENES) < node.share_of_genes
         # Markers are mostly genes switched on.
         effect = rng.normal(0.6 * _TYPE_EFFECT, _TYPE_EFFECT, _N_GENES)
         effects[node.name] = np.where(marked, effect, 0.0)
-    profiles = []
-    for node in types:
-        profile, at = np.zeros(_N_GENES), node.name
-        while at is not None:
-            profile, at = profile + effects[at], parents[at]
-        profiles.append(profile)
-    return np.stack(profiles)
+    return np.stack([sum(effects[name] for name in _path(node.name)) for node in types])
+
+
+def _path(name: str) -> list[str]:
+    """Return a node's name and those of its ancestors."""
+    parent = next(node.parent for node in TREE if node.name == name)
+    return [name] if parent is None else [name, *_path(parent)]

@@ -14,7 +14,7 @@ Knows pandas, anndata, h5py and zarr; of harmonax only the values (errors, desig
 
 from __future__ import annotations
 
-from .formats import Format, format_of
+from .formats import Format, format_of, gzipped
 from .record import data_hash, file_facts, peak_memory, versions, write_json
 from .sink import Result, check_writable, size_of, write_result
 from .source import Source, read_source
@@ -30,6 +30,7 @@ __all__ = [
     "data_hash",
     "file_facts",
     "format_of",
+    "gzipped",
     "peak_memory",
     "read_source",
     "size_of",

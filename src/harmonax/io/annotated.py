@@ -130,13 +130,18 @@ def _read_obs(path: Path, obs: Any, keys: Sequence[str]) -> pd.DataFrame:
     if obs.attrs.get("encoding-version") == "0.1.0":
         # Older categories lie beside the columns and are put together only when obs is read as a whole.
         return _read(obs)[list(keys)]
-    index = pd.Index(np.asarray(_read(obs[obs.attrs["_index"]])).astype(str))
+    index = pd.Index(_strings(_read(obs[obs.attrs["_index"]]))).astype(str)
     # A repeated key is for the design to refuse.
-    read = {key: _read(obs[key]) for key in keys}
+    read = {key: _strings(_read(obs[key])) for key in keys}
     for key, values in read.items():
         if len(values) != len(index):
             raise FileFormatError(f"{path}: obs['{key}'] has {len(values)} rows but there are {len(index)} cells")
     return pd.DataFrame(read, index=index)
+
+
+def _strings(values: Any) -> Any:
+    """Return NumPy's own strings, which zarr 3 reads and pandas does not know, as objects; all else as it is."""
+    return values.astype(object) if isinstance(values, np.ndarray) and values.dtype.kind == "T" else values
 
 
 def _as_matrix(value: Any) -> tuple[np.ndarray, list[str] | None]:

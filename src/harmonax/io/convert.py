@@ -41,7 +41,7 @@ class _Copy:
 
     def group(self, source: Any, target: Any) -> None:
         self.attributes(source, target)
-        for name in source:
+        for name in list(source):
             self.element(source[name], target, name)
 
     def element(self, element: Any, target: Any, name: str) -> None:
@@ -84,7 +84,8 @@ class _Copy:
 
     def attributes(self, source: Any, target: Any) -> None:
         """Copy attributes between HDF5's arrays and Zarr's JSON."""
-        for name, value in source.attrs.items():
+        # A list first: h5py keeps its global lock while one iterates, and zarr's own thread may come to wait for it.
+        for name, value in list(source.attrs.items()):
             if self.target is Format.H5AD:
                 target.attrs[name] = np.array(value) if isinstance(value, list) else value
             else:

@@ -41,6 +41,9 @@ std::vector<const InstructionSet*> available() {
     return sets;
 }
 
+// How many rows ahead a gather asks for.
+constexpr int64_t AHEAD = 16;
+
 int64_t padded(int64_t n, int64_t width) { return (n + width - 1) / width * width; }
 
 } // namespace
@@ -95,15 +98,23 @@ Cells<T>::Cells(const Plan& plan, const Source* Z, int64_t row_stride, int64_t c
         const int64_t stop = std::min(plan.n_cells, (item + 1) * piece);
         for (int64_t i = item * piece; i < stop; ++i) {
             const Source* from = Z + plan.order[i] * row_stride;
-            T *z = Z_.data() + i * d, *zn = Zn_.data() + i * d;
-            double squares = 0;
-            for (int64_t j = 0; j < d; ++j) {
-                const double value = from[j * column_stride];
-                z[j] = (T)value;
-                squares += value * value;
+            // Rows come from all over the input: ask for them well before they are needed.
+            if (i + AHEAD < stop) {
+                const Source* soon = Z + plan.order[i + AHEAD] * row_stride;
+                for (int64_t j = 0; j < d; j += 64 / (int64_t)sizeof(Source)) __builtin_prefetch(soon + j * column_stride);
             }
-            const double inverse = squares > 0 ? 1.0 / std::sqrt(squares) : 0.0;
-            for (int64_t j = 0; j < d; ++j) zn[j] = (T)(z[j] * inverse);
+            T *z = Z_.data() + i * d, *zn = Zn_.data() + i * d;
+            // Reads only from the input: reading z right after its narrow stores would wait for each row to arrive. Four
+            // sums, added in a fixed order, because one alone would wait for itself.
+            double squares[4] = {0, 0, 0, 0};
+            for (int64_t j = 0; j < d; ++j) {
+                const T value = (T)from[j * column_stride];
+                z[j] = value;
+                squares[j % 4] += (double)value * value;
+            }
+            const double norm = std::sqrt((squares[0] + squares[1]) + (squares[2] + squares[3]));
+            const double inverse = norm > 0 ? 1.0 / norm : 0.0;
+            for (int64_t j = 0; j < d; ++j) zn[j] = (T)((T)from[j * column_stride] * inverse);
         }
     });
 }

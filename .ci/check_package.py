@@ -1,0 +1,88 @@
+"""Look into the source archive and the wheel; install the wheel away from the checkout; time its import.
+
+usage: check_package.py DIST
+"""
+
+from __future__ import annotations
+
+import email
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+import venv
+import zipfile
+from pathlib import Path
+
+MOST_SECONDS = 0.3
+REPEATS = 7
+
+
+def main(dist: Path) -> None:
+    """Check what DIST holds."""
+    (sdist,), (wheel,) = list(dist.glob("*.tar.gz")), list(dist.glob("*.whl"))
+    check_sdist(sdist)
+    check_wheel(wheel)
+    with tempfile.TemporaryDirectory() as folder:
+        venv.create(folder, with_pip=True)
+        python = Path(folder) / ("Scripts" if os.name == "nt" else "bin") / "python"
+        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+        subprocess.run([*pip, str(wheel.resolve())], check=True)
+        check_import(python, folder)
+
+
+def check_sdist(path: Path) -> None:
+    """Everything a build and its tests need is there."""
+    with tarfile.open(path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    wanted = {"LICENSE", "README.md", "CMakeLists.txt", "pyproject.toml", "src/harmonax/py.typed", "tests/conftest.py"}
+    require(not wanted - names, f"{path.name} lacks {sorted(wanted - names)}")
+    unwanted = [n for n in names if n.endswith((".so", ".pyd", ".h5ad", ".pyc"))]
+    require(not unwanted, f"{path.name} holds {unwanted}")
+    print(f"{path.name}: {len(names)} files, {path.stat().st_size / 1024:.0f} KiB")
+
+
+def check_wheel(path: Path) -> None:
+    """The package, its extension and its licence, no sources; the metadata of a typed, licensed package."""
+    with zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        metadata = next(n for n in names if n.endswith(".dist-info/METADATA"))
+        fields = email.message_from_bytes(archive.read(metadata))
+    require("harmonax/py.typed" in names, "the wheel has no py.typed")
+    require(any("_native" in n and n.endswith((".so", ".pyd")) for n in names), "the wheel has no native module")
+    require(any(".dist-info/licenses/" in n for n in names), "the wheel has no licence")
+    sources = [n for n in names if n.endswith((".cpp", ".hpp", ".inl", ".a", ".lib"))]
+    require(not sources, f"the wheel holds {sources}")
+    require(all(n.startswith("harmonax") for n in names), f"the wheel holds more than harmonax: {names}")
+    require(fields["License-Expression"] == "BSD-3-Clause", f"licence {fields['License-Expression']}")
+    require(fields["Requires-Python"] == ">=3.11", f"Requires-Python {fields['Requires-Python']}")
+    print(f"{path.name}: {len(names)} files, {path.stat().st_size / 1024:.0f} KiB")
+
+
+def check_import(python: Path, folder: str) -> None:
+    """Report what importing costs on top of anndata: the difference of the quickest of several runs."""
+    code = "import time; start = time.perf_counter(); import {}; print(time.perf_counter() - start)"
+
+    def seconds(modules: str) -> float:
+        run = [str(python), "-c", code.format(modules)]
+        return min(float(subprocess.check_output(run, cwd=folder, text=True)) for _ in range(REPEATS))
+
+    # Once each beforehand, so that byte code and file cache are warm.
+    seconds("anndata, harmonax")
+    alone, both = seconds("anndata"), seconds("anndata, harmonax")
+    print(f"import: anndata {alone:.3f} s, with harmonax {both:.3f} s: {both - alone:+.3f} s (allowed {MOST_SECONDS} s)")
+    require(both - alone < MOST_SECONDS, "import harmonax is too slow")
+    listing = subprocess.check_output([str(python), "-c", "import harmonax, sys; print(*sys.modules)"], cwd=folder, text=True)
+    heavy = {"jax", "scanpy", "matplotlib", "torch", "sklearn"} & set(listing.split())
+    require(not heavy, f"import harmonax loads {heavy}")
+
+
+def require(condition: bool, message: str) -> None:
+    """End with the message unless the condition holds."""
+    if not condition:
+        sys.exit(message)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
