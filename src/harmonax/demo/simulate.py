@@ -60,7 +60,7 @@ BATCHES = (Batch("10x v2", 0.40, 2500.0), Batch("10x v3", 0.38, 4500.0), Batch("
 # The type that one batch lacks, and that batch.
 ABSENT = ("NK", "inDrop")
 
-_N_GENES = 3000
+_N_GENES = 2000
 _SPREAD_OF_MEANS = 1.4
 _TYPE_EFFECT = 0.9
 _BATCH_EFFECT = 0.25

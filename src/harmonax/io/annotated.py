@@ -50,10 +50,9 @@ def opened(path: Path, kind: Format, *, write: bool = False) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hide what anndata and zarr announce about their own future formats."""
+    """Hide what anndata and zarr announce about their own formats, older and coming."""
     with warnings.catch_warnings():
-        for category in (DeprecationWarning, FutureWarning, UserWarning):
-            warnings.simplefilter("ignore", category)
+        warnings.simplefilter("ignore")
         yield
 
 

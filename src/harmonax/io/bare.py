@@ -52,7 +52,9 @@ def _read_table(path: Path, kind: Format) -> pd.DataFrame:
         separator = "," if kind is Format.CSV else "\t"
         compression = "gzip" if gzipped(path) else None
         # low_memory would guess types chunk by chunk, and make two levels of one label.
-        frame = pd.read_csv(path, sep=separator, compression=compression, low_memory=False)
+        frame = pd.read_csv(
+            path, sep=separator, compression=compression, low_memory=False, float_precision="round_trip"
+        )
     if _is_data([str(c) for c in frame.columns]):
         raise FileFormatError(f"{path} begins with numbers; its first line must name the columns")
     return frame
@@ -68,6 +70,8 @@ def _read_parquet(path: Path) -> pd.DataFrame:
 
 def _split_names(frame: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, pd.Index | None]:
     """Take the cells' names off a table: its index, or a first column of text."""
+    if isinstance(frame.index, pd.MultiIndex):
+        raise FileFormatError(f"{path}: its lines have more fields than the first, which names the columns")
     if not isinstance(frame.index, pd.RangeIndex):
         return frame, frame.index.astype(str)
     if frame.shape[1] == 0:
@@ -112,20 +116,19 @@ def _join(
     """Put the rows of the metadata in the order of the embedding's cells."""
     if labels.equals(names):
         return table, ()
-    for index, where in ((labels, metadata), (names, path)):
-        if not index.is_unique:
-            twice = index[index.duplicated()][0]
-            raise InputError(f"{where}: the cell name '{twice}' occurs more than once; cells are matched by name")
-    rows = labels.get_indexer(names)
-    lost = names[rows < 0]
+    lost = names[~names.isin(labels)]
     if len(lost):
         raise InputError(
             f"{len(lost)} of the {len(names)} cells of {path} are not in the first column of {metadata} "
             f"(first: '{lost[0]}')" + (f"; there the names look like '{labels[0]}'" if len(labels) else "")
         )
+    for index, where in ((labels, metadata), (names, path)):
+        if not index.is_unique:
+            twice = index[index.duplicated()][0]
+            raise InputError(f"{where}: the cell name '{twice}' occurs more than once; cells are matched by name")
     spare = len(labels) - len(names)
     notes = (f"{metadata}: {spare} rows belong to no cell of {path} and are left out",) if spare else ()
-    return table.iloc[rows], notes
+    return table.iloc[labels.get_indexer(names)], notes
 
 
 def _is_data(columns: list[str]) -> bool:

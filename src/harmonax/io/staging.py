@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..errors import OutputError
@@ -145,13 +146,18 @@ def _move(part: Path, place: Path) -> None:
 def _flush(path: Path) -> None:
     """Have the disk hold a file, or all of a directory."""
     if not path.is_dir():
-        with open(path, "r+b") as file:
-            os.fsync(file.fileno())
+        _flush_file(path)
         return
-    for root, _, names in os.walk(path):
-        for name in names:
-            _flush(Path(root, name))
-        _flush_entry(Path(root))
+    found = [(Path(root), names) for root, _, names in os.walk(path)]
+    # Side by side, since a store may have a hundred thousand files and each waits for the disk.
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(_flush_file, [root / name for root, names in found for name in names]))
+        list(pool.map(_flush_entry, [root for root, _ in found]))
+
+
+def _flush_file(path: Path) -> None:
+    with open(path, "r+b") as file:
+        os.fsync(file.fileno())
 
 
 def _flush_entry(directory: Path) -> None:

@@ -148,7 +148,7 @@ typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp,
             for (int64_t k = 0; k < K_pad; ++k) p.logp.data()[row * K_pad + k] = k < K ? (T)logp[row * K + k] : (T)0;
     if (W)
         for (int64_t b = 0; b < B; ++b) ops_->pack_panels(W + b * K * d, K, d, d, 1, p.W.data() + b * K * d_pad);
-    p.tables = {p.Y.data(), p.base.data(), logp ? p.logp.data() : nullptr, p.sigma.data(), one_sigma, W ? p.W.data() : nullptr};
+    p.tables = {p.Y.data(), p.base.data(), logp ? p.logp.data() : nullptr, n_tables > 1 ? B * K_pad : 0, p.sigma.data(), one_sigma, W ? p.W.data() : nullptr};
     return p;
 }
 
@@ -156,9 +156,7 @@ template <typename T>
 BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp, double* mass, double* moment,
                           const Poll& poll) const {
     const int64_t K = c.K, d = plan_.d, K_pad = padded(K, ops_->width);
-    Packed p = pack(c, logp, 1, nullptr);
-    // One table is given, that of this block; the kernels index it by block.
-    if (logp) p.tables.logp = p.logp.data() - block * plan_.n_levels * K_pad;
+    const Packed p = pack(c, logp, 1, nullptr);
     const Layout<T> x = layout(K);
     const int64_t g0 = plan_.block_grain[block], n_grains = plan_.block_grain[block + 1] - g0;
     const int64_t s0 = plan_.block_segment[block], n_segments = plan_.block_segment[block + 1] - s0;
@@ -170,7 +168,7 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
     parallel_for(n_grains, n_threads_, poll, [&](int64_t g, int worker) {
         const int64_t first = plan_.grain_segment[g0 + g], last = plan_.grain_segment[g0 + g + 1];
         sums[g] = {segment_mass.data() + (first - s0) * K, 0, 0, moment ? grain_moment.data() + g * d * K_pad : nullptr};
-        ops_->sweep(x, p.tables, block, first, last, scratch[worker].data(), &sums[g]);
+        ops_->sweep(x, p.tables, first, last, scratch[worker].data(), &sums[g]);
     });
     // Combined in one fixed order: the bits do not depend on the threads.
     BlockSums total{0, 0};

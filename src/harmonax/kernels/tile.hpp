@@ -26,7 +26,8 @@ template <typename T>
 struct Tables {
     const T* Y;     // 2 Y_k / sigma_k, transposed, in panels (see pack_panels)
     const T* base;  // K_pad: -2 / sigma_k, and very small in the padding
-    const T* logp;  // n_blocks x n_levels x K_pad, or null: no penalty
+    const T* logp;  // n_levels x K_pad for each block, or null: no penalty
+    int64_t logp_stride; // from one block's logp to the next; 0 where all that is asked for is one block
     const T* sigma; // K_pad, 0 in the padding
     bool one_sigma;
     const T* W;     // n_levels x (K x d_pad in panels), for corrections
@@ -44,7 +45,7 @@ template <typename T>
 struct TileOps {
     int64_t width;                // values in a vector
     int64_t (*scratch)(int64_t d, int64_t K); // values of T that one thread needs
-    void (*sweep)(const Layout<T>&, const Tables<T>&, int64_t block, int64_t s0, int64_t s1, T* scratch, GrainSums*);
+    void (*sweep)(const Layout<T>&, const Tables<T>&, int64_t s0, int64_t s1, T* scratch, GrainSums*);
     // S: d x K_pad, mass: K_pad; both are added to.
     void (*moments)(const Layout<T>&, const Tables<T>&, int64_t segment, T* scratch, double* S, double* mass);
     // Exactly one of (Zn updated in place), out32, out64 is written; moment (d x K_pad) is added to unless null.

@@ -252,7 +252,7 @@ template <typename T>
 void segment_lambda(const Layout<T>& x, const Tables<T>& t, int64_t s, Scratch<T>& m) {
     memcpy(m.lambda, t.base, m.K_pad * sizeof(T));
     if (!t.logp) return;
-    const T* logp = t.logp + x.segment_block[s] * x.n_levels * m.K_pad;
+    const T* logp = t.logp + x.segment_block[s] * t.logp_stride;
     for (int64_t f = 0; f < x.n_variables; ++f) {
         const T* row = logp + x.joint_levels[x.segment_joint[s] * x.n_variables + f] * m.K_pad;
         for (int64_t k = 0; k < m.K_pad; k += LANES<T>) store(m.lambda + k, load(m.lambda + k) + load(row + k));
@@ -361,8 +361,7 @@ void flush_mass(Scratch<T>& m, int64_t K, double* to) {
 }
 
 template <typename T>
-void sweep(const Layout<T>& x, const Tables<T>& t, int64_t block, int64_t s0, int64_t s1, T* memory, GrainSums* out) {
-    (void)block;
+void sweep(const Layout<T>& x, const Tables<T>& t, int64_t s0, int64_t s1, T* memory, GrainSums* out) {
     Scratch<T> m(memory, x.d, x.n_clusters);
     memset(m.mass, 0, m.K_pad * sizeof(T));
     out->log_partition = out->entropy = 0;

@@ -1,0 +1,281 @@
+// The native cells against loops written from ALGORITHM.md, for every instruction set of this machine and both
+// precisions, on sizes around whole vectors, tiles and grains. Built with address and undefined-behaviour sanitizers, so
+// reading or writing past an end fails too.
+#include "../../src/harmonax/kernels/cells.hpp"
+
+#include <cmath>
+#include <cstdio>
+#include <random>
+#include <stdexcept>
+#include <string>
+
+using namespace harmonax;
+
+namespace {
+
+int passed = 0, failed = 0;
+
+void check(bool ok, const std::string& what) {
+    ok ? ++passed : ++failed;
+    if (!ok) std::printf("FAILED %s\n", what.c_str());
+}
+
+struct Problem {
+    int64_t N, d, K, F, n_blocks;
+    std::vector<int64_t> levels_of; // levels of each variable
+    std::vector<double> Z, Y, sigma, logp, W;
+    std::vector<int32_t> joint_levels, joint, block;
+    std::vector<int64_t> order, segment_start, block_segment, block_grain, grain_segment, by_joint, unit_segment;
+    std::vector<int32_t> segment_joint, segment_block;
+    int64_t B = 0, J = 1;
+
+    Problem(int64_t N, int64_t d, int64_t K, std::vector<int64_t> levels, int64_t n_blocks, int64_t grain, bool one_sigma,
+            unsigned seed)
+        : N(N), d(d), K(K), F((int64_t)levels.size()), n_blocks(n_blocks), levels_of(levels) {
+        std::mt19937 random(seed);
+        std::normal_distribution<double> normal;
+        std::uniform_real_distribution<double> uniform(0.05, 0.3);
+        auto fill = [&](std::vector<double>& v, int64_t n) {
+            v.resize(n);
+            for (double& x : v) x = normal(random);
+        };
+        for (int64_t n : levels) J *= n, B += n;
+        for (int64_t j = 0; j < J; ++j) {
+            int64_t rest = j, offset = 0;
+            for (int64_t n : levels) {
+                joint_levels.push_back((int32_t)(offset + rest % n));
+                rest /= n;
+                offset += n;
+            }
+        }
+        fill(Z, N * d);
+        for (int64_t j = 0; j < d && N > 3; ++j) Z[3 * d + j] = 0; // a zero row stays zero
+        fill(Y, K * d);
+        fill(W, B * K * d);
+        fill(logp, n_blocks * B * K);
+        for (int64_t k = 0; k < K; ++k) {
+            double norm = 0;
+            for (int64_t j = 0; j < d; ++j) norm += Y[k * d + j] * Y[k * d + j];
+            for (int64_t j = 0; j < d; ++j) Y[k * d + j] /= std::sqrt(norm);
+        }
+        for (int64_t k = 0; k < K; ++k) sigma.push_back(one_sigma ? 0.1 : uniform(random));
+        // Block 0 and joint level 0 are left empty where there is more than one.
+        for (int64_t i = 0; i < N; ++i) {
+            block.push_back((int32_t)(n_blocks > 1 ? 1 + random() % (n_blocks - 1) : 0));
+            joint.push_back((int32_t)(J > 1 ? 1 + random() % (J - 1) : 0));
+        }
+        lay_out(grain);
+    }
+
+    void lay_out(int64_t grain) {
+        for (int64_t g = 0; g < n_blocks; ++g) {
+            const int64_t begin = (int64_t)order.size();
+            block_segment.push_back((int64_t)segment_start.size());
+            block_grain.push_back((int64_t)grain_segment.size());
+            for (int64_t j = 0; j < J; ++j) {
+                bool open = false;
+                for (int64_t i = 0; i < N; ++i) {
+                    if (block[i] != g || joint[i] != j) continue;
+                    const int64_t at = (int64_t)order.size();
+                    const bool cut = (at - begin) % grain == 0;
+                    if (!open || cut) {
+                        if (cut) grain_segment.push_back((int64_t)segment_start.size());
+                        segment_start.push_back(at);
+                        segment_joint.push_back((int32_t)j);
+                        segment_block.push_back((int32_t)g);
+                        open = true;
+                    }
+                    order.push_back(i);
+                }
+            }
+        }
+        block_segment.push_back((int64_t)segment_start.size());
+        block_grain.push_back((int64_t)grain_segment.size());
+        grain_segment.push_back((int64_t)segment_start.size());
+        segment_start.push_back(N);
+        unit_segment.push_back(0);
+        for (int64_t j = 0; j < J; ++j) {
+            const size_t before = by_joint.size();
+            for (size_t s = 0; s < segment_joint.size(); ++s)
+                if (segment_joint[s] == j) {
+                    by_joint.push_back((int64_t)s);
+                    // Every third segment ends a unit, so that levels consist of several.
+                    if (by_joint.size() % 3 == 0) unit_segment.push_back((int64_t)by_joint.size());
+                }
+            if (by_joint.size() > before && unit_segment.back() != (int64_t)by_joint.size())
+                unit_segment.push_back((int64_t)by_joint.size());
+        }
+    }
+
+    Plan plan() const {
+        return {N, d, F, B, J, n_blocks, (int64_t)segment_joint.size(), (int64_t)grain_segment.size() - 1,
+                (int64_t)unit_segment.size() - 1, order.data(), segment_start.data(), segment_joint.data(),
+                segment_block.data(), joint_levels.data(), block_segment.data(), block_grain.data(), grain_segment.data(),
+                by_joint.data(), unit_segment.data()};
+    }
+};
+
+// What the loops below make of the problem.
+struct Truth {
+    std::vector<double> Zn, R, log_z, Zc, Zn_new;
+
+    Truth(const Problem& p, bool penalised) : Zn(p.Z), R(p.N * p.K), log_z(p.N), Zc(p.Z) {
+        auto unit = [&](std::vector<double>& x) {
+            for (int64_t i = 0; i < p.N; ++i) {
+                double norm = 0;
+                for (int64_t j = 0; j < p.d; ++j) norm += x[i * p.d + j] * x[i * p.d + j];
+                for (int64_t j = 0; j < p.d && norm > 0; ++j) x[i * p.d + j] /= std::sqrt(norm);
+            }
+        };
+        unit(Zn);
+        for (int64_t i = 0; i < p.N; ++i) {
+            std::vector<double> l(p.K);
+            double top = -1e300, sum = 0;
+            for (int64_t k = 0; k < p.K; ++k) {
+                double dot = 0;
+                for (int64_t j = 0; j < p.d; ++j) dot += Zn[i * p.d + j] * p.Y[k * p.d + j];
+                l[k] = -2 * (1 - dot) / p.sigma[k];
+                for (int64_t f = 0; penalised && f < p.F; ++f)
+                    l[k] += p.logp[(p.block[i] * p.B + p.joint_levels[p.joint[i] * p.F + f]) * p.K + k];
+                top = std::max(top, l[k]);
+            }
+            for (double x : l) sum += std::exp(x - top);
+            log_z[i] = top + std::log(sum);
+            for (int64_t k = 0; k < p.K; ++k) {
+                R[i * p.K + k] = std::exp(l[k] - log_z[i]);
+                for (int64_t f = 0; f < p.F; ++f)
+                    for (int64_t j = 0; j < p.d; ++j)
+                        Zc[i * p.d + j] -=
+                            R[i * p.K + k] * p.W[(p.joint_levels[p.joint[i] * p.F + f] * p.K + k) * p.d + j];
+            }
+        }
+        Zn_new = Zc;
+        unit(Zn_new);
+    }
+};
+
+double largest_difference(const std::vector<double>& a, const std::vector<double>& b) {
+    double most = 0, scale = 1;
+    for (size_t i = 0; i < a.size(); ++i) {
+        // Written so that a NaN counts as a difference.
+        if (!(std::abs(a[i] - b[i]) <= most)) most = std::isnan(a[i] - b[i]) ? 1e300 : std::abs(a[i] - b[i]);
+        scale = std::max(scale, std::abs(b[i]));
+    }
+    return most / scale;
+}
+
+template <typename T>
+void test(const Problem& p, const InstructionSet& set, int n_threads, const std::string& name) {
+    const double tolerance = sizeof(T) == 4 ? 3e-5 : 1e-11;
+    const Centroids c{p.Y.data(), p.sigma.data(), p.K};
+    Cells<T> cells(p.plan(), p.Z.data(), p.d, 1, set, n_threads, nullptr);
+    for (bool penalised : {false, true}) {
+        const Truth truth(p, penalised);
+        for (int64_t g = 0; g < p.n_blocks; ++g) {
+            std::vector<double> mass(p.B * p.K, 7), moment(p.K * p.d, 7), want_mass(p.B * p.K), want_moment(p.K * p.d);
+            double log_partition = 0, entropy = 0;
+            for (int64_t i = 0; i < p.N; ++i) {
+                if (p.block[i] != g) continue;
+                for (int64_t k = 0; k < p.K; ++k) {
+                    const double r = truth.R[i * p.K + k];
+                    for (int64_t f = 0; f < p.F; ++f) want_mass[p.joint_levels[p.joint[i] * p.F + f] * p.K + k] += r;
+                    for (int64_t j = 0; j < p.d; ++j) want_moment[k * p.d + j] += r * truth.Zn[i * p.d + j];
+                    log_partition += p.sigma[k] * r * truth.log_z[i];
+                    if (r > 0) entropy += p.sigma[k] * r * std::log(r);
+                }
+            }
+            const double* logp = penalised ? p.logp.data() + g * p.B * p.K : nullptr;
+            const BlockSums sums = cells.sweep(g, c, logp, mass.data(), moment.data(), nullptr);
+            check(largest_difference(mass, want_mass) < tolerance, name + " sweep mass");
+            check(largest_difference(moment, want_moment) < tolerance, name + " sweep moment");
+            check(largest_difference({sums.log_partition, sums.entropy}, {log_partition, entropy}) < tolerance,
+                  name + " sweep sums");
+        }
+    }
+    const Truth truth(p, true);
+    std::vector<double> S(p.J * p.K * p.d, 7), mass(p.J * p.K, 7), want_S(S.size()), want_mass(mass.size());
+    for (int64_t i = 0; i < p.N; ++i)
+        for (int64_t k = 0; k < p.K; ++k) {
+            want_mass[p.joint[i] * p.K + k] += truth.R[i * p.K + k];
+            for (int64_t j = 0; j < p.d; ++j)
+                want_S[(p.joint[i] * p.K + k) * p.d + j] += truth.R[i * p.K + k] * p.Z[i * p.d + j];
+        }
+    cells.moments(c, p.logp.data(), S.data(), mass.data(), nullptr);
+    check(largest_difference(S, want_S) < tolerance, name + " moments");
+    check(largest_difference(mass, want_mass) < tolerance, name + " moments mass");
+
+    std::vector<T> R(p.N * p.K, 7);
+    cells.assign(c, p.logp.data(), R.data(), nullptr);
+    check(largest_difference({R.begin(), R.end()}, truth.R) < tolerance, name + " assign");
+
+    std::vector<float> out32(p.N * p.d, 7);
+    std::vector<double> out64(p.N * p.d, 7);
+    cells.emit(c, p.logp.data(), p.W.data(), out32.data(), nullptr, nullptr);
+    cells.emit(c, p.logp.data(), p.W.data(), nullptr, out64.data(), nullptr);
+    check(largest_difference({out32.begin(), out32.end()}, truth.Zc) < 3e-5, name + " emit float");
+    check(largest_difference(out64, truth.Zc) < tolerance, name + " emit double");
+
+    std::vector<double> moment(p.K * p.d, 7), want_moment(p.K * p.d), Zn(p.N * p.d);
+    for (int64_t i = 0; i < p.N; ++i)
+        for (int64_t k = 0; k < p.K; ++k)
+            for (int64_t j = 0; j < p.d; ++j) want_moment[k * p.d + j] += truth.R[i * p.K + k] * truth.Zn_new[i * p.d + j];
+    cells.correct(c, p.logp.data(), p.W.data(), moment.data(), nullptr);
+    for (int64_t i = 0; i < p.N; ++i)
+        for (int64_t j = 0; j < p.d; ++j) Zn[p.order[i] * p.d + j] = (double)cells.Zn()[i * p.d + j];
+    check(largest_difference(moment, want_moment) < tolerance, name + " correct moment");
+    check(largest_difference(Zn, truth.Zn_new) < 10 * tolerance, name + " correct");
+}
+
+void test_poll_stops(const InstructionSet& set) {
+    // Sleeping work, so that the poll is asked; after it says stop, the call must throw and start no more items.
+    std::atomic<int> done{0};
+    bool thrown = false;
+    try {
+        parallel_for(1000, 3, [] { return true; }, [&](int64_t, int) {
+            std::this_thread::sleep_for(std::chrono::milliseconds(5));
+            ++done;
+        });
+    } catch (const Interrupted&) {
+        thrown = true;
+    }
+    check(thrown && done < 200, "an interrupt stops the work");
+    thrown = false;
+    try {
+        parallel_for(100, 3, nullptr, [](int64_t item, int) {
+            if (item == 50) throw std::runtime_error("item 50");
+        });
+    } catch (const std::runtime_error& error) {
+        thrown = std::string(error.what()) == "item 50";
+    }
+    check(thrown, "an error in a worker reaches the caller");
+    (void)set;
+}
+
+} // namespace
+
+int main() {
+    struct Size {
+        int64_t N, d, K;
+        std::vector<int64_t> levels;
+        int64_t n_blocks, grain;
+    };
+    const Size sizes[] = {{1, 1, 1, {1}, 1, 8},       {5, 3, 2, {2}, 3, 2},         {97, 16, 16, {3}, 4, 40},
+                          {400, 17, 33, {4}, 5, 130}, {600, 50, 100, {2, 3}, 4, 97}, {300, 7, 65, {3, 2, 2}, 3, 50},
+                          {250, 31, 5, {40}, 6, 31}};
+    for (const char* set_name : instruction_sets()) {
+        const InstructionSet& set = instruction_set(set_name);
+        unsigned seed = 0;
+        for (const Size& s : sizes)
+            for (bool one_sigma : {true, false})
+                for (int n_threads : {1, 3}) {
+                    const Problem p(s.N, s.d, s.K, s.levels, s.n_blocks, s.grain, one_sigma, ++seed);
+                    const std::string name = std::string(set_name) + " N=" + std::to_string(s.N) + " d=" +
+                                             std::to_string(s.d) + " K=" + std::to_string(s.K);
+                    test<float>(p, set, n_threads, name + " float");
+                    test<double>(p, set, n_threads, name + " double");
+                }
+        test_poll_stops(set);
+    }
+    std::printf("%d passed, %d failed\n", passed, failed);
+    return failed != 0;
+}
