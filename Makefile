@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
@@ -29,7 +30,7 @@ test: $(VENV)/.installed $(VENV)/.tests
 test-kernels: $(VENV)/.cmake
 	$(VENV)/bin/cmake -S . -B build/kernel-tests -G Ninja -DHARMONAX_KERNEL_TESTS=ON
 	$(VENV)/bin/cmake --build build/kernel-tests
-	$(VENV)/bin/ctest --test-dir build/kernel-tests --output-on-failure --no-tests=error
+	build/kernel-tests/test_kernels
 
 lint: $(VENV)/.tools
 	$(PY) -m ruff check .
@@ -41,6 +42,13 @@ format: $(VENV)/.tools
 
 typecheck: $(VENV)/.installed $(VENV)/.tools
 	$(PY) -m mypy
+
+# Peers get environments of their own, from the package index, under benchmarks/.envs.
+bench: $(VENV)/.installed
+	$(PY) benchmarks/kernel_rate.py
+	$(PY) benchmarks/speed.py $(BENCH_ARGS)
+	$(PY) benchmarks/quality.py
+	$(PY) benchmarks/scaling.py
 
 package: $(VENV)/.tools
 	rm -rf dist

@@ -66,8 +66,9 @@ def main(job: dict[str, Any]) -> None:
             if name in answer:
                 value = answer[name]() if callable(answer[name]) else answer[name]
                 np.save(f"{job['save']}{name}.npy", np.ascontiguousarray(value))
-    measured = {"cpu": cpu, "wall": wall, "bytes_per_cell": memory, "peak": total, "version": version_of(job["program"])}
-    print(json.dumps(measured | {k: answer[k] for k in ("passes", "objective", "about") if k in answer}), flush=True)
+    measured = {"cpu": cpu, "wall": wall, "bytes_per_cell": memory, "peak": total}
+    measured |= {k: answer[k] for k in ("passes", "objective", "about") if k in answer}
+    print(json.dumps(measured | {"version": version_of(job["program"])}), flush=True)
 
 
 def run_harmonax(Z: Any, obs: Any, job: dict[str, Any]) -> dict[str, Any]:
@@ -83,7 +84,8 @@ def run_harmonax(Z: Any, obs: Any, job: dict[str, Any]) -> dict[str, Any]:
         adata = anndata.AnnData(obs=obs, obsm={"X_pca": Z})
         harmonax.pp.harmony_integrate(adata, keys, rng=seed, n_threads=job["threads"], progress=False)
         history = adata.uns["harmonax"]["history"]
-        return {"Z_corr": adata.obsm["X_pca_harmony"], **{k: list(map(float, history[k])) for k in ("passes", "objective")}}
+        told = {k: [float(v) for v in history[k]] for k in ("passes", "objective")}
+        return {"Z_corr": adata.obsm["X_pca_harmony"], **told}
     changes: dict[str, Any] = {"n_clusters": job.get("clusters")}
     if job["settings"] == "equal":
         changes |= {"max_iter_harmony": job["rounds"], "max_iter_clustering": job["passes"]}
@@ -91,8 +93,8 @@ def run_harmonax(Z: Any, obs: Any, job: dict[str, Any]) -> dict[str, Any]:
     options = {"rng": seed, "n_threads": job["threads"], "backend": job.get("backend", "auto"), "progress": False}
     result = harmonax.harmonize(Z, obs, harmonax.HarmonyParams(**changes), **options)
     history = result.history
-    return {"Z_corr": result.embedding, "R": result.assignments, "Y": result.centroids, "passes": list(history.passes),
-            "objective": [float(v) for v in history.rounds], "about": result.backend}  # fmt: skip
+    told = {"passes": list(history.passes), "objective": history.rounds.tolist(), "about": result.backend}
+    return {"Z_corr": result.embedding, "R": result.assignments, "Y": result.centroids, **told}
 
 
 def run_harmonypy(Z: Any, obs: Any, job: dict[str, Any]) -> dict[str, Any]:
@@ -104,8 +106,8 @@ def run_harmonypy(Z: Any, obs: Any, job: dict[str, Any]) -> dict[str, Any]:
         changes |= {"epsilon_harmony": 0, "epsilon_cluster": 0}
     options = {"random_state": job.get("seed", 0), "ncores": job["threads"], "nclust": job.get("clusters")}
     result = harmonypy.run_harmony(Z, obs, list(obs.columns), verbose=False, **options, **changes)
-    return {"Z_corr": result.Z_corr, "R": lambda: result.R, "Y": lambda: result.Y.T,
-            "passes": [int(v) for v in result.kmeans_rounds], "objective": [float(v) for v in result.objective_harmony]}  # fmt: skip
+    told = {"passes": list(map(int, result.kmeans_rounds)), "objective": list(map(float, result.objective_harmony))}
+    return {"Z_corr": result.Z_corr, "R": lambda: result.R, "Y": lambda: result.Y.T, **told}
 
 
 def run_scanpy(Z: Any, obs: Any, job: dict[str, Any]) -> dict[str, Any]:

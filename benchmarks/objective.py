@@ -33,4 +33,3 @@ def objective(embedding, R, Y, codes, theta=2.0, sigma=0.1) -> float:
         E = one_hot.mean(axis=0)[:, None] * R.sum(axis=0)
         diversity += sigma * theta * (O * np.log((O + E + 1) / (2 * E + 1))).sum()
     return 2000 / len(R) * (distance + entropy + diversity)
-

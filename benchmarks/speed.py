@@ -27,6 +27,8 @@ MOST_BYTES = 500
 
 @dataclass(frozen=True)
 class Case:
+    """One data set and what is asked for on it."""
+
     name: str
     n_cells: int
     n_features: int
@@ -48,8 +50,9 @@ CASES = [
     Case("1,000,000 x 50, 1000 batches", MILLION, 50, (1000,), 3, defaults=False),
     Case("1,000,000 x 50, 100 x 8 batches", MILLION, 50, (100, 8), 3, defaults=False),
 ]
-HEADER = """| cells | settings | threads | program | rounds, passes | CPU s | wall s | bytes a cell | CPU of it / of harmonax | asked for |
-|---|---|---|---|---|---|---|---|---|---|"""
+COLUMNS = "cells", "settings", "threads", "program", "rounds, passes", "CPU s", "wall s", "bytes a cell"
+COLUMNS += "CPU against harmonax", "asked for"
+HEADER = "| " + " | ".join(COLUMNS) + " |\n" + "|---" * len(COLUMNS) + "|"
 
 
 def turns(python: dict[str, str], jobs: dict[str, dict[str, Any]], repeats: int) -> dict[str, list[dict[str, Any]]]:
@@ -80,7 +83,7 @@ def rows(case: Case, settings: str, threads: int, found: dict[str, list[dict[str
         shown_memory = f"{memory:.0f}" if case.n_cells >= 100_000 else ""  # of few cells it is the interpreter's
         wall = median(median(m["wall"]) for m in runs)
         times = median(theirs / ours for theirs, ours in zip(cpu[name], cpu[first], strict=False))
-        ratio = f"{times:.1f}" if name != first else ""
+        ratio = f"{times:.1f} x" if name != first else ""
         asked = ""
         if settings == "equal" and name == "harmonypy":
             asked = f"at least {case.target:g}{case.aim}: {'met' if times >= case.target else 'MISSED'}"
@@ -109,8 +112,8 @@ def machine(versions: dict[str, str], about: dict[str, Any]) -> str:
     if info.exists():
         cpu = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), cpu)
     programs = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
-    return (f"{programs}; Python {platform.python_version()}; {cpu}, kernels for {about.get('instruction_set', '?')}; "
-            f"{platform.system()}. float32 input. \"equal\": {ROUNDS} rounds of {PASSES} passes, K = {CLUSTERS}.\n")  # fmt: skip
+    place = f"Python {platform.python_version()}; {platform.system()}; {cpu}, kernels for {about['instruction_set']}"
+    return f"{programs}; {place}. float32 input; equal: {ROUNDS} rounds of {PASSES} passes, K = {CLUSTERS}.\n"
 
 
 def main() -> None:

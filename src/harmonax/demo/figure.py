@@ -98,11 +98,13 @@ def _name_islands(ax: Axes, xy: np.ndarray, labels: Labels) -> None:
             island = own[tree.query_ball_point(centre, reach)]
             centre = island.mean(axis=0)
         small = np.ptp(island, axis=0).max() < 1.5 * reach
+        # Near the frame a name grows inwards.
+        across = ax.transLimits.transform(centre)[0]
         ax.text(
             centre[0],
             island[:, 1].max() + 0.15 * reach if small else centre[1],
             name,
-            ha="center",
+            ha="center" if 0.13 < across < 0.87 else "left" if across < 0.5 else "right",
             va="bottom" if small else "center",
             fontsize=9,
             fontweight="bold",

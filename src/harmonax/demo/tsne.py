@@ -18,6 +18,8 @@ N_NEIGHBOURS = 30
 _EXAGGERATION, _EXAGGERATED_STEPS, _STEPS = 12.0, 100, 300
 # Spacing of the grid; the force varies over lengths of about 1.
 _SPACING = 0.6
+# Keeps a cell from being thrown out of sight by one long step.
+_LONGEST_STEP = 1.0
 _NODES = np.arange(-1, 3)
 
 
@@ -36,7 +38,7 @@ def tsne(embedding: np.ndarray, distance: np.ndarray, index: np.ndarray) -> np.n
         attraction = _attraction(P, i, j, y) * (_EXAGGERATION if early else 1.0)
         gradient = 4.0 * (attraction - repulsion(y))
         gain = np.maximum(np.where(np.sign(gradient) == np.sign(velocity), gain * 0.8, gain + 0.2), 0.01)
-        velocity = (0.5 if early else 0.8) * velocity - rate * gain * gradient
+        velocity = np.clip((0.5 if early else 0.8) * velocity - rate * gain * gradient, -_LONGEST_STEP, _LONGEST_STEP)
         y = y + velocity
         y -= y.mean(axis=0)
     return y

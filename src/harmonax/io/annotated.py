@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ import pandas as pd
 from ..errors import FileFormatError, InputError, MissingExtraError, MissingKeyError, nearest
 from .formats import Format
 from .source import Source, reading
+
+_BLOCK = 1 << 20
 
 
 def read_annotated(path: Path, kind: Format, keys: Sequence[str], basis: str) -> Source:
@@ -35,16 +38,19 @@ def read_annotated(path: Path, kind: Format, keys: Sequence[str], basis: str) ->
 
 
 @contextlib.contextmanager
-def opened(path: Path, kind: Format, *, write: bool = False) -> Iterator[Any]:
-    """Open the root group; the file is closed, however the body ends."""
+def opened(path: Path, kind: Format, *, room: int | None = None) -> Iterator[Any]:
+    """Open the root group, to add about so many bytes if `room` is given; the file is closed, however the body ends."""
+    mode = "r" if room is None else "r+"
     if kind is Format.ZARR:
-        yield _zarr_group(path, "r+" if write else "r")
+        yield _zarr_group(path, mode)
         return
     import h5py
 
     if path.is_dir():
         raise FileFormatError(f"{path} is a directory, not an .h5ad file")
-    with h5py.File(path, "r+" if write else "r") as file:
+    if room is not None:
+        _reserve(path, room)
+    with h5py.File(path, mode) as file:
         yield file
 
 
@@ -78,12 +84,13 @@ def import_zarr() -> Any:
 
 
 @contextlib.contextmanager
-def created(path: Path, kind: Format) -> Iterator[Any]:
+def created(path: Path, kind: Format, room: int) -> Iterator[Any]:
     """Make an empty file, or a Zarr store in the version that anndata writes, and give its root group."""
     if kind is Format.H5AD:
         import h5py
 
-        with h5py.File(path, "w") as file:
+        h5py.File(path, "w").close()
+        with opened(path, kind, room=room) as file:
             yield file
         return
     zarr = import_zarr()
@@ -98,6 +105,21 @@ def consolidate(path: Path) -> None:
     """Gather the metadata of a Zarr store in one place, as anndata does; what was there would hide what was added."""
     zarr = import_zarr()
     zarr.consolidate_metadata(str(path))
+
+
+def _reserve(path: Path, n_bytes: int) -> None:
+    """Lengthen an HDF5 file by room for what is to be added; HDF5 cuts off what it did not use.
+
+    A full disk is an error here. Inside HDF5 it would be many, and a crash when the program ends.
+    """
+    size = path.stat().st_size
+    with open(path, "r+b") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), size, n_bytes)
+            return
+        file.seek(size)
+        for start in range(0, n_bytes, _BLOCK):
+            file.write(bytes(min(_BLOCK, n_bytes - start)))
 
 
 def _zarr_group(path: Path, mode: str) -> Any:

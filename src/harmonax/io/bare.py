@@ -29,7 +29,7 @@ def read_bare(path: Path, kind: Format, keys: Sequence[str], metadata: Path) -> 
             f"{path} has {len(Z)} cells but {metadata} has {len(table)} rows; without cell names in both "
             "(a first column of text) they must agree"
         )
-    elif names is not None or labels is not None:
+    elif kind is not Format.NPY and (names is None) != (labels is None):
         notes = (f"only one of {path} and {metadata} has cell names: their rows are taken to be in the same order",)
     known = names if names is not None else labels
     table = table.set_axis(known if known is not None else pd.RangeIndex(len(table)), axis=0)

@@ -21,14 +21,17 @@ _FOLDERS = ("anndata", "raw", "dict")
 _SPARSE = ("csr_matrix", "csc_matrix")
 
 
-def convert(path: Path, kind: Format, part: Path, target: Format) -> None:
-    """Copy a whole AnnData file into the other format, without ever holding a big array in memory."""
+def convert(path: Path, kind: Format, part: Path, target: Format, room: int) -> None:
+    """Copy a whole AnnData file into the other format, without ever holding a big array in memory.
+
+    `room` is about how many bytes the copy takes.
+    """
     with quiet(), nullable_strings(), contextlib.ExitStack() as stack:
         with reading(path, kind):
             source = stack.enter_context(opened(path, kind))
             if source.attrs.get("encoding-type") != "anndata":
                 raise FileFormatError(f"{path} was written by anndata before 0.8; read and write it again with anndata")
-        _Copy(path, kind, target).group(source, stack.enter_context(created(part, target)))
+        _Copy(path, kind, target).group(source, stack.enter_context(created(part, target, room)))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ from ..errors import MissingExtraError, OutputError
 from .formats import Format
 from .source import Source
 
+# More than the headers of what is added, in bytes.
+_SLACK = 1 << 20
+
 
 @dataclass(frozen=True, eq=False)
 class Result:
@@ -59,8 +62,9 @@ def size_of(source: Source, kind: Format, n_bytes: int) -> int:
     if not kind.annotated:
         # 12 characters a number; parquet and npy hold it as it is.
         return n_bytes * 3 if kind.text else n_bytes
+    n_bytes += _SLACK
     if not source.format.annotated:
-        return n_bytes + source.Z.nbytes
+        return n_bytes + source.Z.nbytes + int(source.table.memory_usage(deep=True).sum())
     files = source.path.rglob("*") if source.path.is_dir() else [source.path]
     return n_bytes + sum(f.stat().st_size for f in files if f.is_file())
 
@@ -83,7 +87,7 @@ def _copy(source: Source, part: Path, kind: Format) -> None:
     if source.format is not kind:
         from .convert import convert
 
-        convert(source.path, source.format, part, kind)
+        convert(source.path, source.format, part, kind, size_of(source, kind, 0))
     elif kind is Format.H5AD:
         before = source.path.stat()
         shutil.copyfile(source.path, part)
@@ -111,13 +115,22 @@ def _add(part: Path, kind: Format, result: Result) -> None:
     from .annotated import consolidate, opened, quiet
 
     with quiet():
-        with opened(part, kind, write=True) as root:
+        with opened(part, kind, room=result.embedding.nbytes + _room(result.record) + _SLACK) as root:
             if "uns" not in root:
                 write_elem(root, "uns", {})
             write_elem(root["obsm"], result.adjusted_basis, np.ascontiguousarray(result.embedding))
             write_elem(root["uns"], "harmonax", result.record)
         if kind is Format.ZARR:
             consolidate(part)
+
+
+def _room(value: Any) -> int:
+    """Return more than a record takes in an HDF5 file."""
+    if isinstance(value, Mapping):
+        return sum(4096 + _room(item) for item in value.values())
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        return sum(64 + 4 * len(str(item)) for item in value)
+    return int(np.asarray(value).nbytes) + 64
 
 
 def _write_new(part: Path, kind: Format, result: Result) -> None:
@@ -134,14 +147,17 @@ def _write_new(part: Path, kind: Format, result: Result) -> None:
             uns={"harmonax": result.record},
         )
         adata.strings_to_categoricals()
-        with created(part, kind) as root:
+        with created(part, kind, size_of(result.source, kind, result.embedding.nbytes)) as root:
             anndata.io.write_elem(root, "/", adata)
 
 
 def _write_bare(part: Path, kind: Format, result: Result, compress: bool) -> None:
     if kind is Format.NPY:
+        array = np.ascontiguousarray(result.embedding)
         with open(part, "wb") as file:
-            np.save(file, np.ascontiguousarray(result.embedding), allow_pickle=False)
+            # Not np.save: where the disk is full it forgets to say so.
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
+            file.write(array.data)
         return
     source = result.source
     columns = source.features or [f"{result.adjusted_basis}_{i + 1}" for i in range(result.embedding.shape[1])]

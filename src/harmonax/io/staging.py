@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from ..errors import OutputError
+from ..errors import HarmonaxError, OutputError
 from .formats import human
 
 # EFBIG is what a file size limit (ulimit -f) answers.
@@ -95,16 +95,23 @@ def whole_or_nothing(*places: Path, overwrite: bool, needed: int) -> Iterator[li
     except BaseException as error:
         for path in (*parts, *moved):
             _remove(path)
-        if isinstance(error, OSError) and not isinstance(error, OutputError):
+        if _is_full(error) or (isinstance(error, OSError) and not isinstance(error, HarmonaxError)):
             raise OutputError(_explain(error, places[-1], needed)) from error
         raise
 
 
-def _explain(error: OSError, place: Path, needed: int) -> str:
-    if error.errno in _FULL or any(f"errno = {number}," in str(error) for number in _FULL):
+def _is_full(error: BaseException) -> bool:
+    # HDF5 says it in words, and h5py as a RuntimeError when the file is closed.
+    said = isinstance(error, (OSError, RuntimeError)) and any(f"errno = {number}," in str(error) for number in _FULL)
+    return said or (isinstance(error, OSError) and error.errno in _FULL)
+
+
+def _explain(error: BaseException, place: Path, needed: int) -> str:
+    if _is_full(error):
         free = shutil.disk_usage(place.parent).free
-        return f"{place}: the disk is full: {human(needed)} are needed, {human(free)} are free in {place.parent}"
-    return f"{place}: could not be written: {error.strerror or str(error).splitlines()[0]}"
+        why = " (a quota, or a limit on files?)" if free > needed else ""
+        return f"{place}: the disk is full: {human(needed)} are needed, {human(free)} are free in {place.parent}{why}"
+    return f"{place}: could not be written: {getattr(error, 'strerror', None) or str(error).splitlines()[0]}"
 
 
 def _check_free_name(path: str | os.PathLike[str], place: Path, overwrite: bool) -> None:
