@@ -1,8 +1,11 @@
-"""Correct a small embedding through every front of an installed harmonax, without test tools."""
+"""Use an installed harmonax through every front, without test tools."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 import anndata
 import numpy as np
@@ -34,3 +37,10 @@ gaps = {"before": Z, "harmonize": result.embedding, "pp": adata.obsm["X_pca_harm
 print(f"Python {sys.version.split()[0]}, {result.backend}; distance of batch means:")
 print("  " + ", ".join(f"{name} {gap(value):.2f}" for name, value in gaps.items()))
 assert all(gap(value) < 0.3 * gap(Z) for name, value in gaps.items() if name != "before")
+
+command = str(Path(sys.executable).with_name("harmonax"))
+with tempfile.TemporaryDirectory() as folder:
+    subprocess.run([command, "demo", "-o", "demo", "--cells", "1000"], cwd=folder, check=True)
+    job = [command, "integrate", "demo/demo.h5ad", "-o", "again.h5ad", "--batch-key", "batch", "--quiet"]
+    subprocess.run(job, cwd=folder, check=True)
+    assert "X_pca_harmony" in anndata.read_h5ad(Path(folder, "again.h5ad")).obsm

@@ -116,7 +116,11 @@ def test_assignments_are_probabilities_and_the_input_is_untouched(backend, probl
     before = Z.copy()
     Z.flags.writeable = False
     result = harmonax.harmonize(
-        Z, design, HarmonyParams(n_clusters=n_clusters, max_iter_harmony=3, precision="float64"), rng=seed, backend=backend
+        Z,
+        design,
+        HarmonyParams(n_clusters=n_clusters, max_iter_harmony=3, precision="float64"),
+        rng=seed,
+        backend=backend,
     )
     np.testing.assert_array_equal(Z, before)
     R = result.assignments()

@@ -393,11 +393,24 @@ def test_demo_is_handed_its_options(monkeypatch, tmp_path):
 
 # ---- as its own process -----------------------------------------------------------------------------------------
 
-ARGUMENTS = ["integrate", "in.h5ad", "-o", "out.h5ad", "--batch-key", "batch", "--max-iter-harmony", "1", "--quiet"]
+ARGUMENTS = [
+    "integrate",
+    "in.h5ad",
+    "-o",
+    "out.h5ad",
+    "--batch-key",
+    "batch",
+    "--max-iter-harmony",
+    "1",
+    "--backend",
+    "dense",
+    "--quiet",
+]
 
 
 def test_process(files):
-    done = subprocess.run([*MAIN, *ARGUMENTS], capture_output=True, text=True, timeout=60, check=False)
+    arguments = [*ARGUMENTS, "--backend", "auto"]
+    done = subprocess.run([*MAIN, *arguments], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert sorted(os.listdir()) == ["in.h5ad", "out.h5ad", "run.json"]
 
@@ -405,9 +418,9 @@ def test_process(files):
 @posix
 def test_progress_is_shown_on_a_terminal_only(files):
     pty = pytest.importorskip("pty", reason="needs pseudo-terminals")
-    arguments = [*MAIN, *ARGUMENTS[:-1], "--backend", "dense", "--run-json"]
+    arguments = [*MAIN, *ARGUMENTS[:-1], "--run-json"]
     piped = subprocess.run([*arguments, "r1.json"], capture_output=True, timeout=60, check=True)
-    assert b"round 1" in piped.stderr
+    assert b"after 1 round" in piped.stderr
     assert b"\r" not in piped.stderr
     reader, writer = pty.openpty()
     subprocess.run([*arguments, "r2.json", "--overwrite"], stderr=writer, timeout=60, check=True)
@@ -490,7 +503,7 @@ main()
     )
     assert done.returncode == 3, done.stderr
     assert "the disk is full: " in done.stderr
-    assert "kB are needed" in done.stderr
+    assert " are needed, " in done.stderr
     assert done.stderr.count("\n") == 1
     assert os.listdir() == ["in.h5ad"]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import harmonax
 from harmonax.columns import as_table, combined, design_from_table
 from harmonax.errors import InputError, MissingKeyError
 
@@ -220,3 +223,12 @@ def test_a_missing_label_in_a_list_is_not_the_text_nan(batches):
 def test_what_are_no_labels(batches, message):
     with pytest.raises(InputError, match=message):
         as_table(batches)
+
+
+def test_batch_variables_whose_tables_would_not_fit_are_refused_before_any_work():
+    n = 400_000
+    codes = np.arange(n)
+    start = time.monotonic()
+    with pytest.raises(InputError, match=r"400000 levels in 400000 combinations need tables of \d+ GiB"):
+        harmonax.harmonize(np.ones((n, 50), np.float32), codes, rng=0, allow_many_levels=True)
+    assert time.monotonic() - start < 10

@@ -153,11 +153,11 @@ class TestRunDemo:
         run_demo(tmp_path, n_cells=120, quiet=True)
         assert capsys.readouterr() == ("", "")
         first = (tmp_path / "demo.png").read_bytes()
-        run_demo(tmp_path, n_cells=150)
+        second = run_demo(tmp_path, n_cells=150)
         assert (tmp_path / "demo.png").read_bytes() != first
         out = capsys.readouterr().out
         assert "batch mixing" in out
-        assert str(tmp_path / "demo.png") in out
+        assert str(second.figure) in out
 
     def test_too_few_cells_are_refused(self, tmp_path):
         with pytest.raises(InputError, match="at least 100"):

@@ -30,6 +30,12 @@ ANNOTATED = (".h5ad", ".zarr")
 BARE = (".csv", ".tsv", ".csv.gz", ".tsv.gz", ".parquet", ".npy")
 
 
+@pytest.fixture(autouse=True)
+def no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the flushing, which takes most of the time; one test looks at it by itself."""
+    monkeypatch.setattr(staging.os, "fsync", lambda handle: None)
+
+
 @pytest.fixture
 def full(adata: anndata.AnnData) -> anndata.AnnData:
     """The small AnnData with everything an AnnData may hold."""
@@ -93,9 +99,17 @@ def assert_same(a: object, b: object) -> None:
 # ---- AnnData files ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("block", [1 << 26, 2000], ids=["small", "blocks"])
-@pytest.mark.parametrize("target", ANNOTATED)
-@pytest.mark.parametrize("kind", ANNOTATED)
+@pytest.mark.parametrize(
+    ("kind", "target", "block"),
+    [
+        (".h5ad", ".h5ad", 1 << 26),
+        (".zarr", ".zarr", 1 << 26),
+        (".h5ad", ".zarr", 1 << 26),
+        (".zarr", ".h5ad", 1 << 26),
+        (".h5ad", ".zarr", 2000),
+        (".zarr", ".h5ad", 2000),
+    ],
+)
 def test_annotated_to_annotated_keeps_all(full, tmp_path, monkeypatch, kind, target, block):
     monkeypatch.setattr("harmonax.io.convert._BLOCK", block)
     source, output = save(full, tmp_path / f"in{kind}"), tmp_path / f"out{target}"
@@ -194,18 +208,18 @@ def test_text_columns_missing_labels_and_frames(full, tmp_path, kind):
         integrate(source, tmp_path / "out.npy", ("age",))
 
 
-def test_zarr_store_that_is_written_to_shows_what_was_added(full, tmp_path):
+def test_zarr_store_that_is_written_to_shows_what_was_added(adata, tmp_path):
     """Consolidated metadata of the input would hide it; either way of opening the store must see it."""
     import zarr
 
-    integrate(save(full, tmp_path / "in.zarr"), tmp_path / "out.zarr")
+    integrate(save(adata, tmp_path / "in.zarr"), tmp_path / "out.zarr")
     with quiet():
         assert "X_pca_harmony" in zarr.open_consolidated(str(tmp_path / "out.zarr"))["obsm"]
         assert "X_pca_harmony" in zarr.open_group(str(tmp_path / "out.zarr"), mode="r")["obsm"]
 
 
-def test_a_second_run_replaces_the_first_in_the_file(full, tmp_path):
-    integrate(save(full, tmp_path / "in.h5ad"), tmp_path / "one.h5ad")
+def test_a_second_run_replaces_the_first_in_the_file(adata, tmp_path):
+    integrate(save(adata, tmp_path / "in.h5ad"), tmp_path / "one.h5ad")
     other = PARAMS.replace(theta=0)
     job = FileJob(
         str(tmp_path / "one.h5ad"), str(tmp_path / "two.h5ad"), ["batch"], run_json=str(tmp_path / "two.json")
@@ -216,8 +230,8 @@ def test_a_second_run_replaces_the_first_in_the_file(full, tmp_path):
     assert again.uns["harmonax"]["params"]["theta"] == 0
 
 
-def test_copy_of_a_read_only_store_can_be_written(full, tmp_path):
-    source = save(full, tmp_path / "in.zarr")
+def test_copy_of_a_read_only_store_can_be_written(adata, tmp_path):
+    source = save(adata, tmp_path / "in.zarr")
     for directory, _, names in os.walk(source):
         for name in names:
             os.chmod(os.path.join(directory, name), 0o444)
@@ -458,8 +472,8 @@ def test_other_files_under_our_names(adata, tmp_path):
             io.read_source(str(tmp_path / name), ["batch"])
 
 
-def test_damaged_zarr_chunk(full, tmp_path):
-    source = save(full, tmp_path / "in.zarr")
+def test_damaged_zarr_chunk(adata, tmp_path):
+    source = save(adata, tmp_path / "in.zarr")
     for chunk in (source / "obsm" / "X_pca").rglob("*"):
         if chunk.is_file() and chunk.name not in (".zarray", ".zattrs", "zarr.json"):
             chunk.write_bytes(b"\xff" * 20)
@@ -598,8 +612,16 @@ def test_a_link_is_followed(adata, tmp_path):
 # ---- whole or nothing -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("target", [".h5ad", ".zarr", ".csv", ".npy"])
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError, SystemExit])
+@pytest.mark.parametrize(
+    ("target", "stop"),
+    [
+        (".h5ad", KeyboardInterrupt),
+        (".zarr", KeyboardInterrupt),
+        (".csv", KeyboardInterrupt),
+        (".npy", RuntimeError),
+        (".h5ad", SystemExit),
+    ],
+)
 def test_whatever_stops_a_run_leaves_nothing(adata, tmp_path, monkeypatch, target, stop):
     source = save(adata, tmp_path / "in.h5ad")
 
@@ -651,14 +673,14 @@ def test_no_room_is_seen_before_any_work(adata, tmp_path, monkeypatch):
     source = save(adata, tmp_path / "in.h5ad")
     monkeypatch.setattr(staging.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
     monkeypatch.setattr("harmonax.files.harmonize", lambda *a, **k: pytest.fail("work was done"))
-    with pytest.raises(OutputError, match=r"out.h5ad: \d+\.\d kB are needed, but only 1 bytes are free"):
+    with pytest.raises(OutputError, match=r"out.h5ad: 1\.1 MB are needed, but only 1 bytes are free"):
         integrate(source, tmp_path / "out.h5ad")
 
 
 def test_files_are_flushed_before_they_are_moved(adata, tmp_path, monkeypatch):
     source, events = save(adata, tmp_path / "in.h5ad"), []
-    sync, replace = os.fsync, os.replace
-    monkeypatch.setattr(staging.os, "fsync", lambda handle: (events.append("fsync"), sync(handle)))
+    replace = os.replace
+    monkeypatch.setattr(staging.os, "fsync", lambda handle: events.append("fsync"))
     monkeypatch.setattr(staging.os, "replace", lambda a, b: (events.append("move"), replace(a, b)))
     integrate(source, tmp_path / "out.h5ad")
     # Both files, each move, and the directory after each.

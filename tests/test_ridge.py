@@ -72,7 +72,7 @@ def test_equals_the_definition(seed, levels, threshold, fixed, method):
 
 
 def test_pruning_keeps_what_the_definition_says():
-    Z, codes, R, design = problem(3, (4, 3))
+    Z, _, R, design = problem(3, (4, 3))
     O = design.fold(sums(Z, design, R)[1])
     keep, skipped = kept_levels(design, O, 0.2)
     for k in range(5):
@@ -121,7 +121,7 @@ def test_nested_variables_with_the_default_penalty_are_solved():
     got = ridge(design, HarmonyParams(n_clusters=5).resolve(design), *sums(Z, design, R))
     assert not got.singular.any()
     lam = 0.2 * design.level_shares * R[:, 2].sum()
-    W0, W = truth(Z, codes, R, 2, lam, np.ones(9, bool))
+    _, W = truth(Z, codes, R, 2, lam, np.ones(9, bool))
     np.testing.assert_allclose(got.W[:, 2], W, atol=1e-9)
 
 

@@ -25,7 +25,7 @@ class BatchDesign:
     joint
         Joint level of every cell, (N,) int32.
     joint_levels
-        The F levels that each joint level consists of, numbered 0..B-1, (J, F) int32.
+        The F levels that each joint level consists of, numbered 0..B-1, sorted, (J, F) int32.
     variables, levels
         Names of the F variables, and of each one's levels.
     """
@@ -103,7 +103,8 @@ class BatchDesign:
     def fold(self, per_joint: np.ndarray) -> np.ndarray:
         """Sum a table over joint levels (J, ...) into one over levels (B, ...)."""
         if self.n_variables == 1:
-            return per_joint[np.argsort(self.joint_levels[:, 0])]
+            # Joint levels are the levels, in their order.
+            return per_joint
         out = np.zeros((self.n_levels, *per_joint.shape[1:]))
         for f in range(self.n_variables):
             np.add.at(out, self.joint_levels[:, f], per_joint)
@@ -130,7 +131,7 @@ class BatchDesign:
 
 
 def _factorize(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sorted distinct codes and each cell's place among them, without sorting N values where codes are small."""
+    """Return the sorted distinct codes and each cell's place among them; small codes are counted, not sorted."""
     top = int(codes.max(initial=0))
     if top <= max(1 << 20, 4 * len(codes)):
         present = np.flatnonzero(np.bincount(codes, minlength=top + 1))

@@ -12,7 +12,7 @@ from .algorithm.seeding import seed_centroids, unit
 from .columns import as_table, design_from_table
 from .design import BatchDesign
 from .errors import InputError, warn
-from .params import HarmonyParams
+from .params import HarmonyParams, ResolvedParams
 from .progress import reporter
 from .randomness import seed_from
 from .result import HarmonyResult, History, Status
@@ -22,6 +22,8 @@ from .threads import resolve_threads
 Backend = Literal["auto", "memory", "dense"]
 _BACKENDS = get_args(Backend)
 _CHECK_ROWS = 1 << 16
+# Tables (moments per combination of levels, penalties per block) above this many bytes are refused.
+_MOST_TABLES = 8 << 30
 # Squares of values up to here, summed over the features, stay finite in float32.
 _LARGEST = 1e15
 
@@ -110,6 +112,7 @@ def harmonize(
         warn(f"{', '.join(design.variables)}: {Status.SINGLE_BATCH.advice}")
         none = np.empty((0, Z.shape[1]))
         return HarmonyResult(Z.astype(dtype), Status.SINGLE_BATCH, History(), none, params, design, seed, {}, [], none)
+    _check_tables(design, resolved, Z.shape[1])
     schedule_seed, centroid_seed = np.random.SeedSequence(seed).spawn(2)
     schedule = FixedPartition(params.n_blocks(len(Z)), schedule_seed)
     cells, described = _place(Z, design, schedule, params, n_threads, backend)
@@ -118,6 +121,19 @@ def harmonize(
     with reporter(progress, params) as report:
         fit = Harmony(cells, design, schedule, resolved).run(Y, out, report)
     return _result(fit, cells, out, params, design, seed, described)
+
+
+def _check_tables(design: BatchDesign, resolved: ResolvedParams, n_features: int) -> None:
+    """Refuse batch variables whose tables would not be small."""
+    moments = design.n_joint * resolved.n_clusters * n_features
+    penalties = resolved.params.n_blocks(design.n_cells) * design.n_levels * resolved.n_clusters
+    size = 8 * (2 * moments + 3 * penalties)
+    if size > _MOST_TABLES:
+        raise InputError(
+            f"{', '.join(design.variables)}: {design.n_levels} levels in {design.n_joint} combinations need tables of "
+            f"{size / 2**30:.0f} GiB; allowed are {_MOST_TABLES >> 30} GiB: use fewer batch variables, coarser ones, "
+            "or fewer clusters"
+        )
 
 
 def _read_batches(batches: Any, how: dict[str, Any]) -> BatchDesign:

@@ -142,7 +142,9 @@ class HarmonyResult:
             "params": {k: v for k, v in self.params.to_dict().items() if v is not None},
             "n_clusters": self.n_clusters,
             "batch_keys": list(self.design.variables),
-            "levels": {name: list(names) for name, names in zip(self.design.variables, self.design.levels, strict=True)},
+            "levels": {
+                name: list(names) for name, names in zip(self.design.variables, self.design.levels, strict=True)
+            },
             "status": self.status.value,
             "advice": self.status.advice,
             "last_change": self.history.last_change,

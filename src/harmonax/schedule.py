@@ -7,12 +7,13 @@ same wherever the cells live. Only the order of the blocks is redrawn, once a pa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
 
-class Block(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Block:
     """Cells that are reassigned together: number `index` of the partition, or explicit rows."""
 
     index: int

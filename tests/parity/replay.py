@@ -64,4 +64,6 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     for path in sys.argv[1:]:
         d = replay(path)
-        print(f"{Path(path).name}: |dZ| {d.Z:.2e}  |dR| {d.R:.2e}  |dJ|/J {d.objective:.2e}  passes equal: {d.passes_equal}")
+        print(
+            f"{Path(path).name}: |dZ| {d.Z:.2e}  |dR| {d.R:.2e}  |dJ|/J {d.objective:.2e}  passes equal: {d.passes_equal}"
+        )

@@ -21,7 +21,7 @@ class Sweep:
     mass: np.ndarray  # (B, K): sum of R over the cells of each level
     log_partition: float  # sum_i (sum_k sigma_k R_ik) ln Z_i
     entropy: float  # sum_ik sigma_k R_ik ln R_ik
-    moment: np.ndarray | None  # (K, d): R^T Zn, where asked for
+    moment: np.ndarray  # (K, d): R^T Zn, no rows where not asked for
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,11 @@ class Cells(Protocol):
     def moments(self, assigned: Assignment) -> tuple[np.ndarray, np.ndarray]:
         """Return S = R^T Z (J, K, d) and the mass (J, K) per joint level."""
 
-    def correct(self, assigned: Assignment, W: np.ndarray, moment: bool) -> np.ndarray | None:
-        """Set Zn = unit(Z - R W), with each cell's W the sum over its levels; return R^T Zn_new (K, d) if asked."""
+    def correct(self, assigned: Assignment, W: np.ndarray, moment: bool) -> np.ndarray:
+        """Set Zn = unit(Z - R W), with each cell's W the sum over its levels.
+
+        Returns R^T Zn of the new Zn (K, d), no rows where not asked for.
+        """
 
     def emit(self, assigned: Assignment, W: np.ndarray, out: Any) -> None:
         """Write Z - R W to `out`, in the order of the input; Zn, and with it R, stay."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -94,7 +95,7 @@ class Harmony:
         sigma = self.resolved.sigma
         want = self.flavor == "harmony1"
         sweeps = [self.cells.sweep(block, Y, sigma, None, moment=want) for block in self.schedule.all_blocks()]
-        return self._collect(sweeps, sum(s.mass for s in sweeps), [0.0] * len(sweeps))
+        return self._collect(sweeps, _sum(s.mass for s in sweeps), [0.0] * len(sweeps))
 
     def _one_pass(self, Y: np.ndarray) -> tuple[np.ndarray, Objective]:
         """Take each block out, reassign it under the others' penalty, put it back."""
@@ -103,7 +104,7 @@ class Harmony:
         blocks = self.schedule.next_pass()
         before = [self.cells.mass(block) for block in blocks]
         # Summed anew every pass, so nothing drifts.
-        O = sum(before)
+        O = _sum(before)
         sweeps, weights = [], []
         for block, own in zip(blocks, before, strict=True):
             O = O - own
@@ -124,8 +125,13 @@ class Harmony:
         J = objective(
             self.flavor, self.cells.n_cells, distance, entropy, O, E, self.resolved.theta, self.resolved.sigma
         )
-        return sum(s.moment for s in sweeps) if sweeps[0].moment is not None else None, J
+        return _sum(s.moment for s in sweeps), J
 
     def _cluster_mass(self, O: np.ndarray) -> np.ndarray:
         """Return sum_i R_ik: every cell carries exactly one level of the first variable."""
         return O[: len(self.design.levels[0])].sum(axis=0)
+
+
+def _sum(tables: Iterable[np.ndarray]) -> np.ndarray:
+    """Add tables one after another: a fixed order, and no copy of them all."""
+    return reduce(np.add, tables)

@@ -71,10 +71,10 @@ def kept_levels(design: BatchDesign, O: np.ndarray, threshold: float | None) -> 
     """
     if threshold is None:
         return np.ones(O.shape, bool), np.zeros(O.shape[1], bool)
-    ok = O / design.level_counts[:, None] > threshold
+    ok: np.ndarray = O / design.level_counts[:, None] > threshold
     enough = np.add.reduceat(ok, design.offsets[:-1], axis=0, dtype=np.int64) > 1
     keep = ok & np.repeat(enough, np.diff(design.offsets), axis=0)
-    return keep, ~enough.any(axis=0)
+    return keep, np.logical_not(enough.any(axis=0))
 
 
 def _one_variable(S: np.ndarray, O: np.ndarray, lam: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -85,8 +85,11 @@ def _one_variable(S: np.ndarray, O: np.ndarray, lam: np.ndarray, keep: np.ndarra
     f = keep / (O + lam)
     weight = f * lam
     c = (weight * O).sum(axis=0)
-    W0 = (weight[:, :, None] * S).sum(axis=0) / np.where(c > 0, c, 1.0)[:, None]
-    return f[:, :, None] * (S - O[:, :, None] * W0), W0
+    W0 = np.einsum("bk,bkd->kd", weight, S) / np.where(c > 0, c, 1.0)[:, None]
+    W = O[:, :, None] * W0
+    np.subtract(S, W, out=W)
+    W *= f[:, :, None]
+    return W, W0
 
 
 def _many_variables(
@@ -127,8 +130,8 @@ def _many_variables(
         W[own, ks] = (b_own - np.einsum("lqk,qkd->lkd", C, x)) / D[:, :, None]
         singular[ks] |= bad
     if singular.any():
-        ks = np.flatnonzero(singular)
-        W[:, ks], W0[ks] = _explicit(design, S, O_joint, lam, keep, ks, singular)
+        clusters = np.flatnonzero(singular)
+        W[:, clusters], W0[clusters] = _explicit(design, S, O_joint, lam, keep, clusters, singular)
     return W, W0
 
 
@@ -140,7 +143,7 @@ def _overlaps(design: BatchDesign, O_joint: np.ndarray, keep: np.ndarray) -> np.
     for f in range(design.n_variables):
         a = design.joint_levels[:, f]
         kept_a = np.where(keep[a], O_joint, 0.0)
-        np.add.at(M, (a + 1, 0), kept_a)
+        np.add.at(M[:, 0], a + 1, kept_a)
         for g in range(design.n_variables):
             b = design.joint_levels[:, g]
             np.add.at(M, (a + 1, b + 1), np.where(keep[b], kept_a, 0.0))

@@ -1,8 +1,9 @@
 """First centroids: soft spherical k-means, on a sample where there are many cells.
 
 Each step is the cells' own sweep without a penalty, so it descends the very objective that the run goes on with, less
-its diversity term. It starts from random cells, the best of a few starts. On eleven real data sets this ended in lower
-objectives than k-means++ (which spends centroids on outliers) and than narrow clusters; `benchmarks/quality.py` compares.
+its diversity term. It starts from random cells, the best of a few starts. On the real data sets that
+`benchmarks/quality.py` runs on, this ended in lower objectives than k-means++ (which spends centroids on outliers) and
+than narrow clusters.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ class DenseCells:
             mass=self._by_level(rows, R),
             log_partition=float(((R * sigma).sum(axis=1, keepdims=True) * log_z).sum()),
             entropy=float((R * sigma * (logits - log_z)).sum()),
-            moment=R.T @ Zn if moment else None,
+            moment=R.T @ Zn if moment else np.empty((0, self.n_features)),
         )
 
     def moments(self, assigned: Assignment) -> tuple[np.ndarray, np.ndarray]:
@@ -62,9 +62,9 @@ class DenseCells:
             S[j], O[j] = self.R[rows].T @ self.Z[rows], self.R[rows].sum(axis=0)
         return S, O
 
-    def correct(self, assigned: Assignment, W: np.ndarray, moment: bool) -> np.ndarray | None:
+    def correct(self, assigned: Assignment, W: np.ndarray, moment: bool) -> np.ndarray:
         self.Zn = unit(self._corrected(W))
-        return self.R.T @ self.Zn if moment else None
+        return self.R.T @ self.Zn if moment else np.empty((0, self.n_features))
 
     def emit(self, assigned: Assignment, W: np.ndarray, out: Any) -> None:
         out[:] = self._corrected(W)

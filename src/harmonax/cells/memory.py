@@ -1,12 +1,13 @@
 """The default: cells in memory, through the native kernels, R never stored (ALGORITHM.md, "The streaming form").
 
 Beyond the input and the result it holds 2 N d values, Z and Zn, in the order (block, joint level), and about a dozen
-bytes a cell. The plain statement of every method here is `cells/dense.py`; `tests/test_memory.py` compares the two on one
-and the same schedule.
+bytes a cell. The plain statement of every method here is `cells/dense.py`; `tests/test_memory.py` compares the two on
+one and the same schedule.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import Any
 
@@ -97,7 +98,7 @@ class MemoryCells:
     def moments(self, assigned: Assignment) -> tuple[np.ndarray, np.ndarray]:
         return self._native.moments(assigned.Y, assigned.sigma, assigned.logp)
 
-    def correct(self, assigned: Assignment, W: np.ndarray, moment: bool) -> np.ndarray | None:
+    def correct(self, assigned: Assignment, W: np.ndarray, moment: bool) -> np.ndarray:
         return self._native.correct(assigned.Y, assigned.sigma, assigned.logp, W, moment)
 
     def emit(self, assigned: Assignment, W: np.ndarray, out: Any) -> None:
@@ -125,7 +126,7 @@ def _plan(design: BatchDesign, schedule: FixedPartition) -> dict[str, np.ndarray
     block_start = np.concatenate([run_start[::n_joint], [design.n_cells]])
     largest = int(np.diff(block_start).max(initial=1))
     grain = max(_LEAST_GRAIN, -(-largest // _GRAINS_PER_BLOCK))
-    grain_start = np.concatenate([np.arange(a, b, grain) for a, b in zip(block_start[:-1], block_start[1:], strict=True)])
+    grain_start = np.concatenate([np.arange(a, b, grain) for a, b in itertools.pairwise(block_start)])
     segment_start = np.union1d(run_start[runs > 0], grain_start).astype(np.int64)
     run = np.searchsorted(run_stop, segment_start, side="right")
     joint, of_block = (run % n_joint).astype(np.int32), (run // n_joint).astype(np.int32)

@@ -95,9 +95,8 @@ def _destinations(out_dir: Path) -> tuple[Path, Path]:
         out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{out_dir}: cannot make this directory: {error.strerror}") from None
-    for name in ("demo.h5ad", "demo.png"):
-        check_destination(out_dir / name, inputs=(), overwrite=True)
-    return out_dir / "demo.h5ad", out_dir / "demo.png"
+    h5ad, png = (check_destination(out_dir / f"demo.{kind}", inputs=(), overwrite=True) for kind in ("h5ad", "png"))
+    return h5ad, png
 
 
 def _assess(adata: ad.AnnData, basis: str, seed: int) -> tuple[Scores, np.ndarray]:

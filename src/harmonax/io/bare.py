@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,11 @@ import pandas as pd
 from ..errors import FileFormatError, InputError, MissingExtraError, MissingKeyError, nearest
 from .formats import TABLES, Format, format_of, gzipped
 from .source import Source, reading
+
+# Every number as it is written; from 3.1 on pandas reads no other way, and warns where one asks for this.
+_EXACT: dict[str, Any] = (
+    {"float_precision": "round_trip"} if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1) else {}
+)
 
 
 def read_bare(path: Path, kind: Format, keys: Sequence[str], metadata: Path) -> Source:
@@ -52,9 +58,7 @@ def _read_table(path: Path, kind: Format) -> pd.DataFrame:
         separator = "," if kind is Format.CSV else "\t"
         compression = "gzip" if gzipped(path) else None
         # low_memory would guess types chunk by chunk, and make two levels of one label.
-        frame = pd.read_csv(
-            path, sep=separator, compression=compression, low_memory=False, float_precision="round_trip"
-        )
+        frame = pd.read_csv(path, sep=separator, compression=compression, low_memory=False, **_EXACT)
     if _is_data([str(c) for c in frame.columns]):
         raise FileFormatError(f"{path} begins with numbers; its first line must name the columns")
     return frame

@@ -129,11 +129,11 @@ struct PyCells {
         const Centroids c = centroids(Y, sigma);
         require(block >= 0 && block < p.n_blocks, "no such block");
         require(!logp || ((int64_t)logp->shape(0) == p.n_levels && (int64_t)logp->shape(1) == c.K), "logp must be n_levels x K");
-        double *mass, *moment = nullptr;
-        nb::object mass_array = nb::cast(new_array(&mass, p.n_levels, c.K)), moment_array = nb::none();
-        if (want_moment) moment_array = nb::cast(new_array(&moment, c.K, p.d));
+        double *mass, *moment;
+        nb::object mass_array = nb::cast(new_array(&mass, p.n_levels, c.K));
+        nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, p.d));
         const double* table = logp ? logp->data() : nullptr;
-        const BlockSums s = unlocked([&] { return cells->sweep(block, c, table, mass, moment, interrupted); });
+        const BlockSums s = unlocked([&] { return cells->sweep(block, c, table, mass, want_moment ? moment : nullptr, interrupted); });
         return nb::make_tuple(mass_array, s.log_partition, s.entropy, moment_array);
     }
 
@@ -152,10 +152,9 @@ struct PyCells {
         const Centroids c = centroids(Y, sigma);
         check_logp(logp, c.K);
         check_W(W, c.K);
-        double* moment = nullptr;
-        nb::object moment_array = nb::none();
-        if (want_moment) moment_array = nb::cast(new_array(&moment, c.K, cells->plan().d));
-        unlocked([&] { cells->correct(c, logp.data(), W.data(), moment, interrupted); });
+        double* moment;
+        nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, cells->plan().d));
+        unlocked([&] { cells->correct(c, logp.data(), W.data(), want_moment ? moment : nullptr, interrupted); });
         return moment_array;
     }
 

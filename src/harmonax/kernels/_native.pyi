@@ -1,0 +1,37 @@
+"""Types of the native module; bindings.cpp has the shapes."""
+
+import numpy as np
+
+class _Cells:
+    def __init__(
+        self,
+        Z: np.ndarray,
+        *,
+        order: np.ndarray,
+        segment_start: np.ndarray,
+        segment_joint: np.ndarray,
+        segment_block: np.ndarray,
+        joint_levels: np.ndarray,
+        block_segment: np.ndarray,
+        block_grain: np.ndarray,
+        grain_segment: np.ndarray,
+        segments_by_joint: np.ndarray,
+        unit_segment: np.ndarray,
+        n_levels: int,
+        instruction_set: str,
+        n_threads: int,
+    ) -> None: ...
+    def sweep(
+        self, block: int, Y: np.ndarray, sigma: np.ndarray, logp: np.ndarray | None, moment: bool
+    ) -> tuple[np.ndarray, float, float, np.ndarray]: ...
+    def moments(self, Y: np.ndarray, sigma: np.ndarray, logp: np.ndarray) -> tuple[np.ndarray, np.ndarray]: ...
+    def correct(
+        self, Y: np.ndarray, sigma: np.ndarray, logp: np.ndarray, W: np.ndarray, moment: bool
+    ) -> np.ndarray: ...
+    def emit(self, Y: np.ndarray, sigma: np.ndarray, logp: np.ndarray, W: np.ndarray, out: np.ndarray) -> None: ...
+    def assign(self, Y: np.ndarray, sigma: np.ndarray, logp: np.ndarray, out: np.ndarray) -> None: ...
+
+class Cells32(_Cells): ...
+class Cells64(_Cells): ...
+
+def instruction_sets() -> list[str]: ...
