@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from strategies import cells_with_batches, small_problems
 
+import harmonax
 from harmonax.algorithm.harmony import Fit, Harmony
 from harmonax.cells.dense import DenseCells
 from harmonax.cells.memory import MemoryCells
@@ -180,17 +180,14 @@ def test_the_bits_do_not_depend_on_blas_threads():
     assert len({digest("1", "1"), digest("4", "1"), digest("4", "4"), digest("1", "2")}) == 1
 
 
-def test_a_golden_digest_changes_only_on_purpose():
-    # Guards the seeding and the schedule: a seed must keep its answer within a version. Rounded: instruction sets differ.
+def test_the_same_seed_gives_the_same_bits_and_another_does_not():
     Z, codes = cells_with_batches(400, 6, (3,), seed=7)
-    import harmonax
-
-    params = harmonax.HarmonyParams(n_clusters=5, precision="float64", max_iter_harmony=2)
+    params = HarmonyParams(n_clusters=5, precision="float64", max_iter_harmony=2)
     Z_corr = harmonax.harmonize(Z, codes, params, rng=11).embedding
     again = harmonax.harmonize(Z, codes, params, rng=11).embedding
     other = harmonax.harmonize(Z, codes, params, rng=12).embedding
     np.testing.assert_array_equal(Z_corr, again)
-    assert hashlib.sha256(Z_corr.tobytes()).digest() != hashlib.sha256(other.tobytes()).digest()
+    assert not np.array_equal(Z_corr, other)
 
 
 def test_ctrl_c_is_answered_within_a_second():
@@ -208,7 +205,8 @@ def test_ctrl_c_is_answered_within_a_second():
                 started = True
                 print("running", flush=True)
         try:
-            harmonax.harmonize(Z, batch, harmonax.HarmonyParams(tol_harmony=0, tol_clustering=0), rng=0, progress=progress)
+            params = harmonax.HarmonyParams(tol_harmony=0, tol_clustering=0)
+            harmonax.harmonize(Z, batch, params, rng=0, progress=progress)
         except KeyboardInterrupt:
             print("interrupted", time.time(), flush=True)
         """

@@ -64,6 +64,5 @@ if __name__ == "__main__":
         sys.exit(__doc__)
     for path in sys.argv[1:]:
         d = replay(path)
-        print(
-            f"{Path(path).name}: |dZ| {d.Z:.2e}  |dR| {d.R:.2e}  |dJ|/J {d.objective:.2e}  passes equal: {d.passes_equal}"
-        )
+        differences = f"|dZ| {d.Z:.2e}  |dR| {d.R:.2e}  |dJ|/J {d.objective:.2e}"
+        print(f"{Path(path).name}: {differences}  passes equal: {d.passes_equal}")
