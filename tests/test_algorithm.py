@@ -221,7 +221,7 @@ def test_seeding_finds_separate_clusters():
     from harmonax.cells.memory import MemoryCells
 
     cells = MemoryCells(Z, design, FixedPartition(20, np.random.SeedSequence(0)))
-    Y = seed_centroids(cells, np.full(40, 0.1), np.random.default_rng(0))
+    Y = seed_centroids(cells, 40, np.random.default_rng(0))
     assert (np.abs(Y @ centers.T).max(axis=0) > 0.99).all()
 
 

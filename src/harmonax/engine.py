@@ -116,7 +116,7 @@ def harmonize(
     schedule_seed, centroid_seed = np.random.SeedSequence(seed).spawn(2)
     schedule = FixedPartition(params.n_blocks(len(Z)), schedule_seed)
     cells, described = _place(Z, design, schedule, params, n_threads, backend)
-    Y = seed_centroids(cells, resolved.sigma, np.random.default_rng(centroid_seed))
+    Y = seed_centroids(cells, resolved.n_clusters, np.random.default_rng(centroid_seed))
     out = np.empty(Z.shape, dtype)
     with reporter(progress, params) as report:
         fit = Harmony(cells, design, schedule, resolved).run(Y, out, report)

@@ -42,7 +42,7 @@ class FileJob:
     metadata
         Table with the batch columns of a bare embedding.
     run_json
-        Where the record of the run goes; None: ``run.json`` beside the output.
+        Where the record of the run goes; None: ``run.json`` beside the output, in place of an earlier run's.
     overwrite
         Replace an output that is there; the input is never replaced.
     also_read
@@ -133,15 +133,19 @@ def _check_places(job: FileJob) -> _Places:
     if kind.annotated and (not job.adjusted_basis or "/" in job.adjusted_basis):
         raise InputError(f"adjusted_basis='{job.adjusted_basis}' must be a name without a slash")
     inputs = [path for path in (job.source, job.metadata, *job.also_read) if path is not None]
-    place = io.check_destination(job.output, inputs=inputs, overwrite=job.overwrite)
-    beside = job.run_json if job.run_json is not None else str(Path(job.output).parent / "run.json")
+    result = io.check_destination(job.output, inputs=inputs, overwrite=job.overwrite)
+    beside = Path(job.run_json) if job.run_json is not None else Path(job.output).parent / "run.json"
+    # A record of ours gives way to the next one, or a directory could hold one result only.
+    former = io.recorded_output(beside)
     try:
-        record_place = io.check_destination(beside, inputs=[*inputs, job.output], overwrite=job.overwrite)
+        record = io.check_destination(
+            beside, inputs=[*inputs, job.output], overwrite=job.overwrite or former is not None
+        )
     except OutputError as error:
-        if job.run_json is not None:
-            raise
         raise OutputError(f"the record of the run: {error}; --run-json puts it elsewhere") from None
-    return _Places(kind, place, record_place)
+    if former not in (None, str(result)):
+        log.warning("%s, the record of %s, is replaced; --run-json puts this one elsewhere", beside, former)
+    return _Places(kind, result, record)
 
 
 def _read(job: FileJob) -> tuple[io.Source, BatchDesign]:

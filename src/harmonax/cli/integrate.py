@@ -87,7 +87,7 @@ def _param(name: str, kind: Any, says: str, default: str | None = None) -> Calla
     help="What missing batch labels are.",
 )
 @click.option("--allow-many-levels", is_flag=True, help="Accept columns that look like measurements or barcodes.")
-@click.option("--overwrite", is_flag=True, help="Replace OUT and run.json; never IN.")
+@click.option("--overwrite", is_flag=True, help="Replace an OUT that is there; never IN.")
 @click.option("--run-json", metavar="PATH", help="Record of the run.  [default: run.json beside OUT]")
 @click.option("--strict", is_flag=True, help="Exit with 4 where the run did not converge; OUT is written all the same.")
 @click.option(

@@ -15,7 +15,7 @@ Knows pandas, anndata, h5py and zarr; of harmonax only the values (errors, desig
 from __future__ import annotations
 
 from .formats import Format, format_of, gzipped
-from .record import data_hash, file_facts, peak_memory, versions, write_json
+from .record import data_hash, file_facts, peak_memory, recorded_output, versions, write_json
 from .sink import Result, check_writable, size_of, write_result
 from .source import Source, read_source
 from .staging import check_destination, check_space, whole_or_nothing
@@ -33,6 +33,7 @@ __all__ = [
     "gzipped",
     "peak_memory",
     "read_source",
+    "recorded_output",
     "size_of",
     "versions",
     "whole_or_nothing",

@@ -93,10 +93,11 @@ def _split_names(frame: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, pd.Inde
 
 
 def _numbers(frame: pd.DataFrame, path: Path) -> np.ndarray:
-    for name in frame.columns:
-        if not pd.api.types.is_numeric_dtype(frame[name].dtype):
+    for name, column in frame.items():
+        if not pd.api.types.is_numeric_dtype(column.dtype):
+            wrong = column[pd.to_numeric(column, errors="coerce").isna() & column.notna()]
             raise InputError(
-                f"{path}: column '{name}' holds {frame[name].dtype} values, not numbers; "
+                f"{path}: column '{name}' does not hold numbers only (first: '{[*wrong, 'nothing'][0]}'); "
                 "an embedding has at most one column of cell names, the first, and then numbers"
             )
     return frame.to_numpy(dtype=np.float32 if (frame.dtypes == np.float32).all() else np.float64, na_value=np.nan)

@@ -56,6 +56,14 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(_plain(record), indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def recorded_output(path: Path) -> str | None:
+    """Return the output whose record a file holds; None where it is no record of ours, or not there."""
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["output"]["path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}

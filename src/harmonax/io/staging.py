@@ -74,9 +74,9 @@ def whole_or_nothing(*places: Path, overwrite: bool, needed: int) -> Iterator[li
     Parameters
     ----------
     places
-        As `check_destination` returned them.
+        As `check_destination` returned them; the last is the result, which comes after all that goes with it.
     overwrite
-        As given there: checked again, since time has passed.
+        Whether the result may be there already: checked again, since time has passed.
     needed
         Size of the result in bytes, for the message when the disk is full.
     """
@@ -86,7 +86,7 @@ def whole_or_nothing(*places: Path, overwrite: bool, needed: int) -> Iterator[li
         yield parts
         for place, part in zip(places, parts, strict=True):
             _flush(part)
-            _check_free_name(place, place, overwrite)
+        _check_free_name(places[-1], places[-1], overwrite)
         for place, part in zip(places, parts, strict=True):
             is_new = not place.exists()
             _move(part, place)
