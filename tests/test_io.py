@@ -341,7 +341,9 @@ def test_row_numbers_are_no_feature(adata, tmp_path):
     meta = write_table(adata.obs[["batch"]], tmp_path / "m.csv", index=False)
     for start in (0, 1):
         path = write_table(frame.set_axis(frame.index + start), tmp_path / f"{start}.csv")
-        np.testing.assert_array_equal(io.read_source(str(path), ["batch"], metadata=str(meta)).Z, frame.to_numpy())
+        read = io.read_source(str(path), ["batch"], metadata=str(meta))
+        np.testing.assert_array_equal(read.Z, frame.to_numpy())
+        assert not read.named
 
 
 @pytest.mark.parametrize(
@@ -378,6 +380,8 @@ def test_gzipped_text_is_the_same_each_time(adata, tmp_path):
         integrate(source, tmp_path / name / "out.csv.gz")
         written.append((tmp_path / name / "out.csv.gz").read_bytes())
     assert written[0] == written[1]
+    # The time of writing has its place in the header.
+    assert written[0][4:8] == bytes(4)
 
 
 # ---- what cannot be read ----------------------------------------------------------------------------------------

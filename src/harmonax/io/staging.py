@@ -84,7 +84,7 @@ def whole_or_nothing(*places: Path, overwrite: bool, needed: int) -> Iterator[li
     moved: list[Path] = []
     try:
         yield parts
-        for place, part in zip(places, parts, strict=True):
+        for part in parts:
             _flush(part)
         _check_free_name(places[-1], places[-1], overwrite)
         for place, part in zip(places, parts, strict=True):
@@ -137,7 +137,7 @@ def _part(place: Path) -> Path:
 
 def _move(part: Path, place: Path) -> None:
     """Put the part in its place; only a directory that is there needs a moment in which neither is."""
-    if not place.is_dir():
+    if not place.exists() or not (place.is_dir() or part.is_dir()):
         os.replace(part, place)
         return
     old = _part(place)
