@@ -68,7 +68,7 @@ $(VENV)/.created:
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.created pyproject.toml $(NATIVE)
-	$(PIP) install --editable .
+	$(PIP) install --editable '.[demo]'
 	@touch $@
 
 $(VENV)/.tests: $(VENV)/.created pyproject.toml

@@ -69,6 +69,7 @@ def objectives(python: dict[str, str], names: list[str], n_seeds: int) -> list[s
         "| set | harmonax: median (min to max) | harmonypy: median (min to max) | ratio | recomputed - reported |",
         "|---|---|---|---|---|",
     ]
+    print("\n".join(lines), flush=True)
     ratios = []
     for name in names:
         with tempfile.TemporaryDirectory() as folder:
@@ -81,6 +82,7 @@ def objectives(python: dict[str, str], names: list[str], n_seeds: int) -> list[s
         lines.append(f"| {name} | {cells[0]} | {cells[1]} | {ratios[-1]:.4f} | {errors} |")
         print(lines[-1], flush=True)
     lines.append(f"| mean | | | {np.mean(ratios):.4f} (worst {max(ratios):.4f}) | |\n")
+    print(lines[-1], flush=True)
     return lines
 
 
@@ -95,6 +97,7 @@ def scores(python: dict[str, str], n_seeds: int) -> list[str]:
     }
     lines = [f"`pancreas_3prot`, scib-metrics, {n_seeds} seeds; total = 0.4 batch + 0.6 bio (higher is better)\n"]
     lines += ["| run | total: median (min to max) | batch | bio | rounds |", "|---|---|---|---|---|"]
+    print("\n".join(lines), flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         prepare(folder, "pancreas_3prot", ["batch"])

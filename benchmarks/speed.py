@@ -22,7 +22,8 @@ import data
 from environments import add_argument, pythons, work
 
 ROUNDS, PASSES, CLUSTERS = 5, 4, 100
-MOST_BYTES = 500
+MOST_BYTES = 500  # a cell, where what does not grow with the cells no longer counts
+MILLION = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,6 @@ class Case:
     defaults: bool = True
 
 
-MILLION = 1_000_000
 CASES = [
     Case("3,500 x 30, 3 batches", 3_500, 30, (3,), 1, scanpy=True, calls=15, quick=True),
     Case("100,000 x 50, 10 batches", 100_000, 50, (10,), 5, scanpy=True, quick=True),
@@ -87,7 +87,7 @@ def rows(case: Case, settings: str, threads: int, found: dict[str, list[dict[str
         asked = ""
         if settings == "equal" and name == "harmonypy":
             asked = f"at least {case.target:g}{case.aim}: {'met' if times >= case.target else 'MISSED'}"
-        if settings == "equal" and name == first and case.n_features == 50:
+        if settings == "equal" and name == first and case.n_cells >= MILLION:
             asked = f"at most {MOST_BYTES} bytes: {'met' if memory <= MOST_BYTES else 'MISSED'}"
         shown = f"{median(cpu[name]):.3g} | {wall:.3g} | {shown_memory} | {ratio} | {asked}"
         lines.append(f"| {case.name} | {settings} | {threads} | {name} | {many} | {shown} |")

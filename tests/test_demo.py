@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 import anndata as ad
 import numpy as np
 import pytest
 from scipy import sparse
 
 from harmonax.demo import run_demo
+from harmonax.demo.layout import lay_out
 from harmonax.demo.prepare import principal_components, variable_genes
 from harmonax.demo.scores import neighbours, score
 from harmonax.demo.simulate import ABSENT, BATCHES, TREE, simulate
-from harmonax.demo.tsne import affinities, repulsion, tsne
 from harmonax.errors import InputError, OutputError
 
 N_CELLS = 800
@@ -102,26 +104,23 @@ class TestScores:
         assert score(neighbours(x, 30)[1], batch, batch, 0, rng).mixing == 1.0
 
 
-class TestTsne:
-    def test_repulsion_is_close_to_the_sum_over_pairs(self):
-        y = np.random.default_rng(0).normal(size=(400, 2)) * 8
-        difference = y[:, None] - y[None]
-        q = 1 / (1 + (difference**2).sum(axis=-1))
-        exact = np.einsum("ijk,ij->ik", difference, q * q) / (q.sum() - len(y))
-        assert np.linalg.norm(repulsion(y) - exact) < 0.2 * np.linalg.norm(exact)
-
-    def test_affinities_are_symmetric_and_sum_to_one(self):
-        x = np.random.default_rng(0).normal(size=(200, 5))
-        P = affinities(*neighbours(x, 30))
-        assert P.sum() == pytest.approx(1.0)
-        assert abs(P - P.T).max() < 1e-12
-
-    def test_groups_stay_apart(self):
+class TestLayout:
+    def test_groups_stay_apart_and_a_seed_keeps_its_view(self):
+        pytest.importorskip("igraph", reason="igraph draws the UMAP views")
         rng = np.random.default_rng(0)
         group = np.arange(300) % 3
         x = rng.normal(size=(300, 5)) + 12 * np.eye(3, 5)[group]
-        y = tsne(x, *neighbours(x, 30))
+        y = lay_out(x, *neighbours(x, 15), seed=1)
         assert (group[neighbours(y, 5)[1]] == group[:, None]).mean() > 0.99
+        np.testing.assert_array_equal(y, lay_out(x, *neighbours(x, 15), seed=1))
+        assert not np.array_equal(y, lay_out(x, *neighbours(x, 15), seed=2))
+
+    def test_without_igraph_the_first_two_components_are_shown_and_it_says_so(self, monkeypatch, tmp_path, capsys):
+        monkeypatch.setitem(sys.modules, "igraph", None)
+        x = np.random.default_rng(0).normal(size=(50, 5))
+        np.testing.assert_array_equal(lay_out(x, *neighbours(x, 15), seed=0), x[:, :2])
+        run_demo(tmp_path, n_cells=200)
+        assert "pip install 'harmonax[demo]'" in capsys.readouterr().out
 
 
 class TestRunDemo:

@@ -1,4 +1,4 @@
-"""The before/after figure: the same cells, coloured by batch and by cell type, in two t-SNE views."""
+"""The before/after figure: the same cells, coloured by batch and by cell type, in two views."""
 
 from __future__ import annotations
 

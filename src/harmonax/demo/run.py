@@ -16,16 +16,20 @@ from .. import pp
 from ..errors import InputError, OutputError
 from ..io import check_destination, whole_or_nothing
 from .figure import Labels, View, draw
+from .layout import INSTALL, has_igraph, lay_out
 from .prepare import prepare
 from .scores import N_NEIGHBOURS, Scores, neighbours, score
 from .simulate import ABSENT, simulate
-from .tsne import tsne
 
 _LEAST_CELLS = 100
 # Scores and figure take a sample of more cells than this.
 _MOST_SHOWN = 10_000
 _MAX_ROUNDS = 50
 _EMBEDDINGS = ("X_pca", "X_pca_harmony")
+_VIEW = {
+    True: "UMAP of each embedding, which sees no labels; same settings left and right",
+    False: "the first two components of each embedding",
+}
 
 
 class Demo(NamedTuple):
@@ -100,14 +104,14 @@ def _destinations(out_dir: Path) -> tuple[Path, Path]:
 
 
 def _assess(adata: ad.AnnData, basis: str, seed: int) -> tuple[Scores, np.ndarray]:
-    """Return an embedding's scores and its t-SNE view."""
+    """Return an embedding's scores and its view."""
     embedding = np.asarray(adata.obsm[basis], np.float64)
     distance, index = neighbours(embedding, N_NEIGHBOURS)
     batch, cell_type = (adata.obs[name].cat for name in ("batch", "cell_type"))
     absent = list(cell_type.categories).index(ABSENT[0])
     rng = np.random.default_rng(seed)
     scores = score(index, batch.codes.to_numpy(), cell_type.codes.to_numpy(), absent, rng)
-    return scores, tsne(embedding, distance, index)
+    return scores, lay_out(embedding, distance, index, seed)
 
 
 def _draw(path: Path, adata: ad.AnnData, demo: Demo, layouts: tuple[np.ndarray, ...], seed: int) -> None:
@@ -119,7 +123,7 @@ def _draw(path: Path, adata: ad.AnnData, demo: Demo, layouts: tuple[np.ndarray, 
     )
     footnote = (
         f"{adata.n_obs:,} simulated cells. Batch mixing: 0 apart, 1 as by chance. {ABSENT[0]} cells are absent from "
-        f"{ABSENT[1]}.\nViews: t-SNE of each embedding, which sees no labels; same settings left and right."
+        f"{ABSENT[1]}.\nViews: {_VIEW[has_igraph()]}."
     )
     views = [View(*view) for view in zip(layouts, titles, captions, strict=True)]
     draw(path, views, batch, cell_type, footnote, np.random.default_rng(seed))
@@ -155,7 +159,7 @@ def _report(adata: ad.AnnData, demo: Demo) -> str:
             f"{'':<58}{'before':>8}{'after':>8}",
             *table,
             "",
-            f"figure  {demo.figure}",
+            f"figure  {demo.figure}" + ("" if has_igraph() else f"  (for UMAP views: {INSTALL})"),
             f"data    {demo.h5ad}  (counts, obsm: {', '.join(_EMBEDDINGS)})",
         ]
     )
