@@ -56,8 +56,9 @@ def _environment(name: str) -> str:
     base = shutil.which(needs) if needs else sys.executable
     if needs and sys.version_info[:2] >= tuple(int(v) for v in needs.removeprefix("python").split(".")):
         base = sys.executable
-    if base is None:
-        raise OSError(f"needs {needs}")
+    # A version manager may put a name on the path behind which there is nothing.
+    if base is None or subprocess.run([base, "-c", ""], capture_output=True, check=False).returncode:
+        raise OSError(f"needs {needs}, which does not run here; or name one that has {name}: --env {name}=PYTHON")
     folder = FOLDER / name
     python = folder / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
     done = folder / "installed.txt"

@@ -47,6 +47,7 @@ def assert_agree(Z, design, params, **options):
     for name in ("total", "distance", "entropy", "diversity"):
         a, b = getattr(fit_got.history, name), getattr(fit.history, name)
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * abs(fit.history.initial))
+        assert np.isfinite(a).all()
     assert fit_got.history.passes == fit.history.passes
     # The correction moved the cells: agreement of two no-ops would prove nothing.
     assert np.abs(expected - Z).max() > 0.1
@@ -74,6 +75,8 @@ def test_agrees_with_dense(flavor, levels, precision):
         {"batch_prune_threshold": 0.1},
         {"tau": 20.0},
         {"sigma": tuple(np.linspace(0.05, 0.3, 23))},
+        {"sigma": 0.5},
+        {"sigma": 0.02},
         {"theta": (0.0, 3.0)},
         {"theta": 0.0},
         {"ridge": "fixed", "ridge_lambda": (1.0, 5.0)},
@@ -156,6 +159,7 @@ def test_the_bits_do_not_depend_on_threads(flavor, levels):
         np.testing.assert_array_equal(out, runs[0][0])
         np.testing.assert_array_equal(R, runs[0][1])
         assert fit.history == runs[0][2].history
+        assert np.isfinite(fit.history.total).all()
 
 
 HASH = """

@@ -40,10 +40,10 @@ class Cells(Protocol):
     n_features: int
 
     def take(self, rows: np.ndarray) -> Cells:
-        """Return those cells, Z being their Zn, as one block without batches (for seeding)."""
+        """Return those cells as one block without batches, before any correction (for seeding)."""
 
-    def points(self) -> np.ndarray:
-        """Return Zn, (N, d); asked only of what `take` returned."""
+    def points(self, rows: np.ndarray) -> np.ndarray:
+        """Return Zn of a few cells in float64, before any correction (for seeding)."""
 
     def mass(self, block: Block) -> np.ndarray:
         """Return the block's present mass (B, K)."""

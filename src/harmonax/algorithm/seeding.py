@@ -14,7 +14,7 @@ from ..schedule import Block
 from .contracts import Cells
 
 # Cells per cluster in the sample, and the least sample.
-_PER_CLUSTER = 200
+_PER_CLUSTER = 100
 _LEAST = 10_000
 _STEPS = 3
 # Nearly hard assignment, for which no cluster dies.
@@ -34,8 +34,7 @@ def seed_centroids(cells: Cells, n_clusters: int, rng: np.random.Generator) -> n
     if cells.n_cells > n_sample:
         rows = np.sort(rng.choice(cells.n_cells, n_sample, replace=False))
     sample = cells.take(rows)
-    points = sample.points()
-    Y = points[rng.choice(len(points), n_clusters, replace=False)].astype(np.float64)
+    Y = cells.points(rng.choice(rows, n_clusters, replace=False))
     for _ in range(_STEPS):
         step = sample.sweep(Block(0), Y, np.full(n_clusters, _SIGMA), None, moment=True)
         Y = np.where((step.mass.sum(axis=0) > 0)[:, None], unit(step.moment), Y)

@@ -26,10 +26,10 @@ class DenseCells:
 
     def take(self, rows: np.ndarray) -> DenseCells:
         one = BatchDesign.from_codes(np.zeros(len(rows), np.int64))
-        return DenseCells(self.Zn[rows], one, FixedPartition(1, np.random.SeedSequence(0)))
+        return DenseCells(self.Z[rows], one, FixedPartition(1, np.random.SeedSequence(0)))
 
-    def points(self) -> np.ndarray:
-        return self.Zn
+    def points(self, rows: np.ndarray) -> np.ndarray:
+        return unit(self.Z[rows])
 
     def mass(self, block: Block) -> np.ndarray:
         rows = self._rows(block)

@@ -74,9 +74,8 @@ class MemoryCells:
 
     def take(self, rows: np.ndarray) -> MemoryCells:
         one = BatchDesign.from_codes(np.zeros(len(rows), np.int64))
-        points = unit(self._Z[rows].astype(np.float64)).astype(self.precision)
         return MemoryCells(
-            points,
+            self._Z[rows],
             one,
             FixedPartition(1, np.random.SeedSequence(0)),
             precision=self.precision,
@@ -84,8 +83,8 @@ class MemoryCells:
             instruction_set=self.instruction_set,
         )
 
-    def points(self) -> np.ndarray:
-        return self._Z
+    def points(self, rows: np.ndarray) -> np.ndarray:
+        return unit(self._Z[rows].astype(np.float64))
 
     def mass(self, block: Block) -> np.ndarray:
         return self._mass[block.index]

@@ -133,9 +133,12 @@ typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp,
     Packed p{Buffer<T>(K_pad * d), Buffer<T>(K_pad), Buffer<T>(K_pad), Buffer<T>(logp ? n_tables * B * K_pad : 0),
              Buffer<T>(W ? B * K * d_pad : 0), {}};
     std::vector<double> scaled(K * d);
-    bool one_sigma = true;
+    // Half of what exp can take; the other half is for the clusters that are not the nearest.
+    const double deepest = sizeof(T) == 4 ? 43.0 : 350.0;
+    bool one_sigma = true, bounded = true;
     for (int64_t k = 0; k < K; ++k) {
         one_sigma = one_sigma && c.sigma[k] == c.sigma[0];
+        bounded = bounded && 4.0 / c.sigma[k] <= deepest;
         for (int64_t j = 0; j < d; ++j) scaled[k * d + j] = 2.0 / c.sigma[k] * c.Y[k * d + j];
     }
     ops_->pack_panels(scaled.data(), d, K, 1, d, p.Y.data());
@@ -148,7 +151,7 @@ typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp,
             for (int64_t k = 0; k < K_pad; ++k) p.logp.data()[row * K_pad + k] = k < K ? (T)logp[row * K + k] : (T)0;
     if (W)
         for (int64_t b = 0; b < B; ++b) ops_->pack_panels(W + b * K * d, K, d, d, 1, p.W.data() + b * K * d_pad);
-    p.tables = {p.Y.data(), p.base.data(), logp ? p.logp.data() : nullptr, n_tables > 1 ? B * K_pad : 0, p.sigma.data(), one_sigma, W ? p.W.data() : nullptr};
+    p.tables = {p.Y.data(), p.base.data(), logp ? p.logp.data() : nullptr, n_tables > 1 ? B * K_pad : 0, p.sigma.data(), one_sigma, bounded, W ? p.W.data() : nullptr};
     return p;
 }
 

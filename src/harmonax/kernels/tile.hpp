@@ -30,6 +30,7 @@ struct Tables {
     int64_t logp_stride; // from one block's logp to the next; 0 where all that is asked for is one block
     const T* sigma; // K_pad, 0 in the padding
     bool one_sigma;
+    bool bounded; // exp(-4 / sigma_k) is far from underflow for every k: see softmax
     const T* W;     // n_levels x (K x d_pad in panels), for corrections
 };
 

@@ -91,6 +91,8 @@ inline Vec<double>::type exp_nonpositive(Vec<double>::type x) {
 template <typename T>
 constexpr T EXP_LEAST = sizeof(T) == 4 ? T(-87.0) : T(-708.0);
 
+#define HX_MAX(a, b) ((a) > (b) ? (a) : (b))
+
 // Fold a vector by halves, in a fixed order; every lane of the last step holds the result.
 template <typename V>
 inline V half_swapped(V v, int half) {
@@ -233,6 +235,7 @@ template <typename T>
 struct Scratch {
     T *R, *lambda, *mass, *correction, *W;
     int64_t K_pad, d_pad;
+    T bound; // of the logits, already taken off lambda, where Tables::bounded; else 0
 
     Scratch(T* memory, int64_t d, int64_t K) : K_pad(padded(K, LANES<T>)), d_pad(padded(d, LANES<T>)) {
         R = memory;
@@ -247,16 +250,23 @@ struct Scratch {
     }
 };
 
-// lambda_k = -2 / sigma_k + sum over the segment's levels of logp: the part of the logits that its cells share.
+// lambda_k = -2 / sigma_k + sum over the segment's levels of logp: the part of the logits that its cells share. Where the
+// tables are bounded, less the bound.
 template <typename T>
 void segment_lambda(const Layout<T>& x, const Tables<T>& t, int64_t s, Scratch<T>& m) {
     memcpy(m.lambda, t.base, m.K_pad * sizeof(T));
+    m.bound = 0;
+    // Without a penalty the logits -D / sigma are at most 0.
     if (!t.logp) return;
     const T* logp = t.logp + x.segment_block[s] * t.logp_stride;
     for (int64_t f = 0; f < x.n_variables; ++f) {
         const T* row = logp + x.joint_levels[x.segment_joint[s] * x.n_variables + f] * m.K_pad;
         for (int64_t k = 0; k < m.K_pad; k += LANES<T>) store(m.lambda + k, load(m.lambda + k) + load(row + k));
     }
+    if (!t.bounded) return;
+    m.bound = m.lambda[0] - t.base[0];
+    for (int64_t k = 1; k < x.n_clusters; ++k) m.bound = HX_MAX(m.bound, m.lambda[k] - t.base[k]);
+    for (int64_t k = 0; k < m.K_pad; k += LANES<T>) store(m.lambda + k, load(m.lambda + k) - m.bound);
 }
 
 struct RowSums {
@@ -264,13 +274,21 @@ struct RowSums {
 };
 
 // Turn the logits of at most TILE rows (all of one segment) into unnormalised weights e, with R = e * scale[row].
-template <typename T, bool ONE_SIGMA>
+//
+// What is taken off a row before exp is usually its largest logit. As dot products of unit vectors are between -1 and 1,
+// a logit is at most sum logp_k and at least 4 / sigma_k less; where that is no underflow (BOUNDED), the bound that all
+// the segment's cells share serves as well, and no row has to be searched.
+template <typename T, bool ONE_SIGMA, bool BOUNDED>
 RowSums softmax(T* logits, int64_t rows, const Tables<T>& t, const Scratch<T>& m, T* scale) {
     typedef typename Vec<T>::type V;
     const int64_t K_pad = m.K_pad;
     T most[TILE];
     // Rows in two loops, so that the long chains that fold a row overlap with other rows.
     for (int64_t r = 0; r < rows; ++r) {
+        if (BOUNDED) {
+            most[r] = m.bound;
+            continue;
+        }
         T* row = logits + r * K_pad;
         V top = load(row) + load(m.lambda);
         store(row, top);
@@ -281,14 +299,15 @@ RowSums softmax(T* logits, int64_t rows, const Tables<T>& t, const Scratch<T>& m
         }
         most[r] = largest_of<T>(top);
     }
-    // With one sigma, sum ln Z_i is the log of a product, taken before it can overflow.
+    // With one sigma, sum ln Z_i is the log of a product, taken before it leaves the range of a double.
     double log_partition = 0, entropy = 0, product = 1, log_product = 0;
     V mean = {};
     for (int64_t r = 0; r < rows; ++r) {
         T* row = logits + r * K_pad;
         V total = {}, weighted = {}, sigmas = {};
         for (int64_t k = 0; k < K_pad; k += LANES<T>) {
-            const V l = larger(load(row + k) - most[r], all<T>(EXP_LEAST<T>));
+            const V less = BOUNDED ? load(row + k) + load(m.lambda + k) : load(row + k) - most[r];
+            const V l = larger(less, all<T>(EXP_LEAST<T>));
             const V e = exp_nonpositive(l);
             store(row + k, e);
             total += e;
@@ -306,7 +325,7 @@ RowSums softmax(T* logits, int64_t rows, const Tables<T>& t, const Scratch<T>& m
         if (ONE_SIGMA) {
             log_partition += (double)most[r];
             product *= (double)sum;
-            if (product > 1e200) {
+            if (product > 1e100 || product < 1e-100) {
                 log_product += log(product);
                 product = 1;
             }
@@ -328,7 +347,11 @@ RowSums softmax(T* logits, int64_t rows, const Tables<T>& t, const Scratch<T>& m
 
 template <typename T>
 RowSums softmax(T* logits, int64_t rows, const Tables<T>& t, const Scratch<T>& m, T* scale) {
-    return t.one_sigma ? softmax<T, true>(logits, rows, t, m, scale) : softmax<T, false>(logits, rows, t, m, scale);
+    if (t.bounded)
+        return t.one_sigma ? softmax<T, true, true>(logits, rows, t, m, scale)
+                           : softmax<T, false, true>(logits, rows, t, m, scale);
+    return t.one_sigma ? softmax<T, true, false>(logits, rows, t, m, scale)
+                       : softmax<T, false, false>(logits, rows, t, m, scale);
 }
 
 // Scale the rows to R and add them to `mass` (T, K_pad).
