@@ -20,26 +20,41 @@ def resolve_threads(n_threads: int | None) -> int:
     return int(n_threads)
 
 
-def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+def available_cpus(cgroup: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:
     """Return the CPUs of this process's affinity, at most its cgroup quota rounded up."""
     try:
         cpus = len(os.sched_getaffinity(0))
     except AttributeError:  # macOS, Windows
         cpus = os.cpu_count() or 1
-    quota = _quota(cgroup)
-    return max(1, min(cpus, math.ceil(quota)) if quota is not None else cpus)
+    # A quota of an enclosing group binds as well, so all of them are asked.
+    quotas = [math.ceil(quota) for folder in _groups(cgroup, membership) if (quota := _quota(folder)) is not None]
+    return max(1, min([cpus, *quotas]))
 
 
-def _quota(cgroup: Path) -> float | None:
-    """Return the CPU quota of the container: cgroup v2's cpu.max, or v1's cfs quota; None where there is none."""
+def _groups(cgroup: Path, membership: Path) -> list[Path]:
+    """Return the folders of the control groups (v2, and v1's for the CPU) that this process is in."""
     try:
-        limit, period = (cgroup / "cpu.max").read_text().split()[:2]
-        return None if limit == "max" else float(limit) / float(period)
-    except (OSError, ValueError):
-        pass
+        lines = membership.read_text().splitlines()
+    except OSError:
+        lines = []
+    folders = [cgroup, cgroup / "cpu"]
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        base = cgroup / "cpu" if controllers else cgroup
+        own = base / path.lstrip("/")
+        folders += [folder for folder in (own, *own.parents) if base in folder.parents]
+    return folders
+
+
+def _quota(folder: Path) -> float | None:
+    """Return the CPU quota of one control group, v2's cpu.max or v1's cfs quota; None where there is none."""
     try:
-        limit = (cgroup / "cpu" / "cpu.cfs_quota_us").read_text()
-        period = (cgroup / "cpu" / "cpu.cfs_period_us").read_text()
-        return None if float(limit) <= 0 else float(limit) / float(period)
+        if (folder / "cpu.max").exists():
+            limit, period = (folder / "cpu.max").read_text().split()
+        else:
+            limit, period = ((folder / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return None if limit == "max" or float(limit) <= 0 else float(limit) / float(period)
     except (OSError, ValueError):
         return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from ..algorithm.contracts import Assignment, Sweep
 from ..algorithm.seeding import unit
 from ..design import BatchDesign
+from ..errors import InputError
 from ..kernels import _native
 from ..schedule import Block, FixedPartition
 from ..threads import resolve_threads
@@ -33,7 +35,7 @@ class MemoryCells:
     Parameters
     ----------
     Z
-        Embedding (N, d), float32 or float64, any strides; read, never kept beyond `take`, never changed.
+        Embedding (N, d), float32 or float64, any strides; read at the first sweep, never changed.
     design, schedule
         Batches, and the fixed partition into blocks.
     precision
@@ -58,19 +60,27 @@ class MemoryCells:
         self.design, self.precision = design, precision
         self.n_threads = resolve_threads(n_threads)
         chosen = instruction_set or os.environ.get("HARMONAX_INSTRUCTION_SET") or _native.instruction_sets()[0]
+        if chosen not in _native.instruction_sets():
+            known = ", ".join(_native.instruction_sets())
+            raise InputError(f"instruction set {chosen!r} is not available here; allowed are {known}")
         self.instruction_set = chosen
-        self._Z = Z
-        kind = _native.Cells32 if precision == "float32" else _native.Cells64
+        self._Z, self._schedule = Z, schedule
+        self._mass: dict[int, np.ndarray] = {}
+
+    @cached_property
+    def _cells(self) -> _native.Cells32 | _native.Cells64:
+        """The laid-out copies, made at the first sweep: seeding needs a sample only, and its memory is free by then."""
+        Z, kind = self._Z, _native.Cells32 if self.precision == "float32" else _native.Cells64
         # The native side reads any strides, but only whole, native-endian values.
-        Z = Z if Z.dtype in (np.float32, np.float64) and Z.dtype.isnative and Z.flags.aligned else Z.astype(precision)
-        self._native = kind(
+        if Z.dtype not in (np.float32, np.float64) or not Z.dtype.isnative or not Z.flags.aligned:
+            Z = Z.astype(self.precision)
+        return kind(
             Z,
-            **_plan(design, schedule),
-            n_levels=design.n_levels,
-            instruction_set=chosen,
+            **_plan(self.design, self._schedule),
+            n_levels=self.design.n_levels,
+            instruction_set=self.instruction_set,
             n_threads=self.n_threads,
         )
-        self._mass: dict[int, np.ndarray] = {}
 
     def take(self, rows: np.ndarray) -> MemoryCells:
         one = BatchDesign.from_codes(np.zeros(len(rows), np.int64))
@@ -90,23 +100,23 @@ class MemoryCells:
         return self._mass[block.index]
 
     def sweep(self, block: Block, Y: np.ndarray, sigma: np.ndarray, logp: np.ndarray | None, moment: bool) -> Sweep:
-        sweep = Sweep(*self._native.sweep(block.index, Y, sigma, logp, moment))
+        sweep = Sweep(*self._cells.sweep(block.index, Y, sigma, logp, moment))
         self._mass[block.index] = sweep.mass
         return sweep
 
     def moments(self, assigned: Assignment) -> tuple[np.ndarray, np.ndarray]:
-        return self._native.moments(assigned.Y, assigned.sigma, assigned.logp)
+        return self._cells.moments(assigned.Y, assigned.sigma, assigned.logp)
 
     def correct(self, assigned: Assignment, W: np.ndarray, moment: bool) -> np.ndarray:
-        return self._native.correct(assigned.Y, assigned.sigma, assigned.logp, W, moment)
+        return self._cells.correct(assigned.Y, assigned.sigma, assigned.logp, W, moment)
 
     def emit(self, assigned: Assignment, W: np.ndarray, out: Any) -> None:
-        self._native.emit(assigned.Y, assigned.sigma, assigned.logp, W, out)
+        self._cells.emit(assigned.Y, assigned.sigma, assigned.logp, W, out)
 
     def assignments(self, assigned: Assignment) -> np.ndarray:
         """Return R (N, K), in the cells' precision."""
         out = np.empty((self.n_cells, len(assigned.Y)), self.precision)
-        self._native.assign(assigned.Y, assigned.sigma, assigned.logp, out)
+        self._cells.assign(assigned.Y, assigned.sigma, assigned.logp, out)
         return out
 
 
