@@ -93,6 +93,15 @@ def test_agrees_with_dense_under(changes, precision):
     assert_agree(Z, design, HarmonyParams(**{"n_clusters": 23, "precision": precision, **FIXED, **changes}))
 
 
+@pytest.mark.parametrize("flavor", ["harmony1", "harmony2"])
+def test_agrees_with_dense_where_passes_stop_by_themselves(flavor):
+    # No pass is known to be the last, so the moments are a pass of their own.
+    Z, codes = cells_with_batches(1500, 17, (4, 2), seed=2)
+    design = BatchDesign.from_codes(codes)
+    changes = {"max_iter_clustering": 50, "tol_clustering": 0.5}
+    assert_agree(Z, design, HarmonyParams(flavor=flavor, n_clusters=23, **{**FIXED, **changes}))
+
+
 def test_a_skipped_cluster_agrees():
     # With this threshold some clusters keep no level and are skipped; the run must have seen that.
     Z, codes = cells_with_batches(1500, 17, (4,), seed=3)

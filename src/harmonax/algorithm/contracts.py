@@ -48,8 +48,20 @@ class Cells(Protocol):
     def mass(self, block: Block) -> np.ndarray:
         """Return the block's present mass (B, K)."""
 
-    def sweep(self, block: Block, Y: np.ndarray, sigma: np.ndarray, logp: np.ndarray | None, moment: bool) -> Sweep:
-        """Reassign the block's cells with this penalty (None: no penalty)."""
+    def sweep(
+        self,
+        block: Block,
+        Y: np.ndarray,
+        sigma: np.ndarray,
+        logp: np.ndarray | None,
+        *,
+        moment: bool,
+        last: bool = False,
+    ) -> Sweep:
+        """Reassign the block's cells with this penalty (None: no penalty).
+
+        With `last` no other pass follows in this round: what `moments` will be asked for may be summed on the way.
+        """
 
     def moments(self, assigned: Assignment) -> tuple[np.ndarray, np.ndarray]:
         """Return S = R^T Z (J, K, d) and the mass (J, K) per joint level."""

@@ -65,7 +65,7 @@ class Harmony:
             for pass_ in range(1, p.max_iter_clustering + 1):
                 if harmony1:
                     Y = unit(moment)
-                moment, J = self._one_pass(Y)
+                moment, J = self._one_pass(Y, last=pass_ == p.max_iter_clustering)
                 for name in ("total", "distance", "entropy", "diversity"):
                     getattr(history, name).append(getattr(J, name))
                 if progress is not None:
@@ -97,7 +97,7 @@ class Harmony:
         sweeps = [self.cells.sweep(block, Y, sigma, None, moment=want) for block in self.schedule.all_blocks()]
         return self._collect(sweeps, _sum(s.mass for s in sweeps), [0.0] * len(sweeps))
 
-    def _one_pass(self, Y: np.ndarray) -> tuple[np.ndarray, Objective]:
+    def _one_pass(self, Y: np.ndarray, *, last: bool) -> tuple[np.ndarray, Objective]:
         """Take each block out, reassign it under the others' penalty, put it back."""
         design, resolved = self.design, self.resolved
         want = self.flavor == "harmony1"
@@ -111,7 +111,7 @@ class Harmony:
             E = expected(design.level_shares, self._cluster_mass(O))
             logp = log_penalty(self.flavor, O, E, resolved.theta)
             self.logp[block.index] = logp
-            sweep = self.cells.sweep(block, Y, resolved.sigma, logp, moment=want)
+            sweep = self.cells.sweep(block, Y, resolved.sigma, logp, moment=want, last=last)
             O = O + sweep.mass
             sweeps.append(sweep)
             weights.append(float((sweep.mass * logp * resolved.sigma).sum()))

@@ -35,7 +35,16 @@ class DenseCells:
         rows = self._rows(block)
         return self._by_level(rows, self.R[rows])
 
-    def sweep(self, block: Block, Y: np.ndarray, sigma: np.ndarray, logp: np.ndarray | None, moment: bool) -> Sweep:
+    def sweep(
+        self,
+        block: Block,
+        Y: np.ndarray,
+        sigma: np.ndarray,
+        logp: np.ndarray | None,
+        *,
+        moment: bool,
+        last: bool = False,
+    ) -> Sweep:
         rows = self._rows(block)
         Zn = self.Zn[rows]
         logits = -2.0 * (1.0 - Zn @ Y.T) / sigma

@@ -99,8 +99,17 @@ class MemoryCells:
     def mass(self, block: Block) -> np.ndarray:
         return self._mass[block.index]
 
-    def sweep(self, block: Block, Y: np.ndarray, sigma: np.ndarray, logp: np.ndarray | None, moment: bool) -> Sweep:
-        sweep = Sweep(*self._cells.sweep(block.index, Y, sigma, logp, moment))
+    def sweep(
+        self,
+        block: Block,
+        Y: np.ndarray,
+        sigma: np.ndarray,
+        logp: np.ndarray | None,
+        *,
+        moment: bool,
+        last: bool = False,
+    ) -> Sweep:
+        sweep = Sweep(*self._cells.sweep(block.index, Y, sigma, logp, moment, last))
         self._mass[block.index] = sweep.mass
         return sweep
 

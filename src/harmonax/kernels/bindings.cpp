@@ -124,7 +124,7 @@ struct PyCells {
     }
 
     nb::tuple sweep(int64_t block, const Array<double, 2>& Y, const Array<double, 1>& sigma,
-                    const std::optional<Array<double, 2>>& logp, bool want_moment) {
+                    const std::optional<Array<double, 2>>& logp, bool want_moment, bool last) {
         const Plan& p = cells->plan();
         const Centroids c = centroids(Y, sigma);
         require(block >= 0 && block < p.n_blocks, "no such block");
@@ -133,7 +133,7 @@ struct PyCells {
         nb::object mass_array = nb::cast(new_array(&mass, p.n_levels, c.K));
         nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, p.d));
         const double* table = logp ? logp->data() : nullptr;
-        const BlockSums s = unlocked([&] { return cells->sweep(block, c, table, mass, want_moment ? moment : nullptr, interrupted); });
+        const BlockSums s = unlocked([&] { return cells->sweep(block, c, table, mass, want_moment ? moment : nullptr, last, interrupted); });
         return nb::make_tuple(mass_array, s.log_partition, s.entropy, moment_array);
     }
 
@@ -207,7 +207,7 @@ void bind(nb::module_& m, const char* name) {
     };
     constructor(float{});
     constructor(double{});
-    cls.def("sweep", &P::sweep, "block"_a, "Y"_a, "sigma"_a, "logp"_a.none(), "moment"_a)
+    cls.def("sweep", &P::sweep, "block"_a, "Y"_a, "sigma"_a, "logp"_a.none(), "moment"_a, "last"_a)
         .def("moments", &P::moments, "Y"_a, "sigma"_a, "logp"_a)
         .def("correct", &P::correct, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "moment"_a)
         .def("emit", &P::template emit<float>, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "out"_a.noconvert())

@@ -41,6 +41,9 @@ std::vector<const InstructionSet*> available() {
     return sets;
 }
 
+// Moments are summed during a last pass where those of one block, by segment, take no more bytes.
+constexpr int64_t MOST_COLLECTED = 16 << 20;
+
 // How many rows ahead a gather asks for.
 constexpr int64_t AHEAD = 16;
 
@@ -156,8 +159,8 @@ typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp,
 }
 
 template <typename T>
-BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp, double* mass, double* moment,
-                          const Poll& poll) const {
+BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp, double* mass, double* moment, bool last,
+                          const Poll& poll) {
     const int64_t K = c.K, d = plan_.d, K_pad = padded(K, ops_->width);
     const Packed p = pack(c, logp, 1, nullptr);
     const Layout<T> x = layout(K);
@@ -165,12 +168,16 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
     const int64_t s0 = plan_.block_segment[block], n_segments = plan_.block_segment[block + 1] - s0;
     std::vector<double> segment_mass(n_segments * K, 0.0), grain_moment(moment ? n_grains * d * K_pad : 0, 0.0);
     std::vector<GrainSums> sums(n_grains);
+    const int64_t table = d * K_pad;
+    const bool collect = last && n_segments * table * (int64_t)sizeof(double) <= MOST_COLLECTED;
+    if (collect) segment_S_.assign(n_segments * table, 0.0);
     const int64_t scratch_size = ops_->scratch(d, K);
     std::vector<Buffer<T>> scratch;
     for (int i = 0; i < n_threads_; ++i) scratch.emplace_back(scratch_size);
     parallel_for(n_grains, n_threads_, poll, [&](int64_t g, int worker) {
         const int64_t first = plan_.grain_segment[g0 + g], last = plan_.grain_segment[g0 + g + 1];
-        sums[g] = {segment_mass.data() + (first - s0) * K, 0, 0, moment ? grain_moment.data() + g * d * K_pad : nullptr};
+        sums[g] = {segment_mass.data() + (first - s0) * K, 0, 0, moment ? grain_moment.data() + g * table : nullptr,
+                   collect ? segment_S_.data() + (first - s0) * table : nullptr};
         ops_->sweep(x, p.tables, first, last, scratch[worker].data(), &sums[g]);
     });
     // Combined in one fixed order: the bits do not depend on the threads.
@@ -188,12 +195,32 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
             for (int64_t j = 0; j < d; ++j)
                 for (int64_t k = 0; k < K; ++k) moment[k * d + j] += grain_moment[(g * d + j) * K_pad + k];
     }
+    if (!collect) {
+        collected_ = 0;
+        return total;
+    }
+    if (collected_++ == 0) {
+        collected_S_.assign(plan_.n_joint * table, 0.0);
+        collected_mass_.assign(plan_.n_joint * K, 0.0);
+    }
+    for (int64_t s = 0; s < n_segments; ++s) {
+        const int64_t j = plan_.segment_joint[s0 + s];
+        for (int64_t i = 0; i < table; ++i) collected_S_[j * table + i] += segment_S_[s * table + i];
+        for (int64_t k = 0; k < K; ++k) collected_mass_[j * K + k] += segment_mass[s * K + k];
+    }
     return total;
 }
 
 template <typename T>
-void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double* mass, const Poll& poll) const {
+void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double* mass, const Poll& poll) {
     const int64_t K = c.K, d = plan_.d, K_pad = padded(K, ops_->width);
+    if (std::exchange(collected_, 0) == plan_.n_blocks) {
+        for (int64_t j = 0; j < plan_.n_joint; ++j)
+            for (int64_t k = 0; k < K; ++k)
+                for (int64_t q = 0; q < d; ++q) S[(j * K + k) * d + q] = collected_S_[(j * d + q) * K_pad + k];
+        std::copy(collected_mass_.begin(), collected_mass_.end(), mass);
+        return;
+    }
     const Packed p = pack(c, logp, plan_.n_blocks, nullptr);
     const Layout<T> x = layout(K);
     const int64_t scratch_size = ops_->scratch(d, K);

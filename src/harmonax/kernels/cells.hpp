@@ -64,10 +64,12 @@ class Cells {
     Cells(const Plan& plan, const Source* Z, int64_t row_stride, int64_t column_stride, const InstructionSet& set,
           int n_threads, const Poll& poll);
 
-    // logp: n_levels x K or null. mass: n_levels x K, moment: K x d or null; both overwritten.
-    BlockSums sweep(int64_t block, const Centroids&, const double* logp, double* mass, double* moment, const Poll&) const;
+    // logp: n_levels x K or null. mass: n_levels x K, moment: K x d or null; both overwritten. With `last`, R^T Z is
+    // summed on the way, where the sums of a block are small: once every block was swept so, moments() has them already.
+    BlockSums sweep(int64_t block, const Centroids&, const double* logp, double* mass, double* moment, bool last,
+                    const Poll&);
     // logp: n_blocks x n_levels x K. S: n_joint x K x d, mass: n_joint x K; both overwritten.
-    void moments(const Centroids&, const double* logp, double* S, double* mass, const Poll&) const;
+    void moments(const Centroids&, const double* logp, double* S, double* mass, const Poll&);
     // W: n_levels x K x d. moment: K x d or null.
     void correct(const Centroids&, const double* logp, const double* W, double* moment, const Poll&);
     // Exactly one output, n_cells x d, in the order of the input.
@@ -89,6 +91,9 @@ class Cells {
     const TileOps<T>* ops_;
     int n_threads_;
     Buffer<T> Z_, Zn_;
+    // The moments so far of a last pass: of how many blocks, n_joint x d x K_pad, n_joint x K; and one block's, by segment.
+    int64_t collected_ = 0;
+    std::vector<double> collected_S_, collected_mass_, segment_S_;
 };
 
 } // namespace harmonax

@@ -34,12 +34,14 @@ struct Tables {
     const T* W;     // n_levels x (K x d_pad in panels), for corrections
 };
 
-// Which reassigned sums a grain returns. `mass` has one row of K doubles per segment of the grain.
+// Which reassigned sums a grain returns. `mass` has one row of K doubles per segment of the grain, `S` (R^T Z, or null)
+// one d x K_pad.
 struct GrainSums {
     double* mass;
     double log_partition;
     double entropy;
     double* moment; // d x K_pad, or null
+    double* S;
 };
 
 template <typename T>

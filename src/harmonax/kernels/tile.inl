@@ -404,6 +404,8 @@ void sweep(const Layout<T>& x, const Tables<T>& t, int64_t s0, int64_t s1, T* me
             out->entropy += sums.entropy;
             normalise(m.R + r * m.K_pad, n, scale, m);
             flush_mass(m, x.n_clusters, out->mass + (s - s0) * x.n_clusters);
+            if (out->S)
+                outer(x.Z + (cell + r) * x.d, x.d, m.R + r * m.K_pad, m.K_pad, n, out->S + (s - s0) * x.d * m.K_pad);
             r += n;
         }
         if (out->moment) outer(x.Zn + cell * x.d, x.d, m.R, m.K_pad, rows, out->moment);
