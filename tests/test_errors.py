@@ -237,6 +237,7 @@ def test_a_barcode_as_batch_is_run_if_insisted_on(adata, front):
         ([[1.0], [1.0, 2.0]], "not an array of numbers"),
         (pd.DataFrame({"x": pd.array([1, None], dtype="Int64")}), "NaN or infinite values in 1 cells"),
         (np.full((5, 2), 1e30), "values up to 1.0e[+]30; allowed is up to 1e[+]15"),
+        (np.full((5, 2), 1e-30), "no value above 1.0e-30; allowed is from 1e-15 on"),
     ],
 )
 def test_what_is_no_embedding_refused(Z, message):
@@ -244,10 +245,13 @@ def test_what_is_no_embedding_refused(Z, message):
         check_embedding(Z)
 
 
-@pytest.mark.parametrize("dtype", ["int32", "float16", ">f4", "bool", np.longdouble])
-def test_embeddings_of_other_numbers_are_read(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "read_as"),
+    [("int32", "f8"), ("float16", "f4"), (">f4", "f4"), (">f8", "f8"), ("bool", "f8"), (np.longdouble, "f8")],
+)
+def test_embeddings_of_other_numbers_are_read(dtype, read_as):
     Z = check_embedding(np.eye(3).astype(dtype))
-    assert Z.dtype == np.float64
+    assert Z.dtype == np.dtype(read_as)
     np.testing.assert_array_equal(Z, np.eye(3))
 
 
@@ -352,3 +356,19 @@ def test_importing_loads_neither_scanpy_nor_jax_nor_pyplot():
     assert "harmonax" in loaded
     assert not {"scanpy", "jax", "matplotlib.pyplot", "torch"} & set(loaded)
     assert harmonax.__version__
+
+
+def test_a_block_proportion_near_zero_makes_one_block_a_cell():
+    assert HarmonyParams(block_proportion=1e-320).n_blocks(50) == 50
+
+
+@pytest.mark.parametrize("name", ["sigma", "theta", "ridge_lambda"])
+def test_values_that_would_overflow_are_refused(name):
+    with pytest.raises(InputError, match=rf"{name}=1e[+]300 must be a finite number .* and at most 1e[+]"):
+        HarmonyParams(**{name: 1e300})
+
+
+def test_any_number_of_threads_is_taken():
+    Z = np.random.default_rng(0).normal(size=(60, 3))
+    one = harmonize(Z, np.arange(60) % 2, rng=0, n_threads=1).embedding
+    np.testing.assert_array_equal(harmonize(Z, np.arange(60) % 2, rng=0, n_threads=10**12).embedding, one)

@@ -125,10 +125,6 @@ class BatchDesign:
             f"or one per level of all variables ({n_levels})"
         )
 
-    def subset(self, rows: np.ndarray) -> BatchDesign:
-        """Return the design of some of the cells, with the same numbering of levels."""
-        return BatchDesign(self.joint[rows], self.joint_levels, self.variables, self.levels)
-
 
 def _factorize(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the sorted distinct codes and each cell's place among them; small codes are counted, not sorted."""

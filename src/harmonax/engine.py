@@ -26,6 +26,8 @@ _CHECK_ROWS = 1 << 16
 _MOST_TABLES = 8 << 30
 # Squares of values up to here, summed over the features, stay finite in float32.
 _LARGEST = 1e15
+# ... and from here on do not vanish.
+_SMALLEST = 1e-15
 
 
 def harmonize(
@@ -127,7 +129,9 @@ def _check_tables(design: BatchDesign, resolved: ResolvedParams, n_features: int
     """Refuse batch variables whose tables would not be small."""
     moments = design.n_joint * resolved.n_clusters * n_features
     penalties = resolved.params.n_blocks(design.n_cells) * design.n_levels * resolved.n_clusters
-    size = 8 * (2 * moments + 3 * penalties)
+    # With several variables each cluster has a ridge system, and that its factors.
+    systems = 4 * (1 + design.n_levels) ** 2 if design.n_variables > 1 else 0
+    size = 8 * (2 * moments + 3 * penalties + systems)
     if size > _MOST_TABLES:
         raise InputError(
             f"{', '.join(design.variables)}: {design.n_levels} levels in {design.n_joint} combinations need tables of "
@@ -179,7 +183,8 @@ def check_embedding(Z: Any, what: str = "the embedding", cells: Sequence[Any] | 
     if array.ndim != 2:
         raise InputError(f"{what} has shape {array.shape}; allowed is (cells, features)")
     if array.dtype not in (np.dtype("float32"), np.dtype("float64")):
-        array = array.astype(np.float64)
+        # float16 and byte-swapped float32 fit into float32, which is half the memory.
+        array = array.astype(np.float32 if array.dtype.kind == "f" and array.itemsize <= 4 else np.float64)
     if len(array) < 2:
         raise InputError(f"{what} has {len(array)} cells; at least 2 are needed")
     if array.shape[1] == 0:
@@ -200,6 +205,8 @@ def check_embedding(Z: Any, what: str = "the embedding", cells: Sequence[Any] | 
         raise InputError(f"{what} has NaN or infinite values in {bad} cells (first: {which}); remove or repair them")
     if largest > _LARGEST:
         raise InputError(f"{what} has values up to {largest:.1e}; allowed is up to {_LARGEST:.0e}: rescale it")
+    if 0 < largest < _SMALLEST:
+        raise InputError(f"{what} has no value above {largest:.1e}; allowed is from {_SMALLEST:.0e} on: rescale it")
     return array
 
 

@@ -96,9 +96,10 @@ class HarmonyParams:
         put("max_iter_clustering", _integer("max_iter_clustering", self.max_iter_clustering, 1))
         for name in ("tol_harmony", "tol_clustering", "tau"):
             put(name, _number(name, getattr(self, name), 0.0))
-        put("sigma", _numbers("sigma", self.sigma, 0.0, strict=True))
-        put("theta", _numbers("theta", self.theta, 0.0))
-        put("ridge_lambda", _numbers("ridge_lambda", self.ridge_lambda, 0.0, strict=True))
+        # What is far beyond sense would overflow float32 tables.
+        put("sigma", _numbers("sigma", self.sigma, 0.0, strict=True, high=1e10))
+        put("theta", _numbers("theta", self.theta, 0.0, high=1e10))
+        put("ridge_lambda", _numbers("ridge_lambda", self.ridge_lambda, 0.0, strict=True, high=1e30))
         put("alpha", _number("alpha", self.alpha, 0.0, strict=True))
         if self.batch_prune_threshold is not None:
             put("batch_prune_threshold", _number("batch_prune_threshold", self.batch_prune_threshold, 0.0))
@@ -131,7 +132,7 @@ class HarmonyParams:
     def n_blocks(self, n_cells: int) -> int:
         """Return the number of blocks the cells are cut into."""
         # round, not floor: 1 // 0.05 is 19 in floating point.
-        return max(1, min(n_cells, round(1.0 / self.block_proportion)))
+        return max(1, round(min(n_cells, 1.0 / self.block_proportion)))
 
     def resolve(self, design: BatchDesign) -> ResolvedParams:
         """Return the per-cluster and per-level arrays for this data."""
@@ -209,9 +210,11 @@ def _number(name: str, value: Any, low: float, *, strict: bool = False, high: fl
     return number
 
 
-def _numbers(name: str, value: Any, low: float, *, strict: bool = False) -> float | tuple[float, ...]:
+def _numbers(
+    name: str, value: Any, low: float, *, strict: bool = False, high: float = math.inf
+) -> float | tuple[float, ...]:
     if np.ndim(value) == 0:
-        return _number(name, value, low, strict=strict)
+        return _number(name, value, low, strict=strict, high=high)
     if np.ndim(value) > 1 or len(value) == 0:
         raise InputError(f"{name} must be one number or a flat, non-empty list; got shape {np.shape(value)}")
-    return tuple(_number(name, v, low, strict=strict) for v in value)
+    return tuple(_number(name, v, low, strict=strict, high=high) for v in value)

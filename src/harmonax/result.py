@@ -80,6 +80,8 @@ class History:
 class HarmonyResult:
     """The corrected embedding and how it was reached.
 
+    It keeps the cells' working copies (2 N d values) and the input alive, for `assignments`.
+
     Attributes
     ----------
     embedding

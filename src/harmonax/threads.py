@@ -10,6 +10,9 @@ import numpy as np
 
 from .errors import InputError
 
+# More than any machine has; the native side counts in 32 bits.
+_MOST_THREADS = 4096
+
 
 def resolve_threads(n_threads: int | None) -> int:
     """Return the number of threads to use; None: every CPU this process may use."""
@@ -17,7 +20,7 @@ def resolve_threads(n_threads: int | None) -> int:
         return available_cpus()
     if isinstance(n_threads, bool) or not isinstance(n_threads, (int, np.integer)) or n_threads < 1:
         raise InputError(f"n_threads={n_threads!r} must be a whole number of at least 1, or None for every CPU")
-    return int(n_threads)
+    return min(int(n_threads), _MOST_THREADS)
 
 
 def available_cpus(cgroup: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:

@@ -50,15 +50,16 @@ def ridge(design: BatchDesign, resolved: ResolvedParams, S: np.ndarray, O_joint:
     active = np.zeros(O_joint.shape, bool)
     for f in range(design.n_variables):
         active |= keep[design.joint_levels[:, f]]
-    if not active.all():
-        S, O_joint = np.where(active[:, :, None], S, 0.0), np.where(active, O_joint, 0.0)
+    O_joint = np.where(active, O_joint, 0.0)
+    # S itself, the largest table, is not copied: a kept level's cells are all active, so only the whole sum needs this.
+    S_all = np.einsum("jk,jkd->kd", active, S)
     singular = np.zeros(O.shape[1], bool)
     if params.correction_method == "original":
-        W, W0 = _explicit(design, S, O_joint, lam, keep, np.arange(O.shape[1]), singular)
+        W, W0 = _explicit(design, S, S_all, O_joint, lam, keep, np.arange(O.shape[1]), singular)
     elif design.n_variables == 1:
         W, W0 = _one_variable(design.fold(S), design.fold(O_joint), lam, keep)
     else:
-        W, W0 = _many_variables(design, S, O_joint, lam, keep, singular)
+        W, W0 = _many_variables(design, S, S_all, O_joint, lam, keep, singular)
     W[:, skipped] = 0.0
     return Ridge(W, W0, skipped, singular & ~skipped)
 
@@ -93,7 +94,13 @@ def _one_variable(S: np.ndarray, O: np.ndarray, lam: np.ndarray, keep: np.ndarra
 
 
 def _many_variables(
-    design: BatchDesign, S: np.ndarray, O_joint: np.ndarray, lam: np.ndarray, keep: np.ndarray, singular: np.ndarray
+    design: BatchDesign,
+    S: np.ndarray,
+    S_all: np.ndarray,
+    O_joint: np.ndarray,
+    lam: np.ndarray,
+    keep: np.ndarray,
+    singular: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Eliminate the largest variable, whose block is diagonal, and factorise what remains.
 
@@ -121,7 +128,7 @@ def _many_variables(
         place = np.arange(1, len(rest))
         A[place, place] = np.where(keep_k[other], diagonal[other] + lam_k[other], 1.0)
         b_own = S_level[own, ks]  # (L, k, d)
-        b_rest = np.concatenate([S[:, ks].sum(axis=0)[None], S_level[other, ks]])  # (q, k, d)
+        b_rest = np.concatenate([S_all[None, ks], S_level[other, ks]])  # (q, k, d)
         C_scaled = C / D[:, None, :]
         schur = A - np.einsum("lpk,lqk->pqk", C_scaled, C)
         rhs = b_rest - np.einsum("lqk,lkd->qkd", C_scaled, b_own)
@@ -131,7 +138,7 @@ def _many_variables(
         singular[ks] |= bad
     if singular.any():
         clusters = np.flatnonzero(singular)
-        W[:, clusters], W0[clusters] = _explicit(design, S, O_joint, lam, keep, clusters, singular)
+        W[:, clusters], W0[clusters] = _explicit(design, S, S_all, O_joint, lam, keep, clusters, singular)
     return W, W0
 
 
@@ -176,6 +183,7 @@ def _cholesky_solve(A: np.ndarray, b: np.ndarray, scale: np.ndarray) -> tuple[np
 def _explicit(
     design: BatchDesign,
     S: np.ndarray,
+    S_all: np.ndarray,
     O_joint: np.ndarray,
     lam: np.ndarray,
     keep: np.ndarray,
@@ -191,7 +199,7 @@ def _explicit(
         A = _overlaps(design, O_joint[:, [k]], keep[:, [k]])[:, :, 0]
         rows = np.concatenate([[0], kept + 1])
         A = A[np.ix_(rows, rows)] + np.diag(np.concatenate([[0.0], lam[kept, k]]))
-        b = np.concatenate([S[:, k].sum(axis=0)[None], S_level[kept, k]])
+        b = np.concatenate([S_all[None, k], S_level[kept, k]])
         # Scaled to a unit diagonal, so that rank is judged by overlap and not by how much mass a level has.
         scale = 1.0 / np.sqrt(np.where(np.diag(A) > 0, np.diag(A), 1.0))
         x, _, rank, _ = np.linalg.lstsq(A * scale[:, None] * scale, b * scale[:, None], rcond=_SINGULAR)

@@ -10,6 +10,10 @@
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
+#if defined(_MSC_VER) && defined(HARMONAX_X86)
+// __builtin_cpu_supports reads what this library fills in; clang-cl does not link it by itself.
+#pragma comment(lib, "clang_rt.builtins-x86_64.lib")
+#endif
 
 namespace harmonax {
 
@@ -130,6 +134,14 @@ Layout<T> Cells<T>::layout(int64_t K) const {
 }
 
 template <typename T>
+std::vector<Buffer<T>> Cells<T>::make_scratch(int64_t n_items, int64_t K) const {
+    std::vector<Buffer<T>> scratch;
+    for (int64_t i = 0; i < std::min<int64_t>(n_threads_, std::max<int64_t>(n_items, 1)); ++i)
+        scratch.emplace_back(ops_->scratch(plan_.d, K));
+    return scratch;
+}
+
+template <typename T>
 typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp, int64_t n_tables, const double* W) const {
     const int64_t K = c.K, d = plan_.d, B = plan_.n_levels, width = ops_->width;
     const int64_t K_pad = padded(K, width), d_pad = padded(d, width);
@@ -171,9 +183,7 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
     const int64_t table = d * K_pad;
     const bool collect = last && n_segments * table * (int64_t)sizeof(double) <= MOST_COLLECTED;
     if (collect) segment_S_.assign(n_segments * table, 0.0);
-    const int64_t scratch_size = ops_->scratch(d, K);
-    std::vector<Buffer<T>> scratch;
-    for (int i = 0; i < n_threads_; ++i) scratch.emplace_back(scratch_size);
+    const std::vector<Buffer<T>> scratch = make_scratch(n_grains, K);
     parallel_for(n_grains, n_threads_, poll, [&](int64_t g, int worker) {
         const int64_t first = plan_.grain_segment[g0 + g], last = plan_.grain_segment[g0 + g + 1];
         sums[g] = {segment_mass.data() + (first - s0) * K, 0, 0, moment ? grain_moment.data() + g * table : nullptr,
@@ -223,13 +233,11 @@ void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double
     }
     const Packed p = pack(c, logp, plan_.n_blocks, nullptr);
     const Layout<T> x = layout(K);
-    const int64_t scratch_size = ops_->scratch(d, K);
     struct Unit {
         std::vector<double> S, mass;
     };
     std::vector<Unit> units(plan_.n_units);
-    std::vector<Buffer<T>> scratch;
-    for (int i = 0; i < n_threads_; ++i) scratch.emplace_back(scratch_size);
+    const std::vector<Buffer<T>> scratch = make_scratch(plan_.n_units, K);
     std::fill(S, S + plan_.n_joint * K * d, 0.0);
     std::fill(mass, mass + plan_.n_joint * K, 0.0);
     auto joint_of = [&](int64_t u) { return plan_.segment_joint[plan_.segments_by_joint[plan_.unit_segment[u]]]; };
@@ -259,9 +267,7 @@ void Cells<T>::correct_blocks(const Centroids& c, const double* logp, const doub
     const int64_t K = c.K, d = plan_.d, K_pad = padded(K, ops_->width);
     const Packed p = pack(c, logp, plan_.n_blocks, W);
     const Layout<T> x = layout(K);
-    const int64_t scratch_size = ops_->scratch(d, K);
-    std::vector<Buffer<T>> scratch;
-    for (int i = 0; i < n_threads_; ++i) scratch.emplace_back(scratch_size);
+    const std::vector<Buffer<T>> scratch = make_scratch(plan_.n_grains, K);
     // A block at a time bounds the memory of the grains' sums.
     const int64_t step = moment ? 1 : plan_.n_blocks;
     if (moment) std::fill(moment, moment + K * d, 0.0);
@@ -293,8 +299,7 @@ template <typename T>
 void Cells<T>::assign(const Centroids& c, const double* logp, T* out, const Poll& poll) const {
     const Packed p = pack(c, logp, plan_.n_blocks, nullptr);
     const Layout<T> x = layout(c.K);
-    std::vector<Buffer<T>> scratch;
-    for (int i = 0; i < n_threads_; ++i) scratch.emplace_back(ops_->scratch(plan_.d, c.K));
+    const std::vector<Buffer<T>> scratch = make_scratch(plan_.n_grains, c.K);
     parallel_for(plan_.n_grains, n_threads_, poll, [&](int64_t g, int worker) {
         ops_->assign(x, p.tables, plan_.grain_segment[g], plan_.grain_segment[g + 1], scratch[worker].data(), out);
     });

@@ -84,6 +84,8 @@ class Cells {
     struct Packed;
     Packed pack(const Centroids&, const double* logp, int64_t n_tables, const double* W) const;
     Layout<T> layout(int64_t K) const;
+    // One for each thread that n_items pieces of work can keep busy.
+    std::vector<Buffer<T>> make_scratch(int64_t n_items, int64_t K) const;
     void correct_blocks(const Centroids&, const double* logp, const double* W, double* moment, float* out32,
                         double* out64, const Poll&) const;
 

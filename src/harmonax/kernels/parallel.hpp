@@ -7,7 +7,6 @@
 #include <exception>
 #include <functional>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -47,8 +46,8 @@ void parallel_for(int64_t n_items, int n_threads, const Poll& poll, const Body& 
     std::vector<std::thread> threads;
     try {
         for (int i = 0; i < extra; ++i) threads.emplace_back(work, i + 1);
-    } catch (const std::system_error&) {
-        // No more threads to be had: those there are do the work.
+    } catch (const std::exception&) {
+        // No more threads, or no memory for them: those there are do the work.
     }
     work(0);
     for (auto& thread : threads) thread.join();

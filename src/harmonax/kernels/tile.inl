@@ -93,24 +93,30 @@ constexpr T EXP_LEAST = sizeof(T) == 4 ? T(-87.0) : T(-708.0);
 
 #define HX_MAX(a, b) ((a) > (b) ? (a) : (b))
 
+#if !defined(__clang__) && __GNUC__ < 12
+#define HX_SHUFFLE(v, ...) __builtin_shuffle(v, decltype(v < v){__VA_ARGS__})
+#else
+#define HX_SHUFFLE(v, ...) __builtin_shufflevector(v, v, __VA_ARGS__)
+#endif
+
 // Fold a vector by halves, in a fixed order; every lane of the last step holds the result.
 template <typename V>
 inline V half_swapped(V v, int half) {
     // Lane i and lane i ^ half change places.
     if constexpr (sizeof(V) / sizeof(v[0]) == 16) {
-        if (half == 8) return __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
-        if (half == 4) return __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
-        if (half == 2) return __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
-        return __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+        if (half == 8) return HX_SHUFFLE(v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7);
+        if (half == 4) return HX_SHUFFLE(v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11);
+        if (half == 2) return HX_SHUFFLE(v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+        return HX_SHUFFLE(v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
     } else if constexpr (sizeof(V) / sizeof(v[0]) == 8) {
-        if (half == 4) return __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3);
-        if (half == 2) return __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5);
-        return __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6);
+        if (half == 4) return HX_SHUFFLE(v, 4, 5, 6, 7, 0, 1, 2, 3);
+        if (half == 2) return HX_SHUFFLE(v, 2, 3, 0, 1, 6, 7, 4, 5);
+        return HX_SHUFFLE(v, 1, 0, 3, 2, 5, 4, 7, 6);
     } else if constexpr (sizeof(V) / sizeof(v[0]) == 4) {
-        if (half == 2) return __builtin_shufflevector(v, v, 2, 3, 0, 1);
-        return __builtin_shufflevector(v, v, 1, 0, 3, 2);
+        if (half == 2) return HX_SHUFFLE(v, 2, 3, 0, 1);
+        return HX_SHUFFLE(v, 1, 0, 3, 2);
     } else {
-        return __builtin_shufflevector(v, v, 1, 0);
+        return HX_SHUFFLE(v, 1, 0);
     }
 }
 template <typename T>
