@@ -102,12 +102,11 @@ class Harmony:
         design, resolved = self.design, self.resolved
         want = self.flavor == "harmony1"
         blocks = self.schedule.next_pass()
-        before = [self.cells.mass(block) for block in blocks]
         # Summed anew every pass, so nothing drifts.
-        O = _sum(before)
+        O = _sum(self.cells.mass(block) for block in blocks)
         sweeps, weights = [], []
-        for block, own in zip(blocks, before, strict=True):
-            O = O - own
+        for block in blocks:
+            O = O - self.cells.mass(block)
             E = expected(design.level_shares, self._cluster_mass(O))
             logp = log_penalty(self.flavor, O, E, resolved.theta)
             self.logp[block.index] = logp

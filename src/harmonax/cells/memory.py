@@ -120,6 +120,8 @@ class MemoryCells:
         return self._cells.correct(assigned.Y, assigned.sigma, assigned.logp, W, moment)
 
     def emit(self, assigned: Assignment, W: np.ndarray, out: Any) -> None:
+        # The tables of a thousand batches are worth letting go: this is where most memory is in use.
+        self._mass.clear()
         self._cells.emit(assigned.Y, assigned.sigma, assigned.logp, W, out)
 
     def assignments(self, assigned: Assignment) -> np.ndarray:

@@ -70,6 +70,7 @@ def whole_or_nothing(*places: Path, overwrite: bool, needed: int) -> Iterator[li
     """Give one path to write for each place; move them there, in order, when the body ends well.
 
     Whatever ends the body otherwise, an interrupt included, leaves the places as they were and nothing else behind.
+    Should a move fail after another was made, what was written over before it is not brought back.
 
     Parameters
     ----------
