@@ -51,15 +51,16 @@ def ridge(design: BatchDesign, resolved: ResolvedParams, S: np.ndarray, O_joint:
     for f in range(design.n_variables):
         active |= keep[design.joint_levels[:, f]]
     O_joint = np.where(active, O_joint, 0.0)
-    # S itself, the largest table, is not copied: a kept level's cells are all active, so only the whole sum needs this.
-    S_all = np.einsum("jk,jkd->kd", active, S)
     singular = np.zeros(O.shape[1], bool)
-    if params.correction_method == "original":
-        W, W0 = _explicit(design, S, S_all, O_joint, lam, keep, np.arange(O.shape[1]), singular)
-    elif design.n_variables == 1:
+    if params.correction_method == "fast" and design.n_variables == 1:
         W, W0 = _one_variable(design.fold(S), design.fold(O_joint), lam, keep)
     else:
-        W, W0 = _many_variables(design, S, S_all, O_joint, lam, keep, singular)
+        # S itself, the largest table, is not copied: a kept level's cells are all active, so only the sum needs this.
+        S_all = np.einsum("jk,jkd->kd", active, S)
+        if params.correction_method == "fast":
+            W, W0 = _many_variables(design, S, S_all, O_joint, lam, keep, singular)
+        else:
+            W, W0 = _explicit(design, S, S_all, O_joint, lam, keep, np.arange(O.shape[1]), singular)
     W[:, skipped] = 0.0
     return Ridge(W, W0, skipped, singular & ~skipped)
 

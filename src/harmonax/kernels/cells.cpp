@@ -111,8 +111,7 @@ Cells<T>::Cells(const Plan& plan, const Source* Z, int64_t row_stride, int64_t c
                 for (int64_t j = 0; j < d; j += 64 / (int64_t)sizeof(Source)) __builtin_prefetch(soon + j * column_stride);
             }
             T *z = Z_.data() + i * d, *zn = Zn_.data() + i * d;
-            // Reads only from the input: reading z right after its narrow stores would wait for each row to arrive. Four
-            // sums, added in a fixed order, because one alone would wait for itself.
+            // Four sums, added in a fixed order, because one alone would wait for itself.
             double squares[4] = {0, 0, 0, 0};
             for (int64_t j = 0; j < d; ++j) {
                 const T value = (T)from[j * column_stride];
