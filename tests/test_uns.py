@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import anndata
+import harmonax
 import numpy as np
 import pandas as pd
 import pytest
@@ -93,6 +94,13 @@ def test_the_record_says_what_was_run_and_how_it_ended(adata):
     assert table["batch_key"].tolist() == ["batch"] * 3 + ["donor"] * 2
     assert table["level"].tolist() == ["a", "b", "c", "d1", "d2"]
     assert table["n_cells"].tolist() == counts
+
+
+def test_the_cluster_mass_is_the_sum_of_the_assignments(adata):
+    result = harmonax.harmonize(adata.obsm["X_pca"], adata.obs["batch"], rng=0)
+    R, codes = result.assignments(), adata.obs["batch"].cat.codes.to_numpy()
+    of_levels = np.stack([R[codes == level].sum(axis=0) for level in range(3)])
+    np.testing.assert_allclose(result.cluster_mass, of_levels, rtol=1e-5, atol=1e-5)
 
 
 def test_storable_keeps_what_files_keep():

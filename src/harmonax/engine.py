@@ -165,6 +165,7 @@ def _result(
         backend=described,
         notes=fit.notes,
         next_centroids=np.where(fit.correction.skipped[:, None], fit.assigned.Y, unit(fit.correction.W0)),
+        cluster_mass=fit.mass,
         _assignments=lambda: cells.assignments(fit.assigned),
     )
 

@@ -101,6 +101,8 @@ class HarmonyResult:
     next_centroids
         Unit-length ridge intercepts of the last correction, (K, d): where another round of harmony2 would start, and
         what harmonypy calls Y.
+    cluster_mass
+        Cells of each level in each soft cluster, sum of R over the level's cells: (levels of all variables in turn, K).
     """
 
     embedding: np.ndarray
@@ -113,6 +115,7 @@ class HarmonyResult:
     backend: dict[str, Any]
     notes: list[str]
     next_centroids: np.ndarray = field(repr=False, default_factory=lambda: np.empty((0, 0)))
+    cluster_mass: np.ndarray = field(repr=False, default_factory=lambda: np.empty((0, 0)))
     _assignments: Callable[[], np.ndarray] = field(repr=False, default=lambda: np.empty((0, 0)))
 
     @property

@@ -12,7 +12,8 @@ from .result import HarmonyResult
 def uns_record(result: HarmonyResult, basis: str, adjusted_basis: str) -> dict[str, Any]:
     """Return what ``adata.uns["harmonax"]`` says about a run.
 
-    `HarmonyResult.record`, with the names of both embeddings, and with the levels as the columns of a table: a batch
+    `HarmonyResult.record`, with the names of both embeddings, the cells of each level in each soft cluster
+    (``cluster_mass``, rows as in ``levels``), and with the levels as the columns of a table: a batch
     column may have any name, a key in a file may not.
     """
     design = result.design
@@ -22,7 +23,7 @@ def uns_record(result: HarmonyResult, basis: str, adjusted_basis: str) -> dict[s
         "level": [level for own in design.levels for level in own],
         "n_cells": design.level_counts.astype(np.int64),
     }
-    return storable(record)
+    return storable(record) | {"cluster_mass": result.cluster_mass}
 
 
 def storable(value: Any) -> Any:

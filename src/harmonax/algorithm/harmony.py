@@ -25,12 +25,13 @@ Progress = Callable[[int, int, float], None]
 
 @dataclass
 class Fit:
-    """Where a run ended: what the last assignment was made from, and the correction that followed it."""
+    """Where a run ended: what the last assignment was made from, its mass (B, K), and the correction that followed."""
 
     assigned: Assignment
     correction: Ridge
     status: Status
     history: History
+    mass: np.ndarray
     notes: list[str] = field(default_factory=list)
 
 
@@ -58,14 +59,14 @@ class Harmony:
         """Run from centroids Y until an end is reached; write the corrected embedding to `out`."""
         p, history, notes = self.resolved.params, History(), []
         harmony1 = self.flavor == "harmony1"
-        moment, J = self._assign_without_penalty(Y)
+        moment, J, mass = self._assign_without_penalty(Y)
         history.initial = previous = J.total
         for round_ in range(1, p.max_iter_harmony + 1):
             start = len(history.total)
             for pass_ in range(1, p.max_iter_clustering + 1):
                 if harmony1:
                     Y = unit(moment)
-                moment, J = self._one_pass(Y, last=pass_ == p.max_iter_clustering)
+                moment, J, mass = self._one_pass(Y, last=pass_ == p.max_iter_clustering)
                 for name in ("total", "distance", "entropy", "diversity"):
                     getattr(history, name).append(getattr(J, name))
                 if progress is not None:
@@ -87,9 +88,9 @@ class Harmony:
                 self._assign_without_penalty(Y)
         self.cells.emit(assigned, correction.W, out)
         status = Status.CONVERGED if converged else Status.MAX_ITERATIONS
-        return Fit(assigned, correction, status, history, notes)
+        return Fit(assigned, correction, status, history, mass, notes)
 
-    def _assign_without_penalty(self, Y: np.ndarray) -> tuple[np.ndarray, Objective]:
+    def _assign_without_penalty(self, Y: np.ndarray) -> tuple[np.ndarray, Objective, np.ndarray]:
         """Assign every cell by distance alone: R = softmax(-D / sigma)."""
         self.logp[:] = 0.0
         sigma = self.resolved.sigma
@@ -97,7 +98,7 @@ class Harmony:
         sweeps = [self.cells.sweep(block, Y, sigma, None, moment=want) for block in self.schedule.all_blocks()]
         return self._collect(sweeps, _sum(s.mass for s in sweeps), [0.0] * len(sweeps))
 
-    def _one_pass(self, Y: np.ndarray, *, last: bool) -> tuple[np.ndarray, Objective]:
+    def _one_pass(self, Y: np.ndarray, *, last: bool) -> tuple[np.ndarray, Objective, np.ndarray]:
         """Take each block out, reassign it under the others' penalty, put it back."""
         design, resolved = self.design, self.resolved
         want = self.flavor == "harmony1"
@@ -116,15 +117,17 @@ class Harmony:
             weights.append(float((sweep.mass * logp * resolved.sigma).sum()))
         return self._collect(sweeps, O, weights)
 
-    def _collect(self, sweeps: list[Sweep], O: np.ndarray, weights: list[float]) -> tuple[np.ndarray, Objective]:
-        """Return R^T Zn and the objective; `weights` are sum_bk sigma_k O_gbk logp_gbk of each block."""
+    def _collect(
+        self, sweeps: list[Sweep], O: np.ndarray, weights: list[float]
+    ) -> tuple[np.ndarray, Objective, np.ndarray]:
+        """Return R^T Zn, the objective, and O; `weights` are sum_bk sigma_k O_gbk logp_gbk of each block."""
         entropy = sum(s.entropy for s in sweeps)
         distance = sum(weights) - sum(s.log_partition for s in sweeps) - entropy
         E = expected(self.design.level_shares, self._cluster_mass(O))
         J = objective(
             self.flavor, self.cells.n_cells, distance, entropy, O, E, self.resolved.theta, self.resolved.sigma
         )
-        return _sum(s.moment for s in sweeps), J
+        return _sum(s.moment for s in sweeps), J, O
 
     def _cluster_mass(self, O: np.ndarray) -> np.ndarray:
         """Return sum_i R_ik: every cell carries exactly one level of the first variable."""
