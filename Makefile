@@ -71,8 +71,8 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml $(NATIVE)
 	$(PIP) install --editable '.[demo]'
 	@touch $@
 
-$(VENV)/.tests: $(VENV)/.created pyproject.toml
-	$(PIP) install --group test
+$(VENV)/.tests: $(VENV)/.installed
+	$(PIP) install --editable '.[workflow]' --group test
 	@touch $@
 
 $(VENV)/.tools: $(VENV)/.created pyproject.toml

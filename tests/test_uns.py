@@ -5,11 +5,11 @@ from __future__ import annotations
 import warnings
 
 import anndata
-import harmonax
 import numpy as np
 import pandas as pd
 import pytest
 
+import harmonax
 from harmonax import __version__
 from harmonax.errors import HarmonaxWarning
 from harmonax.pp import harmony_integrate

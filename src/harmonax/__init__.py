@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import pp
+from . import pl, pp, tl
 from .engine import harmonize
 from .harmonypy import run_harmony
 from .params import HarmonyParams, harmony1, harmony2
@@ -17,6 +17,8 @@ __all__ = [
     "harmonize",
     "harmony1",
     "harmony2",
+    "pl",
     "pp",
     "run_harmony",
+    "tl",
 ]

@@ -1,6 +1,9 @@
 """The command line: options to calls, errors to exit codes; nothing else.
 
+    check.py       harmonax check
     integrate.py   harmonax integrate
+    evaluate.py    harmonax evaluate
+    diagnose.py    harmonax diagnose
     demo.py        harmonax demo
     values.py      lists of numbers and names, and --config files
     terminal.py    messages on stderr, signals
@@ -17,7 +20,10 @@ import click
 
 from ..errors import HarmonaxError, NotConvergedError
 from ..version import __version__
+from .check import check
 from .demo import demo
+from .diagnose import diagnose
+from .evaluate import evaluate
 from .integrate import integrate
 from .terminal import complain, signals
 
@@ -35,8 +41,8 @@ def cli() -> None:
     """
 
 
-cli.add_command(integrate)
-cli.add_command(demo)
+for command in (check, integrate, evaluate, diagnose, demo):
+    cli.add_command(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from enum import StrEnum
+from typing import Any
 
 import pandas as pd
 
@@ -49,6 +51,22 @@ def most_serious(findings: Iterable[Finding]) -> Level:
     return max((finding.level for finding in findings), key=order.index, default=Level.GOOD)
 
 
+def told(verdict: str, summary: str, findings: Iterable[Finding]) -> list[str]:
+    """Return a verdict and its findings as lines to read, most serious first."""
+    lines = [f"Verdict: {verdict}", *_wrapped(summary, ""), ""]
+    for finding in by_severity(findings):
+        mark = finding.level.upper() if finding.level is Level.PROBLEM else finding.level
+        lines += _wrapped(f"{mark:>7}  {_capital(finding.message)}", " " * 9)
+        lines += _wrapped(f"{'':7}  -> {finding.advice}", " " * 12) if finding.advice else []
+    return lines
+
+
+def by_severity(findings: Iterable[Finding]) -> list[Finding]:
+    """Return findings with the most serious first, else in their order."""
+    order = list(Level)
+    return sorted(findings, key=lambda finding: -order.index(finding.level))
+
+
 def to_table(findings: Sequence[Finding]) -> pd.DataFrame:
     """Return findings as a table that files can hold; its columns are those of `Finding`."""
     names = [field.name for field in fields(Finding)]
@@ -68,3 +86,19 @@ def from_table(table: pd.DataFrame) -> list[Finding]:
     """
     rows = table.astype(str).itertuples(index=False)
     return [Finding(str(row.code), Level(row.level), str(row.message), str(row.advice)) for row in rows]
+
+
+def plain(value: Any) -> Any:
+    """Return what ``to_uns`` made as plain values, tables as lists of rows: for JSON."""
+    if isinstance(value, pd.DataFrame):
+        return value.to_dict("records")
+    return {name: plain(part) for name, part in value.items()} if isinstance(value, dict) else value
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _capital(text: str) -> str:
+    # A sentence may begin with a name of Python's, such as obs['batch'].
+    return text if "[" in text.split(" ")[0] else text[:1].upper() + text[1:]

@@ -4,6 +4,7 @@
     source.py     what a run reads: an embedding, batch columns, cell names
       annotated.py    from .h5ad and .zarr, never touching X
       bare.py         from .csv, .tsv (.gz), .parquet, .npy with a metadata table
+    parts.py      what tools look at: obs, embeddings, uns
     sink.py       what it writes: the same kinds of files
       convert.py      .h5ad to .zarr and back, block by block
     record.py     run.json
@@ -15,6 +16,7 @@ Knows pandas, anndata, h5py and zarr; of harmonax only the values (errors, desig
 from __future__ import annotations
 
 from .formats import Format, format_of, gzipped
+from .parts import read_parts
 from .record import data_hash, file_facts, peak_memory, recorded_output, versions, write_json
 from .sink import Result, check_writable, size_of, write_result
 from .source import Source, read_source
@@ -32,6 +34,7 @@ __all__ = [
     "format_of",
     "gzipped",
     "peak_memory",
+    "read_parts",
     "read_source",
     "recorded_output",
     "size_of",

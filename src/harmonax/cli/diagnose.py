@@ -1,0 +1,99 @@
+"""``harmonax diagnose``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import FileFormatError
+from .terminal import messages
+from .values import Names, read_config
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+@click.command(short_help="Tell whether a correction did too little, too much, or the right thing.")
+@click.argument("source", metavar="IN")
+@click.option(
+    "--batch-key", type=Names(), multiple=True, help="Batch columns.  [default: those of the correction in IN]"
+)
+@click.option("--label-key", metavar="NAME", help="Column of cell types.")
+@click.option("--group-key", metavar="NAME", help="Column by which results are shown.  [default: the types, or leiden]")
+@click.option("--markers", metavar="TOML", help='Genes by cell type: "B cells" = ["MS4A1"]; needs --label-key.')
+@click.option("--basis", metavar="NAME", help="Embedding before.  [default: that of the correction in IN, or X_pca]")
+@click.option("--adjusted-basis", metavar="NAME", help="Embedding after.  [default: its, or X_pca_harmony]")
+@click.option("-o", "--output", metavar="JSON", help="Also write the findings and tables here.")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For splitting and sampling.")
+@click.option("--max-cells", type=int, default=20_000, show_default=True, help="Measure a sample above so many cells.")
+@click.option("--overwrite", is_flag=True, help="Replace a JSON that is there; never IN.")
+@click.option(
+    "--config",
+    metavar="TOML",
+    is_eager=True,
+    callback=read_config,
+    help="File of options by their long names; the command line wins.",
+)
+@click.option("--quiet", is_flag=True, help="Print the result and errors only.")
+@click.option("--verbose", is_flag=True, help="Print more.")
+def diagnose(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any) -> None:
+    """Tell what the correction in IN did: to the neighbours within each batch, between batches, and to nothing at all.
+
+    IN is .h5ad or .zarr; its X is read for --markers only. The exit code is 0 whatever the verdict.
+
+    \b
+    harmonax diagnose corrected.h5ad --label-key cell_type
+    """
+    if options["quiet"] and options["verbose"]:
+        raise click.UsageError("--quiet and --verbose exclude each other")
+    with messages(quiet=options["quiet"], verbose=options["verbose"]):
+        from .. import io
+        from ..tl.diagnose import diagnose as run_diagnose
+
+        inputs = [source, *(path for path in (options["config"], options["markers"]) if path)]
+        place = None
+        if options["output"] is not None:
+            place = io.check_destination(options["output"], inputs=inputs, overwrite=options["overwrite"])
+        found = run_diagnose(
+            _read(source, options),
+            [name for names in batch_key for name in names] or None,
+            label_key=options["label_key"],
+            group_key=options["group_key"],
+            markers=_markers(options["markers"]) if options["markers"] else None,
+            basis=options["basis"],
+            adjusted_basis=options["adjusted_basis"],
+            max_cells=options["max_cells"],
+            rng=options["seed"],
+        )
+        if place is not None:
+            with io.whole_or_nothing(place, overwrite=options["overwrite"], needed=0) as (part,):
+                io.write_json(part, found.to_record())
+    click.echo(str(found))
+
+
+def _read(source: str, options: dict[str, Any]) -> AnnData:
+    from .. import io
+
+    if options["markers"]:
+        from ..workflow.inputs import read
+
+        return read(source)
+    run = io.read_parts(source, uns=["harmonax"]).uns.get("harmonax", {})
+    before = options["basis"] or str(run.get("basis", "X_pca"))
+    after = options["adjusted_basis"] or str(run.get("adjusted_basis", "X_pca_harmony"))
+    return io.read_parts(source, bases=[before, after], uns=["harmonax"])
+
+
+def _markers(path: str) -> dict[str, list[str]]:
+    import tomllib
+
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise FileFormatError(f"{path}: {error}") from None
+    for name, genes in table.items():
+        if not isinstance(genes, list) or not all(isinstance(gene, str) for gene in genes):
+            raise FileFormatError(f'{path}: {name} must be a list of genes, such as ["MS4A1", "CD79A"]')
+    return table

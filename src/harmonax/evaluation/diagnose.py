@@ -1,0 +1,227 @@
+"""Too little corrected, or too much? Measured per cell, per group, and against a correction of nothing.
+
+The measure of too much is what happens *within* batches. A batch effect moves the cells of a batch, or those of one
+type in it, together; neighbours within a batch that are neighbours no longer were torn apart by the correction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from . import judge
+from .findings import Finding, from_table, plain, to_table, told
+from .markers import marker_table
+from .mixing import explained_by_batch, own_batch_excess
+from .neighbours import nearest_cells
+from .null import Correct, Null, calibrate
+from .states import batch_table, group_table, linked_batches, one_batch_states
+from .structure import moved_share, movement, neighbours_kept
+
+_NEAR = 30
+# Share of the cells that need labels for mixing to be measured within types.
+_LABELLED = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosis:
+    """What a correction did, and whether that was too little, too much, or right.
+
+    Attributes
+    ----------
+    verdict
+        "fine"; "caution" (look at the findings); "over_corrected"; "under_corrected"; "not_needed" (there was no batch
+        effect); "impossible" (batch and biology cannot be told apart).
+    summary
+        The verdict in a sentence.
+    findings
+        What was measured, with advice.
+    numbers
+        ``neighbours_kept`` (mean over batches), own-batch neighbours in excess (``excess_before``, ``excess_after``:
+        0 mixed as by chance, 1 apart), variance explained by batch (``explained_before``, ``explained_after``),
+        squared ``movement`` as a share of the variance, and ``movement_apart``, the mean move apart from the batch.
+    null
+        The distortion where there was nothing to correct; None where it was not measured.
+    batches, groups, one_batch_states, markers
+        Tables: per batch, per group, per state that one batch alone has, per marker gene.
+    kept, moved
+        Per cell, (N,): share of own-batch neighbours kept (nan where a sample was taken), and movement.
+    """
+
+    verdict: str
+    summary: str
+    findings: list[Finding]
+    numbers: dict[str, float]
+    null: Null | None
+    batches: pd.DataFrame
+    groups: pd.DataFrame
+    one_batch_states: pd.DataFrame
+    markers: pd.DataFrame
+    about: dict[str, Any] = field(default_factory=dict)
+    kept: np.ndarray = field(repr=False, default_factory=lambda: np.empty(0))
+    moved: np.ndarray = field(repr=False, default_factory=lambda: np.empty(0))
+
+    def to_uns(self) -> dict[str, Any]:
+        """Return everything but the values per cell, as files keep it."""
+        return {
+            "verdict": self.verdict,
+            "summary": self.summary,
+            "findings": to_table(self.findings),
+            "numbers": dict(self.numbers),
+            "null": self.null.to_dict() if self.null is not None else {},
+            "batches": self.batches,
+            "clusters": self.groups,
+            "one_batch_states": self.one_batch_states,
+            "markers": self.markers,
+            **self.about,
+        }
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the same as plain values, tables as lists of rows: for JSON."""
+        return plain(self.to_uns())
+
+    @classmethod
+    def from_uns(cls, stored: Mapping[str, Any]) -> Diagnosis:
+        """Return the diagnosis that `to_uns` stored, without the values per cell."""
+        null = dict(stored["null"])
+        tables = {"batches", "clusters", "one_batch_states", "markers"}
+        parts = {"verdict", "summary", "findings", "numbers", "null", *tables}
+        return cls(
+            verdict=str(stored["verdict"]),
+            summary=str(stored["summary"]),
+            findings=from_table(stored["findings"]),
+            numbers={name: float(value) for name, value in stored["numbers"].items()},
+            null=Null(str(null.pop("batch")), int(null.pop("n_cells")), **null) if null else None,
+            batches=stored["batches"],
+            groups=stored["clusters"],
+            one_batch_states=stored["one_batch_states"],
+            markers=stored["markers"],
+            about={name: value for name, value in stored.items() if name not in parts},
+        )
+
+    def __str__(self) -> str:
+        return "\n".join(told(self.verdict.replace("_", "-"), self.summary, self.findings))
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What is diagnosed: N cells before and after, and what is known of them.
+
+    Attributes
+    ----------
+    before, after
+        Embeddings, both (N, d).
+    batch, levels
+        Code of each cell's batch, (N,), and the batches' names.
+    labels
+        Name of each cell's type, "" for none; None: no types are known.
+    groups
+        Name of each cell's group, by which results are shown; None: the labels, else one group.
+    expression, markers
+        Expression (N cells x genes) of the genes of `markers`, which are named by cell type.
+    status, last_change
+        How the run ended, if known: "converged", "max_iterations" or "".
+    hvg_per_batch
+        Whether variable genes were chosen within batches; None: not known.
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+    batch: np.ndarray
+    levels: list[str]
+    labels: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    expression: pd.DataFrame | None = None
+    markers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    status: str = ""
+    last_change: float = float("nan")
+    hvg_per_batch: bool | None = None
+
+    def take(self, rows: np.ndarray) -> Case:
+        """Return the case of some of the cells."""
+        parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        for name in ("before", "after", "batch", "labels", "groups"):
+            parts[name] = None if parts[name] is None else parts[name][rows]
+        parts["expression"] = None if self.expression is None else self.expression.iloc[rows]
+        return Case(**parts)
+
+
+def diagnose(
+    case: Case, *, correct: Correct | None = None, max_cells: int = 20_000, rng: np.random.Generator
+) -> Diagnosis:
+    """Measure what a correction did.
+
+    Parameters
+    ----------
+    case
+        The cells, before and after.
+    correct
+        The correction itself, for the null calibration; None: that is left out.
+    max_cells
+        Of more cells a sample of this size is taken for all that needs neighbours.
+    rng
+        Draws the sample and the halves of the null calibration.
+    """
+    n = len(case.before)
+    rows = np.arange(n) if n <= max_cells else np.sort(rng.choice(n, max_cells, replace=False))
+    moved = movement(case.before, case.after, case.batch)
+    part = case.take(rows)
+    kept = np.full(n, np.nan)
+    kept[rows] = neighbours_kept(part.before, part.after, part.batch)
+    null = calibrate(part.before, part.batch, part.levels, correct, rng) if correct is not None else None
+    near = nearest_cells(part.after, min(_NEAR, len(rows) - 1))
+    labels = part.labels if part.labels is not None else np.full(len(rows), "")
+    groups = next((g for g in (part.groups, part.labels) if g is not None), np.full(len(rows), "all cells"))
+    clusters = group_table(groups, part.batch, kept[rows], moved[rows], near)
+    states = one_batch_states(part.before, labels, part.batch, part.levels, near)
+    markers = pd.DataFrame(columns=["cell_type", "gene", "before", "after"])
+    if part.expression is not None:
+        markers = marker_table(part.before, part.after, labels, part.expression, part.markers)
+    n_labelled, n_linked = linked_batches(labels, part.batch)
+    batches = batch_table(part.batch, part.levels, kept[rows])
+    # Within types where enough of them are in several batches: then the batches may hold different numbers of each.
+    within = labels if n_linked < n_labelled and (labels != "").mean() > _LABELLED else None
+    numbers, chance = _numbers(part, batches, moved, within, rng)
+    measured = judge.Measured(
+        numbers=numbers,
+        chance=chance,
+        null=null,
+        groups=clusters,
+        states=states,
+        markers=markers,
+        n_levels=len(np.unique(part.batch)),
+        batches=batches,
+        n_labelled=n_labelled,
+        n_linked=n_linked,
+        status=case.status,
+        last_change=case.last_change,
+        hvg_per_batch=case.hvg_per_batch,
+    )
+    verdict, summary, findings = judge.judge(measured)
+    about = {"n_cells": n, "n_used": len(rows)}
+    return Diagnosis(verdict, summary, findings, numbers, null, batches, clusters, states, markers, about, kept, moved)
+
+
+def _numbers(
+    part: Case, batches: pd.DataFrame, moved: np.ndarray, labels: np.ndarray | None, rng: np.random.Generator
+) -> tuple[dict[str, float], float]:
+    """Return the numbers of a diagnosis, and what own-batch excess chance alone may bring."""
+    groups = None if labels is None else np.unique(labels, return_inverse=True)[1] - int((labels == "").any())
+    codes = np.unique(part.batch, return_inverse=True)[1]
+    excess = [own_batch_excess(Z, codes, rng, groups=groups) for Z in (part.before, part.after)]
+    explained = [float(np.prod(explained_by_batch(Z, codes), axis=0).sum()) for Z in (part.before, part.after)]
+    kept = batches["neighbours_kept"].dropna()
+    numbers = {
+        "neighbours_kept": float(kept.mean()) if len(kept) else float("nan"),
+        "excess_before": excess[0].overall,
+        "excess_after": excess[1].overall,
+        "explained_before": explained[0],
+        "explained_after": explained[1],
+        "movement": moved_share(np.asarray(part.before, np.float64), np.asarray(part.after, np.float64)),
+        "movement_apart": float(moved.mean()),
+    }
+    return numbers, excess[0].chance

@@ -1,0 +1,14 @@
+"""Tools around a correction, AnnData in: each stores its result in ``adata.uns`` and returns it.
+
+check       before: is a correction needed, and is it possible
+evaluate    after: scores of embeddings, with cell types and without
+diagnose    after: too little corrected, or too much
+"""
+
+from __future__ import annotations
+
+from .check import check
+from .diagnose import diagnose
+from .evaluate import evaluate
+
+__all__ = ["check", "diagnose", "evaluate"]

@@ -1,0 +1,211 @@
+"""``harmonax.tl.diagnose``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ..columns import design_from_table
+from ..design import BatchDesign
+from ..engine import check_embedding, harmonize
+from ..errors import InputError, MissingKeyError, nearest
+from ..evaluation.cells import UNLABELLED
+from ..evaluation.diagnose import Case, Diagnosis
+from ..evaluation.diagnose import diagnose as diagnose_case
+from ..params import HarmonyParams
+from ..randomness import seed_from
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def diagnose(
+    adata: AnnData,
+    batch_key: str | Sequence[str] | None = None,
+    *,
+    label_key: str | None = None,
+    group_key: str | None = None,
+    markers: Mapping[str, Sequence[str]] | None = None,
+    basis: str | None = None,
+    adjusted_basis: str | None = None,
+    layer: str | None = None,
+    correct: Callable[[np.ndarray, np.ndarray], np.ndarray] | None = None,
+    null: bool = True,
+    unlabelled: Collection[str] = UNLABELLED,
+    max_cells: int = 20_000,
+    rng: Any = 0,
+    key_added: str = "harmonax_diagnosis",
+) -> Diagnosis:
+    """Measure whether a correction did too little, too much, or the right thing.
+
+    Within a batch, a correction has nothing to do: neighbours there that are neighbours no longer were torn apart.
+    Between batches, cells should mix as far as the batches hold the same cells. And where there is nothing to correct
+    (one batch, split at random), nothing should happen.
+
+    Parameters
+    ----------
+    adata
+        N cells with an embedding before and after the correction.
+    batch_key
+        Batch columns of ``adata.obs``; None: those of the last `harmonax.pp.harmony_integrate`.
+    label_key
+        Column of cell types, if they are known. Without it, a type that one batch alone has cannot be told from a batch
+        effect, and batches with different cells look as if they were too little corrected.
+    group_key
+        Column by which results are shown; None: `label_key`, else ``"leiden"`` where that is there.
+    markers
+        Genes by cell type, ``{"B cells": ["MS4A1", "CD79A"]}``: do they still separate their types? Needs `label_key`.
+    basis, adjusted_basis
+        Embeddings in ``adata.obsm`` before and after, both (N, d); None: those of the last run, else ``"X_pca"`` and
+        ``"X_pca_harmony"``.
+    layer
+        Layer with the expression of the markers; None: ``adata.X``. Whole numbers are taken for counts.
+    correct
+        The correction, for the null calibration: a function of an embedding (n, d) and the batch of each cell (n,)
+        that returns the corrected embedding. None: Harmony with the parameters of the last run.
+    null
+        Split one batch at random and correct the halves.
+    unlabelled
+        Names in `label_key` that stand for no type.
+    max_cells
+        Of more cells, a sample of this size is taken for what needs neighbours.
+    rng
+        Seed, Generator, SeedSequence or None.
+    key_added
+        Where in ``adata.uns`` the result goes.
+
+    Returns
+    -------
+    Diagnosis
+        Also written to ``adata.uns[key_added]``, ``adata.obs["harmonax_neighbors_kept"]`` (share of each cell's
+        neighbours within its batch that stayed, nan outside the sample) and ``adata.obs["harmonax_movement"]`` (how far
+        it moved apart from its batch, in units of a batch's spread).
+
+    Raises
+    ------
+    MissingKeyError
+        If a column, an embedding or a marker gene is not there.
+    InputError
+        If the embeddings do not fit together, or markers are given without cell types.
+
+    Examples
+    --------
+    >>> import anndata, harmonax, numpy as np, pandas as pd
+    >>> gen = np.random.default_rng(0)
+    >>> batch = np.repeat(["a", "b"], 200)
+    >>> obs = pd.DataFrame({"batch": batch}, index=[f"cell{i}" for i in range(400)])
+    >>> Z = gen.normal(size=(400, 5)) + 3 * (batch == "b")[:, None]
+    >>> adata = anndata.AnnData(obs=obs, obsm={"X_pca": Z})
+    >>> harmonax.pp.harmony_integrate(adata, "batch", max_iter_harmony=50, theta=4, rng=0)
+    >>> diagnosis = harmonax.tl.diagnose(adata)
+    >>> diagnosis.numbers["excess_before"] > 0.9, diagnosis.numbers["excess_after"] < 0.5
+    (True, True)
+    """
+    run = adata.uns.get("harmonax", {})
+    basis = basis or str(run.get("basis", "X_pca"))
+    adjusted_basis = adjusted_basis or str(run.get("adjusted_basis", "X_pca_harmony"))
+    keys = batch_key if batch_key is not None else [str(key) for key in run.get("batch_keys", [])]
+    if not len(keys):
+        raise InputError("no batch column given, and uns['harmonax'] names none; pass batch_key")
+    design = design_from_table(adata.obs, keys, missing="level")
+    before, after = (_embedding(adata, name) for name in (basis, adjusted_basis))
+    if before.shape != after.shape:
+        raise InputError(
+            f"obsm['{basis}'] has shape {before.shape} and obsm['{adjusted_basis}'] {after.shape}; pass as basis the "
+            "embedding that was corrected"
+        )
+    labels = None if label_key is None else _names(adata, label_key, unlabelled)
+    group_key = group_key if group_key is not None else "leiden" if "leiden" in adata.obs and labels is None else None
+    # Only our own run says how it ended and with what parameters.
+    ours = adjusted_basis == run.get("adjusted_basis")
+    case = Case(
+        before=before,
+        after=after,
+        batch=design.joint,
+        levels=["|".join(names) for names in _level_names(design)],
+        labels=labels,
+        groups=None if group_key is None else _names(adata, group_key, ()),
+        expression=_expression(adata, markers, layer, label_key),
+        markers=dict(markers or {}),
+        status=str(run.get("status", "")) if ours else "",
+        last_change=float(run.get("last_change", np.nan)) if ours else float("nan"),
+        hvg_per_batch="highly_variable_nbatches" in adata.var if "highly_variable" in adata.var else None,
+    )
+    gen = np.random.default_rng(seed_from(rng))
+    if correct is None and ours:
+        correct = _harmony(run["params"], gen)
+    found = diagnose_case(case, correct=correct if null else None, max_cells=max_cells, rng=gen)
+    found.about.update(
+        basis=basis,
+        adjusted_basis=adjusted_basis,
+        batch_keys=np.array(design.variables, object),
+        label_key=label_key or "",
+        group_key=group_key or label_key or "",
+    )
+    adata.uns[key_added] = found.to_uns()
+    adata.obs["harmonax_neighbors_kept"] = found.kept
+    adata.obs["harmonax_movement"] = found.moved
+    return found
+
+
+def _embedding(adata: AnnData, basis: str) -> np.ndarray:
+    if basis not in adata.obsm:
+        first = "; run harmonax.pp.harmony_integrate first" if basis == "X_pca_harmony" else ""
+        raise MissingKeyError(f"obsm has no '{basis}'; {nearest(basis, adata.obsm.keys())}{first}")
+    return check_embedding(adata.obsm[basis], f"obsm['{basis}']", list(adata.obs_names))
+
+
+def _names(adata: AnnData, key: str, unlabelled: Collection[str]) -> np.ndarray:
+    """Return a column as text, "" where it is missing or stands for nothing."""
+    if key not in adata.obs:
+        raise MissingKeyError(f"obs has no column '{key}'; {nearest(key, adata.obs.columns)}")
+    column = adata.obs[key]
+    names = column.astype(str).str.strip()
+    none = {str(word).strip().casefold() for word in unlabelled}
+    return np.where(column.isna() | names.str.casefold().isin(none), "", names).astype(str)
+
+
+def _level_names(design: BatchDesign) -> list[list[str]]:
+    """Return, per combination of levels, the names of its levels."""
+    return [[design.levels[f][level - design.offsets[f]] for f, level in enumerate(row)] for row in design.joint_levels]
+
+
+def _harmony(params: Mapping[str, Any], gen: np.random.Generator) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Return Harmony with the parameters of a run, for one batch variable."""
+    given = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in params.items()}
+    for name in ("theta", "sigma", "ridge_lambda"):
+        # Values per variable, level or cluster do not fit another data set.
+        if isinstance(given.get(name), (list, tuple)):
+            given[name] = float(np.mean(given[name]))
+
+    def correct(embedding: np.ndarray, batch: np.ndarray) -> np.ndarray:
+        return harmonize(embedding, batch.astype(str), HarmonyParams(**given), rng=gen, progress=False).embedding
+
+    return correct
+
+
+def _expression(
+    adata: AnnData, markers: Mapping[str, Sequence[str]] | None, layer: str | None, label_key: str | None
+) -> pd.DataFrame | None:
+    """Return the markers' expression in all cells; whole numbers are counts, and become their log per 10,000."""
+    if not markers:
+        return None
+    if label_key is None:
+        raise InputError("markers are genes of cell types: pass label_key, the column that holds the types")
+    if layer is not None and layer not in adata.layers:
+        raise MissingKeyError(f"layers has no '{layer}'; {nearest(layer, adata.layers.keys())}")
+    genes = list(dict.fromkeys(gene for own in markers.values() for gene in own))
+    unknown = [gene for gene in genes if gene not in adata.var_names]
+    if unknown:
+        raise MissingKeyError(f"var_names has no '{unknown[0]}'; {nearest(unknown[0], adata.var_names)}")
+    X = adata.X if layer is None else adata.layers[layer]
+    values = X[:, np.sort(adata.var_names.get_indexer(genes))]
+    order = np.argsort(np.argsort(adata.var_names.get_indexer(genes)))
+    dense = np.asarray(values.toarray() if hasattr(values, "toarray") else values, np.float64)[:, order]
+    if np.array_equal(dense, np.round(dense)) and dense.min() >= 0:
+        totals = np.asarray(X[:].sum(axis=1), np.float64).reshape(-1, 1)
+        dense = np.log1p(dense / np.maximum(totals, 1) * 1e4)
+    return pd.DataFrame(dense, columns=genes)

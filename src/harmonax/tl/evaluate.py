@@ -1,0 +1,202 @@
+"""Score the embeddings of an AnnData, or of a file, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import io
+from ..errors import InputError, MissingKeyError, nearest
+from ..evaluation.cells import UNLABELLED
+from ..evaluation.evaluate import Evaluation, Progress
+from ..evaluation.evaluate import evaluate as evaluate_arrays
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+# What other methods' tutorials call their results.
+WELL_KNOWN = (
+    "X_pca_harmony",
+    "X_harmony",
+    "X_scVI",
+    "X_scANVI",
+    "X_scanorama",
+    "X_mnn",
+    "X_fastmnn",
+    "X_bbknn",
+    "X_combat",
+    "X_pca_combat",
+    "X_liger",
+    "X_cca",
+    "X_rpca",
+    "X_integrated",
+)
+
+
+def evaluate(
+    adata: AnnData,
+    batch_key: str | Sequence[str],
+    *,
+    label_key: str | None = None,
+    embeddings: str | Sequence[str] | None = None,
+    baseline: str = "X_pca",
+    max_cells: int = 50_000,
+    rng: Any = 0,
+    unlabelled: Iterable[str] = UNLABELLED,
+    allow_many_levels: bool = False,
+    controls: bool = False,
+    key_added: str = "harmonax_evaluation",
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Score how well batches mix and what was kept, before against after and methods side by side.
+
+    With labels, scib-metrics' scores: iLISI, BRAS, graph connectivity and kBET per label for the batches, cLISI, NMI,
+    ARI and ASW for the cell types, total = 0.4 batch + 0.6 bio. Always, label-free ones: iLISI, kBET, the share of
+    variance that batches do not explain, and the share of each cell's neighbours in its own batch that were kept. All
+    lie between 0 and 1, and higher is better. Labels that were made after a correction flatter that correction.
+
+    Parameters
+    ----------
+    adata
+        N cells with their embeddings; `X` is not touched.
+    batch_key
+        Column of ``adata.obs`` that says which batch a cell is from, or several, scored one by one. Cells without a
+        batch are left out, with a warning.
+    label_key
+        Column of ``adata.obs`` with cell types. None: label-free scores only.
+    embeddings
+        Entries of ``adata.obsm``. None: those of `baseline`, of Harmony and of other methods under their usual names
+        that are there.
+    baseline
+        The uncorrected embedding, which comes first and which others are compared with.
+    max_cells
+        Above so many cells, so many random ones are scored, with 95 % intervals. Label-free scores still find their
+        neighbours among all cells, and estimate what all would score; those with labels are means over three
+        disjoint samples that share the cells, and are comparable with each other only.
+    rng
+        Seed of the neighbour search, and of the samples: None, integer or numpy Generator.
+    unlabelled
+        Labels that mean none, in upper or lower case. Missing ones do too.
+    allow_many_levels
+        Accept batch columns that look like measurements or cell barcodes.
+    controls
+        Also score the baseline with its cells shuffled: perfect mixing that keeps nothing.
+    key_added
+        Where in ``adata.uns`` the result goes.
+    progress
+        Called before each embedding with how many are done, how many there are, and its name.
+
+    Returns
+    -------
+    Evaluation
+        The scores; also in ``adata.uns[key_added]``.
+
+    Raises
+    ------
+    MissingKeyError
+        If a column or an embedding is not there.
+    InputError
+        If they cannot be scored.
+    MissingExtraError
+        If scib-metrics is not installed.
+
+    Examples
+    --------
+    >>> import harmonax, scanpy
+    >>> adata = scanpy.read_h5ad("corrected.h5ad")  # doctest: +SKIP
+    >>> print(harmonax.tl.evaluate(adata, "batch", label_key="cell_type"))  # doctest: +SKIP
+    """
+    if not all(hasattr(adata, name) for name in ("obs", "obsm", "uns")):
+        raise InputError(f"adata is a {type(adata).__name__}, not an AnnData")
+    if not isinstance(key_added, str) or not key_added or "/" in key_added:
+        raise InputError(f"key_added={key_added!r} must be a name without a slash")
+    keys = [batch_key] if isinstance(batch_key, str) else list(batch_key)
+    _check_label(label_key, keys)
+    for key in [*keys, *([] if label_key is None else [label_key])]:
+        if key not in adata.obs:
+            raise MissingKeyError(f"obs has no column '{key}'; {nearest(key, adata.obs.columns)}")
+    names = embeddings_of(adata.obsm.keys(), embeddings, baseline)
+    result = evaluate_arrays(
+        {name: adata.obsm[name] for name in names},
+        adata.obs[keys],
+        None if label_key is None else adata.obs[label_key],
+        label_key=label_key or "",
+        max_cells=max_cells,
+        rng=rng,
+        unlabelled=unlabelled,
+        allow_many_levels=allow_many_levels,
+        controls=controls,
+        progress=progress,
+    )
+    adata.uns[key_added] = result.to_uns()
+    return result
+
+
+def evaluate_file(
+    path: str,
+    batch_key: Sequence[str],
+    *,
+    label_key: str | None = None,
+    embeddings: str | Sequence[str] | None = None,
+    baseline: str = "X_pca",
+    **how: Any,
+) -> Evaluation:
+    """Score the embeddings of an .h5ad or .zarr file, of which only they and the columns are read.
+
+    Parameters
+    ----------
+    path
+        The file; it is not changed.
+    batch_key, label_key, embeddings, baseline
+        As in `evaluate`.
+    **how
+        Its other parameters, without `key_added`.
+    """
+    _check_label(label_key, batch_key)
+    known = _embedding_names(path)
+    keys = [*batch_key, *([] if label_key is None else [label_key])]
+    sources = {name: io.read_source(path, keys, basis=name) for name in embeddings_of(known, embeddings, baseline)}
+    table = sources[baseline].table
+    return evaluate_arrays(
+        {name: source.Z for name, source in sources.items()},
+        table[list(batch_key)],
+        None if label_key is None else table[label_key],
+        label_key=label_key or "",
+        **how,
+    )
+
+
+def embeddings_of(known: Iterable[str], asked: str | Sequence[str] | None, baseline: str) -> list[str]:
+    """Return the embeddings to score, the baseline first.
+
+    Examples
+    --------
+    >>> embeddings_of(["X_umap", "X_scVI", "X_pca"], None, "X_pca")
+    ['X_pca', 'X_scVI']
+    """
+    present = [str(name) for name in known]
+    if asked is None:
+        others = [name for name in WELL_KNOWN if name in present]
+    else:
+        others = [asked] if isinstance(asked, str) else [str(name) for name in asked]
+    for name in (baseline, *others):
+        if name not in present:
+            raise MissingKeyError(f"obsm has no embedding '{name}'; {nearest(name, present)}")
+        if others.count(name) > 1:
+            raise InputError(f"embedding '{name}' is named more than once; name each once")
+    return [baseline, *(name for name in others if name != baseline)]
+
+
+def _embedding_names(path: str) -> list[str]:
+    from ..io.annotated import opened
+    from ..io.source import reading
+
+    kind = io.format_of(path, (io.Format.H5AD, io.Format.ZARR))
+    with reading(Path(path), kind), opened(Path(path), kind) as root:
+        return sorted(root["obsm"].keys()) if "obsm" in root and hasattr(root["obsm"], "keys") else []
+
+
+def _check_label(label_key: str | None, batch_key: Sequence[str]) -> None:
+    if label_key is not None and label_key in batch_key:
+        raise InputError(f"'{label_key}' is named as batch and as label; they must be two columns")
