@@ -14,7 +14,7 @@ NATIVE := CMakeLists.txt $(wildcard src/harmonax/kernels/*.cpp src/harmonax/kern
 .PHONY: help demo test test-kernels lint format typecheck bench package clean
 
 help:
-	@echo "make demo          simulate, correct and draw a data set into $(DEMO)/"
+	@echo "make demo          simulate and correct a data set, and open the report in $(DEMO)/"
 	@echo "make test          run the tests"
 	@echo "make test-kernels  run the C++ kernels under the address and undefined-behaviour sanitizers"
 	@echo "make lint          ruff: rules and formatting        make format     apply them"
@@ -22,7 +22,7 @@ help:
 	@echo "make package       sdist and wheel into dist/        make clean      remove all of the above"
 
 demo: $(VENV)/.installed
-	$(VENV)/bin/harmonax demo -o $(DEMO)
+	$(VENV)/bin/harmonax demo -o $(DEMO) --open
 
 test: $(VENV)/.installed $(VENV)/.tests
 	$(PY) -m pytest $(PYTEST_ARGS)

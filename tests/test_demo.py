@@ -146,7 +146,18 @@ class TestRunDemo:
         assert len(np.unique(pixels.reshape(-1, pixels.shape[2]), axis=0)) > 100
 
     def test_nothing_else_is_left_behind(self, demo):
-        assert {p.name for p in demo.h5ad.parent.iterdir()} == {"demo.h5ad", "demo.png"}
+        assert {p.name for p in demo.h5ad.parent.iterdir()} == {"demo.h5ad", "demo.png", "report.html"}
+
+    def test_the_report_says_that_the_correction_can_be_trusted(self, tmp_path):
+        pytest.importorskip("plotly", reason="the report needs plotly")
+        report = run_demo(tmp_path, n_cells=2000, quiet=True).report
+        assert "This correction can be trusted." in report.read_text(encoding="utf-8")
+
+    def test_without_plotly_there_is_no_report_and_it_says_how_to_get_it(self, monkeypatch, tmp_path, capsys):
+        monkeypatch.setattr("harmonax.demo.run._reportable", lambda: False)
+        assert run_demo(tmp_path, n_cells=200).report is None
+        assert "not made: pip install 'harmonax[demo]'" in capsys.readouterr().out
+        assert not (tmp_path / "report.html").exists()
 
     def test_quiet_prints_nothing_and_a_second_demo_replaces_the_first(self, tmp_path, capsys):
         run_demo(tmp_path, n_cells=120, quiet=True)

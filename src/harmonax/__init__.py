@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import pl, pp, tl
+from . import pl, pp, report, tl, workflow
 from .engine import harmonize
 from .harmonypy import run_harmony
 from .params import HarmonyParams, harmony1, harmony2
@@ -19,6 +19,8 @@ __all__ = [
     "harmony2",
     "pl",
     "pp",
+    "report",
     "run_harmony",
     "tl",
+    "workflow",
 ]

@@ -1,4 +1,4 @@
-"""Optional dependencies: imported when they are needed, and named with their install command when they are not there."""
+"""Optional dependencies: imported when needed, and named with their install command where they are missing."""
 
 from __future__ import annotations
 

@@ -109,13 +109,13 @@ def integrate_file(job: FileJob, params: HarmonyParams | None = None, **how: Any
     result = harmonize(source.Z, design, params, **how)
     clock.lap("harmonize")
     announce(result)
-    made = io.Result(
-        source, job.basis, job.adjusted_basis, result.embedding, uns_record(result, job.basis, job.adjusted_basis)
-    )
-    with io.whole_or_nothing(places.record, places.result, overwrite=job.overwrite, needed=needed) as (record, part):
+    columns = {"keys": list(job.keys)} | job.columns()
+    record = uns_record(result, job.basis, job.adjusted_basis, columns)
+    made = io.Result(source, job.basis, job.adjusted_basis, result.embedding, record)
+    with io.whole_or_nothing(places.record, places.result, overwrite=job.overwrite, needed=needed) as (json_part, part):
         io.write_result(part, places.kind, made, compress=io.gzipped(job.output))
         clock.lap("write")
-        io.write_json(record, _run_record(job, source, result) | clock.facts())
+        io.write_json(json_part, _run_record(job, source, result) | clock.facts())
     log.info("wrote %s (%.1f s)", job.output, sum(clock.laps.values()))
     return result
 

@@ -171,9 +171,12 @@ def harmony_integrate(
     options = merge(asked, harmonypy, harmony_integrate)
     params = params_of(options)
     _check_places(adata, adjusted_basis)
-    design = design_from_table(
-        adata.obs, key, combine_keys=combine_keys, missing=missing, allow_many_levels=allow_many_levels
-    )
+    how: dict[str, Any] = {
+        "combine_keys": combine_keys,
+        "missing": missing,
+        "allow_many_levels": allow_many_levels,
+    }
+    design = design_from_table(adata.obs, key, **how)
     result = harmonize(
         _embedding(adata, basis),
         design,
@@ -185,9 +188,13 @@ def harmony_integrate(
         progress=options["progress"],
     )
     adata.obsm[adjusted_basis] = result.embedding
-    adata.uns["harmonax"] = uns_record(result, basis, adjusted_basis)
+    adata.uns["harmonax"] = uns_record(result, basis, adjusted_basis, {"keys": _listed(key)} | how)
     if harmonypy.get("verbose", True):
         announce(result)
+
+
+def _listed(key: str | Sequence[str]) -> list[str]:
+    return [key] if isinstance(key, str) else [str(name) for name in key]
 
 
 def _check_places(adata: Any, adjusted_basis: str) -> None:

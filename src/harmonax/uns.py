@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,15 @@ import numpy as np
 from .result import HarmonyResult
 
 
-def uns_record(result: HarmonyResult, basis: str, adjusted_basis: str) -> dict[str, Any]:
+def uns_record(
+    result: HarmonyResult, basis: str, adjusted_basis: str, columns: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Return what ``adata.uns["harmonax"]`` says about a run.
 
     `HarmonyResult.record`, with the names of both embeddings, the cells of each level in each soft cluster
     (``cluster_mass``, rows as in ``levels``), and with the levels as the columns of a table: a batch
-    column may have any name, a key in a file may not.
+    column may have any name, a key in a file may not. `columns` says how the batch columns were read: ``keys``,
+    ``combine_keys``, ``missing`` and ``allow_many_levels``.
     """
     design = result.design
     record = result.record() | {"basis": basis, "adjusted_basis": adjusted_basis}
@@ -23,6 +27,8 @@ def uns_record(result: HarmonyResult, basis: str, adjusted_basis: str) -> dict[s
         "level": [level for own in design.levels for level in own],
         "n_cells": design.level_counts.astype(np.int64),
     }
+    if columns is not None:
+        record["columns"] = dict(columns)
     return storable(record) | {"cluster_mass": result.cluster_mass}
 
 

@@ -1,9 +1,11 @@
 """The command line: options to calls, errors to exit codes; nothing else.
 
+    workflow.py    harmonax run
     check.py       harmonax check
     integrate.py   harmonax integrate
     evaluate.py    harmonax evaluate
     diagnose.py    harmonax diagnose
+    report.py      harmonax report
     demo.py        harmonax demo
     values.py      lists of numbers and names, and --config files
     terminal.py    messages on stderr, signals
@@ -25,7 +27,9 @@ from .demo import demo
 from .diagnose import diagnose
 from .evaluate import evaluate
 from .integrate import integrate
+from .report import report
 from .terminal import complain, signals
+from .workflow import run_workflow
 
 # What a shell reports for a program ended by Ctrl-C.
 INTERRUPTED = 130
@@ -41,7 +45,7 @@ def cli() -> None:
     """
 
 
-for command in (check, integrate, evaluate, diagnose, demo):
+for command in (run_workflow, check, integrate, evaluate, diagnose, report, demo):
     cli.add_command(command)
 
 
@@ -58,8 +62,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        complain("interrupted; nothing was written")
+    except (click.Abort, KeyboardInterrupt) as error:
+        complain(str(error) or "interrupted; nothing was written")
         return INTERRUPTED
     except HarmonaxError as error:
         complain(str(error))

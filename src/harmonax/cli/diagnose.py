@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import FileFormatError
 from .terminal import messages
-from .values import Names, read_config
+from .values import Names, read_config, read_markers
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -61,7 +59,7 @@ def diagnose(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any
             [name for names in batch_key for name in names] or None,
             label_key=options["label_key"],
             group_key=options["group_key"],
-            markers=_markers(options["markers"]) if options["markers"] else None,
+            markers=read_markers(options["markers"]) if options["markers"] else None,
             basis=options["basis"],
             adjusted_basis=options["adjusted_basis"],
             max_cells=options["max_cells"],
@@ -84,16 +82,3 @@ def _read(source: str, options: dict[str, Any]) -> AnnData:
     before = options["basis"] or str(run.get("basis", "X_pca"))
     after = options["adjusted_basis"] or str(run.get("adjusted_basis", "X_pca_harmony"))
     return io.read_parts(source, bases=[before, after], uns=["harmonax"])
-
-
-def _markers(path: str) -> dict[str, list[str]]:
-    import tomllib
-
-    try:
-        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise FileFormatError(f"{path}: {error}") from None
-    for name, genes in table.items():
-        if not isinstance(genes, list) or not all(isinstance(gene, str) for gene in genes):
-            raise FileFormatError(f'{path}: {name} must be a list of genes, such as ["MS4A1", "CD79A"]')
-    return table

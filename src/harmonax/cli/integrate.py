@@ -126,7 +126,7 @@ def integrate(ctx: click.Context, source: str, batch_key: tuple[tuple[str, ...],
         how = {ours: options[name] for name, ours in _HOW.items()}
         result = integrate_file(
             job,
-            _params(ctx, options),
+            method_params(ctx, options),
             progress=False if options["quiet"] else None,
             **how,
         )
@@ -134,7 +134,8 @@ def integrate(ctx: click.Context, source: str, batch_key: tuple[tuple[str, ...],
         raise NotConvergedError(f"--strict: {result.summary()}")
 
 
-def _params(ctx: click.Context, options: dict[str, Any]) -> HarmonyParams:
+def method_params(ctx: click.Context, options: dict[str, Any]) -> HarmonyParams:
+    """Return the method's parameters as the options of a command give them."""
     given = {field.name: options[field.name] for field in dataclasses.fields(HarmonyParams)}
     if given["batch_prune_threshold"] == "none":
         given["batch_prune_threshold"] = None

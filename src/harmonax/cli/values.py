@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tomllib
+from pathlib import Path
 from typing import Any
 
 import click
 
-from ..errors import nearest
+from ..errors import FileFormatError, nearest
 
 
 class Numbers(click.ParamType):
@@ -94,3 +95,15 @@ def _as_given(path: str, key: str, value: Any, option: click.Option, ctx: click.
     if isinstance(value, list) and not isinstance(option.type, Numbers):
         raise click.BadParameter(f"{path}: '{key}' takes one value, not a list", ctx, param)
     return value
+
+
+def read_markers(path: str) -> dict[str, list[str]]:
+    """Return the genes by cell type that a TOML file lists."""
+    try:
+        table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise FileFormatError(f"{path}: {error}") from None
+    for name, genes in table.items():
+        if not isinstance(genes, list) or not all(isinstance(gene, str) for gene in genes):
+            raise FileFormatError(f'{path}: {name} must be a list of genes, such as ["MS4A1", "CD79A"]')
+    return table

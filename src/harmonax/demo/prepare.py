@@ -13,12 +13,18 @@ _CLIP = 10.0
 
 
 def prepare(adata: ad.AnnData, *, n_genes: int = 1000, n_components: int = 30) -> None:
-    """Add ``var["highly_variable"]`` and ``obsm["X_pca"]`` (no batch handling but in the choice of genes)."""
+    """Add ``var["highly_variable"]`` and ``obsm["X_pca"]`` (no batch handling but in the choice of genes).
+
+    Also ``var["highly_variable_nbatches"]``, as scanpy does with a `batch_key`.
+    """
     counts = sparse.csr_matrix(adata.X, dtype=np.float64)
     totals = np.asarray(counts.sum(axis=1)).ravel()
     normalised = sparse.diags_array(_TARGET / np.maximum(totals, 1.0)) @ counts
-    chosen = variable_genes(normalised, adata.obs["batch"].cat.codes.to_numpy(), n_genes)
+    batch = adata.obs["batch"].cat.codes.to_numpy()
+    chosen = variable_genes(normalised, batch, n_genes)
     adata.var["highly_variable"] = chosen
+    alone = [variable_genes(normalised[batch == b], batch[batch == b], n_genes) for b in np.unique(batch)]
+    adata.var["highly_variable_nbatches"] = np.sum(alone, axis=0)
     x = np.log1p(normalised[:, np.flatnonzero(chosen)].toarray())
     x -= x.mean(axis=0)
     deviation = x.std(axis=0)

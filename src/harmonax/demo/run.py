@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import anndata as ad
 import numpy as np
 
-from .. import pp
+from .. import pp, tl
 from ..errors import InputError, OutputError
 from ..io import check_destination, whole_or_nothing
 from .figure import Labels, View, draw
@@ -26,6 +27,7 @@ _LEAST_CELLS = 100
 _MOST_SHOWN = 10_000
 _MAX_ROUNDS = 50
 _EMBEDDINGS = ("X_pca", "X_pca_harmony")
+_VIEWS = ("X_umap_uncorrected", "X_umap")
 _VIEW = {
     True: "UMAP of each embedding, which sees no labels; same settings left and right",
     False: "the first two components of each embedding",
@@ -33,10 +35,11 @@ _VIEW = {
 
 
 class Demo(NamedTuple):
-    """What the demo made."""
+    """What the demo made; no report without the packages that it needs."""
 
     h5ad: Path
     figure: Path
+    report: Path | None
     before: Scores
     after: Scores
 
@@ -47,7 +50,8 @@ def run_demo(out_dir: str | Path, *, n_cells: int = 5000, seed: int = 0, quiet: 
     Parameters
     ----------
     out_dir
-        Directory for ``demo.h5ad`` and ``demo.png``; made if it is missing. An earlier demo there is replaced.
+        Directory for ``demo.h5ad``, ``demo.png`` and ``report.html``; made if it is missing. An earlier demo there is
+        replaced.
     n_cells
         Cells to draw, at least 100.
     seed
@@ -58,7 +62,7 @@ def run_demo(out_dir: str | Path, *, n_cells: int = 5000, seed: int = 0, quiet: 
     Returns
     -------
     Demo
-        Paths of both files, and the scores before and after.
+        Paths of the files, and the scores before and after.
 
     Raises
     ------
@@ -69,7 +73,7 @@ def run_demo(out_dir: str | Path, *, n_cells: int = 5000, seed: int = 0, quiet: 
     """
     if n_cells < _LEAST_CELLS:
         raise InputError(f"n_cells={n_cells} is too few for a demo; pass at least {_LEAST_CELLS}")
-    h5ad, png = _destinations(Path(out_dir))
+    h5ad, png, html = _destinations(Path(out_dir))
     say = _Steps(quiet)
     rng = np.random.default_rng(seed)
     with say.step("simulate counts"):
@@ -81,7 +85,14 @@ def run_demo(out_dir: str | Path, *, n_cells: int = 5000, seed: int = 0, quiet: 
     with say.step("score and lay out"):
         shown = adata if n_cells <= _MOST_SHOWN else adata[np.sort(rng.choice(n_cells, _MOST_SHOWN, replace=False))]
         scores, layouts = zip(*(_assess(shown, basis, seed) for basis in _EMBEDDINGS), strict=True)
-    demo = Demo(h5ad, png, *scores)
+        if has_igraph() and shown is adata:
+            adata.obsm.update(zip(_VIEWS, layouts, strict=True))
+    with say.step("check and diagnose"):
+        reported = _reportable()
+        if reported:
+            tl.check(adata, "batch", label_key="cell_type")
+            tl.diagnose(adata, label_key="cell_type")
+    demo = Demo(h5ad, png, html if reported else None, *scores)
     adata.uns["harmonax_demo"] = _record(demo, n_cells, seed)
     with (
         say.step("write and draw"),
@@ -89,18 +100,28 @@ def run_demo(out_dir: str | Path, *, n_cells: int = 5000, seed: int = 0, quiet: 
     ):
         adata.write_h5ad(h5ad_part, compression="gzip")
         _draw(png_part, shown, demo, layouts, seed)
+    if demo.report is not None:
+        from ..report import write_report
+
+        with say.step("report"):
+            write_report(adata, demo.report, title="harmonax demo", color_by=["batch", "cell_type"])
     if not quiet:
         print(_report(adata, demo))
     return demo
 
 
-def _destinations(out_dir: Path) -> tuple[Path, Path]:
+def _destinations(out_dir: Path) -> tuple[Path, Path, Path]:
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"{out_dir}: cannot make this directory: {error.strerror}") from None
-    h5ad, png = (check_destination(out_dir / f"demo.{kind}", inputs=(), overwrite=True) for kind in ("h5ad", "png"))
-    return h5ad, png
+    names = ("demo.h5ad", "demo.png", "report.html")
+    h5ad, png, html = (check_destination(out_dir / name, inputs=(), overwrite=True) for name in names)
+    return h5ad, png, html
+
+
+def _reportable() -> bool:
+    return all(importlib.util.find_spec(name) is not None for name in ("sklearn", "plotly"))
 
 
 def _assess(adata: ad.AnnData, basis: str, seed: int) -> tuple[Scores, np.ndarray]:
@@ -159,6 +180,7 @@ def _report(adata: ad.AnnData, demo: Demo) -> str:
             f"{'':<58}{'before':>8}{'after':>8}",
             *table,
             "",
+            f"report  {demo.report or 'not made: ' + INSTALL}",
             f"figure  {demo.figure}" + ("" if has_igraph() else f"  (for UMAP views: {INSTALL})"),
             f"data    {demo.h5ad}  (counts, obsm: {', '.join(_EMBEDDINGS)})",
         ]

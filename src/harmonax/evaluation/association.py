@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 
 from .variables import Variable
 
@@ -89,6 +88,9 @@ def linked_groups(links: np.ndarray) -> np.ndarray:
 
     Levels without any cell have -1.
     """
+    # Slow to import.
+    from scipy.sparse.csgraph import connected_components
+
     n, m = links.shape
     graph = sparse.bmat([[None, sparse.csr_array(links)], [sparse.csr_array((m, n), dtype=bool), None]])
     groups = connected_components(graph, directed=False)[1][:n]

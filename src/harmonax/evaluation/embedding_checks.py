@@ -84,7 +84,7 @@ def _measure_one(
     if len(np.unique(codes)) < 2:
         made.findings.append(_not_measured(batch))
         return "unknown"
-    made.components.extend((i, float(shares[i]), batch.name, float(explained[i])) for i in range(len(shares)))
+    made.components.extend((i + 1, float(shares[i]), batch.name, float(explained[i])) for i in range(len(shares)))
     overall = own_batch_excess(Z, codes, rng)
     within = own_batch_excess(Z, codes, rng, groups=types.codes[rows]) if types is not None else None
     if within is not None and np.isnan(within.overall):
@@ -152,7 +152,7 @@ def _variance(name: str, shares: np.ndarray, explained: np.ndarray) -> Finding:
         return Finding("variance_explained", Level.NOTE, f"'{name}' has as many batches as cells.")
     top = int(np.argmax(explained))
     text = f"'{name}' explains {total:.1%} of the embedding's variance"
-    text += f", most in component {top} ({explained[top]:.0%})." if total > 0 else "."
+    text += f", most in component {top + 1} ({explained[top]:.0%})." if total > 0 else "."
     # Of well mixed batches nothing is explained, but little variance may still separate them: neighbours decide.
     return Finding("variance_explained", Level.GOOD if total < TRIVIAL else Level.NOTE, text)
 

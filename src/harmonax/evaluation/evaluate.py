@@ -174,7 +174,7 @@ def _words(
         if several and not np.isfinite(values).any() and row.metric not in gone.setdefault(row.batch_key, []):
             gone[row.batch_key].append(row.metric)
     words += [
-        f"no label has enough cells of two batches of '{key}' for {' and '.join(metrics)}: there is no mean over them"
+        f"no label has enough cells of two batches of '{key}' for {', '.join(metrics)}: there is no mean over them"
         for key, metrics in gone.items()
         if metrics
     ]

@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import chdtrc
 
 from ..extras import need
 from .lisi import lisi_of_neighbours
@@ -89,7 +89,9 @@ def cell_values(near: Near, x: np.ndarray, batch: np.ndarray, before: np.ndarray
     values = np.full((len(near.rows), len(LABELFREE_SCORES)), np.nan)
     values[:, 3] = share_kept(before, after)
     if n_batches > 1:
-        values[:, 0] = (lisi_of_neighbours(near.distances, near.indices, near.rows, batch) - 1) / (n_batches - 1)
+        lisi = lisi_of_neighbours(near.distances, near.indices, near.rows, batch)
+        # Where all neighbours are too far to weigh anything, scib-metrics has -1.
+        values[:, 0] = np.clip((lisi - 1) / (n_batches - 1), 0, 1)
         values[:, 1] = _accepted(near, batch)
         share, explained = explained_by_batch(x, batch)
         values[:, 2] = 1 - share @ explained
@@ -114,4 +116,4 @@ def _accepted(near: Near, batch: np.ndarray) -> np.ndarray:
     observed = np.stack([(around == code).sum(axis=1) for code in range(len(sizes))], axis=1)
     expected = (k + 1) * sizes / len(batch)
     statistic = ((observed - expected) ** 2 / expected).sum(axis=1)
-    return stats.chi2.sf(statistic, len(sizes) - 1) >= _ALPHA
+    return chdtrc(len(sizes) - 1, statistic) >= _ALPHA

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 N_SAMPLES = 3
 CONFIDENCE = 0.95
@@ -43,5 +43,6 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
     mean = float(values.mean())
     if len(values) < 2:
         return mean, float("nan"), float("nan")
-    half = stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return mean, float(max(0.0, mean - half)), float(min(1.0, mean + half))
+    half = stdtrit(len(values) - 1, (1 + CONFIDENCE) / 2) * values.std(ddof=1) / np.sqrt(len(values))
+    # Scores corrected for chance may themselves be a little below 0.
+    return mean, float(min(mean, max(0.0, mean - half))), float(max(mean, min(1.0, mean + half)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ KINDS = ("batch", "bio", "total", "label-free")
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Scores of embeddings of the same cells; all lie between 0 and 1, and higher is better.
+    """Scores of embeddings of the same cells: from 0 to 1 (ARI, by chance, a little below), and higher is better.
 
     Attributes
     ----------
@@ -64,18 +65,10 @@ class Evaluation:
         """The means "batch" and "bio" and the "total", a row for each embedding and batch_key; empty without labels."""
         found = self.scores[self.scores["kind"] == "total"]
         value = {(row.embedding, row.batch_key, row.metric): row.value for row in found.itertuples()}
-        rows = [
-            (
-                name,
-                key,
-                *(
-                    value.get((name, own, metric), np.nan)
-                    for own, metric in ((key, "batch"), ("", "bio"), (key, "total"))
-                ),
-            )
-            for name in self.embeddings
-            for key in self.batch_keys
-        ]
+        rows = []
+        for name, key in product(self.embeddings, self.batch_keys):
+            wanted = ((key, "batch"), ("", "bio"), (key, "total"))
+            rows.append((name, key, *(value.get((name, *one), np.nan) for one in wanted)))
         return pd.DataFrame(rows if len(found) else [], columns=["embedding", "batch_key", "batch", "bio", "total"])
 
     def to_uns(self) -> dict[str, Any]:

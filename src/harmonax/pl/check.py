@@ -110,10 +110,8 @@ def _components(ax: Axes, table: pd.DataFrame, colours: dict[str, str]) -> None:
     (line,) = ax.plot(first["component"], first["variance_share"], "o-", color=INK, markersize=3, linewidth=1)
     tidy(ax, grid="y")
     highest = np.nanmax([*table["explained"], *first["variance_share"], 0.2 / 1.3])
-    ax.set(
-        ylim=(0, min(1.0, 1.3 * highest)), xlabel="component (from 0, as in the findings)", ylabel="share of variance"
-    )
-    ax.set_xlim(-0.6, float(table["component"].max()) + 0.6)
+    ax.set(ylim=(0, min(1.0, 1.3 * highest)), xlabel="principal component", ylabel="share of variance")
+    ax.set_xlim(float(table["component"].min()) - 0.6, float(table["component"].max()) + 0.6)
     ax.locator_params(axis="x", integer=True)
     names = [f"explained by {shown(key)}" for key in keys]
     legend(ax, [*handles, line], [*names, "the component's share of all variance"], loc="upper right", fontsize="small")

@@ -17,8 +17,8 @@ MISSING = "#BBBBBB"
 OKABE_ITO = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 # Paul Tol's "muted" and a grey.
 TOL = (*("#332288", "#88CCEE", "#44AA99", "#882255", "#999933", "#DDCC77", "#CC6677", "#AA4499", "#117733", "#555555"),)
-# Of numbers: light means much; legible without colour vision, and in grey.
-NUMBERS = "cividis"
+# Of numbers: light means much; told apart without colour vision, and unlike cividis never grey, which means missing.
+NUMBERS = "viridis"
 # Less and more than expected.
 DIVERGING = "PuOr_r"
 # Whole numbers with at most so many values are names (batch 1, 2, 3), others are measurements.

@@ -107,10 +107,12 @@ def diagnose(
     run = adata.uns.get("harmonax", {})
     basis = basis or str(run.get("basis", "X_pca"))
     adjusted_basis = adjusted_basis or str(run.get("adjusted_basis", "X_pca_harmony"))
-    keys = batch_key if batch_key is not None else [str(key) for key in run.get("batch_keys", [])]
+    read = dict(run.get("columns", {"keys": run.get("batch_keys", [])}))
+    keys = batch_key if batch_key is not None else [str(key) for key in read["keys"]]
     if not len(keys):
         raise InputError("no batch column given, and uns['harmonax'] names none; pass batch_key")
-    design = design_from_table(adata.obs, keys, missing="level")
+    many = bool(read.get("allow_many_levels", False))
+    design = design_from_table(adata.obs, keys, missing="level", allow_many_levels=many)
     before, after = (_embedding(adata, name) for name in (basis, adjusted_basis))
     if before.shape != after.shape:
         raise InputError(
@@ -176,6 +178,8 @@ def _level_names(design: BatchDesign) -> list[list[str]]:
 def _harmony(params: Mapping[str, Any], gen: np.random.Generator) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Return Harmony with the parameters of a run, for one batch variable."""
     given = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in params.items()}
+    # The record has no None.
+    given.setdefault("batch_prune_threshold", None)
     for name in ("theta", "sigma", "ridge_lambda"):
         # Values per variable, level or cluster do not fit another data set.
         if isinstance(given.get(name), (list, tuple)):

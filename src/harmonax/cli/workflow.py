@@ -1,0 +1,141 @@
+"""``harmonax run``."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import click
+
+from ..errors import NotConvergedError
+from ..params import HarmonyParams
+from .integrate import integrate, method_params
+from .terminal import messages
+from .values import Names, Numbers, read_config, read_markers
+
+# Options that mean here what they mean to `harmonax integrate`: the method's own, and how batch columns are read.
+_METHOD = [field.name for field in dataclasses.fields(HarmonyParams)]
+_COLUMNS = ["combine_keys", "missing", "allow_many_levels", "backend", "threads"]
+# Options that are lists of names.
+_LISTS = ("batch_key", "compare", "recompute", "skip")
+_PLAIN = (
+    *("label_key", "condition_key", "min_genes", "max_genes", "min_cells", "max_pct_mt", "mt_prefix", "counts_layer"),
+    *("target_sum", "n_top_genes", "hvg_flavor", "n_comps", "combine_keys", "missing", "allow_many_levels", "backend"),
+    *("n_neighbors", "min_dist", "resolutions", "n_marker_genes", "seed"),
+)
+_STEPS = (
+    "qc, normalise, hvg, pca, check, harmony, neighbors, umap, umap_uncorrected, leiden, markers, evaluate, diagnose"
+)
+
+
+def _names(name: str, says: str) -> Any:
+    return click.option("--" + name.replace("_", "-"), name, type=Names(), multiple=True, help=says)
+
+
+def _number(name: str, kind: type, default: float | None, says: str) -> Any:
+    shown = default is not None
+    return click.option("--" + name.replace("_", "-"), name, type=kind, default=default, show_default=shown, help=says)
+
+
+def _text(name: str, says: str) -> Any:
+    return click.option("--" + name.replace("_", "-"), name, metavar="NAME", help=says)
+
+
+@click.command("run", short_help="Do the whole job: counts to a corrected, judged data set and its report.")
+@click.argument("sources", metavar="IN...", nargs=-1, required=True)
+@click.option("-o", "--output", metavar="DIR", required=True, help="Folder for the results.")
+@_names("batch_key", 'Batch columns of obs; several are separate variables.  [default, for several IN: "batch"]')
+@click.option("--batch-from", type=click.Choice(["file"]), help="Make the batch column of the names of several IN.")
+@_text("label_key", "Column of obs with cell types, for evaluation and diagnosis only.")
+@_text("condition_key", "Column of obs with what the experiment compares, for the check only.")
+@_text("counts_layer", 'Where the raw counts are: a layer, "X" or "raw".  [default: layers["counts"], else X]')
+@_number("min_genes", int, 200, "Fewest genes in a cell.")
+@_number("max_genes", int, None, "Most genes in a cell.  [default: no limit]")
+@_number("min_cells", int, 3, "Fewest cells with a gene.")
+@_number("max_pct_mt", float, 20.0, "Largest percentage of mitochondrial counts in a cell.")
+@_text("mt_prefix", 'How mitochondrial genes begin.  [default: "MT-", else "mt-"]')
+@_number("target_sum", float, 1e4, "Counts per cell after normalisation.")
+@_number("n_top_genes", int, 2000, "Highly variable genes, chosen within batches.")
+@click.option(
+    "--hvg-flavor",
+    type=click.Choice(["seurat", "cell_ranger", "seurat_v3", "seurat_v3_paper"]),
+    default="seurat",
+    show_default=True,
+    help="How they are chosen; see scanpy.",
+)
+@_number("n_comps", int, 50, "Principal components.")
+@_number("n_neighbors", int, 15, "Neighbours of a cell in the graph.")
+@_number("min_dist", float, 0.5, "Of UMAP.")
+@click.option(
+    "--resolutions",
+    type=Numbers(),
+    default="0.3,0.5,0.8",
+    show_default=True,
+    help="Of Leiden; the middle one is obs['leiden'], which the markers are for.",
+)
+@_number("n_marker_genes", int, 50, "Marker genes kept per cluster.")
+@_names("compare", "Further embeddings in obsm to evaluate beside ours, such as X_scVI.")
+@click.option("--markers", metavar="TOML", help="Genes by cell type, for the diagnosis; needs --label-key.")
+@_names("recompute", f'Steps whose results in IN are not kept, with what follows from them, or "all". Steps: {_STEPS}.')
+@click.option("--from-counts", is_flag=True, help="Keep no result that IN has: the same as --recompute all.")
+@_names("skip", "Steps to leave out: qc, check, umap, umap_uncorrected, markers, evaluate, diagnose.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed gives the same result."
+)
+@click.option("--overwrite", is_flag=True, help="Replace the results of a finished run in DIR; never IN.")
+@click.option(
+    "--strict", is_flag=True, help="Exit with 4 where Harmony did not converge; results are written all the same."
+)
+@click.option(
+    "--config",
+    metavar="TOML",
+    is_eager=True,
+    callback=read_config,
+    help="File of options by their long names; the command line wins.",
+)
+@click.option("--quiet", is_flag=True, help="Print errors only.")
+@click.option("--verbose", is_flag=True, help="Print more.")
+@click.pass_context
+def run_workflow(ctx: click.Context, sources: tuple[str, ...], **options: Any) -> None:
+    """Take raw counts in IN to a corrected, clustered and evaluated data set, and say whether to trust it.
+
+    IN is .h5ad, .zarr, a 10x .h5, or a 10x folder (matrix.mtx, barcodes, features); several are joined, and without
+    --batch-key their names are the batches. Results that IN has already, such as X_pca, are kept, and said to be.
+
+    DIR gets integrated.h5ad, report.html, metrics.tsv, run.json, versions.yml, harmonax_mqc.json and figures/, all or
+    none. When a run is interrupted, the same command takes it up after the last finished step.
+
+    \b
+    harmonax run counts.h5ad -o results --batch-key donor
+    harmonax run ctrl/outs/filtered_feature_bc_matrix stim/outs/filtered_feature_bc_matrix -o results
+    """
+    if options["quiet"] and options["verbose"]:
+        raise click.UsageError("--quiet and --verbose exclude each other")
+    with messages(quiet=options["quiet"], verbose=options["verbose"]):
+        from ..workflow import WorkflowOptions, run_files
+        from ..workflow.run import command_line
+
+        given = {name: options[name] for name in _PLAIN}
+        given |= {name: tuple(n for names in options[name] for n in names) for name in _LISTS}
+        if options["from_counts"]:
+            given["recompute"] = ("all",)
+        if options["markers"]:
+            given["markers"] = read_markers(options["markers"])
+        try:
+            made = run_files(
+                sources,
+                options["output"],
+                batch_from=options["batch_from"],
+                options=WorkflowOptions(**given, n_threads=options["threads"], harmony=method_params(ctx, options)),
+                progress=False if options["quiet"] else None,
+                overwrite=options["overwrite"],
+                also_read=[path for path in (options["config"], options["markers"]) if path],
+                command=command_line(),
+            )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("interrupted; the same command takes the run up where it was") from None
+    if options["strict"] and made.uns.get("harmonax", {}).get("status") == "max_iterations":
+        raise NotConvergedError(f"--strict: {made.uns['harmonax']['advice']}")
+
+
+run_workflow.params += [option for option in integrate.params if option.name in (*_METHOD, *_COLUMNS)]

@@ -1,0 +1,183 @@
+"""Figures as plain dictionaries, as Plotly takes them; every name in them went through `label`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .text import TIMES, Safe, escape, label, number
+
+# Okabe and Ito's colours, told apart with every kind of colour vision.
+BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8a8f98"
+# Less than expected is orange, more is blue, as expected is white.
+_DIVERGING = [[0, "#8c3a00"], [0.25, "#e08a3c"], [0.5, "#ffffff"], [0.75, "#5aa2d6"], [1, "#08306b"]]
+_FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
+# Beyond four times, or a quarter of, what is expected, colours no longer change.
+_MOST_LOG2 = 2.0
+_MOST_BATCHES, _MOST_CLUSTERS = 60, 120
+_MOST_WRITTEN = 150
+
+
+class Figures(list[dict[str, Any]]):
+    """The figures of a page, in the order in which they were added."""
+
+    def add(self, figure: dict[str, Any], says: str) -> Safe:
+        """Add a figure; return where it goes in the page, with what it says for those who do not see it."""
+        self.append(figure)
+        height = int(figure["layout"].get("height", 300))
+        return Safe(
+            f'<div class="chart" role="img" aria-label="{escape(says, 400)}" data-figure="{len(self) - 1}"'
+            f' style="height:{height}px"></div>'
+        )
+
+
+def layout(**own: Any) -> dict[str, Any]:
+    """Return what all figures have in common, and what one has of its own."""
+    base = {
+        "font": {"family": _FONT, "size": 13, "color": "#1d2430"},
+        "margin": {"l": 60, "r": 20, "t": 12, "b": 50},
+        "paper_bgcolor": "#fff",
+        "plot_bgcolor": "#fff",
+        "hoverlabel": {"align": "left"},
+        "showlegend": False,
+        "height": 300,
+    }
+    return base | own
+
+
+def axis(title: str, **own: Any) -> dict[str, Any]:
+    """Return an axis with a title, which may hold names."""
+    base = {
+        "title": {"text": label(title, 60), "standoff": 8},
+        "gridcolor": "#e7eaee",
+        "zeroline": False,
+        "automargin": True,
+    }
+    return base | own
+
+
+def observed_to_expected(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return what each cell of a table would be if rows and columns were independent, and the ratio to it.
+
+    Examples
+    --------
+    >>> counts = pd.DataFrame([[30.0, 10.0], [10.0, 30.0]])
+    >>> observed_to_expected(counts)[1].to_numpy()
+    array([[1.5, 0.5],
+           [0.5, 1.5]])
+    """
+    values = table.to_numpy(np.float64)
+    total = values.sum()
+    expected = np.outer(values.sum(axis=1), values.sum(axis=0)) / (total or 1.0)
+    ratio = np.divide(values, expected, out=np.full_like(values, np.nan), where=expected > 0)
+    like = {"index": table.index, "columns": table.columns}
+    return pd.DataFrame(expected, **like), pd.DataFrame(ratio, **like)
+
+
+def heatmap(table: pd.DataFrame, rows: str, columns: str) -> tuple[dict[str, Any], str]:
+    """Return a heatmap of observed to expected of a table of cells, and a note on what was left out of it."""
+    expected, ratio = observed_to_expected(table)
+    note = []
+    keep = table.sum(axis=1).sort_values(ascending=False, kind="stable").index[:_MOST_BATCHES]
+    if len(table) > _MOST_BATCHES:
+        note.append(f"Shown are the largest {_MOST_BATCHES} of {len(table):,} batches.")
+    if table.shape[1] > _MOST_CLUSTERS:
+        note.append(f"Shown are the first {_MOST_CLUSTERS} of {table.shape[1]:,} clusters.")
+    order = [name for name in table.index if name in set(keep)]
+    table, expected, ratio = (t.loc[order].iloc[:, :_MOST_CLUSTERS] for t in (table, expected, ratio))
+    with np.errstate(divide="ignore"):
+        z = np.clip(np.log2(ratio.to_numpy()), -_MOST_LOG2, _MOST_LOG2)
+    hover = [
+        [_about_cell(table, expected, i, j, rows, columns) for j in range(table.shape[1])] for i in range(len(table))
+    ]
+    trace: dict[str, Any] = {
+        "type": "heatmap",
+        "z": [[None if math.isnan(v) else round(float(v), 3) for v in line] for line in z],
+        "zmin": -_MOST_LOG2,
+        "zmax": _MOST_LOG2,
+        "colorscale": _DIVERGING,
+        "hovertext": hover,
+        "hoverinfo": "text",
+        "xgap": 1,
+        "ygap": 1,
+        "colorbar": {
+            "orientation": "h",
+            "x": 1,
+            "xanchor": "right",
+            "y": 1,
+            "yanchor": "bottom",
+            "ypad": 5,
+            "lenmode": "pixels",
+            "len": 300,
+            "tickvals": [-2, -1, 0, 1, 2],
+            "ticktext": ["≤ ¼", "½", "as expected", f"2{TIMES}", f"≥ 4{TIMES}"],
+            "thickness": 10,
+            "outlinewidth": 0,
+        },
+    }
+    if table.size <= _MOST_WRITTEN and table.shape[1] <= 16:
+        trace |= {"text": [[f"{v:.2f}" for v in line] for line in ratio.to_numpy()], "texttemplate": "%{text}"}
+    names = [label(name) for name in table.index]
+    side = axis(rows, tickvals=list(range(len(names))), ticktext=names, autorange="reversed", showgrid=False)
+    below = axis(columns, showgrid=False)
+    if table.shape[1] <= 40:
+        below |= {"tickvals": list(range(table.shape[1])), "ticktext": [label(c, 18) for c in table.columns]}
+    height = 130 + max(22 * len(names), 76)
+    margin = {"l": 60, "r": 12, "t": 48, "b": 50}
+    return {"data": [trace], "layout": layout(xaxis=below, yaxis=side, height=height, margin=margin)}, " ".join(note)
+
+
+def _about_cell(table: pd.DataFrame, expected: pd.DataFrame, i: int, j: int, rows: str, columns: str) -> str:
+    seen, chance = float(table.iat[i, j]), float(expected.iat[i, j])
+    names = f"{label(rows)} {label(table.index[i], 60)}<br>{label(columns, 60)} {label(table.columns[j], 60)}"
+    ratio = number(seen / chance) if chance else number(float("nan"))
+    return f"{names}<br>observed {number(round(seen, 1))}<br>expected {number(round(chance, 1))}<br>ratio {ratio}"
+
+
+def line_over_passes(values: Sequence[float], ends: Sequence[int], title: str, colour: str) -> dict[str, Any]:
+    """Return a line over the clustering passes, with a dotted line where each round ends."""
+    shapes = [
+        {"type": "line", "x0": end + 0.5, "x1": end + 0.5, "yref": "paper", "y0": 0, "y1": 1}
+        | {"line": {"color": "#b8bfc9", "width": 1, "dash": "dot"}, "layer": "below"}
+        for end in list(ends)[:-1][:200]
+    ]
+    trace = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "x": list(range(1, len(values) + 1)),
+        "y": [float(v) for v in values],
+        "line": {"color": colour, "width": 2},
+        "marker": {"size": 5, "color": colour},
+        "hovertemplate": "pass %{x}: %{y:.5g}<extra></extra>",
+    }
+    own = {"xaxis": axis("clustering pass", showgrid=False), "yaxis": axis(title, tickformat="~g"), "shapes": shapes}
+    return {"data": [trace], "layout": layout(height=260, margin={"l": 70, "r": 12, "t": 12, "b": 48}, **own)}
+
+
+def variance_bars(components: pd.DataFrame, key: str) -> dict[str, Any]:
+    """Return each component's share of the variance, and how much of it a batch variable explains."""
+    share = 100 * components["variance_share"].to_numpy(np.float64)
+    explained = np.clip(components["explained"].to_numpy(np.float64), 0, 1)
+    x = [int(c) for c in components["component"]]
+    name = label(key)
+    # A template would take braces in a name for its own.
+    hover = [
+        f"component {c}: {a:.2f}% of the variance<br>{name} explains {b:.1%} of that"
+        for c, a, b in zip(x, share, explained, strict=True)
+    ]
+    common: dict[str, Any] = {"type": "bar", "x": x, "hovertext": hover, "hoverinfo": "text"}
+    whole: dict[str, Any] = {"name": "all", "y": share.round(4).tolist(), "marker": {"color": "#d5dae1"}}
+    part: dict[str, Any] = {"name": f"explained by {name}", "marker": {"color": BLUE}}
+    part |= {"y": (share * explained).round(4).tolist()}
+    legend = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"}
+    own: dict[str, Any] = {"xaxis": axis("principal component", showgrid=False, tickformat="d")}
+    own |= {"yaxis": axis("% of the variance"), "barmode": "overlay", "bargap": 0.25, "legend": legend}
+    margin = {"l": 60, "r": 12, "t": 40, "b": 48}
+    return {
+        "data": [common | whole, common | part],
+        "layout": layout(height=280, margin=margin, **own) | {"showlegend": True},
+    }

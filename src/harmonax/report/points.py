@@ -1,0 +1,209 @@
+"""The cells of the maps: which are shown, where they lie, what colours them, all within a given size."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, MissingKeyError, nearest
+from .columns import Column, category, is_category, is_worth_showing, measured, pack
+from .source import Parts
+from .text import as_names, clean
+
+NEIGHBOURS_KEPT, MOVEMENT = "harmonax_neighbors_kept", "harmonax_movement"
+# A coordinate is one of these many steps; the last value means that the cell has no place.
+_STEPS = 65534
+_NOWHERE = 65535
+# Rather than fewer cells than this, fewer columns.
+_FEWEST_CELLS = 20_000
+_DEFAULT_GENES = 12
+
+
+@dataclass
+class Map:
+    """Two dimensions in which the cells are drawn."""
+
+    title: str
+    key: str
+    note: str = ""
+
+
+@dataclass
+class Points:
+    """What the maps show.
+
+    Attributes
+    ----------
+    maps
+        Before and after, or the one that there is.
+    columns
+        What they can be coloured by, most wanted first.
+    left_out
+        Columns that did not fit.
+    n, total
+        Cells shown, and cells there are.
+    """
+
+    maps: list[Map]
+    columns: list[Column]
+    n: int
+    total: int
+    places: list[np.ndarray] = field(repr=False)
+    left_out: list[str] = field(default_factory=list)
+
+    def fit(self, room: int) -> None:
+        """Show as many cells, and then as many columns, as `room` bytes of the page hold."""
+        if not self.maps:
+            return
+        room -= 2000
+        fixed = sum(column.size(3) for column in self.columns)
+        a_cell = 4 / 3 * (4 * len(self.maps) + len(self.columns))
+        least = min(self.n, _FEWEST_CELLS)
+        self.n = min(self.n, max(int((room - fixed) / a_cell), least))
+        room -= self.n * 4 * len(self.maps) * 4 // 3
+        kept: list[Column] = []
+        for column in self.columns:
+            room -= column.size(self.n)
+            if room >= 0:
+                kept.append(column)
+            else:
+                self.left_out.append(column.about["name"])
+        self.columns = kept
+
+    def packed(self) -> dict[str, Any]:
+        """Return them for the page."""
+        maps = [
+            {"title": m.title, "key": clean(m.key), "x": pack(xy[: self.n, 0]), "y": pack(xy[: self.n, 1])}
+            for m, xy in zip(self.maps, self.places, strict=True)
+        ]
+        columns = [column.packed(self.n) for column in self.columns]
+        return {"n": self.n, "total": self.total, "maps": maps, "columns": columns}
+
+
+def points_of(
+    parts: Parts, color_by: Sequence[str] | None, genes: Sequence[str] | None, max_points: int, seed: int
+) -> Points:
+    """Choose the cells and what colours them.
+
+    Raises
+    ------
+    MissingKeyError
+        If a column or gene that was asked for is not there.
+    """
+    names = _wanted_columns(parts, color_by)
+    chosen = _wanted_genes(parts, genes)
+    maps = choose_maps(parts)
+    total = len(parts.obs)
+    # In random order, so that no batch lies on top of the others and any first part is a sample, too.
+    rows = np.random.default_rng(seed).permutation(total)[:max_points] if maps else np.empty(0, int)
+    columns: list[Column] = []
+    for name, group in names if maps else []:
+        columns.append(_column(parts, name, group, rows))
+    if chosen and maps:
+        values = parts.expression(chosen, np.arange(total))
+        columns += [measured(g, values[:, i], rows, "Genes", gene=True) for i, g in enumerate(chosen)]
+    places = [_steps(parts.obsm[m.key][rows]) for m in maps]
+    return Points(maps, columns, len(rows), total, places)
+
+
+def _column(parts: Parts, name: str, group: str, rows: np.ndarray) -> Column:
+    values = parts.obs[name]
+    if is_category(values, asked=group in ("Batch", "Clusters and labels")):
+        return category(name, values, rows, group)
+    if name != NEIGHBOURS_KEPT:
+        return measured(name, values, rows, group)
+    # Small losses must not look large; and it is the cells with the lowest values that one looks for.
+    column = measured(name, values, rows, group, limits=(0.0, 1.0))
+    column.about["low_on_top"] = True
+    return column
+
+
+def choose_maps(parts: Parts) -> list[Map]:
+    """Return the maps before and after: UMAPs, or else the first two components of what was corrected."""
+    own = parts.part("harmonax")
+    basis, adjusted = str(own.get("basis", "X_pca")), str(own.get("adjusted_basis", "X_pca_harmony"))
+    pairs = (("Before correction", "X_umap_uncorrected", basis), ("After correction", "X_umap", adjusted))
+    maps = []
+    for title, umap, components in pairs:
+        if umap in parts.obsm:
+            maps.append(Map(title, umap))
+        elif components in parts.obsm:
+            note = f"There is no {umap} in the file: shown are the first two components of {clean(components)}."
+            maps.append(Map(title, components, note))
+    return maps
+
+
+def batch_keys(parts: Parts) -> list[str]:
+    """Return the batch columns that any of the tools was given and that obs has."""
+    found: list[str] = []
+    for key in ("harmonax", "harmonax_diagnosis", "harmonax_evaluation", "harmonax_check"):
+        found += [name for name in as_names(parts.part(key).get("batch_keys")) if name not in found]
+    return [name for name in found if name in parts.obs]
+
+
+def clusters(parts: Parts) -> str | None:
+    """Return the column with the clusters of the corrected data."""
+    names = [str(name) for name in parts.obs.columns if str(name).startswith("leiden")]
+    return "leiden" if "leiden" in names else min(names, default=None)
+
+
+def _wanted_columns(parts: Parts, color_by: Sequence[str] | None) -> list[tuple[str, str]]:
+    """Return the columns, most wanted first, each with the group that it stands in."""
+    known = [str(name) for name in parts.obs.columns]
+    labels = [str(parts.part(key).get("label_key", "")) for key in ("harmonax_evaluation", "harmonax_diagnosis")]
+    groups = {name: "Batch" for name in batch_keys(parts)}
+    groups |= {name: "From the diagnosis" for name in (NEIGHBOURS_KEPT, MOVEMENT) if name in known}
+    leiden = sorted((n for n in known if n.startswith("leiden")), key=lambda n: (n != clusters(parts), n))
+    groups |= {name: "Clusters and labels" for name in (*labels, *leiden) if name in known}
+    if color_by is not None:
+        for name in color_by:
+            if name not in known:
+                raise MissingKeyError(f"obs has no column '{name}' to colour by; {nearest(name, known)}")
+        asked = [*dict.fromkeys(color_by), *(n for n, group in groups.items() if group == "From the diagnosis")]
+        return [(name, groups.get(name) or _group(parts, name)) for name in dict.fromkeys(asked)]
+    # Two columns of one name cannot be told apart; a key of either gives a table.
+    single = [name for name in known if known.count(name) == 1]
+    others = [n for n in single if n not in groups and is_worth_showing(parts.obs[n])]
+    others.sort(key=lambda n: not is_category(parts.obs[n]))
+    return [(n, g) for n, g in groups.items() if n in single] + [(n, _group(parts, n)) for n in others]
+
+
+def _group(parts: Parts, name: str) -> str:
+    return "Other columns" if is_category(parts.obs[name]) else "Numbers"
+
+
+def _wanted_genes(parts: Parts, genes: Sequence[str] | None) -> list[str]:
+    if genes is None:
+        return _top_markers(parts)[:_DEFAULT_GENES] if parts.has_expression else []
+    if genes and not parts.has_expression:
+        raise InputError("there is no X to take the genes' values from; leave genes out")
+    for gene in genes:
+        if gene not in parts.genes:
+            raise MissingKeyError(f"var has no gene '{gene}' to colour by; {nearest(gene, parts.genes)}")
+    return list(dict.fromkeys(genes))
+
+
+def _top_markers(parts: Parts) -> list[str]:
+    """Return the best marker of each group, then the second best, as scanpy ranked them."""
+    names = parts.part("rank_genes_groups").get("names")
+    fields = getattr(getattr(names, "dtype", None), "names", None)
+    if names is None or not fields or len(names) == 0:
+        return []
+    known = set(parts.genes)
+    ranked = [str(names[field][rank]) for rank in range(min(3, len(names))) for field in fields]
+    return [name for name in dict.fromkeys(ranked) if name in known]
+
+
+def _steps(xy: np.ndarray) -> np.ndarray:
+    """Return coordinates as whole numbers, both axes in the same units so that shapes are kept."""
+    held = np.isfinite(xy).all(axis=1)
+    steps = np.full(xy.shape, _NOWHERE, np.uint16)
+    if held.any():
+        low = xy[held].min(axis=0)
+        width = float((xy[held].max(axis=0) - low).max()) or 1.0
+        margin = (1 - (xy[held].max(axis=0) - low) / width) / 2
+        steps[held] = np.round(((xy[held] - low) / width + margin) * _STEPS).astype(np.uint16)
+    return steps

@@ -1,0 +1,33 @@
+"""The sections of the page, in their order; each reads what a tool stored, or says which command makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..figures import Figures
+from ..source import Parts
+from .base import Section
+from .check import check
+from .clusters import clusters
+from .convergence import convergence
+from .diagnosis import diagnosis
+from .evaluation import evaluation
+from .maps import maps
+from .reproduce import reproduce
+from .summary import summary
+from .verdict import verdict
+
+# The maps' own markup stands in page.html; the rest is made from what is stored.
+SECTIONS: tuple[Callable[[Parts, Figures], Section], ...] = (
+    verdict,
+    summary,
+    maps,
+    clusters,
+    convergence,
+    evaluation,
+    diagnosis,
+    check,
+    reproduce,
+)
+
+__all__ = ["SECTIONS", "Section"]

@@ -1,0 +1,145 @@
+"""What it takes to do it again: parameters, versions, and the code."""
+
+from __future__ import annotations
+
+import html
+import json
+import shlex
+from dataclasses import fields
+from typing import Any
+
+from ...params import HarmonyParams
+from ..figures import Figures
+from ..source import Parts
+from ..text import Safe, as_names, clean, definitions, escape, folded
+from .base import INTEGRATE, Section, missing
+
+_TOOLS = ("harmonax", "harmonax_check", "harmonax_evaluation", "harmonax_diagnosis", "harmonax_workflow")
+_MOST_CODE = 20_000
+
+
+def reproduce(parts: Parts, figures: Figures) -> Section:
+    """Give the code that makes the same correction, with the parameters and versions that it was made with."""
+    own, workflow = parts.part("harmonax"), parts.part("harmonax_workflow")
+    body = ""
+    if own:
+        body += _block("Python", python_code(own)) + _block("Command line", command_line(own))
+    else:
+        body += missing("No record of a run is in the data.", INTEGRATE)
+    if workflow.get("command"):
+        body += _block("The whole workflow", str(workflow["command"]))
+    if own:
+        rows = [(name, _value(value)) for name, value in _given(own).items()]
+        rows += [("seed", str(own.get("seed", ""))), *((k, _value(v)) for k, v in dict(own.get("backend", {})).items())]
+        body += folded("Parameters of the correction", definitions(rows))
+    options = _options(workflow.get("options"))
+    if options:
+        body += folded("Options of the workflow", definitions(options))
+    return Section("reproduce", "Do it again", body + _versions(parts))
+
+
+def python_code(own: dict[str, Any]) -> str:
+    """Return the call that makes a correction again.
+
+    Examples
+    --------
+    >>> print(python_code({"batch_keys": ["batch"], "params": {"theta": 2.0, "batch_prune_threshold": 0.0}, "seed": 1}))
+    import anndata
+    import harmonax
+    <BLANKLINE>
+    adata = anndata.read_h5ad("IN.h5ad")
+    harmonax.pp.harmony_integrate(
+        adata,
+        'batch',
+        theta=2.0,
+        batch_prune_threshold=0.0,
+        rng=1,
+    )
+    """
+    keys, how = _columns(own)
+    lines = [f"    {name}={_literal(value)}," for name, value in (_given(own) | how).items()]
+    key = repr(keys[0]) if len(keys) == 1 else repr(keys)
+    head = 'import anndata\nimport harmonax\n\nadata = anndata.read_h5ad("IN.h5ad")\nharmonax.pp.harmony_integrate(\n'
+    return head + "\n".join([f"    adata,\n    {key},", *lines, f"    rng={_literal(own.get('seed'))},", ")"])
+
+
+def command_line(own: dict[str, Any]) -> str:
+    r"""Return the command that makes a correction again.
+
+    Examples
+    --------
+    >>> print(command_line({"batch_keys": ["my batch"], "params": {"theta": 2.0}, "seed": 1}))
+    harmonax integrate IN.h5ad -o OUT.h5ad \
+      --batch-key 'my batch' \
+      --theta 2.0 \
+      --batch-prune-threshold none \
+      --seed 1
+    """
+    keys, how = _columns(own)
+    words = [f"--batch-key {shlex.quote(key)}" for key in keys]
+    for name, value in _given(own).items():
+        value = "none" if value is None else _plain(value)
+        text = ",".join(str(v) for v in value) if isinstance(value, list) else str(value)
+        words.append(f"--{name.replace('_', '-')} {shlex.quote(text)}")
+    for name, value in how.items():
+        option = f"--{name.replace('_', '-')}"
+        words.append(option if value is True else f"{option} {shlex.quote(str(value))}")
+    words.append(f"--seed {shlex.quote(str(own.get('seed')))}")
+    return " \\\n  ".join(["harmonax integrate IN.h5ad -o OUT.h5ad", *words])
+
+
+def _columns(own: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """Return the batch columns, and how they were read where that is not as usual."""
+    read = dict(own.get("columns", {}))
+    usual = {"combine_keys": False, "missing": "error", "allow_many_levels": False}
+    how = {name: _plain(read[name]) for name, value in usual.items() if name in read and read[name] != value}
+    return as_names(read.get("keys", own.get("batch_keys"))), how
+
+
+def _given(own: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of the run, in the order of `HarmonyParams`; files keep keys sorted, and no None."""
+    params = {str(k): v for k, v in dict(own.get("params", {})).items()}
+    names = [field.name for field in fields(HarmonyParams)]
+    ordered = {name: params[name] for name in names if name in params}
+    # Pruning that is off is the one None that says something.
+    ordered = {name: ordered.get(name) for name in names if name in ordered or name == "batch_prune_threshold"}
+    return {key: own[key] for key in ("basis", "adjusted_basis") if own.get(key)} | ordered
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else list(value) if isinstance(value, tuple) else value
+
+
+def _literal(value: Any) -> str:
+    # A seed beyond what files hold as a number is kept as text.
+    return value if isinstance(value, str) and value.isdigit() else repr(_plain(value))
+
+
+def _value(value: Any) -> str:
+    value = _plain(value)
+    return ", ".join(str(v) for v in value) if isinstance(value, list) else str(value)
+
+
+def _options(text: Any) -> list[tuple[str, str]]:
+    try:
+        options = json.loads(str(text))
+    except ValueError:
+        return []
+    return [(clean(k), _value(v)) for k, v in options.items()] if isinstance(options, dict) else []
+
+
+def _versions(parts: Parts) -> Safe:
+    found: dict[str, str] = {}
+    for key in _TOOLS:
+        held = parts.part(key).get("versions")
+        found |= {str(k): str(v) for k, v in dict(held or {}).items()}
+    return folded("Versions", definitions(sorted(found.items()))) if found else Safe("")
+
+
+def _block(title: str, text: str) -> Safe:
+    shown = text if len(text) <= _MOST_CODE else text[:_MOST_CODE] + " …"
+    return Safe(
+        f'<div class="code"><div class="code-head"><h3>{escape(title)}</h3>'
+        f'<button type="button" data-copy aria-label="Copy: {escape(title)}">Copy</button></div>'
+        f'<pre data-name="{escape(title)}"><code>{html.escape(shown)}</code></pre></div>'
+    )

@@ -1,0 +1,145 @@
+"""What the page needs of an AnnData or of a file: obs, uns, two dimensions of some embeddings, genes when asked for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..errors import FileFormatError, InputError
+from ..io.annotated import opened, quiet
+from ..io.formats import Format, format_of
+from ..io.source import reading
+
+# Rows of X that are held at a time.
+_BLOCK = 1 << 14
+
+
+@dataclass
+class Parts:
+    """What a report is made of.
+
+    Attributes
+    ----------
+    name
+        What the data are called: the file's name, or nothing.
+    obs, uns
+        As in the AnnData.
+    obsm
+        First two dimensions of each embedding that has as many.
+    genes
+        Names of the variables.
+    """
+
+    name: str
+    obs: pd.DataFrame
+    uns: dict[str, Any]
+    obsm: dict[str, np.ndarray]
+    genes: list[str]
+    _open: Callable[[], contextlib.AbstractContextManager[Any]] = field(repr=False)
+
+    def part(self, key: str) -> dict[str, Any]:
+        """Return what a tool stored in uns, or nothing."""
+        value = self.uns.get(key, {})
+        return dict(value) if hasattr(value, "keys") else {}
+
+    def expression(self, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
+        """Return the values in X of some genes in some cells, (cells, genes): X is read block by block."""
+        columns = [self.genes.index(name) for name in names]
+        found = np.zeros((len(self.obs), len(names)), np.float32)
+        with self._open() as X:
+            for start in range(0, len(self.obs), _BLOCK) if names else ():
+                block = X[start : start + _BLOCK]
+                picked = block[:, columns]
+                found[start : start + _BLOCK] = picked.toarray() if hasattr(picked, "toarray") else picked
+        return found[rows]
+
+    @property
+    def has_expression(self) -> bool:
+        """Whether there is an X to read genes from."""
+        try:
+            with self._open() as X:
+                return X is not None
+        except (KeyError, OSError, ValueError):
+            return False
+
+
+def parts_of(source: Any) -> Parts:
+    """Return the parts of an AnnData, or of an .h5ad or .zarr file, of which X is not read yet.
+
+    Raises
+    ------
+    InputError
+        If it is neither, or the file is missing or damaged.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        return _of_file(Path(source))
+    if not all(hasattr(source, name) for name in ("obs", "obsm", "uns", "var_names")):
+        raise InputError(f"a report is made from an AnnData or a path, not from a {type(source).__name__}")
+    obsm = {str(key): np.asarray(value) for key, value in source.obsm.items() if hasattr(value, "shape")}
+    return Parts(
+        name="",
+        obs=_named(source.obs),
+        uns=dict(source.uns),
+        obsm=_two_dimensions(obsm),
+        genes=[str(name) for name in source.var_names],
+        _open=lambda: contextlib.nullcontext(source.X),
+    )
+
+
+def _of_file(path: Path) -> Parts:
+    from anndata.io import read_elem
+
+    kind = format_of(path, (Format.H5AD, Format.ZARR))
+    with reading(path, kind), opened(path, kind) as root, quiet():
+        if "obs" not in root or "var" not in root:
+            raise FileFormatError(f"{path} is not an AnnData file: it has no 'obs' or no 'var'")
+        obsm = {key: _first_two(root["obsm"][key]) for key in root["obsm"]} if "obsm" in root else {}
+        return Parts(
+            name=path.name,
+            obs=_named(read_elem(root["obs"])),
+            uns=dict(read_elem(root["uns"])) if "uns" in root else {},
+            obsm=_two_dimensions({key: value for key, value in obsm.items() if value is not None}),
+            genes=[str(name) for name in read_elem(root["var"]).index],
+            _open=lambda: _matrix(path, kind),
+        )
+
+
+def _named(obs: pd.DataFrame) -> pd.DataFrame:
+    """Return obs with its columns' names as text, without a copy of what they hold."""
+    named = obs.copy(deep=False)
+    named.columns = [str(name) for name in obs.columns]
+    return named
+
+
+def _first_two(element: Any) -> np.ndarray | None:
+    # Tables and sparse embeddings are groups; a map needs neither.
+    return np.asarray(element[:, :2]) if len(getattr(element, "shape", ())) == 2 else None
+
+
+@contextlib.contextmanager
+def _matrix(path: Path, kind: Format) -> Iterator[Any]:
+    """Open X to be read by rows: an array, or a sparse matrix that stays on the disk."""
+    from anndata.io import sparse_dataset
+
+    with opened(path, kind) as root, quiet():
+        if "X" not in root:
+            yield None
+        elif hasattr(root["X"], "shape") and not hasattr(root["X"], "keys"):
+            yield root["X"]
+        else:
+            yield sparse_dataset(root["X"])
+
+
+def _two_dimensions(obsm: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    kept = {}
+    for key, value in obsm.items():
+        if value.ndim == 2 and value.shape[1] >= 2 and value.dtype.kind in "fiub":
+            kept[key] = np.asarray(value[:, :2], np.float64)
+    return kept

@@ -1,0 +1,107 @@
+"""`write_report`: from an AnnData, or a file that holds one, to one HTML file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from ..io import check_destination, whole_or_nothing
+from ..randomness import seed_from
+from .figures import Figures
+from .page import page
+from .points import points_of
+from .sections import SECTIONS
+from .source import parts_of
+from .text import TIMES, clean, count
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def write_report(
+    adata: AnnData | str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    title: str | None = None,
+    color_by: Sequence[str] | None = None,
+    genes: Sequence[str] | None = None,
+    max_points: int = 100_000,
+    overwrite: bool = True,
+    rng: Any = 0,
+) -> Path:
+    """Write a report on a correction as one HTML file that opens without a network.
+
+    The page says whether the correction can be trusted and why, and shows what there is: maps before and after,
+    batches in clusters, convergence, metrics, the diagnosis, the check, and how to do it again. A part that the
+    data lack is a line that names the command which makes it. The file stays below 10 MB, whatever the data.
+
+    Parameters
+    ----------
+    adata
+        An AnnData, or an .h5ad or .zarr file; of a file's X only the genes that are shown are kept. Nothing in it is
+        changed.
+    path
+        Where the page goes, ending in .html.
+    title
+        Heading of the page; by default the file's name.
+    color_by
+        Columns of obs that the maps can be coloured by, in this order; by default all that have something to show.
+    genes
+        Genes that the maps can be coloured by; by default the top markers of ``uns["rank_genes_groups"]``.
+    max_points
+        Most cells on the maps; of more, a random sample is shown, and the page says so. Fewer are shown where the
+        columns leave no room for as many.
+    overwrite
+        Replace a file that is there.
+    rng
+        Seed of that sample.
+
+    Returns
+    -------
+    pathlib.Path
+        The page.
+
+    Raises
+    ------
+    MissingKeyError
+        If a column or gene that was asked for is not there.
+    OutputError
+        If the page cannot be written there.
+    MissingExtraError
+        If plotly is not installed (``pip install harmonax[workflow]``).
+
+    Examples
+    --------
+    >>> import anndata, numpy as np, tempfile
+    >>> adata = anndata.AnnData(obsm={"X_pca": np.random.default_rng(0).normal(size=(50, 2))})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     page = write_report(adata, folder + "/report.html", title="Fifty cells")
+    ...     page.name
+    'report.html'
+    """
+    if not str(path).lower().endswith((".html", ".htm")):
+        raise InputError(f"{path}: a report is a page; let its name end in .html")
+    if isinstance(max_points, bool) or int(max_points) < 1:
+        raise InputError(f"max_points={max_points!r} must be a positive whole number")
+    inputs = [adata] if isinstance(adata, (str, os.PathLike)) else []
+    place = check_destination(path, inputs=inputs, overwrite=overwrite)
+    parts = parts_of(adata)
+    points = points_of(parts, _list(color_by), _list(genes), int(max_points), seed_from(rng))
+    figures = Figures()
+    sections = [make(parts, figures) for make in SECTIONS]
+    about = f"{count(len(parts.obs), 'cell')} {TIMES} {count(len(parts.genes), 'gene')}"
+    name = title if title is not None else parts.name or "Batch correction"
+    text = page(
+        clean(name), about + (f" · {parts.name}" if parts.name and title is not None else ""), sections, figures, points
+    )
+    data = text.encode("utf-8", errors="replace")
+    with whole_or_nothing(place, overwrite=overwrite, needed=len(data)) as (part,):
+        part.write_bytes(data)
+    return place
+
+
+def _list(names: Sequence[str] | None) -> list[str] | None:
+    return [names] if isinstance(names, str) else None if names is None else [str(name) for name in names]

@@ -1,0 +1,26 @@
+"""The whole job: from raw counts to a corrected, clustered, evaluated data set and its report.
+
+    options.py      everything a run can be told
+    inputs.py       .h5ad, .zarr and 10x output, one or several joined
+    counts.py       where the raw counts are, and whether they are counts
+    steps.py        the steps in their order; which a data set needs, which it has
+      prepare.py      quality control, normalisation, genes, PCA
+      embed.py        Harmony, neighbours, UMAP, Leiden, markers
+      judge.py        check, evaluation, diagnosis
+    checkpoint.py   what an interrupted run leaves for the next
+    meter.py        seconds, memory, lines on stderr
+    outputs.py      the files, whole or not at all
+      summaries.py    tables and records among them
+    job.py          one run: done, kept, skipped or taken up again, step by step
+    run.py          `run` and `run_files`
+
+A front over scanpy, umap-learn, igraph and the rest of this package, which do the work.
+"""
+
+from __future__ import annotations
+
+from .options import OPTIONAL, STEPS, WorkflowOptions
+from .run import run, run_files
+from .state import Done
+
+__all__ = ["OPTIONAL", "STEPS", "Done", "WorkflowOptions", "run", "run_files"]

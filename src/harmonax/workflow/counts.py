@@ -1,0 +1,122 @@
+"""Where the raw counts are, and whether they are counts."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import sparse
+
+from ..errors import InputError, MissingKeyError, nearest
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+_BLOCK = 1 << 24
+# float32 holds whole numbers up to here.
+_EXACT = 1 << 24
+
+
+class Kind(StrEnum):
+    """What a matrix holds, by its numbers."""
+
+    COUNTS = "counts"
+    POSITIVE = "values that are no whole numbers"
+    NEGATIVE = "negative values"
+    BROKEN = "NaN or infinity"
+    NOTHING = "nothing"
+
+
+def kind_of(X: Any) -> Kind:
+    """Return what the numbers of a matrix, dense or sparse, are.
+
+    Examples
+    --------
+    >>> kind_of(np.array([[0, 2], [1, 0]])), kind_of(np.log1p([[0, 2], [1, 0]]))
+    (<Kind.COUNTS: 'counts'>, <Kind.POSITIVE: 'values that are no whole numbers'>)
+    """
+    if X is None or not X.shape[1]:
+        return Kind.NOTHING
+    values = np.asarray(X.data if sparse.issparse(X) else X).reshape(-1)
+    whole = True
+    for start in range(0, len(values), _BLOCK):
+        block = values[start : start + _BLOCK]
+        if block.dtype.kind not in "fiub":
+            raise InputError(f"the expression matrix holds {block.dtype}; it must hold real numbers")
+        if not np.isfinite(block).all():
+            return Kind.BROKEN
+        if (block < 0).any():
+            return Kind.NEGATIVE
+        whole = whole and (block.dtype.kind in "iub" or bool((block == np.floor(block)).all()))
+    return Kind.COUNTS if whole else Kind.POSITIVE
+
+
+def where_counts(adata: AnnData, asked: str | None) -> str | None:
+    """Return where the counts are: "X", "raw" or a name in layers; None where there are none.
+
+    Raises
+    ------
+    MissingKeyError
+        If the place that was asked for is not there.
+    InputError
+        If what is there, or in ``layers["counts"]``, is no counts.
+    """
+    if asked is None and "counts" not in adata.layers:
+        return "X" if kind_of(adata.X) is Kind.COUNTS else None
+    place = asked if asked is not None else "counts"
+    if place == "raw" and adata.raw is None:
+        raise MissingKeyError("counts_layer='raw', but the file has no raw")
+    if place not in ("X", "raw") and place not in adata.layers:
+        raise MissingKeyError(f"layers has no '{place}'; {nearest(place, ['X', *adata.layers.keys()])}")
+    kind = kind_of(matrix(adata, place))
+    if kind is not Kind.COUNTS:
+        raise InputError(
+            f"{label(place)} should hold raw counts, but it has {kind}; --counts-layer names another place"
+        )
+    return place
+
+
+def matrix(adata: AnnData, place: str) -> Any:
+    """Return the matrix at "X", "raw" (for the genes of X) or a name in layers."""
+    if place == "X":
+        return adata.X
+    if place != "raw":
+        return adata.layers[place]
+    missing = ~adata.var_names.isin(adata.raw.var_names)
+    if missing.any():
+        raise InputError(f"raw lacks {int(missing.sum())} genes of X (first: '{adata.var_names[missing][0]}')")
+    return adata.raw[:, adata.var_names].X
+
+
+def label(place: str) -> str:
+    """Return what messages call a place."""
+    return place if place in ("X", "raw") else f"layers['{place}']"
+
+
+def as_counts(X: Any) -> sparse.csr_matrix:
+    """Return counts as scanpy wants them: CSR, float32 where that is exact; the same matrix where it is that."""
+    most = X.max() if X.shape[0] and X.shape[1] else 0
+    dtype = np.float32 if most < _EXACT else np.float64
+    counts = sparse.csr_matrix(X, dtype=dtype)
+    counts.sum_duplicates()
+    counts.eliminate_zeros()
+    return counts
+
+
+def no_counts(adata: AnnData) -> InputError:
+    """Return the refusal of data without counts, which says what there is instead."""
+    kind = kind_of(adata.X)
+    seen = {
+        Kind.POSITIVE: f"X has {kind}: it looks normalised or log-transformed already",
+        Kind.NEGATIVE: f"X has {kind}: it looks scaled or corrected already",
+        Kind.BROKEN: f"X has {kind}",
+        Kind.NOTHING: "there is no X",
+    }[kind]
+    others = [f"'{name}'" for name in adata.layers if name is not None]
+    others += ["'raw'"] if adata.raw is not None else []
+    there = f" (there is {', '.join(others)})" if others else ""
+    return InputError(
+        f"raw counts are needed, but {seen}. Put the counts in layers['counts'] or X, or name their place with "
+        f"--counts-layer (counts_layer=){there}; a file with obsm['X_pca'] needs none"
+    )

@@ -1,0 +1,181 @@
+"""From principal components to clusters: the correction, neighbours, UMAP, Leiden, markers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from .. import pp
+from . import counts
+from .inputs import silent
+from .options import leiden_key
+from .prepare import scanpy
+from .state import ADJUSTED, BASIS, UMAP, UMAP_UNCORRECTED, Skip, State
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+_RUN = "harmonax"
+
+
+def harmony(state: State) -> str:
+    """Correct the principal components."""
+    adata, options = state.adata, state.options
+    pp.harmony_integrate(
+        adata,
+        list(options.batch_key),
+        basis=BASIS,
+        adjusted_basis=ADJUSTED,
+        dtype=np.float32,
+        rng=options.seed,
+        combine_keys=options.combine_keys,
+        missing=options.missing,
+        allow_many_levels=options.allow_many_levels,
+        backend=options.backend,
+        n_threads=options.n_threads,
+        progress=state.progress,
+        **options.harmony.to_dict(),
+    )
+    record = adata.uns[_RUN]
+    rounds = len(record["history"]["passes"])
+    if record["status"] == "single_batch":
+        return "one batch only: the principal components are copied unchanged"
+    return f"{options.harmony.flavor} {record['status']} after {rounds} rounds, {record['n_clusters']} soft clusters"
+
+
+def has_harmony(state: State) -> str:
+    """Return what the data have of this correction."""
+    adata, options = state.adata, state.options
+    if ADJUSTED not in adata.obsm:
+        return ""
+    record = adata.uns.get(_RUN)
+    if record is None:
+        return f"obsm['{ADJUSTED}'], made by another program"
+    same = [str(k) for k in np.atleast_1d(record.get("batch_keys", []))] == list(options.batch_key)
+    places = (record.get("basis"), record.get("adjusted_basis")) == (BASIS, ADJUSTED)
+    return f"obsm['{ADJUSTED}'], {record.get('status')}" if same and places else ""
+
+
+def neighbors(state: State) -> str:
+    """Find the neighbours of each cell in the corrected space."""
+    _neighbors(state.adata, ADJUSTED, state)
+    return f"{_k(state)} neighbours in {ADJUSTED}"
+
+
+def _k(state: State) -> int:
+    return min(state.options.n_neighbors, state.adata.n_obs - 1)
+
+
+def _neighbors(adata: AnnData, basis: str, state: State) -> None:
+    with silent():
+        scanpy().pp.neighbors(adata, n_neighbors=_k(state), use_rep=basis, random_state=state.options.seed)
+
+
+def has_neighbors(state: State) -> str:
+    """Return what the data have of the graph."""
+    adata = state.adata
+    params = adata.uns.get("neighbors", {}).get("params", {})
+    there = {"distances", "connectivities"} <= set(adata.obsp) and params.get("use_rep") == ADJUSTED
+    return f"the graph on {ADJUSTED}" if there else ""
+
+
+def umap(state: State) -> str:
+    """Lay the corrected cells out."""
+    _umap(state.adata, state)
+    return f"obsm['{UMAP}']"
+
+
+def _umap(adata: AnnData, state: State) -> None:
+    # umap-learn sets weak links of the graph it is given to zero; Leiden comes later and is to see all of them.
+    graph = adata.obsp["connectivities"]
+    adata.obsp["connectivities"] = graph.copy()
+    # A seed has it use one thread, so that the result is the same every time.
+    with silent():
+        scanpy().tl.umap(adata, min_dist=state.options.min_dist, random_state=state.options.seed)
+    adata.obsp["connectivities"] = graph
+
+
+def has_umap(state: State) -> str:
+    """Return what the data have of the layout."""
+    return f"obsm['{UMAP}']" if UMAP in state.adata.obsm else ""
+
+
+def has_umap_uncorrected(state: State) -> str:
+    """Return what the data have of the uncorrected layout."""
+    return f"obsm['{UMAP_UNCORRECTED}']" if UMAP_UNCORRECTED in state.adata.obsm else ""
+
+
+def umap_uncorrected(state: State) -> str:
+    """Lay the uncorrected cells out, from a graph of their own that is not kept."""
+    import anndata
+
+    adata = state.adata
+    apart = anndata.AnnData(obs=pd.DataFrame(index=adata.obs_names), obsm={BASIS: adata.obsm[BASIS]})
+    _neighbors(apart, BASIS, state)
+    _umap(apart, state)
+    adata.obsm[UMAP_UNCORRECTED] = apart.obsm[UMAP]
+    return f"obsm['{UMAP_UNCORRECTED}']"
+
+
+def leiden(state: State) -> str:
+    """Cluster the corrected cells at several resolutions."""
+    adata, options = state.adata, state.options
+    found = []
+    for resolution in options.resolutions:
+        key = leiden_key(resolution)
+        with silent():
+            scanpy().tl.leiden(
+                adata,
+                resolution=resolution,
+                key_added=key,
+                flavor="igraph",
+                n_iterations=2,
+                directed=False,
+                random_state=options.seed,
+            )
+        found.append(f"{resolution:g}: {adata.obs[key].nunique()}")
+    middle = leiden_key(options.main_resolution)
+    adata.obs["leiden"] = adata.obs[middle].copy()
+    return f"clusters at resolution {', '.join(found)}; obs['leiden'] is {middle}"
+
+
+def has_leiden(state: State) -> str:
+    """Return what the data have of the clusters."""
+    keys = [*map(leiden_key, state.options.resolutions), "leiden"]
+    return ", ".join(keys) if set(keys) <= set(state.adata.obs) else ""
+
+
+def markers(state: State) -> str:
+    """Rank the genes of each cluster against the rest (Wilcoxon)."""
+    adata = state.adata
+    kind = counts.kind_of(adata.X)
+    if kind not in (counts.Kind.POSITIVE, counts.Kind.COUNTS):
+        raise Skip(f"X has {kind}: no expression to compare")
+    if state.counts is None and kind is counts.Kind.COUNTS:
+        raise Skip("X is not normalised")
+    sizes = adata.obs["leiden"].value_counts()
+    groups = [str(name) for name in adata.obs["leiden"].cat.categories if sizes[name] >= 2]
+    if len(sizes) < 2 or not groups:
+        raise Skip(f"{len(sizes)} cluster of two cells or more: nothing to compare")
+    # It takes numbers from uns["log1p"] only, and a file may lack it.
+    adata.uns.setdefault("log1p", {})
+    with silent():
+        scanpy().tl.rank_genes_groups(
+            adata,
+            "leiden",
+            groups=groups,
+            method="wilcoxon",
+            n_genes=min(state.options.n_marker_genes, adata.n_vars),
+            use_raw=False,
+        )
+    alone = len(sizes) - len(groups)
+    return f"{len(groups)} clusters (Wilcoxon)" + (f"; {alone} of one cell left out" if alone else "")
+
+
+def has_markers(state: State) -> str:
+    """Return what the data have of markers."""
+    params = state.adata.uns.get("rank_genes_groups", {}).get("params", {})
+    same = (params.get("groupby"), params.get("method")) == ("leiden", "wilcoxon")
+    return "uns['rank_genes_groups']" if same else ""

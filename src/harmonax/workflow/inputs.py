@@ -1,0 +1,273 @@
+"""What a run starts from: annotated files and 10x output, one or several joined."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import os
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import io
+from ..errors import FileFormatError, HarmonaxError, InputError, MissingKeyError, nearest, warn
+from ..extras import need
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+KINDS = ".h5ad, .zarr, a 10x .h5, or a folder with matrix.mtx, barcodes and features (or genes), .gz or not"
+# Folders of Cell Ranger and STARsolo that are called the same for every sample.
+_USUAL = re.compile(r"(?i)outs|gene|solo\.out|filtered|raw|(sample_)?(filtered|raw)_(feature|gene)_bc_matri(x|ces).*")
+
+
+@contextlib.contextmanager
+def silent() -> Iterator[None]:
+    """Hide what other packages announce to programmers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def read_inputs(paths: Sequence[str], batch_key: str | None = None, *, replace: bool = True) -> AnnData:
+    """Read a data set from one file or folder, or several that are joined.
+
+    Parameters
+    ----------
+    paths
+        ``.h5ad``, ``.zarr``, 10x ``.h5``, or 10x folders.
+    batch_key
+        Column of ``obs`` to make of the files' names. None: none.
+    replace
+        Whether it may take the place of one that is there.
+
+    Returns
+    -------
+    AnnData
+        In memory. Of several, the genes that all have; cells whose names occur twice get the name of their file.
+
+    Raises
+    ------
+    InputError
+        If a file is missing, is named twice, or shares no gene with the others.
+    FileFormatError
+        If a file is truncated, corrupt or of another kind.
+    """
+    places = [os.path.realpath(path) for path in paths]
+    for path, place in zip(paths, places, strict=True):
+        if places.count(place) > 1:
+            raise InputError(f"{path} is given more than once")
+    names = short_names(paths)
+    # One that is missing is told before the others are read.
+    for path in paths:
+        kind_of(path)
+    parts = [unique_names(read(path), path) for path in paths]
+    adata = parts[0] if len(parts) == 1 else _joined(parts, names)
+    if batch_key is not None:
+        import pandas as pd
+
+        if batch_key in adata.obs and not replace:
+            raise InputError(
+                f"the files have a column '{batch_key}' already: say --batch-key {batch_key} to use it, or "
+                f"--batch-from file to put the files' names in its place"
+            )
+        sizes = [part.n_obs for part in parts]
+        labels = [name for name, size in zip(names, sizes, strict=True) for _ in range(size)]
+        adata.obs[batch_key] = pd.Categorical(labels, categories=names)
+    return adata
+
+
+def kind_of(path: str) -> str:
+    """Return "h5ad", "zarr", "10x_h5" or "10x_mtx", by the name of a file and by what lies in a folder."""
+    place = Path(path)
+    if not place.exists():
+        raise InputError(f"{path}: no such file or folder")
+    name = place.name.lower()
+    if place.is_dir():
+        if any((place / inside).exists() for inside in ("zarr.json", ".zgroup")):
+            return "zarr"
+        if any(re.search(r"matrix\.mtx(\.gz)?$", entry.name) for entry in place.iterdir()):
+            return "10x_mtx"
+        raise InputError(f"{path} is a folder without matrix.mtx and is no Zarr store; allowed are {KINDS}")
+    if name.endswith(".h5ad"):
+        return "h5ad"
+    if name.endswith((".h5", ".hdf5")):
+        return "10x_h5"
+    inside = f"; give the folder {place.parent}" if re.search(r"\.mtx(\.gz)?$", name) else ""
+    raise InputError(f"{path}: the format is told by the end of the name; allowed are {KINDS}{inside}")
+
+
+def read(path: str) -> AnnData:
+    """Read one file or folder into memory."""
+    kind = kind_of(path)
+    try:
+        with silent():
+            return _READERS[kind](Path(path))
+    except (HarmonaxError, MemoryError):
+        raise
+    except PermissionError:
+        raise InputError(f"{path} cannot be read: permission denied") from None
+    # Readers raise nearly every kind of error on damaged files.
+    except Exception as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise FileFormatError(
+            f"{path} is not readable as {kind}: truncated, corrupt or of another kind? ({said})"
+        ) from error
+
+
+def _read_h5ad(path: Path) -> AnnData:
+    import anndata
+
+    return anndata.read_h5ad(path)
+
+
+def _read_zarr(path: Path) -> AnnData:
+    import anndata
+
+    return anndata.read_zarr(path)
+
+
+def _read_10x_h5(path: Path) -> AnnData:
+    return need("scanpy", "workflow").read_10x_h5(path)
+
+
+def _read_10x_mtx(path: Path) -> AnnData:
+    reader = need("scanpy", "workflow").read_10x_mtx
+    found = sorted(entry.name for entry in path.iterdir() if re.search(r"matrix\.mtx(\.gz)?$", entry.name))
+    prefixes = sorted({re.sub(r"matrix\.mtx(\.gz)?$", "", name) for name in found})
+    if len(prefixes) > 1:
+        raise InputError(f"{path} has several matrices ({', '.join(found[:5])}); put each in a folder of its own")
+    for stems in (("barcodes.tsv",), ("features.tsv", "genes.tsv")):
+        names = [prefixes[0] + stem for stem in stems]
+        if not any((path / (name + end)).exists() for name in names for end in ("", ".gz")):
+            raise FileFormatError(f"{path} has {found[0]}, but no {' or '.join(names)} (.gz)")
+    how: dict[str, Any] = {"prefix": prefixes[0] or None}
+    if (path / (prefixes[0] + "features.tsv")).exists() and f"{prefixes[0]}matrix.mtx" in found:
+        if "compressed" not in inspect.signature(reader).parameters:
+            raise InputError(f"{path}: this version of scanpy reads features.tsv gzipped only; gzip the three files")
+        how["compressed"] = False
+    return reader(path, **how)
+
+
+_READERS = {"h5ad": _read_h5ad, "zarr": _read_zarr, "10x_h5": _read_10x_h5, "10x_mtx": _read_10x_mtx}
+
+
+def unique_names(adata: AnnData, what: str) -> AnnData:
+    """Make names of cells and of genes unique where they are not, with a warning."""
+    for names, kind, repair in (
+        (adata.obs_names, "cell", adata.obs_names_make_unique),
+        (adata.var_names, "gene", adata.var_names_make_unique),
+    ):
+        twice = names.duplicated()
+        if twice.any():
+            first = names[twice][0]
+            warn(f"{what}: {int(twice.sum())} {kind} names occur twice (first: '{first}'); made unique by a suffix")
+            with silent():
+                repair()
+    return adata
+
+
+def short_names(paths: Sequence[str]) -> list[str]:
+    """Return a name for each file: its own without the ending, with as many folders before it as tell them apart.
+
+    Examples
+    --------
+    >>> short_names(["a/ctrl.h5ad", "b/stim.h5ad"])
+    ['ctrl', 'stim']
+    >>> short_names(["s1/outs/filtered_feature_bc_matrix", "s2/outs/filtered_feature_bc_matrix.h5"])
+    ['s1', 's2']
+    """
+    trails = []
+    for path in paths:
+        parts = list(Path(os.path.abspath(path)).parts[1:])
+        parts[-1] = re.sub(r"(?i)\.(h5ad|zarr|h5|hdf5)$", "", parts[-1])
+        while len(parts) > 1 and _USUAL.fullmatch(parts[-1]):
+            parts.pop()
+        trails.append(parts)
+    names = [parts[-1] for parts in trails]
+    for depth in range(2, 6):
+        if len(set(names)) == len(names):
+            break
+        names = ["_".join(parts[-depth:]) for parts in trails]
+    if len(set(names)) < len(names):
+        raise InputError(f"these inputs have no names that tell them apart: {', '.join(names)}; rename them")
+    return names
+
+
+def _joined(parts: list[AnnData], names: list[str]) -> AnnData:
+    """Put the cells of several files together, on the genes they share."""
+    import anndata
+
+    shared = parts[0].var_names
+    for part in parts[1:]:
+        shared = shared.intersection(part.var_names)
+    if not len(shared):
+        firsts = ", ".join(
+            f"{name}: '{part.var_names[0]}'" for name, part in zip(names, parts, strict=True) if part.n_vars
+        )
+        raise InputError(f"the files have no gene name in common ({firsts}); give all of them the same kind of names")
+    lost = {name: part.n_vars - len(shared) for name, part in zip(names, parts, strict=True)}
+    if any(lost.values()):
+        told = ", ".join(f"{name} loses {count:,}" for name, count in lost.items() if count)
+        warn(f"the files have different genes: the {len(shared):,} that all have are kept ({told})")
+    _tell_other_ids(parts, names, shared)
+    cells = parts[0].obs_names
+    for part in parts[1:]:
+        cells = cells.append(part.obs_names)
+    if cells.duplicated().any():
+        for name, part in zip(names, parts, strict=True):
+            part.obs_names = [f"{cell}-{name}" for cell in part.obs_names]
+    with silent():
+        joined = anndata.concat(parts, join="inner", merge="same")
+    _drop_own_results(joined)
+    columns = sorted({str(name) for part in parts for name in part.obs} - {str(name) for name in joined.obs})
+    if columns:
+        warn(f"columns of obs that not all files have are dropped: {', '.join(columns)}")
+    return joined if not joined.obs_names.duplicated().any() else unique_names(joined, "the joined files")
+
+
+def _drop_own_results(joined: AnnData) -> None:
+    """Drop what each file computed by itself: two files' principal components are not the same axes."""
+    dropped = [name for name in joined.obsm if re.match(r"X_(pca|umap|tsne)", name)]
+    for name in dropped:
+        del joined.obsm[name]
+    if "highly_variable" in joined.var:
+        del joined.var["highly_variable"]
+    if dropped:
+        warn(f"the files' own {', '.join(sorted(dropped))} are not kept: each file's axes are its own")
+
+
+def _tell_other_ids(parts: list[AnnData], names: list[str], shared: Any) -> None:
+    """Warn of genes that are called the same in two files but have different identifiers."""
+    for name, part in zip(names[1:], parts[1:], strict=True):
+        if "gene_ids" in part.var and "gene_ids" in parts[0].var:
+            first, other = (p.var.loc[shared, "gene_ids"].astype(str).to_numpy() for p in (parts[0], part))
+            clashing = first != other
+            if clashing.any():
+                warn(
+                    f"{int(clashing.sum())} genes have one name but different gene_ids in {names[0]} and {name} "
+                    f"(first: '{shared[clashing][0]}'); they are taken as the same"
+                )
+
+
+def column(adata: AnnData, key: str, what: str) -> Any:
+    """Return a column of obs, or say which there are."""
+    if key not in adata.obs.columns:
+        raise MissingKeyError(f"obs has no {what} column '{key}'; {nearest(key, adata.obs.columns)}")
+    return adata.obs[key]
+
+
+def facts(path: str) -> dict[str, Any]:
+    """Return the path, size and time of an input; of a folder, those of all its files."""
+    place = Path(path)
+    known = {**io.file_facts(place), "kind": kind_of(path)}
+    if place.is_dir():
+        files = [found for found in sorted(place.rglob("*")) if found.is_file()]
+        known |= {
+            "files": len(files),
+            "bytes": sum(found.stat().st_size for found in files),
+            "modified": max((found.stat().st_mtime for found in files), default=known["modified"]),
+        }
+    return known

@@ -1,0 +1,155 @@
+"""One run from its data to its files: done, kept, skipped or taken up again, step by step."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from ..columns import design_from_table
+from ..errors import InputError, MissingKeyError, nearest
+from ..extras import need
+from . import checkpoint, counts, inputs, meter, outputs, steps
+from .options import WorkflowOptions
+from .state import Done, State, Step
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+Progress = bool | Callable[[Done], None] | None
+
+
+@dataclass
+class Job:
+    """One run: where the data come from, what is done, where the results go."""
+
+    source: Callable[[], AnnData]
+    facts: list[dict[str, Any]]
+    options: WorkflowOptions
+    out: Path | None = None
+    overwrite: bool = False
+    progress: Progress = None
+    inputs: Sequence[str] = ()
+    also_read: Sequence[str] = ()
+    command: str = ""
+    done: list[Done] = field(default_factory=list)
+    intents: dict[str, steps.Intent] = field(default_factory=dict)
+    started: float = field(default_factory=time.time)
+
+    def run(self) -> AnnData:
+        need("igraph", "workflow")
+        need("umap", "workflow")
+        if self.options.hvg_flavor.startswith("seurat_v3"):
+            need("skmisc", "workflow")
+        with checkpoint.working(self.out) as work:
+            if work is not None:
+                outputs.check_places(self, work)
+            state = self._load()
+            mark = self._steps(state, work)
+            outputs.record(state, self)
+            if work is not None:
+                outputs.write(state, self, work, mark)
+        return state.adata
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go, in a run that has any."""
+        if self.out is None:
+            raise ValueError("this run writes no files")
+        return self.out
+
+    @property
+    def live(self) -> bool:
+        """Whether somebody is looking."""
+        if self.progress is None:
+            return sys.stderr is not None and sys.stderr.isatty()
+        return self.progress is True
+
+    def finish(self, done: Done) -> None:
+        """Take note of a step, and say so."""
+        self.done.append(done)
+        meter.tell(done)
+        if callable(self.progress):
+            self.progress(done)
+
+    def _load(self) -> State:
+        clock = meter.Meter()
+        with meter.live_line("load", "", self.live):
+            adata = self.source()
+        _check(adata, self.options)
+        _prepare_batches(adata, self.options)
+        state = State(adata, self.options, counts.where_counts(adata, self.options.counts_layer), self.live)
+        self.intents = steps.intents(state)
+        levels = ", ".join(f"{adata.obs[key].nunique()} levels of '{key}'" for key in self.options.batch_key)
+        note = f"{adata.n_obs:,} cells x {adata.n_vars:,} genes; {levels}"
+        self.finish(Done("load", "done", note, clock.seconds(), clock.peak()))
+        return state
+
+    def _steps(self, state: State, work: checkpoint.Work | None) -> str:
+        """Do, keep, bring back or skip every step; return the fingerprint of all of them."""
+        o = self.options
+        start = [o.batch_key, o.counts_layer, o.missing]
+        mark = checkpoint.fingerprint(self.facts, start, checkpoint.versions())
+        plain = o.to_dict()
+        for index, step in enumerate(steps.PLAN):
+            intent = self.intents[step.name]
+            mark = checkpoint.fingerprint(mark, step.name, intent.status, {name: plain[name] for name in step.reads})
+            if intent.status != "done":
+                if intent.status == "skipped" and any(self.intents[b].status == "done" for b in step.after):
+                    steps.forget(state, step.name)
+                self.finish(Done(step.name, intent.status, intent.note))
+                continue
+            # X is in no checkpoint: normalising is done again.
+            found = work.restore(index, mark, state) if work is not None and step.name != "normalise" else None
+            self.finish(found if found is not None else self._do(index, step, state, work, mark))
+        return mark
+
+    def _do(self, index: int, step: Step, state: State, work: checkpoint.Work | None, mark: str) -> Done:
+        before = checkpoint.parts_of(state.adata)
+        clock = meter.Meter()
+        with meter.live_line(step.name, f"[{index + 1}/{len(steps.PLAN)}]", self.live):
+            status, note = steps.work(step, state)
+        if status == "done" and self.intents[step.name].note:
+            note = f"{note} ({self.intents[step.name].note})"
+        done = Done(step.name, status, note, clock.seconds(), clock.peak())
+        if work is not None and step.name != "normalise":
+            work.save(index, mark, done, state, before)
+        return done
+
+
+def _check(adata: AnnData, options: WorkflowOptions) -> None:
+    """Refuse, before any work, what would fail later."""
+    if adata.n_obs < 2:
+        raise InputError(f"there are {adata.n_obs} cells; at least 2 are needed")
+    design = design_from_table(
+        adata.obs,
+        list(options.batch_key),
+        combine_keys=options.combine_keys,
+        missing=options.missing,
+        allow_many_levels=options.allow_many_levels,
+    )
+    for key, what in ((options.label_key, "label"), (options.condition_key, "condition")):
+        if key is not None:
+            inputs.column(adata, key, what)
+            if key in options.batch_key:
+                raise InputError(f"'{key}' is a batch column and cannot be the {what} column too")
+    for name in options.compare:
+        if name not in adata.obsm:
+            raise MissingKeyError(f"obsm has no '{name}' to compare; {nearest(name, adata.obsm.keys())}")
+    # Lists that do not fit the batches; of sigma and K, only the cells left by quality control tell.
+    options.harmony.replace(n_clusters=None, sigma=0.1).resolve(design)
+
+
+def _prepare_batches(adata: AnnData, options: WorkflowOptions) -> None:
+    """Make batch columns categorical text, missing labels a level; all other text categorical, as files keep it."""
+    for key in options.batch_key:
+        design = design_from_table(adata.obs, key, missing=options.missing, allow_many_levels=True)
+        adata.obs[key] = pd.Categorical(np.array(design.levels[0], dtype=object)[design.joint])
+    with inputs.silent():
+        adata.strings_to_categoricals()

@@ -1,0 +1,104 @@
+"""What the data and the correction are worth: `harmonax.tl` on the way."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, MissingKeyError, nearest
+from .state import ADJUSTED, BASIS, Skip, State
+
+
+def check(state: State) -> str:
+    """Look at the batches and the embedding before they are corrected."""
+    from ..tl.check import check
+
+    options = state.options
+    return _judged(
+        lambda: check(
+            state.adata,
+            list(options.batch_key),
+            label_key=options.label_key,
+            condition_key=options.condition_key,
+            basis=BASIS,
+            rng=options.seed,
+        ),
+        state,
+        "harmonax_check",
+    )
+
+
+def evaluate(state: State) -> str:
+    """Score the embeddings, uncorrected and corrected, and those to compare with."""
+    from ..tl.evaluate import evaluate
+
+    options = state.options
+    for name in options.compare:
+        if name not in state.adata.obsm:
+            raise MissingKeyError(f"obsm has no '{name}' to compare; {nearest(name, state.adata.obsm.keys())}")
+    embeddings = list(dict.fromkeys([BASIS, ADJUSTED, *options.compare]))
+    _judged(
+        lambda: evaluate(
+            state.adata,
+            list(options.batch_key),
+            label_key=options.label_key,
+            embeddings=embeddings,
+            rng=options.seed,
+        ),
+        state,
+        "harmonax_evaluation",
+    )
+    labels = f"with the labels of '{options.label_key}'" if options.label_key else "label-free"
+    return f"{', '.join(embeddings)}, {labels}"
+
+
+def diagnose(state: State) -> str:
+    """Measure whether the correction took too much or too little."""
+    from ..tl.diagnose import diagnose
+
+    options = state.options
+    return _judged(
+        lambda: diagnose(
+            state.adata,
+            list(options.batch_key),
+            label_key=options.label_key,
+            markers={kind: list(genes) for kind, genes in options.markers.items()} or None,
+            rng=options.seed,
+        ),
+        state,
+        "harmonax_diagnosis",
+    )
+
+
+def _judged(work: Any, state: State, key: str) -> str:
+    """Run a judgement; one that these data do not allow does not end the run."""
+    state.adata.uns.pop(key, None)
+    try:
+        work()
+    except InputError as error:
+        raise Skip(f"not possible: {error}") from error
+    stored = state.adata.uns.get(key, {})
+    return f"{stored.get('verdict', '')}: {stored.get('summary', '')}".strip(": ")
+
+
+def has(key: str) -> Any:
+    """Return the function that tells whether a judgement of the same columns is there."""
+
+    def there(state: State) -> str:
+        stored, options = state.adata.uns.get(key), state.options
+        if stored is None:
+            return ""
+        same = [str(k) for k in np.atleast_1d(stored.get("batch_keys", []))] == list(options.batch_key)
+        # A check does not say which labels it saw; the run that made it does.
+        earlier = json.loads(state.adata.uns.get("harmonax_workflow", {}).get("options", "{}"))
+        seen = stored if "label_key" in stored else earlier
+        labels = (seen.get("label_key") or "") == (options.label_key or "")
+        if key == "harmonax_check":
+            labels = labels and (earlier.get("condition_key") or "") == (options.condition_key or "")
+        wanted = {BASIS, ADJUSTED, *options.compare} if key == "harmonax_evaluation" else set()
+        complete = wanted <= {str(name) for name in np.atleast_1d(stored.get("embeddings", []))}
+        return f"uns['{key}']" if same and labels and complete else ""
+
+    return there

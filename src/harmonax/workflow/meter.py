@@ -1,0 +1,58 @@
+"""Seconds and memory of each step, and the lines about them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from .. import io
+from ..surroundings import say
+from .state import Done
+
+_RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+
+
+class Meter:
+    """Takes the time and the memory of one step."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        # Linux can forget the peak so far; elsewhere it is that of the whole process.
+        with contextlib.suppress(OSError):
+            _RESET.write_text("5")
+
+    def seconds(self) -> float:
+        return time.perf_counter() - self._start
+
+    def peak(self) -> int:
+        """Return the most memory held, in bytes, or 0 where the system does not tell."""
+        with contextlib.suppress(OSError, StopIteration, ValueError):
+            lines = _STATUS.read_text(encoding="ascii", errors="ignore").splitlines()
+            return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
+        return io.peak_memory() or 0
+
+
+@contextlib.contextmanager
+def live_line(name: str, place: str, show: bool) -> Iterator[None]:
+    """Show on a terminal what is being done; the line is gone afterwards."""
+    if not show:
+        yield
+        return
+    sys.stderr.write(f"\r{place} {name} ...\x1b[K")
+    sys.stderr.flush()
+    try:
+        yield
+    finally:
+        sys.stderr.write("\r\x1b[K")
+        sys.stderr.flush()
+
+
+def tell(done: Done) -> None:
+    """Say in one line how a step went."""
+    status = "done earlier" if done.resumed else done.status
+    seconds = f" in {done.seconds:.1f} s" if done.status == "done" and not done.resumed else ""
+    say(logging.INFO, f"{done.step}: {status}{seconds}" + (f"; {done.note}" if done.note else ""))

@@ -1,0 +1,240 @@
+"""Everything that a workflow run can be told, validated once."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from ..errors import InputError, nearest
+from ..params import HarmonyParams
+
+STEPS = (
+    "qc",
+    "normalise",
+    "hvg",
+    "pca",
+    "check",
+    "harmony",
+    "neighbors",
+    "umap",
+    "umap_uncorrected",
+    "leiden",
+    "markers",
+    "evaluate",
+    "diagnose",
+)
+# What nothing else is made from, and QC, which leaves the data as they are.
+OPTIONAL = ("qc", "check", "umap", "umap_uncorrected", "markers", "evaluate", "diagnose")
+
+# Smallest and largest value of each number; whole where the smallest is.
+_RANGES: dict[str, tuple[float, float]] = {
+    "min_genes": (0, math.inf),
+    "max_genes": (1, math.inf),
+    "min_cells": (0, math.inf),
+    "max_pct_mt": (0.0, 100.0),
+    "target_sum": (1.0, 1e9),
+    "n_top_genes": (1, math.inf),
+    "n_comps": (1, math.inf),
+    "n_neighbors": (2, math.inf),
+    "min_dist": (0.0, 10.0),
+    "n_marker_genes": (1, math.inf),
+    "n_threads": (1, math.inf),
+    "seed": (0, 2**32 - 1),
+}
+_HVG_FLAVORS = ("seurat", "cell_ranger", "seurat_v3", "seurat_v3_paper")
+
+
+@dataclass(frozen=True)
+class WorkflowOptions:
+    """What a workflow run does.
+
+    Parameters
+    ----------
+    batch_key
+        Column of ``obs`` that says which batch a cell is from, or several: separate batch variables.
+    label_key, condition_key
+        Columns of ``obs`` with cell types, used by the evaluation and the diagnosis only, and with what the experiment
+        compares, used by the check only.
+    min_genes, max_genes
+        Fewest and most genes that a cell must show (None: no upper bound).
+    min_cells
+        Fewest cells that a gene must be seen in.
+    max_pct_mt
+        Largest percentage of a cell's counts from mitochondrial genes.
+    mt_prefix
+        How names of mitochondrial genes begin. None: ``"MT-"``, or ``"mt-"`` where there is none of those.
+    counts_layer
+        Where the raw counts are: a name in ``layers``, ``"X"`` or ``"raw"``. None: ``layers["counts"]`` if it is there,
+        else X.
+    target_sum
+        Counts per cell after normalisation.
+    n_top_genes, hvg_flavor
+        Highly variable genes, and scanpy's way of choosing them.
+    n_comps
+        Principal components.
+    harmony
+        Parameters of the correction.
+    combine_keys, missing, allow_many_levels
+        How batch columns are read: see `harmonax.pp.harmony_integrate`.
+    backend, n_threads
+        Where Harmony's cells live, and its threads: likewise. The result does not depend on them.
+    n_neighbors, min_dist
+        Of the neighbour graph, and of UMAP.
+    resolutions
+        Of Leiden; ``obs["leiden"]`` is the middle one, whose clusters the markers are for.
+    n_marker_genes
+        Marker genes kept per cluster.
+    compare
+        Further embeddings in ``obsm`` to evaluate beside ours.
+    markers
+        Marker genes by cell type, for the diagnosis.
+    recompute
+        Steps whose results in the input are not kept, or ``"all"``.
+    skip
+        Steps to leave out, of `OPTIONAL`.
+    seed
+        The same seed gives the same result.
+
+    Raises
+    ------
+    InputError
+        If a value is outside what it allows.
+
+    Examples
+    --------
+    >>> from harmonax.workflow import WorkflowOptions
+    >>> WorkflowOptions(batch_key="donor", resolutions=1).resolutions
+    (1.0,)
+    """
+
+    batch_key: tuple[str, ...] = ()
+    label_key: str | None = None
+    condition_key: str | None = None
+    min_genes: int = 200
+    max_genes: int | None = None
+    min_cells: int = 3
+    max_pct_mt: float = 20.0
+    mt_prefix: str | None = None
+    counts_layer: str | None = None
+    target_sum: float = 1e4
+    n_top_genes: int = 2000
+    hvg_flavor: str = "seurat"
+    n_comps: int = 50
+    harmony: HarmonyParams = field(default_factory=HarmonyParams)
+    combine_keys: bool = False
+    missing: Literal["error", "level"] = "error"
+    allow_many_levels: bool = False
+    backend: Literal["auto", "memory", "dense"] = "auto"
+    n_threads: int | None = None
+    n_neighbors: int = 15
+    min_dist: float = 0.5
+    resolutions: tuple[float, ...] = (0.3, 0.5, 0.8)
+    n_marker_genes: int = 50
+    compare: tuple[str, ...] = ()
+    markers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    recompute: tuple[str, ...] = ()
+    skip: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        for name in ("batch_key", "compare", "recompute", "skip"):
+            put(name, _names(name, getattr(self, name)))
+        for name, (low, high) in _RANGES.items():
+            if getattr(self, name) is not None:
+                put(name, _number(name, getattr(self, name), low, high))
+        if self.max_genes is not None and self.max_genes < self.min_genes:
+            raise InputError(f"max_genes={self.max_genes} is below min_genes={self.min_genes}: no cell could stay")
+        values = self.resolutions if isinstance(self.resolutions, (tuple, list)) else (self.resolutions,)
+        put("resolutions", tuple(sorted({float(_number("resolutions", v, 1e-6, 1e6)) for v in values})))
+        if not self.resolutions:
+            raise InputError("resolutions is empty; pass at least one number, such as 0.5")
+        _one_of("hvg_flavor", self.hvg_flavor, _HVG_FLAVORS)
+        _one_of("missing", self.missing, ("error", "level"))
+        _one_of("backend", self.backend, ("auto", "memory", "dense"))
+        for name in self.recompute:
+            _one_of("recompute", name, ("all", *STEPS))
+        for name in self.skip:
+            _one_of("skip", name, OPTIONAL)
+        if not isinstance(self.harmony, HarmonyParams):
+            raise InputError(f"harmony is a {type(self.harmony).__name__}; it must be HarmonyParams")
+        put("markers", {str(kind): _names("markers", genes) for kind, genes in dict(self.markers).items()})
+
+    @property
+    def main_resolution(self) -> float:
+        """The resolution of ``obs["leiden"]``."""
+        return self.resolutions[(len(self.resolutions) - 1) // 2]
+
+    def replace(self, **changes: Any) -> WorkflowOptions:
+        """Return a copy with some values changed, those of Harmony by their own names too.
+
+        Raises
+        ------
+        TypeError
+            If there is no such option.
+        """
+        own = {f.name for f in dataclasses.fields(self)}
+        method = {f.name for f in dataclasses.fields(HarmonyParams)}
+        for name in changes:
+            if name not in own | method:
+                raise TypeError(f"there is no option '{name}'; {nearest(name, sorted(own | method))}")
+        inner = {name: value for name, value in changes.items() if name in method}
+        outer = {name: value for name, value in changes.items() if name in own}
+        if inner:
+            # A fixed penalty that is given is meant.
+            if "ridge_lambda" in inner and inner.get("ridge") is None:
+                inner["ridge"] = "fixed"
+            if "flavor" in inner and "ridge" not in inner:
+                inner["ridge"] = None
+            outer["harmony"] = outer.get("harmony", self.harmony).replace(**inner)
+        return dataclasses.replace(self, **outer)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python values, for JSON."""
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in plain.items()}
+        plain["markers"] = {kind: list(genes) for kind, genes in self.markers.items()}
+        return plain | {"harmony": self.harmony.to_dict()}
+
+
+def leiden_key(resolution: float) -> str:
+    """Return the name of the clusters at a resolution.
+
+    Examples
+    --------
+    >>> leiden_key(0.5)
+    'leiden_0.5'
+    """
+    return f"leiden_{resolution:g}"
+
+
+def _names(name: str, value: Any) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else value
+    try:
+        names = tuple(names)
+    except TypeError:
+        raise InputError(f"{name}={value!r} must be a name or several") from None
+    if not all(isinstance(n, str) and n for n in names):
+        raise InputError(f"{name}={value!r} must be a name or several")
+    return names
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float | int:
+    whole = isinstance(low, int)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not low <= number <= high or (whole and number != int(number)):
+        kind = "a whole number" if whole else "a number"
+        bounds = f"of at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
+        raise InputError(f"{name}={value!r} must be {kind} {bounds}")
+    return int(value) if whole else number
+
+
+def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(f"{name}={value!r} is not known; allowed are {', '.join(repr(a) for a in allowed)}")

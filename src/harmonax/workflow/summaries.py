@@ -1,0 +1,118 @@
+"""What a run says about itself, for people and for other programs."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from .. import io
+from ..version import __version__
+from .checkpoint import versions
+from .state import Done
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+    from .job import Job
+
+SCORES = ("embedding", "batch_key", "metric", "kind", "value", "low", "high")
+
+
+def steps_table(done: list[Done]) -> pd.DataFrame:
+    """Return how each step went, as files can hold it."""
+    rows = [(d.step, d.status, d.note, float(d.seconds), int(d.peak_memory_bytes)) for d in done]
+    names = ["step", "status", "note", "seconds", "peak_memory_bytes"]
+    return pd.DataFrame(rows, columns=names, index=[str(i) for i in range(len(rows))])
+
+
+def scores(adata: AnnData) -> pd.DataFrame:
+    """Return the table of the evaluation; empty where there is none."""
+    table = adata.uns.get("harmonax_evaluation", {}).get("scores")
+    return pd.DataFrame(columns=list(SCORES)) if table is None else table[list(SCORES)]
+
+
+def run_json(adata: AnnData, job: Job, files: list[str]) -> dict[str, Any]:
+    """Return the record of the run."""
+    harmony = adata.uns.get("harmonax", {})
+    return {
+        "harmonax": __version__,
+        "command": job.command,
+        "started": datetime.datetime.fromtimestamp(job.started, datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": time.time() - job.started,
+        "peak_memory_bytes": io.peak_memory(),
+        "resumed": [d.step for d in job.done if d.resumed],
+        "steps": [
+            {
+                "step": d.step,
+                "status": d.status,
+                "note": d.note,
+                "seconds": d.seconds,
+                "peak_memory_bytes": d.peak_memory_bytes,
+            }
+            for d in job.done
+        ],
+        "inputs": job.facts,
+        "output": {"path": str(job.folder.resolve()), "files": files, "shape": list(adata.shape)},
+        "options": job.options.to_dict(),
+        "seed": job.options.seed,
+        "verdicts": verdicts(adata),
+        "correction": {
+            name: harmony[name] for name in ("status", "advice", "last_change", "n_clusters") if name in harmony
+        },
+        "versions": versions(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+    }
+
+
+def verdicts(adata: AnnData) -> dict[str, dict[str, str]]:
+    """Return what the check and the diagnosis concluded."""
+    found = {}
+    for name in ("check", "diagnosis"):
+        stored = adata.uns.get(f"harmonax_{name}", {})
+        if "verdict" in stored:
+            found[name] = {"verdict": str(stored["verdict"]), "summary": str(stored.get("summary", ""))}
+    return found
+
+
+def write_versions(path: Path) -> None:
+    """Write versions.yml as nf-core's modules do."""
+    lines = ['"harmonax":', f"    python: {platform.python_version()}"]
+    lines += [f"    {name}: {number}" for name, number in sorted(versions().items())]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_metrics(path: Path, adata: AnnData) -> None:
+    """Write the scores as a table with tabs; a missing number is empty."""
+    scores(adata).to_csv(path, sep="\t", index=False, lineterminator="\n")
+
+
+def write_multiqc(path: Path, adata: AnnData, job: Job) -> None:
+    """Write a table for MultiQC: a row per embedding, a column per score."""
+    rows: dict[str, dict[str, Any]] = {}
+    table = scores(adata)
+    labelled = set(table.loc[table["kind"] != "label-free", "metric"])
+    for score in table.itertuples(index=False):
+        if pd.notna(score.value):
+            name = str(score.metric)
+            if score.kind == "label-free" and name in labelled:
+                name += ", label-free"
+            if len(job.options.batch_key) > 1 and score.batch_key:
+                name += f" ({score.batch_key})"
+            rows.setdefault(str(score.embedding), {})[name] = round(float(score.value), 4)
+    said = verdicts(adata).get("diagnosis", {}).get("summary", "")
+    section = {
+        "id": "harmonax",
+        "section_name": "harmonax",
+        "description": f"Scores of each embedding, from 0 to 1; higher is better. {said}".strip(),
+        "plot_type": "table",
+        "pconfig": {"id": "harmonax_table", "title": "harmonax: batch correction", "min": 0, "max": 1},
+        "data": rows,
+    }
+    path.write_text(json.dumps(section, indent=2) + "\n", encoding="utf-8")
