@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .terminal import messages
-from .values import Names, read_config
+from .values import Names, common_options
 
 _DEFAULT_BASIS = "X_pca"
 
@@ -24,15 +24,7 @@ _DEFAULT_BASIS = "X_pca"
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For shuffling and sampling.")
 @click.option("--max-cells", type=int, default=50_000, show_default=True, help="Measure a sample above so many cells.")
 @click.option("--overwrite", is_flag=True, help="Replace a JSON that is there; never IN.")
-@click.option(
-    "--config",
-    metavar="TOML",
-    is_eager=True,
-    callback=read_config,
-    help="File of options by their long names; the command line wins.",
-)
-@click.option("--quiet", is_flag=True, help="Print the result and errors only.")
-@click.option("--verbose", is_flag=True, help="Print more.")
+@common_options
 def check(
     source: str,
     batch_key: tuple[tuple[str, ...], ...],
@@ -47,8 +39,6 @@ def check(
     \b
     harmonax check atlas.h5ad --batch-key donor --label-key cell_type --condition-key disease
     """
-    if options["quiet"] and options["verbose"]:
-        raise click.UsageError("--quiet and --verbose exclude each other")
     with messages(quiet=options["quiet"], verbose=options["verbose"]):
         from .. import io
         from ..tl.check import check as run_check

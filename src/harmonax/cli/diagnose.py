@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .terminal import messages
-from .values import Names, read_config, read_markers
+from .values import Names, common_options, read_markers
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -27,15 +27,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For splitting and sampling.")
 @click.option("--max-cells", type=int, default=20_000, show_default=True, help="Measure a sample above so many cells.")
 @click.option("--overwrite", is_flag=True, help="Replace a JSON that is there; never IN.")
-@click.option(
-    "--config",
-    metavar="TOML",
-    is_eager=True,
-    callback=read_config,
-    help="File of options by their long names; the command line wins.",
-)
-@click.option("--quiet", is_flag=True, help="Print the result and errors only.")
-@click.option("--verbose", is_flag=True, help="Print more.")
+@common_options
 def diagnose(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any) -> None:
     """Tell what the correction in IN did: to the neighbours within each batch, between batches, and to nothing at all.
 
@@ -44,8 +36,6 @@ def diagnose(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any
     \b
     harmonax diagnose corrected.h5ad --label-key cell_type
     """
-    if options["quiet"] and options["verbose"]:
-        raise click.UsageError("--quiet and --verbose exclude each other")
     with messages(quiet=options["quiet"], verbose=options["verbose"]):
         from .. import io
         from ..tl.diagnose import diagnose as run_diagnose

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .terminal import messages
-from .values import Names, read_config
+from .values import Names, common_options
 
 if TYPE_CHECKING:
     from ..evaluation.scores import Evaluation
@@ -44,15 +44,7 @@ _FIGURES = (".png", ".pdf", ".svg")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--figure", metavar="PATH", help="Bars of the scores: .png, .pdf or .svg.")
 @click.option("--overwrite", is_flag=True, help="Replace files that are there; never IN.")
-@click.option(
-    "--config",
-    metavar="TOML",
-    is_eager=True,
-    callback=read_config,
-    help="File of options by their long names; the command line wins.",
-)
-@click.option("--quiet", is_flag=True, help="Print the table and errors only.")
-@click.option("--verbose", is_flag=True, help="Print more.")
+@common_options
 def evaluate(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any) -> None:
     """Score embeddings of IN (.h5ad or .zarr) side by side: before against after, and other methods' where IN has them.
 
@@ -63,8 +55,6 @@ def evaluate(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any
     \b
     harmonax evaluate corrected.h5ad --batch-key donor --label-key cell_type -o metrics.tsv
     """
-    if options["quiet"] and options["verbose"]:
-        raise click.UsageError("--quiet and --verbose exclude each other")
     if options["figure"] and Path(options["figure"]).suffix.lower() not in _FIGURES:
         raise click.UsageError(f"--figure {options['figure']}: allowed are {', '.join(_FIGURES)}")
     with messages(quiet=options["quiet"], verbose=options["verbose"]):

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from ..errors import NotConvergedError
 from ..params import HarmonyParams
 from .terminal import messages
-from .values import Names, Numbers, Threshold, read_config
+from .values import Names, Numbers, Threshold, common_options
 
 _FILES = ("output", "basis", "adjusted_basis", "metadata", "run_json", "overwrite")
 _COLUMNS = ("combine_keys", "missing", "allow_many_levels")
@@ -90,15 +90,7 @@ def _param(name: str, kind: Any, says: str, default: str | None = None) -> Calla
 @click.option("--overwrite", is_flag=True, help="Replace an OUT that is there; never IN.")
 @click.option("--run-json", metavar="PATH", help="Record of the run.  [default: run.json beside OUT]")
 @click.option("--strict", is_flag=True, help="Exit with 4 where the run did not converge; OUT is written all the same.")
-@click.option(
-    "--config",
-    metavar="TOML",
-    is_eager=True,
-    callback=read_config,
-    help="File of options by their long names; the command line wins.",
-)
-@click.option("--quiet", is_flag=True, help="Print errors only.")
-@click.option("--verbose", is_flag=True, help="Print more.")
+@common_options
 @click.pass_context
 def integrate(ctx: click.Context, source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any) -> None:
     """Remove batch effects from an embedding in IN, and write it to OUT.
@@ -114,8 +106,6 @@ def integrate(ctx: click.Context, source: str, batch_key: tuple[tuple[str, ...],
     harmonax integrate atlas.h5ad -o corrected.h5ad --batch-key donor,chemistry
     harmonax integrate pca.csv --metadata cells.csv -o corrected.csv --batch-key batch
     """
-    if options["quiet"] and options["verbose"]:
-        raise click.UsageError("--quiet and --verbose exclude each other")
     with messages(quiet=options["quiet"], verbose=options["verbose"]):
         from ..files import FileJob, integrate_file
         from ..result import Status

@@ -7,7 +7,7 @@ import logging
 import click
 
 from .terminal import messages
-from .values import Names, read_config
+from .values import Names, common_options
 
 
 @click.command(short_help="Write what a file says about its correction as one HTML page.")
@@ -25,15 +25,7 @@ from .values import Names, read_config
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the sample.")
 @click.option("--overwrite", is_flag=True, help="Replace a page that is there.")
-@click.option(
-    "--config",
-    metavar="TOML",
-    is_eager=True,
-    callback=read_config,
-    help="File of options by their long names; the command line wins.",
-)
-@click.option("--quiet", is_flag=True, help="Print errors only.")
-@click.option("--verbose", is_flag=True, help="Print more.")
+@common_options
 def report(
     source: str,
     output: str,
@@ -56,8 +48,6 @@ def report(
     harmonax report corrected.h5ad -o report.html
     harmonax report corrected.h5ad -o report.html --color-by batch,cell_type --genes CD3E,MS4A1
     """
-    if quiet and verbose:
-        raise click.UsageError("--quiet and --verbose exclude each other")
     with messages(quiet=quiet, verbose=verbose):
         from ..report import write_report
 

@@ -24,6 +24,8 @@ def complain(message: str) -> None:
 @contextlib.contextmanager
 def messages(*, quiet: bool, verbose: bool) -> Iterator[None]:
     """Print harmonax's warnings and log on stderr: all (verbose), none (quiet), or what most want to know."""
+    if quiet and verbose:
+        raise click.UsageError("--quiet and --verbose exclude each other")
     log = logging.getLogger("harmonax")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Formatter())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,20 @@ def read_markers(path: str) -> dict[str, list[str]]:
         if not isinstance(genes, list) or not all(isinstance(gene, str) for gene in genes):
             raise FileFormatError(f'{path}: {name} must be a list of genes, such as ["MS4A1", "CD79A"]')
     return table
+
+
+def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options that all have: --config, --quiet and --verbose."""
+    for option in (
+        click.option("--verbose", is_flag=True, help="Print more."),
+        click.option("--quiet", is_flag=True, help="Print results and errors only."),
+        click.option(
+            "--config",
+            metavar="TOML",
+            is_eager=True,
+            callback=read_config,
+            help="File of options by their long names; the command line wins.",
+        ),
+    ):
+        command = option(command)
+    return command

@@ -11,7 +11,7 @@ from ..errors import NotConvergedError
 from ..params import HarmonyParams
 from .integrate import integrate, method_params
 from .terminal import messages
-from .values import Names, Numbers, read_config, read_markers
+from .values import Names, Numbers, common_options, read_markers
 
 # Options that mean here what they mean to `harmonax integrate`: the method's own, and how batch columns are read.
 _METHOD = [field.name for field in dataclasses.fields(HarmonyParams)]
@@ -86,15 +86,7 @@ def _text(name: str, says: str) -> Any:
 @click.option(
     "--strict", is_flag=True, help="Exit with 4 where Harmony did not converge; results are written all the same."
 )
-@click.option(
-    "--config",
-    metavar="TOML",
-    is_eager=True,
-    callback=read_config,
-    help="File of options by their long names; the command line wins.",
-)
-@click.option("--quiet", is_flag=True, help="Print errors only.")
-@click.option("--verbose", is_flag=True, help="Print more.")
+@common_options
 @click.pass_context
 def run_workflow(ctx: click.Context, sources: tuple[str, ...], **options: Any) -> None:
     """Take raw counts in IN to a corrected, clustered and evaluated data set, and say whether to trust it.
@@ -109,8 +101,6 @@ def run_workflow(ctx: click.Context, sources: tuple[str, ...], **options: Any) -
     harmonax run counts.h5ad -o results --batch-key donor
     harmonax run ctrl/outs/filtered_feature_bc_matrix stim/outs/filtered_feature_bc_matrix -o results
     """
-    if options["quiet"] and options["verbose"]:
-        raise click.UsageError("--quiet and --verbose exclude each other")
     with messages(quiet=options["quiet"], verbose=options["verbose"]):
         from ..workflow import WorkflowOptions, run_files
         from ..workflow.run import command_line
