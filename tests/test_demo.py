@@ -10,7 +10,7 @@ import pytest
 from scipy import sparse
 
 from harmonax.demo import run_demo
-from harmonax.demo.layout import lay_out
+from harmonax.demo.layout import lay_out, leiden
 from harmonax.demo.prepare import principal_components, variable_genes
 from harmonax.demo.scores import neighbours, score
 from harmonax.demo.simulate import ABSENT, BATCHES, TREE, simulate
@@ -114,6 +114,14 @@ class TestLayout:
         assert (group[neighbours(y, 5)[1]] == group[:, None]).mean() > 0.99
         np.testing.assert_array_equal(y, lay_out(x, *neighbours(x, 15), seed=1))
         assert not np.array_equal(y, lay_out(x, *neighbours(x, 15), seed=2))
+
+    def test_clusters_are_the_groups_largest_first(self):
+        pytest.importorskip("igraph", reason="igraph makes the clusters")
+        group = np.repeat([0, 1, 2], [50, 150, 100])
+        x = np.random.default_rng(0).normal(size=(300, 5)) + 60 * np.eye(3, 5)[group]
+        found = leiden(neighbours(x, 15)[1], seed=1)
+        assert all(len(np.unique(group[found == c])) == 1 for c in np.unique(found))
+        assert (np.diff(np.bincount(found)) <= 0).all()
 
     def test_without_igraph_the_first_two_components_are_shown_and_it_says_so(self, monkeypatch, tmp_path, capsys):
         monkeypatch.setitem(sys.modules, "igraph", None)

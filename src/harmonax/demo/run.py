@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 import anndata as ad
 import numpy as np
+import pandas as pd
 
 from .. import pp, tl
 from ..errors import InputError, OutputError
 from ..io import check_destination, whole_or_nothing
 from .figure import Labels, View, draw
-from .layout import INSTALL, has_igraph, lay_out
+from .layout import INSTALL, has_igraph, lay_out, leiden
 from .prepare import prepare
 from .scores import N_NEIGHBOURS, Scores, neighbours, score
 from .simulate import ABSENT, simulate
@@ -87,6 +88,8 @@ def run_demo(out_dir: str | Path, *, n_cells: int = 5000, seed: int = 0, quiet: 
         scores, layouts = zip(*(_assess(shown, basis, seed) for basis in _EMBEDDINGS), strict=True)
         if has_igraph() and shown is adata:
             adata.obsm.update(zip(_VIEWS, layouts, strict=True))
+            _, index = neighbours(np.asarray(adata.obsm["X_pca_harmony"], np.float64), N_NEIGHBOURS)
+            adata.obs["leiden"] = pd.Categorical(leiden(index, seed).astype(str))
     with say.step("check and diagnose"):
         reported = _reportable()
         if reported:
