@@ -16,6 +16,7 @@ from harmonax.evaluation.neighbours import nearest_cells, own_batch_neighbours, 
 from harmonax.evaluation.null import calibrate
 from harmonax.evaluation.states import linked_batches, one_batch_states
 from harmonax.evaluation.structure import movement, neighbours_kept
+from harmonax.evaluation.verdict import overall
 
 
 def codes(diagnosis: Diagnosis) -> set[str]:
@@ -188,7 +189,7 @@ class TestVerdicts:
         [
             ("onek1k_subset", "monoc", "merged"),
             ("onek1k_subset", "bmem", "merged"),
-            ("kang_fullgenes", "B cells", "kept apart"),
+            ("kang_fullgenes", "B cells", "unknown"),
             ("pancreas_3prot", "ductal", "kept apart"),
         ],
     )
@@ -202,7 +203,8 @@ class TestVerdicts:
         rows = d.one_batch_states.set_index("state")
         assert rows.loc[cell_type, ["batch", "verdict"]].tolist() == [home, verdict]
         assert ("one_batch_state_merged" in codes(d)) == (verdict == "merged")
-        assert verdict == "kept apart" or d.verdict == "caution"
+        assert ("one_batch_state_unknown" in codes(d)) == (verdict == "unknown"), "most cells of stim have no label"
+        assert verdict != "merged" or d.verdict == "caution"
 
     def test_batch_confounded_with_type_is_impossible(self, data_dir):
         adata = anndata.read_h5ad(data_dir / "cell_lines.h5ad")
@@ -219,18 +221,93 @@ class TestVerdicts:
 
     def test_one_batch(self, mixed):
         mixed.obs["batch"] = "only"
-        assert tl.diagnose(mixed, "batch").verdict == "not_needed"
+        d = tl.diagnose(mixed, "batch")
+        assert (d.verdict, d.summary) == ("not_needed", "There is one batch only: nothing was corrected.")
+
+    @pytest.mark.parametrize(("name", "keys"), [("kang_donors", ["batch", "donor"]), ("onek1k_subset", ["batch"])])
+    def test_an_embedding_left_as_it_was_is_too_little_also_where_the_effect_is_mild(self, data_dir, name, keys):
+        adata = anndata.read_h5ad(data_dir / f"{name}.h5ad")
+        adata.obsm["X_same"] = adata.obsm["X_pca"].copy()
+        d = tl.diagnose(adata, keys, label_key="cell_type", adjusted_basis="X_same")
+        assert d.verdict == "under_corrected"
+
+    def test_every_batch_variable_is_looked_at(self):
+        adata = blobs({("a", "T"): 300, ("b", "T"): 300}, shift=30)
+        adata.obs["donor"] = np.tile([f"d{i}" for i in range(30)], 20)
+        adata.obsm["X_same"] = adata.obsm["X_pca"]
+        d = tl.diagnose(adata, ["donor", "batch"], adjusted_basis="X_same")
+        assert d.verdict == "under_corrected"
+        assert d.mixing.set_index("batch_key")["needed"].to_dict() == {"donor": False, "batch": True}
+
+    def test_small_batches_are_judged_all_together(self):
+        adata = blobs({(f"b{i:02}", "T"): 20 for i in range(20)}, shift=1)
+        adata.obsm["X_noise"] = np.random.default_rng(5).normal(size=adata.obsm["X_pca"].shape)
+        assert tl.diagnose(adata, "batch", adjusted_basis="X_noise").verdict == "over_corrected"
+
+    def test_where_nothing_can_be_measured_it_says_so(self):
+        adata = blobs({(f"b{i:02}", "T"): 2 for i in range(30)}, shift=9)
+        Z = adata.obsm["X_pca"].copy()
+        Z[:, 9] = np.random.default_rng(5).normal(size=60)
+        adata.obsm["X_new"] = Z
+        d = tl.diagnose(adata, "batch", adjusted_basis="X_new")
+        assert d.verdict != "fine"
+        assert d.verdict == "not_needed" or "not_measured" in codes(d)
+
+    def test_one_batch_apart_among_many_needs_correction(self):
+        adata = blobs({(f"b{i:02}", "T"): 60 for i in range(10)} | {("z", "T"): 30}, shift=0)
+        Z = adata.obsm["X_pca"].copy()
+        adata.obsm["X_pca_harmony"] = Z.copy()
+        Z[adata.obs["batch"] == "z", 9] += 20
+        adata.obsm["X_pca"] = Z
+        assert tl.check(adata, "batch").verdict == "needed"
+        assert tl.diagnose(adata, "batch").verdict == "fine"
+        adata.obsm["X_pca_harmony"] = Z
+        assert tl.diagnose(adata, "batch").verdict == "under_corrected"
+
+    def test_labels_that_name_mixed_batches_make_nothing_impossible(self):
+        adata = blobs({("a", "T"): 150, ("b", "T"): 150}, shift=0)
+        adata.obs["named"] = "T of " + adata.obs["batch"].astype(str)
+        adata.obsm["X_pca_harmony"] = adata.obsm["X_pca"]
+        assert tl.check(adata, "batch", label_key="named").verdict == "not_needed"
+        assert tl.diagnose(adata, "batch", label_key="named").verdict == "not_needed"
 
     def test_how_the_run_ended_is_told_but_does_not_judge_where(self):
         empty = pd.DataFrame({"neighbours_kept": [], "n_cells": [], "movement": [], "verdict": [], "batch": []})
+        empty["batch_offset"] = []
         numbers = {"neighbours_kept": 0.95, "excess_before": 0.5, "excess_after": 0.0}
-        known = dict(groups=empty, states=empty, batches=empty, markers=pd.DataFrame(), n_labelled=0, n_linked=0)
+        mixing = pd.DataFrame(
+            {"batch_key": ["batch"], "before": [0.5], "after": [0.0], "chance": [0.01], "needed": [True]}
+        )
+        mixing[["levels_apart_before", "levels_apart_after"]] = 0
+        known = dict(groups=empty, states=empty, batches=empty, markers=pd.DataFrame(), n_labelled=2, n_linked=1)
         run = dict(status="max_iterations", last_change=0.1, hvg_per_batch=False)
-        verdict, _, findings = judge(Measured(numbers, 0.01, None, n_levels=2, **known, **run))
+        verdict, _, findings = judge(Measured(numbers, mixing, None, n_levels=2, **known, **run))
         assert verdict == "fine"
         advice = next(f.advice for f in findings if f.code == "not_converged")
         assert "max_iter_harmony" in advice
         assert "batch_key" in advice
+
+
+class TestOverall:
+    def test_trust_without_cell_types_is_qualified(self, mixed):
+        tl.check(mixed, "batch")
+        tl.diagnose(mixed, "batch")
+        assert overall(mixed.uns).headline.endswith("as far as can be told without cell types.")
+        tl.diagnose(mixed, "batch", label_key="cell_type")
+        assert overall(mixed.uns).headline == "This correction can be trusted."
+
+    def test_a_condition_that_is_the_batch_overrules_and_speaks_alone(self, mixed):
+        mixed.obs["treatment"] = mixed.obs["batch"]
+        check = tl.check(mixed, "batch", label_key="cell_type", condition_key="treatment")
+        tl.diagnose(mixed, "batch", label_key="cell_type")
+        made = overall(mixed.uns)
+        assert (made.code, made.summary) == ("impossible", check.summary)
+
+    def test_findings_of_the_same_kind_are_all_told(self, mixed):
+        for key in ("one", "two"):
+            mixed.obs[key] = ["small"] * 20 + ["large"] * 700
+        tl.check(mixed, ["one", "two"])
+        assert sum(finding.code == "tiny_batches" for finding in overall(mixed.uns).findings) == 2
 
 
 class TestAnnData:
@@ -278,6 +355,8 @@ class TestAnnData:
             tl.diagnose(mixed, "batch", label_key="celltype")
         with pytest.raises(InputError, match="label_key"):
             tl.diagnose(mixed, "batch", markers={"T": ["marker of T"]})
+        with pytest.raises(MissingKeyError, match="no cell type 'Q'"):
+            tl.diagnose(mixed, "batch", label_key="cell_type", markers={"Q": ["marker of T"]})
         with pytest.raises(MissingKeyError, match="did you mean 'marker of T'"):
             tl.diagnose(mixed, "batch", label_key="cell_type", markers={"T": ["marker-of-T"]})
         mixed.obsm["X_short"] = mixed.obsm["X_pca"][:, :3]

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from . import judge
+from .embedding_checks import levels_apart, matters
 from .findings import Finding, from_table, plain, to_table, told
 from .markers import marker_table
 from .mixing import explained_by_batch, own_batch_excess
@@ -46,8 +47,9 @@ class Diagnosis:
         squared ``movement`` as a share of the variance, and ``movement_apart``, the mean move apart from the batch.
     null
         The distortion where there was nothing to correct; None where it was not measured.
-    batches, groups, one_batch_states, markers
-        Tables: per batch, per group, per state that one batch alone has, per marker gene.
+    mixing, batches, groups, one_batch_states, markers
+        Tables: per batch variable (the numbers have the one that was furthest apart), per batch, per group, per state
+        that one batch alone has, per marker gene.
     kept, moved
         Per cell, (N,): share of own-batch neighbours kept (nan where a sample was taken), and movement.
     """
@@ -57,6 +59,7 @@ class Diagnosis:
     findings: list[Finding]
     numbers: dict[str, float]
     null: Null | None
+    mixing: pd.DataFrame
     batches: pd.DataFrame
     groups: pd.DataFrame
     one_batch_states: pd.DataFrame
@@ -73,6 +76,7 @@ class Diagnosis:
             "findings": to_table(self.findings),
             "numbers": dict(self.numbers),
             "null": self.null.to_dict() if self.null is not None else {},
+            "mixing": self.mixing,
             "batches": self.batches,
             "clusters": self.groups,
             "one_batch_states": self.one_batch_states,
@@ -88,7 +92,7 @@ class Diagnosis:
     def from_uns(cls, stored: Mapping[str, Any]) -> Diagnosis:
         """Return the diagnosis that `to_uns` stored, without the values per cell."""
         null = dict(stored["null"])
-        tables = {"batches", "clusters", "one_batch_states", "markers"}
+        tables = {"mixing", "batches", "clusters", "one_batch_states", "markers"}
         parts = {"verdict", "summary", "findings", "numbers", "null", *tables}
         return cls(
             verdict=str(stored["verdict"]),
@@ -96,6 +100,7 @@ class Diagnosis:
             findings=from_table(stored["findings"]),
             numbers={name: float(value) for name, value in stored["numbers"].items()},
             null=Null(str(null.pop("batch")), int(null.pop("n_cells")), **null) if null else None,
+            mixing=stored["mixing"],
             batches=stored["batches"],
             groups=stored["clusters"],
             one_batch_states=stored["one_batch_states"],
@@ -116,7 +121,9 @@ class Case:
     before, after
         Embeddings, both (N, d).
     batch, levels
-        Code of each cell's batch, (N,), and the batches' names.
+        Code of each cell's batch, (N,), and the batches' names; of several batch variables, of their combinations.
+    variables
+        Code of each cell's level, (N,), of each batch variable by its name.
     labels
         Name of each cell's type, "" for none; None: no types are known.
     groups
@@ -133,6 +140,7 @@ class Case:
     after: np.ndarray
     batch: np.ndarray
     levels: list[str]
+    variables: Mapping[str, np.ndarray] = field(default_factory=dict)
     labels: np.ndarray | None = None
     groups: np.ndarray | None = None
     expression: pd.DataFrame | None = None
@@ -146,6 +154,7 @@ class Case:
         parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
         for name in ("before", "after", "batch", "labels", "groups"):
             parts[name] = None if parts[name] is None else parts[name][rows]
+        parts["variables"] = {name: codes[rows] for name, codes in self.variables.items()}
         parts["expression"] = None if self.expression is None else self.expression.iloc[rows]
         return Case(**parts)
 
@@ -176,7 +185,7 @@ def diagnose(
     near = nearest_cells(part.after, min(_NEAR, len(rows) - 1))
     labels = part.labels if part.labels is not None else np.full(len(rows), "")
     groups = next((g for g in (part.groups, part.labels) if g is not None), np.full(len(rows), "all cells"))
-    clusters = group_table(groups, part.batch, kept[rows], moved[rows], near)
+    clusters = group_table(groups, part.batch, part.before, kept[rows], moved[rows], near)
     states = one_batch_states(part.before, labels, part.batch, part.levels, near)
     markers = pd.DataFrame(columns=["cell_type", "gene", "before", "after"])
     if part.expression is not None:
@@ -185,10 +194,11 @@ def diagnose(
     batches = batch_table(part.batch, part.levels, kept[rows])
     # Within types where enough of them are in several batches: then the batches may hold different numbers of each.
     within = labels if n_linked < n_labelled and (labels != "").mean() > _LABELLED else None
-    numbers, chance = _numbers(part, batches, moved, within, rng)
+    mixing = _mixing(part, within, rng)
+    numbers = _numbers(part, mixing, batches, kept[rows], moved)
     measured = judge.Measured(
         numbers=numbers,
-        chance=chance,
+        mixing=mixing,
         null=null,
         groups=clusters,
         states=states,
@@ -203,25 +213,41 @@ def diagnose(
     )
     verdict, summary, findings = judge.judge(measured)
     about = {"n_cells": n, "n_used": len(rows)}
-    return Diagnosis(verdict, summary, findings, numbers, null, batches, clusters, states, markers, about, kept, moved)
+    return Diagnosis(
+        verdict, summary, findings, numbers, null, mixing, batches, clusters, states, markers, about, kept, moved
+    )
+
+
+def _mixing(part: Case, labels: np.ndarray | None, rng: np.random.Generator) -> pd.DataFrame:
+    """Return how far the batches of each variable lie apart, before and after."""
+    groups = None if labels is None else np.unique(labels, return_inverse=True)[1] - int((labels == "").any())
+    rows = []
+    for name, codes in (part.variables or {"batch": part.batch}).items():
+        own = np.unique(codes, return_inverse=True)[1]
+        before, after = (own_batch_excess(Z, own, rng, groups=groups) for Z in (part.before, part.after))
+        counts = np.bincount(own)
+        apart = [int(levels_apart(excess, counts).sum()) if len(counts) > 1 else 0 for excess in (before, after)]
+        needed = len(counts) > 1 and (matters(before) or apart[0] > 0)
+        rows.append((name, before.overall, after.overall, max(before.chance, after.chance), needed, *apart))
+    names = ["batch_key", "before", "after", "chance", "needed", "levels_apart_before", "levels_apart_after"]
+    return pd.DataFrame(rows, columns=names, index=[str(i) for i in range(len(rows))])
 
 
 def _numbers(
-    part: Case, batches: pd.DataFrame, moved: np.ndarray, labels: np.ndarray | None, rng: np.random.Generator
-) -> tuple[dict[str, float], float]:
-    """Return the numbers of a diagnosis, and what own-batch excess chance alone may bring."""
-    groups = None if labels is None else np.unique(labels, return_inverse=True)[1] - int((labels == "").any())
+    part: Case, mixing: pd.DataFrame, batches: pd.DataFrame, kept: np.ndarray, moved: np.ndarray
+) -> dict[str, float]:
+    """Return the numbers of a diagnosis; mixing is that of the variable whose batches lay furthest apart."""
     codes = np.unique(part.batch, return_inverse=True)[1]
-    excess = [own_batch_excess(Z, codes, rng, groups=groups) for Z in (part.before, part.after)]
     explained = [float(np.prod(explained_by_batch(Z, codes), axis=0).sum()) for Z in (part.before, part.after)]
-    kept = batches["neighbours_kept"].dropna()
-    numbers = {
-        "neighbours_kept": float(kept.mean()) if len(kept) else float("nan"),
-        "excess_before": excess[0].overall,
-        "excess_after": excess[1].overall,
+    # Where every batch is small, all their cells together.
+    known = next((v for v in (batches["neighbours_kept"].dropna(), kept[np.isfinite(kept)]) if len(v)), [np.nan])
+    worst = mixing.iloc[int(np.argmax(mixing["before"].fillna(-np.inf)))]
+    return {
+        "neighbours_kept": float(np.mean(known)),
+        "excess_before": float(worst["before"]),
+        "excess_after": float(worst["after"]),
         "explained_before": explained[0],
         "explained_after": explained[1],
         "movement": moved_share(np.asarray(part.before, np.float64), np.asarray(part.after, np.float64)),
         "movement_apart": float(moved.mean()),
     }
-    return numbers, excess[0].chance

@@ -97,17 +97,18 @@ def _measure_one(
     total = float(shares @ explained)
     made.mixing.append((batch.name, overall.overall, inside, decides.chance, total))
     made.findings.append(_variance(batch.name, shares, explained))
-    if decides is within and max(TRIVIAL, overall.chance) < overall.overall and not _matters(within):
+    if decides is within and max(TRIVIAL, overall.chance) < overall.overall and not matters(within):
         text = f"batches of '{batch.name}' differ in how many cells of each type they have, not within the types."
         made.findings.append(Finding("composition", Level.NOTE, text, "Correction could remove that difference."))
-    apart = _apart(decides, np.bincount(codes, minlength=len(batch.levels)))
+    apart = levels_apart(decides, np.bincount(codes, minlength=len(batch.levels)))
     made.findings.append(_need(batch, decides, apart, among="cells of one type" if decides is within else "all cells"))
     if np.isnan(decides.overall):
         return "unknown"
-    return "needed" if _matters(decides) or apart.any() else "not_needed"
+    return "needed" if matters(decides) or apart.any() else "not_needed"
 
 
-def _matters(excess: Excess) -> bool:
+def matters(excess: Excess) -> bool:
+    """Return whether batches lie further apart than chance explains, and enough to matter."""
     return excess.overall > max(TRIVIAL, excess.chance)
 
 
@@ -115,7 +116,8 @@ def _strength(excess: float) -> str:
     return "far" if excess >= _STRONG else "clearly" if excess >= _CLEAR else "slightly"
 
 
-def _apart(excess: Excess, counts: np.ndarray) -> np.ndarray:
+def levels_apart(excess: Excess, counts: np.ndarray) -> np.ndarray:
+    """Return which levels lie apart on their own, also where all together seem mixed, (levels,)."""
     limit = np.fmax(_APART, excess.chance_per_level)
     return (np.nan_to_num(excess.per_level, nan=-1) > limit) & (counts >= _ENOUGH)
 
@@ -124,7 +126,7 @@ def _need(batch: Variable, excess: Excess, apart: np.ndarray, among: str) -> Fin
     scale = f"{excess.overall:.3f} among {among}; 0 is mixed, 1 is apart, chance reaches {excess.chance:.3f}"
     if np.isnan(excess.overall):
         return _not_measured(batch)
-    if _matters(excess):
+    if matters(excess):
         text = (
             f"neighbours are {_strength(excess.overall)} too often of the own batch of '{batch.name}' (excess {scale})."
         )

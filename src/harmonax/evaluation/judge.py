@@ -1,7 +1,4 @@
-"""From measurements to findings, advice and a verdict. Every sentence has its number; advice comes where its cause is.
-
-The limits were set on nine real data sets (5 to 29 batches and protocols among them), each corrected at theta 0 to 20.
-"""
+"""From measurements to findings, advice and a verdict: limits set on eight real data sets at theta 0 to 20."""
 
 from __future__ import annotations
 
@@ -21,8 +18,9 @@ from .null import Null
 _KEPT_FINE, _KEPT_LEAST = 0.84, 0.80
 # Where there is nothing to correct. Defaults keep 0.956 to 0.99, theta = 20 0.85 to 0.99.
 _NULL_FINE = 0.92
-# Own-batch neighbours in excess from which batches are still apart, and far apart.
-_APART, _FAR_APART = 0.25, 0.5
+# Own-batch neighbours in excess from which batches are still apart; and too little was corrected where more than half
+# of the excess is left.
+_APART, _TOO_MUCH_LEFT = 0.25, 0.5
 # A group is reported when it kept so much less than all cells.
 _GROUP_LOSS, _GROUP_CELLS = 0.1, 30
 _MOVED_FAR = 0.5
@@ -34,7 +32,7 @@ class Measured:
     """Everything that a verdict rests on."""
 
     numbers: dict[str, float]
-    chance: float
+    mixing: pd.DataFrame
     null: Null | None
     batches: pd.DataFrame
     groups: pd.DataFrame
@@ -54,9 +52,16 @@ class Measured:
 
     @property
     def needed(self) -> bool:
-        """Whether batches lay further apart than chance explains, and enough to matter."""
-        before = self.numbers["excess_before"]
-        return self.n_levels > 1 and before > max(self.chance, TRIVIAL)
+        """Whether the batches of any variable lay further apart than chance explains, and enough to matter."""
+        return bool(self.mixing["needed"].any())
+
+    @property
+    def left(self) -> pd.DataFrame:
+        """The variables of which more than half of the excess is left, or as many batches lie apart as before."""
+        m = self.mixing
+        still = (m["after"] > _TOO_MUCH_LEFT * m["before"]) & (m["after"] > np.fmax(m["chance"], TRIVIAL))
+        alone = (m["levels_apart_after"] >= m["levels_apart_before"]) & (m["before"] <= np.fmax(m["chance"], TRIVIAL))
+        return m[m["needed"] & (still | alone)]
 
     @property
     def torn(self) -> bool:
@@ -71,10 +76,12 @@ def judge(measured: Measured) -> tuple[str, str, list[Finding]]:
     findings = [*_possible(measured), *_mixing(measured), *_structure(measured), *_states(measured)]
     findings += [*_markers(measured), *_run(measured)]
     verdict = _verdict(measured, findings)
-    return verdict, _SUMMARY[verdict].format(**_words(measured)), by_severity(findings)
+    summary = _SUMMARY["one_batch" if measured.n_levels < 2 else verdict].format(**_words(measured))
+    return verdict, summary, by_severity(findings)
 
 
 _SUMMARY = {
+    "one_batch": "There is one batch only: nothing was corrected.",
     "impossible": "No correction can be trusted here: no cell type is in more than one batch, so batch and biology "
     "cannot be told apart.",
     "not_needed": "No correction was needed: batches were mixed as by chance before. It {kept}.",
@@ -97,13 +104,13 @@ def _words(m: Measured) -> dict[str, str]:
 
 
 def _verdict(m: Measured, findings: list[Finding]) -> str:
-    if m.confounded:
-        return "impossible"
     if not m.needed:
         return "not_needed"
+    if m.confounded:
+        return "impossible"
     if m.torn:
         return "over_corrected"
-    if m.numbers["excess_after"] > max(_FAR_APART, 0.5 * m.numbers["excess_before"]):
+    if len(m.left):
         return "under_corrected"
     # How a run ended says nothing of where: its warning stands for itself.
     serious = [f for f in findings if f.level in (Level.WARNING, Level.PROBLEM) and f.code != "not_converged"]
@@ -128,23 +135,29 @@ def _possible(m: Measured) -> Iterator[Finding]:
 
 
 def _mixing(m: Measured) -> Iterator[Finding]:
-    before, after = m.numbers["excess_before"], m.numbers["excess_after"]
     if m.n_levels < 2:
         yield Finding("one_batch", Level.NOTE, "There is one batch only: nothing was corrected.")
         return
-    if m.confounded:
-        return
-    said = f"Own-batch neighbours in excess of chance: {before:.2f} before, {after:.2f} after (1: batches apart)."
     if not m.needed:
         yield Finding(
             "not_needed",
             Level.NOTE,
-            f"Batches were mixed as by chance before the correction (own-batch neighbours in excess: {before:.3f}).",
+            "Batches were mixed as by chance before the correction (own-batch neighbours in excess: "
+            f"{m.numbers['excess_before']:.3f}).",
             "Go on with the uncorrected embedding.",
         )
-    elif after <= _APART:
-        yield Finding("batches_mixed", Level.GOOD, said)
-    else:
+        return
+    if m.confounded:
+        return
+    for row in m.mixing[m.mixing["needed"]].itertuples():
+        of = f" of '{row.batch_key}'" if len(m.mixing) > 1 else ""
+        said = f"Own-batch neighbours{of} in excess of chance: {row.before:.2f} before, {row.after:.2f} after "
+        said += "(1: batches apart)."
+        if row.levels_apart_after and row.after <= _APART:
+            said += f" {row.levels_apart_after} batches lie apart ({row.levels_apart_before} before)."
+        if row.after <= _APART and row.batch_key not in set(m.left["batch_key"]):
+            yield Finding("batches_mixed", Level.GOOD, said)
+            continue
         also = "" if m.n_labelled else " Or the batches hold different cells: give the cell types (label_key) to tell."
         yield Finding(
             "batches_apart",
@@ -162,6 +175,9 @@ def _structure(m: Measured) -> Iterator[Finding]:
         said = f"{kept:.1%} of each cell's nearest neighbours within its own batch are still its neighbours."
         level = Level.PROBLEM if m.torn else Level.GOOD if kept >= _KEPT_FINE else Level.WARNING
         yield Finding("neighbours_kept", level, said, "" if level is Level.GOOD else lower)
+    elif m.n_levels > 1:
+        said = "Every batch is too small to tell whether the correction kept its structure."
+        yield Finding("not_measured", Level.WARNING, said, "Compare known markers before and after.")
     if m.null is not None:
         said = (
             f"Splitting batch {m.null.batch} ({m.null.n_cells:,} cells) at random and correcting the halves lost "
@@ -189,22 +205,43 @@ def _structure(m: Measured) -> Iterator[Finding]:
             + ".",
             "Check the markers of these groups before and after.",
         )
-    far = m.groups[(m.groups["movement"] > _MOVED_FAR) & (m.groups["n_cells"] >= _GROUP_CELLS)]
+    beyond = (m.groups["movement"] > _MOVED_FAR) & (m.groups["movement"] > m.groups["batch_offset"])
+    far = m.groups[beyond & (m.groups["n_cells"] >= _GROUP_CELLS)]
     if len(far):
         yield Finding(
             "groups_moved",
             Level.NOTE,
             "Moved far apart from the rest of their batches: "
-            + _listed(f"{row.group} ({row.movement:.2f} of a batch's spread)" for row in far.itertuples())
+            + _listed(
+                f"{row.group} ({row.movement:.2f} of a batch's spread, {row.batch_offset:.2f} explained by batches)"
+                for row in far.itertuples()
+            )
             + ".",
-            "A batch effect of their own, or states of one batch laid on another's: check their markers.",
+            "These may be states of one batch laid on another's: check their markers.",
         )
 
 
 def _states(m: Measured) -> Iterator[Finding]:
-    merged, apart = (m.states[m.states["verdict"] == verdict] for verdict in ("merged", "kept apart"))
-    if m.confounded:
+    merged, apart, unknown = (m.states[m.states["verdict"] == v] for v in ("merged", "kept apart", "unknown"))
+    if m.confounded or m.n_levels < 2:
         return
+    if m.n_labelled < 2:
+        yield Finding(
+            "types_unknown",
+            Level.NOTE,
+            "No cell types of several batches were given: a type that one batch alone has, laid on another type, would "
+            "not be seen.",
+            "Give the cell types (label_key), or check known markers.",
+        )
+    if len(unknown):
+        yield Finding(
+            "one_batch_state_unknown",
+            Level.NOTE,
+            "In one batch only, and now among cells of other batches that have no label: "
+            + _listed(f"{r.state} of {r.batch}" for r in unknown.itertuples())
+            + ".",
+            "Label these cells, or check the markers.",
+        )
     if len(merged):
         yield Finding(
             "one_batch_state_merged",

@@ -31,9 +31,13 @@ def batch_table(batch: np.ndarray, levels: list[str], kept: np.ndarray) -> pd.Da
 
 
 def group_table(
-    groups: np.ndarray, batch: np.ndarray, kept: np.ndarray, moved: np.ndarray, near: np.ndarray
+    groups: np.ndarray, batch: np.ndarray, before: np.ndarray, kept: np.ndarray, moved: np.ndarray, near: np.ndarray
 ) -> pd.DataFrame:
     """Return one row per group: its size, batches, neighbours kept, own-batch neighbours in excess, and movement.
+
+    ``batch_offset`` is what batches explain of the group before: how far its cells of one batch lay, as a whole, from
+    all its cells (less what lies so in all groups of the batch), in the units of movement. A group that moved
+    further than that moved for no reason that batches give.
 
     Parameters
     ----------
@@ -41,12 +45,15 @@ def group_table(
         Name of each cell's group, "" for none, (N,).
     batch
         Code of each cell's batch, (N,).
+    before
+        Embedding before the correction, (N, d).
     kept, moved
         Of each cell, (N,).
     near
         Nearest cells after the correction, (N, k).
     """
     share = np.bincount(batch) / len(batch)
+    offsets = _batch_offsets(groups, batch, before)
     own = (batch[near] == batch[:, None]).mean(axis=1)
     rows = []
     for name in sorted(set(groups) - {""}):
@@ -60,10 +67,28 @@ def group_table(
                 "neighbours_kept": _mean(kept[cells]),
                 "own_batch_excess": float((own[cells].mean() - expected) / (1 - expected)) if expected < 1 else np.nan,
                 "movement": _mean(moved[cells]),
+                "batch_offset": _mean(offsets[cells]),
             }
         )
-    names = ["group", "n_cells", "n_batches", "neighbours_kept", "own_batch_excess", "movement"]
+    names = ["group", "n_cells", "n_batches", "neighbours_kept", "own_batch_excess", "movement", "batch_offset"]
     return pd.DataFrame(rows, columns=names, index=[str(i) for i in range(len(rows))])
+
+
+def _batch_offsets(groups: np.ndarray, batch: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Return how far each cell's group lay off in its batch, beyond the batch's own offset, (N,)."""
+    Z = np.asarray(before, np.float64)
+    offset, spread = np.zeros_like(Z), 0.0
+    for name in set(groups):
+        cells = groups == name
+        for code in np.unique(batch[cells]):
+            own = cells & (batch == code)
+            offset[own] = Z[own].mean(axis=0) - Z[cells].mean(axis=0)
+    for code in np.unique(batch):
+        own = batch == code
+        offset[own] -= np.median(offset[own], axis=0)
+        spread += float(((Z[own] - Z[own].mean(axis=0)) ** 2).sum())
+    unit = np.sqrt(spread / len(Z))
+    return np.linalg.norm(offset, axis=1) / unit if unit > 0 else np.zeros(len(Z))
 
 
 def one_batch_states(
@@ -73,7 +98,8 @@ def one_batch_states(
 
     Such a state has no counterpart to be aligned with: neighbours from other batches are of other states, and a
     correction without fault would give it none. It is "merged" where these are a fifth of its neighbours, "kept apart"
-    where they are fewer, and "not distinct" where its own batch's neighbours were of other states before.
+    where they are fewer, "unknown" where its neighbours from other batches have no labels, and "not distinct" where its
+    own batch's neighbours were of other states before.
 
     Parameters
     ----------
@@ -100,7 +126,8 @@ def one_batch_states(
         around = labels[near[mine]]
         foreign = (batch[near[mine]] != home) & (around != name) & (around != "")
         merged = float(foreign.sum() / max((around != "").sum(), 1))
-        verdict = "merged" if merged >= MERGED else "kept apart"
+        nameless = float(((batch[near[mine]] != home) & (around == "")).mean())
+        verdict = "merged" if merged >= MERGED else "unknown" if nameless >= MERGED else "kept apart"
         if _purity(before, labels, batch, mine) < _DISTINCT:
             verdict = "not distinct"
         rows.append((name, levels[home], int(counts[home]), merged, verdict))

@@ -51,16 +51,26 @@ def overall(uns: Mapping[str, Any]) -> Overall:
     'unknown'
     """
     check, diagnosis = uns.get("harmonax_check"), uns.get("harmonax_diagnosis")
-    found: dict[str, Finding] = {}
-    for part in (diagnosis, check):
-        for finding in from_table(part["findings"]) if part is not None else []:
-            # Both look at confounding; the diagnosis, which saw the result, is heard first.
-            found.setdefault(finding.code, finding)
-    findings = by_severity(found.values())
+    findings = by_severity(_heard(check, diagnosis))
     code = "unknown" if diagnosis is None else _OF_DIAGNOSIS[str(diagnosis["verdict"])]
+    parts = [part for part in (diagnosis, check) if part is not None]
     if check is not None and str(check["verdict"]) == "impossible":
-        code = "impossible"
+        code, parts = "impossible", [check]
     elif code == "trust" and any(finding.level is Level.PROBLEM for finding in findings):
         code = "caution"
-    summary = " ".join(str(part["summary"]) for part in (diagnosis, check) if part is not None)
-    return Overall(code, _HEADLINES[code], summary, findings)
+    headline = _HEADLINES[code]
+    if code == "trust" and any(finding.code == "types_unknown" for finding in findings):
+        headline = "This correction can be trusted, as far as can be told without cell types."
+    return Overall(code, headline, " ".join(str(part["summary"]) for part in parts), findings)
+
+
+def _heard(check: Mapping[str, Any] | None, diagnosis: Mapping[str, Any] | None) -> list[Finding]:
+    """Return the findings of both; of the check, none that the diagnosis answers, having seen the result."""
+    found = from_table(diagnosis["findings"]) if diagnosis is not None else []
+    answered = {"confounded"} & {finding.code for finding in found}
+    if diagnosis is not None and str(diagnosis.get("label_key", "")):
+        answered.add("in_one_batch")
+    for finding in from_table(check["findings"]) if check is not None else []:
+        if finding.code not in answered and finding not in found:
+            found.append(finding)
+    return found

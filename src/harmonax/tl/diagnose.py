@@ -128,6 +128,7 @@ def diagnose(
         after=after,
         batch=design.joint,
         levels=["|".join(names) for names in _level_names(design)],
+        variables=dict(zip(design.variables, _codes(design), strict=True)),
         labels=labels,
         groups=None if group_key is None else _names(adata, group_key, ()),
         expression=_expression(adata, markers, layer, label_key),
@@ -170,6 +171,11 @@ def _names(adata: AnnData, key: str, unlabelled: Collection[str]) -> np.ndarray:
     return np.where(column.isna() | names.str.casefold().isin(none), "", names).astype(str)
 
 
+def _codes(design: BatchDesign) -> np.ndarray:
+    """Return each cell's level of each variable, (variables, N)."""
+    return (design.joint_levels[design.joint] - design.offsets[:-1]).T
+
+
 def _level_names(design: BatchDesign) -> list[list[str]]:
     """Return, per combination of levels, the names of its levels."""
     return [[design.levels[f][level - design.offsets[f]] for f, level in enumerate(row)] for row in design.joint_levels]
@@ -185,7 +191,11 @@ def _harmony(params: Mapping[str, Any], gen: np.random.Generator) -> Callable[[n
         if isinstance(given.get(name), (list, tuple)):
             given[name] = float(np.mean(given[name]))
 
+    asked = given.get("n_clusters")
+
     def correct(embedding: np.ndarray, batch: np.ndarray) -> np.ndarray:
+        # As many clusters as were asked for may be too many for one batch.
+        given["n_clusters"] = None if asked is None else min(int(asked), max(2, len(embedding) // 2))
         return harmonize(embedding, batch.astype(str), HarmonyParams(**given), rng=gen, progress=False).embedding
 
     return correct
@@ -202,6 +212,10 @@ def _expression(
     if layer is not None and layer not in adata.layers:
         raise MissingKeyError(f"layers has no '{layer}'; {nearest(layer, adata.layers.keys())}")
     genes = list(dict.fromkeys(gene for own in markers.values() for gene in own))
+    types = adata.obs[label_key].astype(str).unique() if label_key in adata.obs else []
+    absent = [name for name in markers if name not in types]
+    if absent:
+        raise MissingKeyError(f"obs['{label_key}'] has no cell type '{absent[0]}'; {nearest(absent[0], types)}")
     unknown = [gene for gene in genes if gene not in adata.var_names]
     if unknown:
         raise MissingKeyError(f"var_names has no '{unknown[0]}'; {nearest(unknown[0], adata.var_names)}")
