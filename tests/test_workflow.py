@@ -269,10 +269,11 @@ def test_all_can_be_done_again(result):
 def test_a_given_pca_is_kept_with_its_cells(counts):
     given = counts.copy()
     given.obsm["X_pca"] = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
-    got = run(given, "batch", min_genes=600, **QUICKEST)
+    got = run(given, "batch", skip=QUICKEST["skip"])
     status = steps(got)
     assert (status["qc"], status["normalise"], status["hvg"], status["pca"]) == ("skipped", "done", "skipped", "kept")
     np.testing.assert_array_equal(got.obsm["X_pca"], given.obsm["X_pca"])
+    assert steps(run(given, "batch", min_genes=600, skip=QUICKEST["skip"]))["pca"] == "done", "it was asked for"
     assert "X_pca" in note(got, "qc")
     assert steps(run(given, "batch", recompute="pca", **QUICKEST))["pca"] == "done"
 
@@ -320,7 +321,7 @@ def test_log_normalised_values_do_where_genes_or_pca_are_there(result):
 
 
 def test_an_embedding_alone_does(adata):
-    got = run(adata, "batch", **QUICK)
+    got = run(adata, "batch", skip=QUICK["skip"])
     assert steps(got)["markers"] == "skipped"
     assert steps(got)["leiden"] == "done"
     assert got.shape == (adata.n_obs, 0)
@@ -719,6 +720,8 @@ OPTIONS = {
     "--recompute pca --recompute umap": {"recompute": ("pca", "umap")},
     "--from-counts": {"recompute": ("all",)},
     "--skip qc,umap": {"skip": ("qc", "umap")},
+    "--color-by batch,sex": {"color_by": ("batch", "sex")},
+    "--genes MS4A1,CD79A": {"genes": ("MS4A1", "CD79A")},
     "--seed 7": {"seed": 7},
 }
 
@@ -819,3 +822,53 @@ def assert_judged(got: ad.AnnData) -> None:
     assert got.uns["harmonax_diagnosis"]["verdict"] in ("fine", "caution")
     scores = got.uns["harmonax_evaluation"]["scores"].set_index(["embedding", "kind", "metric"])["value"]
     assert scores["X_pca_harmony", "label-free", "iLISI"] > scores["X_pca", "label-free", "iLISI"] + 0.3
+
+
+# ---- what a reviewer found -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("role", ["batch_key", "label_key", "condition_key"])
+def test_a_column_with_a_part_in_the_run_is_never_written_over(counts, role):
+    adata = counts.copy()
+    adata.obs["leiden"] = adata.obs["batch"].to_numpy()
+    asked = {"batch_key": "batch"} | {role: "leiden"}
+    with pytest.raises(InputError, match="where the run writes its own"):
+        run(adata, **asked)
+
+
+def test_an_option_of_a_result_that_is_there_has_it_made_anew(result):
+    plan = result.uns["harmonax_workflow"]["options"]
+    assert json.loads(plan)["harmony"]["theta"] != 7
+    again = run(result, "batch", theta=7, skip=("evaluate", "diagnose"))
+    status = again.uns["harmonax_workflow"]["steps"].set_index("step")["status"]
+    assert (status["pca"], status["harmony"], status["umap"]) == ("kept", "done", "done")
+    assert again.uns["harmonax"]["params"]["theta"] == 7
+
+
+def test_the_seed_of_the_options_counts(counts):
+    made = run(counts, "batch", options=WorkflowOptions(seed=5), skip=("evaluate", "diagnose"))
+    assert made.uns["harmonax"]["seed"] == 5
+
+
+def test_other_counts_are_not_written_over(counts):
+    adata = counts.copy()
+    adata.layers["spliced"] = adata.X.copy()
+    adata.layers["counts"] = adata.X * 2
+    with pytest.raises(InputError, match="rename that layer"):
+        run(adata, "batch", counts_layer="spliced")
+
+
+def test_markers_need_cell_types_before_any_work(counts):
+    with pytest.raises(InputError, match="label_key"):
+        run(counts, "batch", markers={"T": ["gene"]})
+
+
+def test_a_gene_for_the_maps_that_is_not_there_is_told_before_any_work(counts):
+    with pytest.raises(MissingKeyError, match="for the maps"):
+        run(counts, "batch", genes=["no such gene"])
+
+
+def test_folders_made_for_a_run_that_fails_go_again(counts, tmp_path):
+    with pytest.raises(InputError, match="min_genes"):
+        run(counts, "batch", min_genes=10**6, out=tmp_path / "a" / "b" / "c")
+    assert list(tmp_path.iterdir()) == []

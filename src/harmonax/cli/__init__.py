@@ -63,7 +63,9 @@ def run(arguments: Sequence[str] | None = None) -> int:
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt) as error:
-        complain(str(error) or "interrupted; nothing was written")
+        # click turns Ctrl-C into an Abort of its own.
+        said = str(error) or str(error.__cause__ or "")
+        complain(said or "interrupted; nothing was written")
         return INTERRUPTED
     except HarmonaxError as error:
         complain(str(error))

@@ -102,8 +102,10 @@ def read_markers(path: str) -> dict[str, list[str]]:
     """Return the genes by cell type that a TOML file lists."""
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise FileFormatError(f"{path}: {error}") from None
+    except OSError as error:
+        raise FileFormatError(f"{path}: {error.strerror}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise FileFormatError(f"{path} is not TOML: {error}") from None
     for name, genes in table.items():
         if not isinstance(genes, list) or not all(isinstance(gene, str) for gene in genes):
             raise FileFormatError(f'{path}: {name} must be a list of genes, such as ["MS4A1", "CD79A"]')

@@ -17,7 +17,7 @@ from .values import Names, Numbers, common_options, read_markers
 _METHOD = [field.name for field in dataclasses.fields(HarmonyParams)]
 _COLUMNS = ["combine_keys", "missing", "allow_many_levels", "backend", "threads"]
 # Options that are lists of names.
-_LISTS = ("batch_key", "compare", "recompute", "skip")
+_LISTS = ("batch_key", "compare", "color_by", "genes", "recompute", "skip")
 _PLAIN = (
     *("label_key", "condition_key", "min_genes", "max_genes", "min_cells", "max_pct_mt", "mt_prefix", "counts_layer"),
     *("target_sum", "n_top_genes", "hvg_flavor", "n_comps", "combine_keys", "missing", "allow_many_levels", "backend"),
@@ -75,6 +75,8 @@ def _text(name: str, says: str) -> Any:
 )
 @_number("n_marker_genes", int, 50, "Marker genes kept per cluster.")
 @_names("compare", "Further embeddings in obsm to evaluate beside ours, such as X_scVI.")
+@_names("color_by", "Columns of obs that the report's maps can be coloured by.  [default: all that show something]")
+@_names("genes", "Genes that they can be coloured by.  [default: the clusters' top markers]")
 @click.option("--markers", metavar="TOML", help="Genes by cell type, for the diagnosis; needs --label-key.")
 @_names("recompute", f'Steps whose results in IN are not kept, with what follows from them, or "all". Steps: {_STEPS}.')
 @click.option("--from-counts", is_flag=True, help="Keep no result that IN has: the same as --recompute all.")

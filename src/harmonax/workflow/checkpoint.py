@@ -160,7 +160,7 @@ def working(out: Path | None) -> Iterator[Work | None]:
     if out is None:
         yield None
         return
-    was_there = out.is_dir()
+    missing = [folder for folder in (out, *out.parents) if not folder.is_dir()]
     work = Work(out)
     ended_well = False
     try:
@@ -169,10 +169,10 @@ def working(out: Path | None) -> Iterator[Work | None]:
         ended_well = True
     finally:
         work.close(remove=ended_well)
-        if not was_there:
-            # Only where it is empty.
-            with contextlib.suppress(OSError):
-                out.rmdir()
+        # Only where they are empty.
+        with contextlib.suppress(OSError):
+            for folder in missing:
+                folder.rmdir()
 
 
 def _write(place: Path, adata: AnnData, before: Parts) -> None:

@@ -118,5 +118,5 @@ def no_counts(adata: AnnData) -> InputError:
     there = f" (there is {', '.join(others)})" if others else ""
     return InputError(
         f"raw counts are needed, but {seen}. Put the counts in layers['counts'] or X, or name their place with "
-        f"--counts-layer (counts_layer=){there}; a file with obsm['X_pca'] needs none"
+        f"counts_layer (--counts-layer){there}; a file with obsm['X_pca'] needs none"
     )

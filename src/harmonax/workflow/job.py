@@ -13,14 +13,16 @@ import numpy as np
 import pandas as pd
 
 from ..columns import design_from_table
-from ..errors import InputError, MissingKeyError, nearest
+from ..errors import InputError, MissingKeyError, nearest, warn
 from ..extras import need
 from . import checkpoint, counts, inputs, meter, outputs, steps
-from .options import WorkflowOptions
+from .options import WorkflowOptions, leiden_key
 from .state import Done, State, Step
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+_MEASURED = ("n_genes_by_counts", "total_counts", "pct_counts_mt", "harmonax_neighbors_kept", "harmonax_movement")
 
 Progress = bool | Callable[[Done], None] | None
 
@@ -139,11 +141,40 @@ def _check(adata: AnnData, options: WorkflowOptions) -> None:
             inputs.column(adata, key, what)
             if key in options.batch_key:
                 raise InputError(f"'{key}' is a batch column and cannot be the {what} column too")
+    _check_own_columns(adata, options)
+    for gene in options.genes:
+        if gene not in adata.var_names:
+            raise MissingKeyError(f"var_names has no gene '{gene}' for the maps; {nearest(gene, adata.var_names)}")
+    for name in options.color_by:
+        if name not in adata.obs and name not in _written(options):
+            raise MissingKeyError(f"obs has no column '{name}' to colour by; {nearest(name, adata.obs.columns)}")
+    if options.markers and options.label_key is None:
+        raise InputError("markers are genes of cell types: pass label_key (--label-key), the column of the types")
     for name in options.compare:
         if name not in adata.obsm:
             raise MissingKeyError(f"obsm has no '{name}' to compare; {nearest(name, adata.obsm.keys())}")
     # Lists that do not fit the batches; of sigma and K, only the cells left by quality control tell.
     options.harmony.replace(n_clusters=None, sigma=0.1).resolve(design)
+
+
+def _written(options: WorkflowOptions) -> set[str]:
+    """Return the columns of obs that the run makes."""
+    return {"leiden", *map(leiden_key, options.resolutions), *_MEASURED}
+
+
+def _check_own_columns(adata: AnnData, options: WorkflowOptions) -> None:
+    """Refuse columns with a part in the run where the run writes its own, and tell of others it will replace."""
+    written = _written(options)
+    for key in (*options.batch_key, options.label_key, options.condition_key):
+        if key in written:
+            raise InputError(f"obs['{key}'] is where the run writes its own results; give that column another name")
+    clusters = [name for name in adata.obs if name in written - set(_MEASURED)]
+    if (
+        clusters
+        and "harmonax_workflow" not in adata.uns
+        and not set(map(leiden_key, options.resolutions)) <= set(clusters)
+    ):
+        warn(f"obs['{clusters[0]}'] of the input is replaced by the run's own clusters")
 
 
 def _prepare_batches(adata: AnnData, options: WorkflowOptions) -> None:

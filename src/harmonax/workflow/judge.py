@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, MissingKeyError, nearest
+from ..errors import InputError, MissingKeyError, nearest, warn
 from .state import ADJUSTED, BASIS, Skip, State
 
 
@@ -64,12 +64,26 @@ def diagnose(state: State) -> str:
             state.adata,
             list(options.batch_key),
             label_key=options.label_key,
-            markers={kind: list(genes) for kind, genes in options.markers.items()} or None,
+            markers=_markers(state) or None,
             rng=options.seed,
         ),
         state,
         "harmonax_diagnosis",
     )
+
+
+def _markers(state: State) -> dict[str, list[str]]:
+    """Return the given markers that the data have, and tell of the others: quality control may have removed them."""
+    types = set(state.adata.obs[state.options.label_key].astype(str)) if state.options.label_key else set()
+    there = set(state.adata.var_names)
+    known = {kind: [gene for gene in genes if gene in there] for kind, genes in state.options.markers.items()}
+    gone = [gene for genes in state.options.markers.values() for gene in genes if gene not in there]
+    absent = [kind for kind in known if kind not in types]
+    if gone:
+        warn(f"{len(gone)} marker genes are not in the data (first: '{gone[0]}') and are left out")
+    if absent:
+        warn(f"{len(absent)} cell types with markers are not in the data (first: '{absent[0]}') and are left out")
+    return {kind: genes for kind, genes in known.items() if genes and kind in types}
 
 
 def _judged(work: Any, state: State, key: str) -> str:

@@ -89,6 +89,9 @@ class WorkflowOptions:
         Marker genes kept per cluster.
     compare
         Further embeddings in ``obsm`` to evaluate beside ours.
+    color_by, genes
+        Columns of ``obs`` and genes that the maps of the report can be coloured by; by default all columns that have
+        something to show, and the clusters' top markers.
     markers
         Marker genes by cell type, for the diagnosis.
     recompute
@@ -134,6 +137,8 @@ class WorkflowOptions:
     resolutions: tuple[float, ...] = (0.3, 0.5, 0.8)
     n_marker_genes: int = 50
     compare: tuple[str, ...] = ()
+    color_by: tuple[str, ...] = ()
+    genes: tuple[str, ...] = ()
     markers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     recompute: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
@@ -141,7 +146,7 @@ class WorkflowOptions:
 
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
-        for name in ("batch_key", "compare", "recompute", "skip"):
+        for name in ("batch_key", "compare", "color_by", "genes", "recompute", "skip"):
             put(name, _names(name, getattr(self, name)))
         for name, (low, high) in _RANGES.items():
             if getattr(self, name) is not None:

@@ -78,7 +78,7 @@ def write(state: State, job: Job, work: Work, mark: str) -> None:
     needed = _size(adata)
     io.check_space(job.folder / RESULT, needed)
     _timed(job, "figures", lambda: _figures(adata, made, job))
-    _timed(job, "report", lambda: _report(adata, made / "report.html"))
+    _timed(job, "report", lambda: _report(adata, made / "report.html", job))
     _timed(job, "write", lambda: _data(adata, made, job))
     files = [name for name in NAMES if (made / name).exists()] + ["run.json"]
     io.write_json(made / "run.json", summaries.run_json(adata, job, sorted(files)))
@@ -105,10 +105,14 @@ def _data(adata: AnnData, made: Path, job: Job) -> str:
     return f"{job.folder / RESULT}"
 
 
-def _report(adata: AnnData, path: Path) -> str:
+def _report(adata: AnnData, path: Path, job: Job) -> str:
     from ..report import write_report
 
-    write_report(adata, path)
+    o = job.options
+    # Quality control may have removed some.
+    genes = [gene for gene in o.genes if gene in adata.var_names]
+    columns = [name for name in o.color_by if name in adata.obs]
+    write_report(adata, path, color_by=columns or None, genes=genes or None, rng=o.seed)
     return f"{path.stat().st_size / 1e6:.1f} MB"
 
 

@@ -135,6 +135,11 @@ def normalise(state: State) -> str:
         raise Skip("no raw counts; X is taken as it is")
     adata = state.adata
     raw = counts.as_counts(counts.matrix(adata, state.counts))
+    if state.counts != "counts" and "counts" in adata.layers and _differ(raw, adata.layers["counts"]):
+        raise InputError(
+            f"layers['counts'] holds other values than {counts.label(state.counts)}, which the run would put there; "
+            "rename that layer, or leave counts_layer (--counts-layer) out to use it"
+        )
     adata.layers["counts"] = raw
     adata.X = raw.copy()
     adata.uns.pop("log1p", None)
@@ -143,6 +148,13 @@ def normalise(state: State) -> str:
         scanpy().pp.log1p(adata)
     from_where = "" if state.counts == "counts" else f" (from {counts.label(state.counts)})"
     return f"to {state.options.target_sum:g} per cell, log1p; counts in layers['counts']{from_where}"
+
+
+def _differ(one: Any, other: Any) -> bool:
+    if one.shape != other.shape:
+        return True
+    difference = one - other
+    return bool(abs(difference).sum() > 0)
 
 
 def hvg(state: State) -> str:
@@ -160,15 +172,23 @@ def hvg(state: State) -> str:
     joint = "harmonax_joint_batch"
     source.obs[joint] = pd.Categorical((design.joint if few else design.joint[large]).astype(str))
     from_counts = options.hvg_flavor.startswith("seurat_v3")
-    with silent():
-        scanpy().pp.highly_variable_genes(
-            source,
-            n_top_genes=n_top,
-            flavor=options.hvg_flavor,
-            layer="counts" if from_counts else None,
-            batch_key=None if few else joint,
-        )
-    del source.obs[joint]
+    try:
+        with silent():
+            scanpy().pp.highly_variable_genes(
+                source,
+                n_top_genes=n_top,
+                flavor=options.hvg_flavor,
+                layer="counts" if from_counts else None,
+                batch_key=None if few else joint,
+            )
+    except ValueError as error:
+        # loess has no curve for few cells.
+        raise InputError(
+            f"hvg_flavor='{options.hvg_flavor}' cannot choose genes here ({error}); the smallest batch it looks at "
+            f"has {int(sizes[sizes >= (0 if few else _FEWEST_FOR_GENES)].min())} cells: use hvg_flavor='seurat'"
+        ) from error
+    finally:
+        del source.obs[joint]
     if source is not adata:
         for name in set(source.var) - set(adata.var) | {"highly_variable"}:
             adata.var[name] = source.var[name]

@@ -29,7 +29,7 @@ def run(
     options: WorkflowOptions | None = None,
     out: str | Path | None = None,
     label_key: str | None = None,
-    rng: Any = 0,
+    rng: Any = None,
     progress: Progress = None,
     overwrite: bool = False,
     **changes: Any,
@@ -52,7 +52,7 @@ def run(
     label_key
         Column of ``obs`` with cell types, for evaluation and diagnosis.
     rng
-        Seed, Generator, SeedSequence or None (a fresh seed).
+        Seed, Generator or SeedSequence; None: that of the options, 0 unless it is given.
     progress
         Show on stderr what is being done; None: where that is a terminal. Or a function called after each step with
         how it went (`Done`).
@@ -94,7 +94,9 @@ def run(
     if not all(hasattr(adata, name) for name in ("obs", "var", "obsm", "uns", "layers")):
         raise InputError(f"adata is a {type(adata).__name__}, not an AnnData; for files there is run_files")
     base = options if options is not None else WorkflowOptions()
-    asked = base.replace(batch_key=batch_key, seed=seed_from(rng) % 2**32, **changes)
+    if rng is not None:
+        changes.setdefault("seed", seed_from(rng) % 2**32)
+    asked = base.replace(batch_key=batch_key, **changes)
     if label_key is not None:
         asked = asked.replace(label_key=label_key)
     facts = [_facts_of(adata)] if out is not None else []

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Collection
 from typing import NamedTuple
 
+from ..errors import warn
 from . import counts, embed, judge, prepare
 from .options import WorkflowOptions
 from .state import Skip, State, Step
@@ -37,6 +40,7 @@ PLAN = (
     Step("evaluate", judge.evaluate, judge.has("harmonax_evaluation"), ("pca", "harmony"), (*_JUDGED, "compare")),
     Step("diagnose", judge.diagnose, judge.has("harmonax_diagnosis"), ("harmony", "leiden"), (*_JUDGED, "markers")),
 )
+_FROM_COUNTS = {"qc", "normalise", "hvg", "pca"}
 # What becomes untrue where a step is left out though what it is made from is new.
 _STALE = {
     "umap": ("obsm", embed.UMAP),
@@ -67,11 +71,15 @@ def intents(state: State) -> dict[str, Intent]:
         If counts are needed and there are none.
     """
     options = state.options
-    anew = closure(options)
+    wanted = asked(state)
+    if state.counts is None and wanted & _FROM_COUNTS:
+        warn(f"options of {', '.join(sorted(wanted & _FROM_COUNTS))} have no effect: there are no counts")
+        wanted -= _FROM_COUNTS
+    anew = closure(options, wanted)
     there = {step.name: "" if step.name in anew else step.there(state) for step in PLAN}
     decided: dict[str, Intent] = {}
     for step in PLAN:
-        decided[step.name] = _intent(step, there, decided, options)
+        decided[step.name] = _intent(step, there, decided, options, anew)
     if options.hvg_flavor.startswith("seurat_v3") and decided["hvg"].status == "done" and state.counts is None:
         raise counts.no_counts(state.adata)
     if state.counts is None and not there["pca"] and not there["hvg"]:
@@ -81,20 +89,39 @@ def intents(state: State) -> dict[str, Intent]:
     return decided
 
 
-def closure(options: WorkflowOptions) -> set[str]:
-    """Return the steps to be done anew: those named, and all that follow from them."""
-    anew = {step.name for step in PLAN} if "all" in options.recompute else set(options.recompute)
+def asked(state: State) -> set[str]:
+    """Return the steps of which an option was given that the results in the data were not made with.
+
+    Without a record of how they were made, any option that is not as usual counts. The seed does not: results that are
+    kept have their own.
+    """
+    recorded = json.loads(str(state.adata.uns.get("harmonax_workflow", {}).get("options", "{}")))
+    own, usual = (json.loads(json.dumps(o.to_dict())) for o in (state.options, WorkflowOptions()))
+    compared = {"seed", "label_key", "condition_key", "compare", *_BATCHES}
+    return {
+        step.name
+        for step in PLAN
+        for name in set(step.reads) - compared
+        if own[name] not in (usual[name], recorded.get(name, usual[name]))
+    }
+
+
+def closure(options: WorkflowOptions, wanted: Collection[str] = ()) -> set[str]:
+    """Return the steps to be done anew: those named or wanted, and all that follow from them."""
+    anew = {step.name for step in PLAN} if "all" in options.recompute else {*options.recompute, *wanted}
     for step in PLAN:
         if anew.intersection(step.after):
             anew.add(step.name)
     return anew
 
 
-def _intent(step: Step, there: dict[str, str], decided: dict[str, Intent], options: WorkflowOptions) -> Intent:
+def _intent(
+    step: Step, there: dict[str, str], decided: dict[str, Intent], options: WorkflowOptions, anew: Collection[str]
+) -> Intent:
     name, result = step.name, there[step.name]
     if name in options.skip:
         return Intent("skipped", "as asked")
-    if name == "qc" and name not in options.recompute and "all" not in options.recompute:
+    if name == "qc" and name not in anew:
         kept = there["pca"] or there["hvg"]
         return (
             Intent("skipped", f"the input's {kept} is kept, and so are its cells and genes") if kept else Intent("done")
