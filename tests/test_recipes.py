@@ -31,14 +31,8 @@ def blocks(text: str) -> Iterator[tuple[str, str, int]]:
         yield found[1], found[2], text[: found.start(2)].count("\n")
 
 
-# What the libraries that a page calls announce for their next version is theirs to mend.
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
-def test_recipe_runs(path, tmp_path, monkeypatch):
-    for module in _NEEDED:
-        pytest.importorskip(module)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MPLBACKEND", "agg")
+def run_page(path: Path) -> None:
+    """Run a page from top to bottom in the present directory, comparing what it prints."""
     namespace: dict[str, object] = {"__name__": "recipe"}
     printed = ""
     for kind, body, line in blocks(path.read_text(encoding="utf-8")):
@@ -58,6 +52,17 @@ def test_recipe_runs(path, tmp_path, monkeypatch):
                 program, *arguments = shlex.split(command)
                 assert program == "harmonax"
                 assert cli.run(arguments) == 0, f"{path.name}: {command}"
+
+
+# What the libraries that a page calls announce for their next version is theirs to mend.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
+def test_recipe_runs(path, tmp_path, monkeypatch):
+    for module in _NEEDED:
+        pytest.importorskip(module)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    run_page(path)
 
 
 def test_the_index_names_every_recipe_and_no_other():

@@ -10,6 +10,7 @@ import numpy as np
 from .columns import design_from_table
 from .engine import Backend, check_embedding, harmonize
 from .errors import InputError, MissingKeyError, nearest
+from .neural import mmd_integrate, wgan_integrate
 from .params import Flavor, Floats
 from .spellings import merge, params_of
 from .surroundings import announce, chosen_threads
@@ -18,7 +19,7 @@ from .uns import uns_record
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["harmony_integrate"]
+__all__ = ["harmony_integrate", "mmd_integrate", "wgan_integrate"]
 
 
 def harmony_integrate(

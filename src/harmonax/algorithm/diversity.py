@@ -1,30 +1,34 @@
 """How far a cluster's batches are from the mixture of the whole data set, and what that costs.
 
+`xp` is the array module of the tables: traced code hands in jax.numpy.
+
 harmony1 smooths O / E by one cell, harmony2 by E itself (ALGORITHM.md, "Objective").
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
 from ..params import Flavor
 
 
-def log_excess(flavor: Flavor, O: np.ndarray, E: np.ndarray) -> np.ndarray:
+def log_excess(flavor: Flavor, O: Any, E: Any, xp: Any = np) -> Any:
     """Return ln q_kb, (B, K): above 0 where a cluster has more of a level than expected.
 
     harmony1: q = (O + 1) / (E + 1); harmony2: q = (O + E + 1) / (2 E + 1).
     """
     if flavor == "harmony1":
-        return np.log((O + 1) / (E + 1))
-    return np.log((O + E + 1) / (2 * E + 1))
+        return xp.log((O + 1) / (E + 1))
+    return xp.log((O + E + 1) / (2 * E + 1))
 
 
-def log_penalty(flavor: Flavor, O: np.ndarray, E: np.ndarray, theta: np.ndarray) -> np.ndarray:
+def log_penalty(flavor: Flavor, O: Any, E: Any, theta: Any, xp: Any = np) -> Any:
     """Return theta_b ln(1 / q_kb), (B, K). Added in log space, the penalties of several variables multiply."""
-    return log_excess(flavor, O, E) * -theta[:, None]
+    return log_excess(flavor, O, E, xp) * -theta[:, None]
 
 
-def expected(Pr: np.ndarray, cluster_mass: np.ndarray) -> np.ndarray:
+def expected(Pr: Any, cluster_mass: Any) -> Any:
     """Return E_kb = Pr_b sum_i R_ik, (B, K)."""
     return Pr[:, None] * cluster_mass[None, :]

@@ -9,7 +9,7 @@ sum R D = sum_gbk sigma_k O_gbk logp_gbk - log_partition - entropy.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,26 +18,28 @@ from .diversity import log_excess
 
 
 class Objective(NamedTuple):
-    """The objective and its terms, all scaled by c."""
+    """The objective and its terms, all scaled by c: numbers, or traced scalars."""
 
-    total: float
-    distance: float
-    entropy: float
-    diversity: float
+    total: Any
+    distance: Any
+    entropy: Any
+    diversity: Any
 
 
 def objective(
     flavor: Flavor,
-    n_cells: int,
-    distance: float,
-    entropy: float,
-    O: np.ndarray,
-    E: np.ndarray,
-    theta: np.ndarray,
-    sigma: np.ndarray,
+    n_cells: Any,
+    distance: Any,
+    entropy: Any,
+    O: Any,
+    E: Any,
+    theta: Any,
+    sigma: Any,
+    xp: Any = np,
 ) -> Objective:
     """Put the three terms together; `distance` is sum R D, `entropy` is sum sigma R ln R."""
     c = 2000.0 / n_cells if flavor == "harmony2" else 1.0
     # sum, not @: the bits must not depend on BLAS threads.
-    diversity = float((O * log_excess(flavor, O, E) * theta[:, None] * sigma).sum())
+    diversity = (O * log_excess(flavor, O, E, xp) * theta[:, None] * sigma).sum()
+    diversity = float(diversity) if xp is np else diversity
     return Objective(c * (distance + entropy + diversity), c * distance, c * entropy, c * diversity)

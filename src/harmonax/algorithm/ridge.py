@@ -9,7 +9,8 @@ Nothing here calls BLAS but the stated fallbacks: the bits must not depend on it
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import itertools
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,7 +54,7 @@ def ridge(design: BatchDesign, resolved: ResolvedParams, S: np.ndarray, O_joint:
     O_joint = np.where(active, O_joint, 0.0)
     singular = np.zeros(O.shape[1], bool)
     if params.correction_method == "fast" and design.n_variables == 1:
-        W, W0 = _one_variable(design.fold(S), design.fold(O_joint), lam, keep)
+        W, W0 = one_variable(design.fold(S), design.fold(O_joint), lam, keep)
     else:
         # S itself, the largest table, is not copied: a kept level's cells are all active, so only the sum needs this.
         S_all = np.einsum("jk,jkd->kd", active, S)
@@ -65,21 +66,22 @@ def ridge(design: BatchDesign, resolved: ResolvedParams, S: np.ndarray, O_joint:
     return Ridge(W, W0, skipped, singular & ~skipped)
 
 
-def kept_levels(design: BatchDesign, O: np.ndarray, threshold: float | None) -> tuple[np.ndarray, np.ndarray]:
+def kept_levels(design: Any, O: Any, threshold: float | None, xp: Any = np) -> tuple[Any, Any]:
     """Return which levels each cluster keeps (B, K), and which clusters are skipped (K,).
 
     A level is ok where more than `threshold` of its cells are in the cluster, and kept where its variable has two or
     more levels that are ok. Without a threshold every level is kept.
     """
     if threshold is None:
-        return np.ones(O.shape, bool), np.zeros(O.shape[1], bool)
-    ok: np.ndarray = O / design.level_counts[:, None] > threshold
-    enough = np.add.reduceat(ok, design.offsets[:-1], axis=0, dtype=np.int64) > 1
-    keep = ok & np.repeat(enough, np.diff(design.offsets), axis=0)
-    return keep, np.logical_not(enough.any(axis=0))
+        return xp.ones(O.shape, bool), xp.zeros(O.shape[1], bool)
+    ok = O / design.level_counts[:, None] > threshold
+    own = [ok[a:b] for a, b in itertools.pairwise(design.offsets)]
+    enough = [levels.sum(axis=0) > 1 for levels in own]
+    keep = xp.concatenate([levels & several for levels, several in zip(own, enough, strict=True)])
+    return keep, xp.logical_not(xp.stack(enough).any(axis=0))
 
 
-def _one_variable(S: np.ndarray, O: np.ndarray, lam: np.ndarray, keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def one_variable(S: Any, O: Any, lam: Any, keep: Any, xp: Any = np) -> tuple[Any, Any]:
     """Solve in closed form, without cancellation.
 
     f_b = 1 / (O_b + lambda_b), c = sum f_b O_b lambda_b, W0 = sum f_b lambda_b S_b / c, W_b = f_b (S_b - O_b W0).
@@ -87,9 +89,10 @@ def _one_variable(S: np.ndarray, O: np.ndarray, lam: np.ndarray, keep: np.ndarra
     f = keep / (O + lam)
     weight = f * lam
     c = (weight * O).sum(axis=0)
-    W0 = np.einsum("bk,bkd->kd", weight, S) / np.where(c > 0, c, 1.0)[:, None]
-    W = O[:, :, None] * W0
-    np.subtract(S, W, out=W)
+    W0 = xp.einsum("bk,bkd->kd", weight, S) / xp.where(c > 0, c, 1.0)[:, None]
+    # NumPy does the next two in place: this is the largest table.
+    W = O[:, :, None] * -W0
+    W += S
     W *= f[:, :, None]
     return W, W0
 

@@ -5,6 +5,7 @@
     integrate.py   harmonax integrate
     evaluate.py    harmonax evaluate
     diagnose.py    harmonax diagnose
+    tune.py        harmonax tune
     report.py      harmonax report
     demo.py        harmonax demo
     values.py      lists of numbers and names, and --config files
@@ -29,6 +30,7 @@ from .evaluate import evaluate
 from .integrate import integrate
 from .report import report
 from .terminal import complain, signals
+from .tune import tune
 from .workflow import run_workflow
 
 # What a shell reports for a program ended by Ctrl-C.
@@ -45,7 +47,7 @@ def cli() -> None:
     """
 
 
-for command in (run_workflow, check, integrate, evaluate, diagnose, report, demo):
+for command in (run_workflow, check, integrate, evaluate, diagnose, tune, report, demo):
     cli.add_command(command)
 
 

@@ -3,6 +3,7 @@
 check       before: is a correction needed, and is it possible
 evaluate    after: scores of embeddings, with cell types and without
 diagnose    after: too little corrected, or too much
+tune        learn theta, sigma and the ridge strength by gradient, then correct with them
 """
 
 from __future__ import annotations
@@ -10,5 +11,6 @@ from __future__ import annotations
 from .check import check
 from .diagnose import diagnose
 from .evaluate import evaluate
+from .tune import tune
 
-__all__ = ["check", "diagnose", "evaluate"]
+__all__ = ["check", "diagnose", "evaluate", "tune"]

@@ -1,0 +1,39 @@
+"""Differentiable losses for learning through a batch correction (JAX).
+
+    checks.py        what arrives is looked at once: always its shape, its values outside of jit and grad
+    neighbours.py    nearest cells, block by block, and how near they are in units of their own neighbourhood
+    mixing.py        BatchMixingLoss: minus the batch entropy of neighbourhoods
+    lisi.py          LISILoss: the local inverse Simpson index, for mixing batches or keeping types apart
+    preservation.py  NeighborhoodPreservationLoss: cells keep the neighbours that they had
+    clustering.py    ClusteringCompactnessLoss
+    diversity.py     ShannonDiversityLoss, SimpsonDiversityLoss
+    velocity.py      VelocityConsistencyLoss
+
+Every loss is a Flax NNX module without parameters: built once, then called with arrays, it returns a scalar that works
+under ``jax.jit``, ``jax.grad`` and ``jax.vmap``. `mask` marks the cells that count, for minibatches filled up to one
+size. Of harmonax it imports values only. Needs ``pip install 'harmonax[jax]'``.
+
+A mixing loss alone can be won by destroying the biology: combine it with `NeighborhoodPreservationLoss`.
+"""
+
+from ..extras import need
+
+for _module in ("jax", "flax"):
+    need(_module, "jax")
+
+from .clustering import ClusteringCompactnessLoss  # noqa: E402
+from .diversity import ShannonDiversityLoss, SimpsonDiversityLoss  # noqa: E402
+from .lisi import LISILoss  # noqa: E402
+from .mixing import BatchMixingLoss  # noqa: E402
+from .preservation import NeighborhoodPreservationLoss  # noqa: E402
+from .velocity import VelocityConsistencyLoss  # noqa: E402
+
+__all__ = [
+    "BatchMixingLoss",
+    "ClusteringCompactnessLoss",
+    "LISILoss",
+    "NeighborhoodPreservationLoss",
+    "ShannonDiversityLoss",
+    "SimpsonDiversityLoss",
+    "VelocityConsistencyLoss",
+]

@@ -1,0 +1,132 @@
+"""What losses are given: shapes are checked always, values where they are known (not under jit, grad or vmap)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import InputError
+
+
+def known(array: Any) -> bool:
+    """Say whether the values of an array can be looked at: not while JAX traces."""
+    return not isinstance(array, jax.core.Tracer)
+
+
+def cells(name: str, array: Any, mask: jax.Array | None = None, *, like: jax.Array | None = None) -> jax.Array:
+    """Return a cells x features array as floats; rows that `mask` leaves out become zero, whatever they held.
+
+    Raises
+    ------
+    InputError
+        If it is not two-dimensional, has another shape than `like`, or holds NaN or infinity.
+    """
+    array = jnp.asarray(array)
+    if array.ndim != 2 or array.size == 0:
+        raise InputError(f"{name} has shape {array.shape}; allowed is (cells, features), at least one of each")
+    if like is not None and array.shape != like.shape:
+        raise InputError(f"{name} has shape {array.shape}; the other arrays have {like.shape}: all must agree")
+    array = array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    if mask is not None:
+        array = jnp.where(mask[:, None], array, 0)
+    if known(array):
+        wrong = ~np.isfinite(np.asarray(array)).all(axis=1)
+        if wrong.any():
+            raise InputError(
+                f"{name} has NaN or infinity in {int(wrong.sum())} cells (first: row {int(wrong.argmax())}); "
+                "leave those cells out or repair them"
+            )
+    return array
+
+
+def labels(name: str, codes: Any, n_cells: int, n_labels: int, mask: jax.Array | None = None) -> jax.Array:
+    """Return one integer label a cell; -1, which is no label, for cells that `mask` leaves out.
+
+    Raises
+    ------
+    InputError
+        If there is not one a cell, they are no integers, or one is not in 0..n_labels-1.
+    """
+    codes = jnp.asarray(codes)
+    if codes.shape != (n_cells,):
+        raise InputError(f"{name} has shape {codes.shape}; allowed is ({n_cells},), one label a cell")
+    if not jnp.issubdtype(codes.dtype, jnp.integer):
+        raise InputError(f"{name} has dtype {codes.dtype}; allowed are integers from 0 to {n_labels - 1}")
+    if mask is not None:
+        codes = jnp.where(mask, codes, -1)
+    if known(codes):
+        values = np.asarray(codes)
+        wrong = (values >= n_labels) | ((values < 0) & (True if mask is None else np.asarray(mask)))
+        if wrong.any():
+            first = int(wrong.argmax())
+            raise InputError(
+                f"{name} has {int(wrong.sum())} labels out of range (first: {int(values[first])} in row {first}); "
+                f"allowed are 0 to {n_labels - 1}: number them anew, or say how many there are"
+            )
+    return codes
+
+
+def shares(name: str, array: Any, mask: jax.Array | None = None, *, n_cells: int | None = None) -> jax.Array:
+    """Return a cells x clusters array of shares, whose rows sum to one.
+
+    Raises
+    ------
+    InputError
+        If the shape is wrong, a share is negative, or a row does not sum to one within 1 %.
+    """
+    array = cells(name, array, mask)
+    if n_cells is not None and len(array) != n_cells:
+        raise InputError(f"{name} has {len(array)} rows, but there are {n_cells} cells; allowed is one row a cell")
+    if known(array):
+        values = np.asarray(array)
+        wrong = (values < 0).any(axis=1) | (np.abs(values.sum(axis=1) - 1) > 0.01)
+        wrong &= True if mask is None else np.asarray(mask)
+        if wrong.any():
+            raise InputError(
+                f"{name} has {int(wrong.sum())} rows that are no shares (first: row {int(wrong.argmax())}); "
+                "allowed are values of at least 0 that sum to 1 in each row, such as a softmax"
+            )
+    return array
+
+
+def cell_mask(mask: Any, n_cells: int) -> jax.Array | None:
+    """Return which cells count, as booleans; None where all do.
+
+    Raises
+    ------
+    InputError
+        If there is not one value a cell, or no cell counts.
+    """
+    if mask is None:
+        return None
+    mask = jnp.asarray(mask).astype(bool)
+    if mask.shape != (n_cells,):
+        raise InputError(f"mask has shape {mask.shape}; allowed is ({n_cells},), one value a cell")
+    if known(mask) and not np.asarray(mask).any():
+        raise InputError("mask leaves out every cell; at least one must count")
+    return mask
+
+
+def rows_of(array: Any) -> int:
+    """Return the number of rows, 0 for a scalar: what a mask is measured against before the array is looked at."""
+    shape = jnp.shape(array)
+    return shape[0] if shape else 0
+
+
+def at_least(name: str, value: float, least: float, *, whole: bool = False, above: bool = False) -> None:
+    """Raise InputError where a constructor's number is not finite, not whole, or too small."""
+    fine = isinstance(value, (int, np.integer)) if whole else isinstance(value, (int, float, np.number))
+    fine = fine and not isinstance(value, bool) and bool(np.isfinite(value))
+    if not (fine and (value > least if above else value >= least)):
+        kind = "a whole number" if whole else "a number"
+        raise InputError(f"{name}={value!r}; allowed is {kind} {'above' if above else 'of at least'} {least:g}")
+
+
+def mean_over(values: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Return the mean over the cells that count."""
+    if mask is None:
+        return values.mean()
+    return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1)

@@ -1,0 +1,125 @@
+"""What the neural operators read, checked: values where they are known, shapes also while JAX is tracing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import InputError, MissingKeyError, nearest
+
+# Codes there is room for where the number of batches was not said.
+ROOM = 64
+
+
+class Cells(NamedTuple):
+    """Cells as an operator computes with them.
+
+    Attributes
+    ----------
+    values
+        Expression or embedding, (N, features), floating point.
+    labels
+        Batch of each cell, (N,) int.
+    weight
+        1 for cells that count, 0 for padding, (N,).
+    """
+
+    values: jax.Array
+    labels: jax.Array
+    weight: jax.Array
+
+
+def read_cells(data: Mapping[str, Any], name: str, n_features: int, n_batches: int | None) -> Cells:
+    """Return the cells of `data`: ``data[name]``, ``data["batch_labels"]`` and, where given, ``data["mask"]``.
+
+    Raises
+    ------
+    MissingKeyError
+        If an entry is missing.
+    InputError
+        If a shape is wrong or, outside jit, a value is not finite or a label out of range.
+    """
+    values = read_values(data, name, n_features)
+    labels = jnp.asarray(_entry(data, "batch_labels"))
+    if labels.shape != values.shape[:1]:
+        raise InputError(f"batch_labels has shape {labels.shape}; allowed is ({len(values)},), one label per cell")
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise InputError(f"batch_labels holds {labels.dtype}; allowed are whole numbers from 0")
+    weight = read_mask(data, values)
+    # Padding may hold anything, NaN included; 0 times that would be NaN.
+    values = jnp.where(weight[:, None] > 0, values, 0.0)
+    labels = jnp.where(weight > 0, labels, 0).astype(jnp.int32)
+    if _known(labels) and len(labels):
+        room = ROOM if n_batches is None else n_batches
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= room:
+            more = "; give n_batches= in the configuration" if n_batches is None else ""
+            raise InputError(f"batch_labels runs from {low} to {high}; allowed is 0 to {room - 1}{more}")
+    return Cells(values, labels, weight)
+
+
+def read_values(data: Mapping[str, Any], name: str, n_features: int) -> jax.Array:
+    """Return ``data[name]``, (N, n_features), as floating point; raises as `read_cells` does."""
+    values = jnp.asarray(_entry(data, name))
+    if values.ndim != 2 or values.shape[1] != n_features:
+        raise InputError(f"{name} has shape {values.shape}; allowed is (cells, {n_features}), as configured")
+    if not jnp.issubdtype(values.dtype, jnp.floating):
+        values = values.astype(jnp.float32)
+    mask = data.get("mask")
+    if _known(values) and (mask is None or _known(mask)):
+        wrong = ~np.isfinite(np.asarray(values)).all(axis=1)
+        if mask is not None:
+            wrong &= np.asarray(mask, bool) if np.shape(mask) == wrong.shape else True
+        if wrong.any():
+            raise InputError(
+                f"{name} has NaN or infinity in {int(wrong.sum())} cells (first: row {int(np.argmax(wrong))}); "
+                "fill them or leave those cells out"
+            )
+    return values
+
+
+def read_mask(data: Mapping[str, Any], values: jax.Array) -> jax.Array:
+    """Return ``data["mask"]`` as 1 for cells that count and 0 for padding, (N,); all 1 where there is none."""
+    mask = data.get("mask")
+    if mask is None:
+        return jnp.ones(values.shape[0], values.dtype)
+    mask = jnp.asarray(mask)
+    if mask.shape != values.shape[:1]:
+        raise InputError(f"mask has shape {mask.shape}; allowed is ({len(values)},), true for cells that count")
+    return (mask != 0).astype(values.dtype)
+
+
+def whole(name: str, value: Any, low: int) -> int:
+    """Return a whole number of at least `low`."""
+    number = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    if not number or value < low:
+        raise InputError(f"{name}={value!r} must be a whole number of at least {low}")
+    return int(value)
+
+
+def positive(name: str, value: Any, allowed: str = "greater than 0") -> float:
+    """Return a finite number greater than 0."""
+    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not number or not 0 < value < float("inf"):
+        raise InputError(f"{name}={value!r} must be a finite number {allowed}")
+    return float(value)
+
+
+def at_least_zero(name: str, value: Any) -> float:
+    """Return a finite number of at least 0."""
+    return 0.0 if isinstance(value, (int, float)) and value == 0 else positive(name, value, "of at least 0")
+
+
+def _entry(data: Mapping[str, Any], name: str) -> Any:
+    if name not in data:
+        raise MissingKeyError(f"data has no '{name}'; {nearest(name, data)}")
+    return data[name]
+
+
+def _known(array: Any) -> bool:
+    """Return whether the values can be looked at: not while JAX traces them."""
+    return not isinstance(array, jax.core.Tracer)

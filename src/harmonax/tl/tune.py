@@ -1,0 +1,280 @@
+"""``harmonax.tl.tune``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from ..columns import design_from_table
+from ..design import BatchDesign
+from ..engine import check_embedding, harmonize
+from ..errors import InputError, MissingKeyError, nearest
+from ..evaluation.mixing import own_batch_excess
+from ..evaluation.structure import neighbours_kept
+from ..extras import need
+from ..params import Flavor, HarmonyParams
+from ..pp import harmony_integrate
+from ..randomness import seed_from
+from ..surroundings import chosen_threads, say
+from ..uns import storable
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+    from anndata import AnnData
+
+    from ..training.strength import LearnedStrength
+
+DEFAULTS = "defaults"
+_NUMBERS = ("mixing", "neighbors kept", "score")
+
+
+@dataclass(frozen=True, eq=False)
+class Tuning:
+    """What `tune` found.
+
+    Attributes
+    ----------
+    params
+        The engine's parameters that were chosen, and with which ``obsm[adjusted_basis]`` was made.
+    chosen
+        Their row in the table.
+    table
+        One row per weight of preservation and one for the defaults: ``preservation`` (the weight), ``theta`` (comma
+        between several), ``sigma``, ``alpha`` (``ridge_lambda`` for harmony1), ``mixing``, ``neighbors kept`` and
+        ``score``, all three from 0 to 1, higher is better, of the exact engine's result.
+    history
+        Losses and strengths at each step of learning, for all weights (``run``).
+    """
+
+    params: HarmonyParams
+    chosen: str
+    table: pd.DataFrame
+    history: pd.DataFrame
+
+    def __str__(self) -> str:
+        ridge = "alpha" if self.params.ridge == "dynamic" else "ridge_lambda"
+        strengths = {name: getattr(self.params, name) for name in ("theta", "sigma", ridge)}
+        lines = [f"chosen: {self.chosen} ({', '.join(f'{k} {_shown(v)}' for k, v in strengths.items())})"]
+        return "\n".join([*lines, self.table.round(3).to_string()])
+
+    def pareto(self, *, show: bool | None = None, save: str | PathLike[str] | None = None, ax: Any = None) -> Any:
+        """Draw the trade-off, mixing against neighbours kept; see `harmonax.pl.pareto`."""
+        from ..pl import pareto
+
+        return pareto(self.table, "mixing", "neighbors kept", chosen=self.chosen, show=show, save=save, ax=ax)
+
+    def to_uns(self) -> dict[str, Any]:
+        """Return plain values and tables, as ``adata.uns`` holds them."""
+        params = {k: v for k, v in self.params.to_dict().items() if v is not None}
+        table = self.table.rename_axis("run").reset_index()
+        return {"chosen": self.chosen, "params": storable(params), "table": table, "history": self.history}
+
+
+def tune(
+    adata: AnnData,
+    batch_key: str | Sequence[str],
+    *,
+    basis: str = "X_pca",
+    adjusted_basis: str = "X_pca_harmony",
+    weights: float | Sequence[float] = (0.3, 1.0, 3.0, 10.0),
+    steps: int = 30,
+    learning_rate: float = 0.1,
+    max_cells: int = 2000,
+    n_clusters: int | None = None,
+    max_iter_harmony: int = 50,
+    flavor: Flavor = "harmony2",
+    combine_keys: bool = False,
+    missing: Literal["error", "level"] = "error",
+    allow_many_levels: bool = False,
+    n_threads: int | None = None,
+    rng: Any = 0,
+    progress: Callable[[str, int, int], None] | None = None,
+    key_added: str = "harmonax_tune",
+) -> Tuning:
+    """Learn how strongly to correct, without labels, and correct with it.
+
+    Theta, sigma and the ridge penalty are learned by gradient through Harmony on a sample of the cells: batches should
+    mix (`BatchMixingLoss`) and each batch should keep its neighbourhoods (`NeighborhoodPreservationLoss`), once for
+    each weight of the second. The exact engine then runs on all cells with each of the results, and with the defaults;
+    the run with the highest score, the mean of mixing and neighbours kept, is chosen and written. So by that score
+    the result is never worse than the defaults'.
+
+    Parameters
+    ----------
+    adata
+        N cells with an embedding.
+    batch_key
+        Batch columns of ``adata.obs``. With several, each has a theta.
+    basis, adjusted_basis
+        Embedding in ``adata.obsm`` to correct, (N, d), and where the result goes.
+    weights
+        Weights of preservation, one run of learning each; higher is gentler.
+    steps, learning_rate
+        Of learning: steps of Adam on the logarithms of the strengths, and how far one goes.
+    max_cells
+        Of more cells, a sample of this size is learned from and scored. Time grows with its square.
+    n_clusters
+        Number of soft clusters. None: as `harmonax.pp.harmony_integrate` for all cells; in learning at most a tenth
+        of the sample.
+    max_iter_harmony
+        Most rounds of the engine.
+    flavor
+        ``"harmony2"``, which learns alpha, or ``"harmony1"``, which learns ridge_lambda.
+    combine_keys, missing, allow_many_levels
+        How batch columns are read: see `harmonax.pp.harmony_integrate`.
+    n_threads
+        Threads of the engine; None: as `harmonax.pp.harmony_integrate`.
+    rng
+        Seed, Generator, SeedSequence or None.
+    progress
+        Called with (name of the run, step, steps).
+    key_added
+        Where in ``adata.uns`` the table, the history and the choice go.
+
+    Returns
+    -------
+    Tuning
+        Also written to ``adata.uns[key_added]``; the embedding and its record as by `harmonax.pp.harmony_integrate`.
+
+    Raises
+    ------
+    MissingKeyError
+        If a column or the basis is not there.
+    InputError
+        If the embedding, the labels or a parameter cannot be used, or there is one batch only.
+    MissingExtraError
+        If JAX or scikit-learn are not installed: ``pip install 'harmonax[jax,workflow]'``.
+
+    Notes
+    -----
+    Mixing is 1 less the share of neighbours from the own batch beyond what chance gives; neighbours kept is the share
+    of 15 nearest neighbours within the batch that stay: the measures of `harmonax.tl.diagnose`. Where batches hold
+    different cell types, mixing them is wrong, and no label-free score can know: look at ``tuning.table``, and give
+    higher `weights`.
+
+    Examples
+    --------
+    >>> import anndata, harmonax, numpy as np, pandas as pd
+    >>> gen = np.random.default_rng(0)
+    >>> batch = np.repeat(["a", "b"], 100)
+    >>> obs = pd.DataFrame({"batch": batch}, index=[f"cell{i}" for i in range(200)])
+    >>> Z = gen.normal(size=(200, 5)) + 4 * (batch == "b")[:, None]
+    >>> adata = anndata.AnnData(obs=obs, obsm={"X_pca": Z})
+    >>> tuning = tune(adata, "batch", weights=1.0, steps=5, max_cells=100)
+    >>> bool(tuning.table["mixing"].max() > 0.9), adata.obsm["X_pca_harmony"].shape
+    (True, (200, 5))
+    """
+    need("sklearn", "workflow")
+    strength = need("harmonax.training.strength", "jax")
+    columns: dict[str, Any] = {"combine_keys": combine_keys, "missing": missing, "allow_many_levels": allow_many_levels}
+    design = design_from_table(adata.obs, batch_key, **columns)
+    if design.n_joint == 1:
+        raise InputError(f"{', '.join(design.variables)}: every cell has the same batch; there is nothing to tune")
+    if basis not in adata.obsm:
+        raise MissingKeyError(f"obsm has no '{basis}'; {nearest(basis, adata.obsm.keys())}")
+    preservation = _weights(weights)
+    Z = check_embedding(adata.obsm[basis], f"obsm['{basis}']", adata.obs_names)
+    start = HarmonyParams(flavor=flavor, n_clusters=n_clusters, max_iter_harmony=max_iter_harmony)
+    start = start.replace(n_clusters=start.resolve(design).n_clusters)
+    seed = seed_from(rng)
+    sample = Sample.draw(Z, design, max_cells, seed)
+    learned: dict[str, LearnedStrength] = {}
+    for weight in preservation:
+        config = strength.StrengthConfig(
+            n_clusters=min(start.n_clusters or 2, max(2, len(sample.rows) // 10)),
+            flavor=flavor,
+            theta=(2.0,) * design.n_variables if design.n_variables > 1 else 2.0,
+            preservation=weight,
+            steps=steps,
+            learning_rate=learning_rate,
+        )
+        name = f"preservation {weight:g}"
+        tell = None if progress is None else (lambda step, _, name=name: progress(name, step, steps))
+        learned[name] = strength.learn_strength(Z[sample.rows], sample.codes, config, rng=seed, report=tell)
+    candidates = {DEFAULTS: start} | {name: _as_learned(start, found.params) for name, found in learned.items()}
+    rows = {}
+    for name, params in candidates.items():
+        if progress is not None:
+            progress(f"engine: {name}", 0, 1)
+        run = harmonize(Z, design, params, rng=seed, n_threads=n_threads or chosen_threads(), progress=False)
+        rows[name] = _strengths(params) | sample.scores(Z, run.embedding)
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table.insert(0, "preservation", [np.nan, *preservation])
+    chosen = str(table["score"].idxmax())
+    history = pd.concat([found.history.assign(run=name) for name, found in learned.items()], ignore_index=True)
+    tuning = Tuning(candidates[chosen], chosen, table, history)
+    say(logging.INFO, f"tune: {chosen}, mixing and neighbours kept {table.loc[chosen, 'score']:.3f}")
+    _integrate(adata, batch_key, basis, adjusted_basis, tuning.params, rng=seed, n_threads=n_threads, **columns)
+    adata.uns[key_added] = tuning.to_uns()
+    return tuning
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """The cells that are learned from and scored."""
+
+    rows: np.ndarray
+    codes: np.ndarray  # (n, variables), each from 0
+    joint: np.ndarray  # (n,)
+    seed: int
+
+    @classmethod
+    def draw(cls, Z: np.ndarray, design: BatchDesign, most: int, seed: int) -> Sample:
+        """Draw cells at random; all of them up to `most`."""
+        if isinstance(most, bool) or not isinstance(most, (int, np.integer)) or most < 30:
+            raise InputError(f"max_cells={most!r} must be a whole number of at least 30")
+        rows = np.arange(len(Z))
+        if len(Z) > most:
+            rows = np.sort(np.random.default_rng(seed).choice(len(Z), int(most), replace=False))
+        codes = design.joint_levels[design.joint[rows]] - np.asarray(design.offsets[: design.n_variables])
+        return cls(rows, codes.astype(np.int32), np.unique(design.joint[rows], return_inverse=True)[1], seed)
+
+    def scores(self, before: np.ndarray, after: np.ndarray) -> dict[str, float]:
+        """Return what a correction is chosen by."""
+        x, y = before[self.rows], after[self.rows]
+        excess = own_batch_excess(y, self.joint, np.random.default_rng(self.seed)).overall
+        mixing, kept = float(np.clip(1 - excess, 0, 1)), float(np.nanmean(neighbours_kept(x, y, self.joint)))
+        return dict(zip(_NUMBERS, (mixing, kept, (mixing + kept) / 2), strict=True))
+
+
+def _weights(weights: float | Sequence[float]) -> list[float]:
+    try:
+        values = [float(value) for value in np.atleast_1d(np.asarray(weights, np.float64))]
+    except (TypeError, ValueError):
+        values = []
+    if not values or not all(np.isfinite(value) and value >= 0 for value in values) or len(set(values)) < len(values):
+        raise InputError(f"weights={weights!r}; allowed are different finite numbers of at least 0")
+    return values
+
+
+def _ridge(params: HarmonyParams) -> str:
+    return "alpha" if params.ridge == "dynamic" else "ridge_lambda"
+
+
+def _as_learned(start: HarmonyParams, learned: HarmonyParams) -> HarmonyParams:
+    return start.replace(**{name: getattr(learned, name) for name in ("theta", "sigma", _ridge(start))})
+
+
+def _strengths(params: HarmonyParams) -> dict[str, Any]:
+    """Return the learned parameters as columns of a table."""
+    return {
+        name: _shown(getattr(params, name)) if name == "theta" else getattr(params, name)
+        for name in ("theta", "sigma", _ridge(params))
+    }
+
+
+def _shown(value: Any) -> str:
+    return ",".join(f"{number:.4g}" for number in np.atleast_1d(value))
+
+
+def _integrate(adata: AnnData, key: Any, basis: str, adjusted: str, params: HarmonyParams, **how: Any) -> None:
+    """Run the engine as `harmonax.pp.harmony_integrate` does, so that its record is there as well."""
+    given = params.to_dict()
+    given = {k: v for k, v in given.items() if not (k == "ridge_lambda" and params.ridge == "dynamic")}
+    harmony_integrate(adata, key, basis=basis, adjusted_basis=adjusted, **given, **how)

@@ -1,0 +1,263 @@
+"""Joint training: an encoder of counts that is learned through Harmony."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+from flax import nnx
+
+from ..columns import design_from_table
+from ..errors import InputError, MissingKeyError, nearest
+from ..operators.harmony import BatchCorrectionConfig, DifferentiableHarmony
+from ..randomness import seed_from
+from .loop import fit
+from .outcome import FitResult
+from .presets import WEIGHTS, correction_losses
+
+# Standard deviations beyond which a gene's value is cut: one outlier must not be what is learned.
+_MOST = 10.0
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Shape of the encoder and of the correction that it is trained through.
+
+    Parameters
+    ----------
+    n_genes
+        Genes with the largest variance of log counts; of fewer, all.
+    hidden_dim, latent_dim
+        Width of the hidden layer and of the latent.
+    n_clusters, n_iterations, sigma, theta
+        Of `DifferentiableHarmony`, on each minibatch; theta, sigma and alpha are trained too.
+    reconstruction
+        Weight of the reconstruction. Most of a gene's variance is noise that nothing explains, so the error that an
+        encoder can still gain is small beside the batch losses.
+    harmony
+        Train through Harmony with the batch losses. False: reconstruction alone, the control.
+
+    Raises
+    ------
+    InputError
+        If a size is not positive.
+    """
+
+    n_genes: int = 1000
+    hidden_dim: int = 128
+    latent_dim: int = 20
+    n_clusters: int = 15
+    n_iterations: int = 3
+    sigma: float = 0.2
+    theta: float = 2.0
+    reconstruction: float = 60.0
+    harmony: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("n_genes", "hidden_dim", "latent_dim", "n_clusters", "n_iterations"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+                raise InputError(f"{name}={value!r} must be a whole number of at least 1")
+
+
+class HarmonyEncoder(nnx.Module):
+    """Encoder, Harmony on the latent, and a decoder that is told the batch.
+
+        z = V relu(U x),   z* = Harmony(z, b),   x^ = V' relu(U' [z*, onehot(b)])
+
+    The decoder is told the batch, so that the latent need not carry it.
+    """
+
+    def __init__(self, config: EncoderConfig, n_genes: int, n_batches: int, *, rngs: nnx.Rngs) -> None:
+        self.config, self.n_batches = config, n_batches
+        self.hidden = nnx.Linear(n_genes, config.hidden_dim, rngs=rngs)
+        self.latent = nnx.Linear(config.hidden_dim, config.latent_dim, rngs=rngs)
+        self.decoder_hidden = nnx.Linear(config.latent_dim + n_batches, config.hidden_dim, rngs=rngs)
+        self.decoder = nnx.Linear(config.hidden_dim, n_genes, rngs=rngs)
+        correction = BatchCorrectionConfig(
+            n_clusters=config.n_clusters,
+            n_features=config.latent_dim,
+            n_batches=n_batches,
+            n_iterations=config.n_iterations,
+            sigma=config.sigma,
+            theta=config.theta,
+        )
+        self.harmony = DifferentiableHarmony(correction, rngs=rngs) if config.harmony else None
+
+    def encode(self, expression: Any) -> jax.Array:
+        """Return the latent (N, latent_dim) of scaled expression (N, genes)."""
+        return self.latent(nnx.relu(self.hidden(expression)))
+
+    def apply(self, data: dict[str, Any], state: Any = None, metadata: Any = None) -> tuple[dict[str, Any], Any, Any]:
+        """Return the data with ``embeddings``, ``corrected_embeddings`` and ``reconstruction``.
+
+        Reads ``expression`` (N, genes), ``batch_labels`` (N,) and, where there is one, ``mask``.
+        """
+        z = self.encode(data["expression"])
+        result = {**data, "embeddings": z, "corrected_embeddings": z}
+        if self.harmony is not None:
+            result = self.harmony.apply(result, {}, None)[0]
+        own = jax.nn.one_hot(data["batch_labels"], self.n_batches)
+        hidden = nnx.relu(self.decoder_hidden(jnp.concatenate([result["corrected_embeddings"], own], axis=1)))
+        return result | {"reconstruction": self.decoder(hidden)}, state, metadata
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedEncoder:
+    """What `train_encoder` returns.
+
+    Attributes
+    ----------
+    model
+        The encoder with its correction and decoder.
+    latent
+        z of all cells, (N, latent_dim), float32.
+    embedding
+        The same after Harmony, all cells at once; without Harmony, the latent.
+    fitted
+        History of the losses and how the training ended.
+    genes
+        Columns of the counts that were used.
+    """
+
+    model: HarmonyEncoder
+    latent: np.ndarray
+    embedding: np.ndarray
+    fitted: FitResult
+    genes: np.ndarray
+
+
+def train_encoder(
+    counts: Any,
+    batch: Any,
+    *,
+    preset: str = "balanced",
+    config: EncoderConfig | None = None,
+    layer: str | None = None,
+    steps: int = 400,
+    batch_size: int = 256,
+    learning_rate: float = 2e-3,
+    rng: Any = 0,
+    progress: bool | Callable[[int, int, float], None] | None = None,
+    key_added: str = "X_encoder",
+) -> TrainedEncoder:
+    """Train an encoder of log counts through Harmony.
+
+    Minimises the mean squared error of the reconstruction, plus mixing and compactness of the corrected latent with the
+    weights of `preset`. The gradient goes through Harmony into the encoder, which so learns a latent that Harmony can
+    correct.
+
+    Parameters
+    ----------
+    counts
+        AnnData, or counts (N, genes), dense or sparse.
+    batch
+        Column of ``adata.obs``, or the batch of each cell (N,).
+    preset
+        ``"strong_batch"``, ``"clear_types"`` or ``"balanced"``; see `harmonax.training.WEIGHTS`.
+    config
+        None: `EncoderConfig` as it comes.
+    layer
+        Of the AnnData; None: ``adata.X``.
+    steps, batch_size, learning_rate
+        Of Adam.
+    rng
+        Seed, Generator, SeedSequence or None.
+    progress
+        As of `fit`.
+    key_added
+        Where in ``adata.obsm`` the embedding goes.
+
+    Returns
+    -------
+    TrainedEncoder
+        For an AnnData, the embedding is in ``adata.obsm[key_added]`` too.
+
+    Raises
+    ------
+    MissingKeyError
+        If the column or layer is not there, or the preset is unknown.
+    InputError
+        If the counts are negative or not finite, or do not fit the batches.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> counts = np.random.default_rng(0).poisson(2.0, (60, 30))
+    >>> small = EncoderConfig(hidden_dim=8, latent_dim=4, n_clusters=2, n_iterations=1)
+    >>> train_encoder(counts, np.arange(60) % 2, config=small, steps=2, batch_size=30).embedding.shape
+    (60, 4)
+    """
+    config = config if config is not None else EncoderConfig()
+    if preset not in WEIGHTS:
+        raise MissingKeyError(f"there are no weights named '{preset}'; {nearest(preset, WEIGHTS)}")
+    values, codes = _read(counts, batch, layer)
+    x, genes = scaled_log_counts(values, config.n_genes)
+    seed = seed_from(rng)
+    data = {"expression": x, "batch_labels": codes}
+    n_batches = int(codes.max()) + 1
+    model = HarmonyEncoder(config, x.shape[1], n_batches, rngs=nnx.Rngs(seed))
+    losses: dict[str, Callable[..., Any]] = {"reconstruction": _reconstruction}
+    if config.harmony:
+        losses |= correction_losses(n_batches)
+    rule = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate))
+    weights = {"reconstruction": config.reconstruction, **(WEIGHTS[preset] if config.harmony else {})}
+    fitted = fit(model, data, losses, weights, rule, steps, min(batch_size, len(x)), seed, progress=progress)
+    result = model.apply({"expression": jnp.asarray(x), "batch_labels": jnp.asarray(codes)})[0]
+    latent, embedding = (np.asarray(result[name]) for name in ("embeddings", "corrected_embeddings"))
+    if hasattr(counts, "obsm"):
+        counts.obsm[key_added] = embedding
+    return TrainedEncoder(model, latent, embedding, fitted, genes)
+
+
+def scaled_log_counts(counts: Any, n_genes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the log counts of the most variable genes, (N, n), each with mean 0 and variance 1, and which they are.
+
+    Counts are divided by their cell's sum and multiplied by the median sum before the logarithm of one more.
+
+    Examples
+    --------
+    >>> x, genes = scaled_log_counts(np.array([[1, 4, 0], [1, 0, 4]]), 2)
+    >>> x.tolist(), genes.tolist()
+    ([[1.0, -1.0], [-1.0, 1.0]], [1, 2])
+    """
+    values = np.asarray(counts.toarray() if hasattr(counts, "toarray") else counts, np.float64)
+    if values.ndim != 2 or not values.size:
+        raise InputError(f"the counts have shape {values.shape}; allowed is (cells, genes), at least one of each")
+    if not np.isfinite(values).all() or values.min() < 0:
+        raise InputError("the counts have negative, infinite or missing values; pass counts, not scaled expression")
+    totals = values.sum(axis=1, keepdims=True)
+    logs = np.log1p(values / np.where(totals > 0, totals, 1) * np.median(totals))
+    spread = logs.std(axis=0)
+    genes = np.sort(np.argsort(-spread, kind="stable")[:n_genes])
+    genes = genes[spread[genes] > 0]
+    if not len(genes):
+        raise InputError("no gene varies between the cells; there is nothing to encode")
+    x = (logs[:, genes] - logs[:, genes].mean(axis=0)) / spread[genes]
+    return np.clip(x, -_MOST, _MOST).astype(np.float32), genes
+
+
+def _read(counts: Any, batch: Any, layer: str | None) -> tuple[Any, np.ndarray]:
+    """Return the counts and the code of each cell's batch."""
+    table, key = {"batch": np.asarray(batch)}, "batch"
+    values = counts
+    if hasattr(counts, "obs"):
+        if layer is not None and layer not in counts.layers:
+            raise MissingKeyError(f"layers has no '{layer}'; {nearest(layer, counts.layers.keys())}")
+        table, key, values = counts.obs, batch, counts.X if layer is None else counts.layers[layer]
+    design = design_from_table(pd.DataFrame(table), key)
+    if design.n_cells != values.shape[0]:
+        raise InputError(f"there are {values.shape[0]} cells but {design.n_cells} batch labels; they must agree")
+    return values, design.joint.astype(np.int32)
+
+
+def _reconstruction(result: dict[str, Any]) -> jax.Array:
+    error = ((result["reconstruction"] - result["expression"]) ** 2).mean(axis=1)
+    mask = result.get("mask")
+    return error.mean() if mask is None else jnp.where(mask, error, 0).sum() / jnp.maximum(mask.sum(), 1)

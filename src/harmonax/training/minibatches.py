@@ -1,0 +1,113 @@
+"""Which cells an update sees."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import InputError, MissingKeyError
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The data of a fit: what there is one of for each cell, and the rest.
+
+    Parameters
+    ----------
+    per_cell, whole
+        Arrays whose first dimension is the cells', and all others.
+    n_cells
+        Number of cells.
+    size
+        Cells in an update.
+    seed
+        Of the order in which they are seen.
+    """
+
+    per_cell: Mapping[str, jax.Array]
+    whole: Mapping[str, jax.Array]
+    n_cells: int
+    size: int
+    seed: int
+
+    @property
+    def epoch(self) -> int:
+        """Number of updates that see every cell once."""
+        return -(-self.n_cells // self.size)
+
+    def rows(self, step: int) -> np.ndarray | None:
+        """Return the rows of a step, -1 to fill up the last of an epoch; None: all, in their order.
+
+        A function of the seed and the step alone, so that a resumed run sees what an uninterrupted one would.
+        """
+        if self.size == self.n_cells:
+            return None
+        order = np.random.default_rng([self.seed, step // self.epoch]).permutation(self.n_cells)
+        rows = order[step % self.epoch * self.size :][: self.size]
+        return np.pad(rows, (0, self.size - len(rows)), constant_values=-1)
+
+    def take(self, rows: Any) -> dict[str, jax.Array]:
+        """Return the data of some rows, with a ``mask`` that says which are cells; of all, where `rows` is None."""
+        if rows is None:
+            return {**self.per_cell, **self.whole}
+        there = rows >= 0
+        # A copy of the first cell fills up: any other value might not be valid.
+        taken = {name: array[jnp.maximum(rows, 0)] for name, array in self.per_cell.items()}
+        mask = taken["mask"].astype(bool) & there if "mask" in taken else there
+        return {**taken, **self.whole, "mask": mask}
+
+
+jax.tree_util.register_dataclass(Cells, data_fields=["per_cell", "whole"], meta_fields=["n_cells", "size", "seed"])
+
+
+def read_cells(data: Mapping[str, Any], batch_size: int | None, seed: int) -> Cells:
+    """Check the data of a fit and return it as arrays of JAX.
+
+    Cells are counted by ``batch_labels`` where there are any, else by the first array that is no scalar. What has
+    another first dimension is passed on whole.
+
+    Raises
+    ------
+    MissingKeyError
+        If there is no array.
+    InputError
+        If an array of floats has NaN or infinity, or the batch size is not positive.
+    """
+    arrays = {}
+    for name, value in data.items():
+        array = np.asarray(value)
+        if array.dtype.kind not in "biuf" and not jnp.issubdtype(array.dtype, jnp.floating):
+            raise InputError(f"data['{name}'] has dtype {array.dtype}; allowed are numbers: number the levels from 0")
+        arrays[name] = array
+    counted = [a for a in arrays.values() if a.ndim]
+    if not counted or not counted[0].size:
+        raise MissingKeyError("data has no array of cells; pass what the operator reads, such as data['embeddings']")
+    labels = arrays.get("batch_labels")
+    n = len(counted[0] if labels is None or not labels.ndim else labels)
+    mask = np.asarray(arrays.get("mask", np.ones(n, bool)), bool)
+    for name, array in arrays.items():
+        _check_finite(name, array, mask if array.ndim and len(array) == n == len(mask) else None)
+    if batch_size is not None and (
+        isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1
+    ):
+        raise InputError(f"batch_size={batch_size!r}; allowed is a whole number of at least 1, or None for all cells")
+    per_cell = {name: jnp.asarray(a) for name, a in arrays.items() if a.ndim and len(a) == n}
+    whole = {name: jnp.asarray(a) for name, a in arrays.items() if name not in per_cell}
+    return Cells(per_cell, whole, n, n if batch_size is None else min(int(batch_size), n), seed)
+
+
+def _check_finite(name: str, array: np.ndarray, mask: np.ndarray | None) -> None:
+    if not array.ndim or array.dtype.kind in "biu":
+        return
+    wrong = ~np.isfinite(array.reshape(len(array), -1)).all(axis=1)
+    wrong &= True if mask is None else mask
+    if wrong.any():
+        raise InputError(
+            f"data['{name}'] has NaN or infinity in {int(wrong.sum())} rows (first: {int(wrong.argmax())}); "
+            "leave those cells out or repair them"
+        )

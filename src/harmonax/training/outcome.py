@@ -1,0 +1,111 @@
+"""How a fit ended, and what it left."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+
+
+class FitStatus(enum.Enum):
+    """Why a fit stopped; ``advice`` says what to do about it."""
+
+    COMPLETED = "completed"
+    EARLY_STOPPED = "early_stopped"
+    CALLBACK = "callback"
+    NOT_FINITE = "not_finite"
+
+    @property
+    def advice(self) -> str:
+        return {
+            FitStatus.COMPLETED: "all steps were made",
+            FitStatus.EARLY_STOPPED: "the loss no longer improved by min_delta within the patience given",
+            FitStatus.CALLBACK: "a callback asked to stop",
+            FitStatus.NOT_FINITE: "a loss or a gradient was NaN or infinite; the operator is as it last was without; "
+            "lower the learning rate, clip gradients (optax.clip_by_global_norm), or look at the loss named",
+        }[self]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What `fit` returns.
+
+    Attributes
+    ----------
+    operator
+        The operator that was passed, fitted.
+    history
+        Every loss, unweighted, and "total", the weighted sum, of each step before its update: (steps,) each. The last
+        entry of a run that stopped being finite is the one that was not.
+    status
+        Why the run stopped.
+    n_steps
+        Updates that the operator has seen; those of a resumed run included.
+    message
+        The status in words, with the step and what to do.
+    """
+
+    operator: Any
+    history: dict[str, np.ndarray]
+    status: FitStatus
+    n_steps: int
+    message: str
+
+
+@dataclass(frozen=True)
+class EarlyStopping:
+    """Stop a fit that no longer improves.
+
+    With minibatches, what is watched is the mean over an epoch, looked at when one is complete; else, every step.
+
+    Parameters
+    ----------
+    patience
+        Epochs, or steps on all cells, without improvement after which the fit stops, at least 1.
+    min_delta
+        What counts as improvement: a fall by more than this below the best so far, at least 0.
+    monitor
+        Entry of the history that is watched.
+
+    Raises
+    ------
+    InputError
+        If a value is out of range.
+
+    Examples
+    --------
+    >>> stops = EarlyStopping(patience=2).watch(1)
+    >>> [stops(value) for value in (3.0, 2.0, 2.0, 2.5)]
+    [False, False, False, True]
+    """
+
+    patience: int = 20
+    min_delta: float = 0.0
+    monitor: str = "total"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.patience, bool) or not isinstance(self.patience, (int, np.integer)) or self.patience < 1:
+            raise InputError(f"patience={self.patience!r}; allowed is a whole number of at least 1")
+        if not (np.isfinite(self.min_delta) and self.min_delta >= 0):
+            raise InputError(f"min_delta={self.min_delta!r}; allowed is a number of at least 0")
+
+    def watch(self, epoch: int) -> Callable[[float], bool]:
+        """Return a function to call with the value of each step, which says whether to stop; an epoch is so many."""
+        best, since, values = np.inf, 0, []
+
+        def stops(value: float) -> bool:
+            nonlocal best, since
+            values.append(value)
+            if len(values) < epoch:
+                return False
+            mean = float(np.mean(values))
+            values.clear()
+            best, since = (mean, 0) if mean < best - self.min_delta else (best, since + 1)
+            return since >= self.patience
+
+        return stops

@@ -1,0 +1,236 @@
+"""Learned strength: theta, sigma and the ridge penalty by gradient through Harmony, without labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pandas as pd
+from flax import nnx
+
+from ..errors import InputError
+from ..losses import BatchMixingLoss, NeighborhoodPreservationLoss
+from ..operators.harmony import BatchCorrectionConfig, DifferentiableHarmony
+from ..params import Flavor, HarmonyParams
+from ..randomness import seed_from
+
+_CLIP = 1.0
+
+
+@dataclass(frozen=True)
+class StrengthConfig:
+    """How strength is learned; checked when made.
+
+    Parameters
+    ----------
+    n_clusters, n_iterations
+        Soft clusters, and rounds, of the correction that is differentiated.
+    flavor
+        ``"harmony2"``, whose ridge strength is alpha, or ``"harmony1"``, with a fixed ridge_lambda.
+    theta, sigma
+        Where they begin; theta is one number or one per batch variable. sigma begins wide: from Harmony's own 0.1,
+        batches that lie apart fill soft clusters of their own, and the gradient vanishes.
+    ridge
+        Where alpha, or ridge_lambda, begins; None: Harmony's own 0.2, or 1.
+    preservation
+        Weight of `NeighborhoodPreservationLoss` against `BatchMixingLoss`.
+    n_neighbors
+        Of both losses.
+    steps, learning_rate
+        Of Adam, on the logarithms of the strengths.
+
+    Raises
+    ------
+    InputError
+        If a value is outside what it allows.
+    """
+
+    n_clusters: int = 20
+    n_iterations: int = 10
+    flavor: Flavor = "harmony2"
+    theta: float | tuple[float, ...] = 2.0
+    sigma: float = 0.5
+    ridge: float | None = None
+    preservation: float = 1.0
+    n_neighbors: int = 15
+    steps: int = 100
+    learning_rate: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, low in (("steps", 0), ("n_neighbors", 1)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+                raise InputError(f"{name}={value!r} must be a whole number of at least {low}")
+        for name in ("preservation", "learning_rate"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float, np.number)) or not 0 <= value < float("inf"):
+                raise InputError(f"{name}={value!r} must be a finite number of at least 0")
+
+    def operator(self, n_features: int, n_batches: tuple[int, ...], seed: int) -> DifferentiableHarmony:
+        """Return the correction with its strengths where they begin."""
+        name = "alpha" if self.flavor == "harmony2" else "ridge_lambda"
+        config = BatchCorrectionConfig(
+            n_clusters=self.n_clusters,
+            n_features=n_features,
+            n_batches=n_batches,
+            n_iterations=self.n_iterations,
+            flavor=self.flavor,
+            theta=self.theta,
+            sigma=self.sigma,
+            **({} if self.ridge is None else {name: self.ridge}),  # type: ignore[arg-type]
+        )
+        return DifferentiableHarmony(config, rngs=nnx.Rngs(seed))
+
+
+@dataclass(frozen=True, eq=False)
+class LearnedStrength:
+    """What `learn_strength` found.
+
+    Attributes
+    ----------
+    operator
+        The correction with the strengths of the best step.
+    history
+        One row per step and one for the end: ``loss``, ``mixing``, ``preservation``, ``theta`` (mean over variables),
+        ``sigma``, ``ridge``.
+    best
+        The step whose loss was the lowest.
+    """
+
+    operator: DifferentiableHarmony
+    history: pd.DataFrame
+    best: int
+
+    @property
+    def params(self) -> HarmonyParams:
+        """The engine's parameters for the same correction."""
+        return self.operator.harmony_params()
+
+
+def learn_strength(
+    embedding: Any,
+    batch_labels: Any,
+    config: StrengthConfig | None = None,
+    *,
+    rng: Any = 0,
+    report: Callable[[int, dict[str, float]], None] | None = None,
+) -> LearnedStrength:
+    """Learn theta, sigma and ridge strength: mixing of batches against preservation of each batch's neighbourhoods.
+
+    The loss is the mean of `BatchMixingLoss` over the batch variables, plus ``config.preservation`` times
+    `NeighborhoodPreservationLoss` within the batches. No cell types are looked at.
+
+    Parameters
+    ----------
+    embedding
+        N cells x d.
+    batch_labels
+        Integers from 0, (N,), or (N, variables).
+    config
+        How; None: `StrengthConfig` as it comes.
+    rng
+        Seed, Generator, SeedSequence or None: of the first centroids and the schedule.
+    report
+        Called after each step with its number and what the history says of it.
+
+    Returns
+    -------
+    LearnedStrength
+        The strengths of the best step; ``learned.params`` are those that `harmonax.harmonize` takes.
+
+    Raises
+    ------
+    InputError
+        If the data cannot be used, or the very first loss is not finite.
+
+    Examples
+    --------
+    >>> import numpy as np, harmonax
+    >>> gen, batch = np.random.default_rng(0), np.repeat([0, 1], 40)
+    >>> Z = gen.normal(size=(80, 5)) + 4 * batch[:, None]
+    >>> learned = learn_strength(Z, batch, StrengthConfig(n_clusters=3, n_iterations=2, steps=5))
+    >>> bool(learned.history["mixing"].iloc[learned.best] < -0.9)
+    True
+    >>> harmonax.harmonize(Z, batch, learned.params, rng=learned.operator.seed, progress=False).embedding.shape
+    (80, 5)
+    """
+    config = config if config is not None else StrengthConfig()
+    Z, codes = jnp.asarray(embedding, jnp.float32), np.asarray(batch_labels)
+    columns = codes[:, None] if codes.ndim == 1 else codes
+    if Z.ndim != 2 or columns.shape[0] != Z.shape[0] or not np.issubdtype(codes.dtype, np.integer):
+        raise InputError(
+            f"the embedding has shape {Z.shape} and the labels {codes.shape} of {codes.dtype}; allowed are (N, d) and "
+            "integers (N,) or (N, variables)"
+        )
+    levels = tuple(int(n) + 1 for n in columns.max(axis=0))
+    op = config.operator(Z.shape[1], levels, seed_from(rng))
+    data = {"embeddings": Z, "batch_labels": jnp.asarray(columns, jnp.int32)}
+    # Outside traced code, where values are checked.
+    op.apply(data, {}, None)
+    data["joint"] = jnp.asarray(np.unique(columns, axis=0, return_inverse=True)[1].reshape(-1), jnp.int32)
+    graph, params = nnx.split(op)
+    best, rows = _descend(graph, params, data, config, report)
+    nnx.update(op, best)
+    history = pd.DataFrame(rows)
+    return LearnedStrength(op, history, int(np.nanargmin(history["loss"])))
+
+
+def _descend(
+    graph: Any, params: Any, data: dict[str, Any], config: StrengthConfig, report: Any
+) -> tuple[Any, list[dict[str, float]]]:
+    """Run the steps; return the best parameters and the history."""
+    optimizer = _optimizer(config.learning_rate)
+    moments, best, lowest = optimizer.init(params), params, float("inf")
+    rows: list[dict[str, float]] = []
+    for step in range(config.steps + 1):
+        numbers, after, moments = _step(
+            graph, params, moments, data, config.preservation, config.n_neighbors, config.learning_rate
+        )
+        row = {name: float(value) for name, value in numbers.items()}
+        if not np.isfinite(row["loss"]):
+            if not rows:
+                raise InputError("the loss of the very first step is not finite; scale the embedding to unit variance")
+            # What was reached so far stands.
+            break
+        rows.append({"step": step, **row})
+        if row["loss"] < lowest:
+            best, lowest = params, row["loss"]
+        if report is not None:
+            report(step, rows[-1])
+        params = after
+    return best, rows
+
+
+def _optimizer(learning_rate: float) -> optax.GradientTransformation:
+    return optax.chain(optax.clip_by_global_norm(_CLIP), optax.adam(learning_rate))
+
+
+@partial(jax.jit, static_argnames=("graph", "n_neighbors", "learning_rate"))
+def _step(
+    graph: Any, params: Any, moments: Any, data: Any, preservation: Any, n_neighbors: int, learning_rate: float
+) -> tuple[dict[str, jax.Array], Any, Any]:
+    """Return the losses and strengths at `params`, and the parameters one step on; one compilation for all weights."""
+
+    def loss(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        op = nnx.merge(graph, params)
+        Z, labels = data["embeddings"], data["batch_labels"]
+        corrected = op.apply({"embeddings": Z, "batch_labels": labels}, {}, None)[0]["corrected_embeddings"]
+        mixing = [
+            BatchMixingLoss(n_neighbors, n_levels)(corrected, labels[:, f])
+            for f, n_levels in enumerate(op.config.levels)
+        ]
+        mixed = sum(mixing) / len(mixing)
+        kept = NeighborhoodPreservationLoss(n_neighbors)(corrected, Z, data["joint"])
+        total = mixed + preservation * kept
+        strengths = {"theta": op.theta.mean(), "sigma": op.sigma.mean(), "ridge": op.ridge.mean()}
+        return total, {"loss": total, "mixing": mixed, "preservation": kept, **strengths}
+
+    (_, numbers), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+    updates, moments = _optimizer(learning_rate).update(gradient, moments, params)
+    return numbers, optax.apply_updates(params, updates), moments
