@@ -25,7 +25,7 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/harmonax demo -o $(DEMO) --open
 
 test: $(VENV)/.installed $(VENV)/.tests
-	$(PY) -m pytest $(PYTEST_ARGS)
+	$(PY) -m pytest -m "not slow" --ignore=src/harmonax/operators --ignore=src/harmonax/neural.py $(PYTEST_ARGS)
 
 test-kernels: $(VENV)/.cmake
 	$(VENV)/bin/cmake -S . -B build/kernel-tests -G Ninja -DHARMONAX_KERNEL_TESTS=ON

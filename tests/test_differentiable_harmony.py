@@ -28,6 +28,9 @@ from flax import nnx  # noqa: E402
 from harmonax.operators import BatchCorrectionConfig, DifferentiableHarmony  # noqa: E402
 from harmonax.operators import harmony as module  # noqa: E402
 
+# More than a minute on two cores.
+pytestmark = pytest.mark.slow
+
 FLAVORS = ["harmony1", "harmony2"]
 LEVELS = [(3,), (3, 2), (4, 3, 2)]
 GRADIENT = Path(__file__).resolve().parents[1] / "benchmarks" / "gradient.py"

@@ -19,6 +19,9 @@ from harmonax.evaluation.entropy import chance_entropy, neighbourhood_entropy
 from harmonax.evaluation.neighbours import nearest_cells
 from harmonax.training.encoder import EncoderConfig, scaled_log_counts, train_encoder
 
+# More than a minute on two cores.
+pytestmark = pytest.mark.slow
+
 TINY = EncoderConfig(n_genes=50, hidden_dim=8, latent_dim=4, n_clusters=3, n_iterations=1)
 
 

@@ -31,6 +31,9 @@ from harmonax.operators.discrepancy import (
 )
 from harmonax.operators.mmd import DifferentiableMMDBatchCorrection, MMDBatchCorrectionConfig
 
+# More than a minute on two cores.
+pytestmark = pytest.mark.slow
+
 
 def operator(n_genes: int = 8, seed: int = 0, **options) -> DifferentiableMMDBatchCorrection:
     sizes = {"n_genes": n_genes, "hidden_dim": 16, "latent_dim": 4, "n_batches": 2} | options
@@ -112,7 +115,6 @@ class TestDiscrepancy:
         labels = np.repeat([0, 1], 30)
         x = jnp.asarray(np.random.default_rng(5).normal(size=(60, 3)) + labels[:, None])
         slope = jax.grad(lambda s: batch_discrepancy(features(s * x), labels, 2))(1.0)
-        # What is left: the median follows the scale without a gradient of its own only before standardising.
         assert abs(float(slope)) < 1e-4
 
     def test_padding_does_not_count(self):
@@ -221,12 +223,12 @@ class TestOperator:
             params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
             flat, back = jax.flatten_util.ravel_pytree(params)
 
-            # Weights of cells and the median are constants to the gradient: so they are here.
+            @jax.jit
             def value(v):
                 result = nnx.merge(graph, back(v), rest).apply(data, {}, None)[0]
                 return result["reconstruction_loss"] + (result["corrected_expression"] ** 2).mean()
 
-            slope = jax.grad(value)(flat)
+            slope = jax.jit(jax.grad(value))(flat)
             gen = np.random.default_rng(0)
             for _ in range(5):
                 step = jnp.asarray(gen.normal(size=len(flat)))

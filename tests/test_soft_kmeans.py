@@ -21,6 +21,9 @@ from flax import nnx
 
 from harmonax.operators.clustering import SoftClusteringConfig, SoftKMeansClustering
 
+# More than a minute on two cores.
+pytestmark = pytest.mark.slow
+
 
 def operator(k: int = 4, features: int = 3, seed: int = 0, **options) -> SoftKMeansClustering:
     return SoftKMeansClustering(SoftClusteringConfig(n_clusters=k, n_features=features, **options), rngs=nnx.Rngs(seed))

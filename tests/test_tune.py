@@ -23,6 +23,9 @@ from harmonax.evaluation.entropy import chance_entropy, neighbourhood_entropy
 from harmonax.tl.tune import Tuning, tune
 from harmonax.training.strength import StrengthConfig, learn_strength
 
+# More than a minute on two cores.
+pytestmark = pytest.mark.slow
+
 SMALL = StrengthConfig(n_clusters=6, n_iterations=4, steps=15)
 QUICK = {"steps": 6, "weights": (0.3, 3.0), "n_clusters": 6}
 

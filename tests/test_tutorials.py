@@ -20,6 +20,9 @@ pytest.importorskip("sklearn", reason="pip install 'harmonax[workflow]'")
 
 from test_recipes import blocks, run_page
 
+# More than a minute on two cores.
+pytestmark = pytest.mark.slow
+
 TUTORIALS = Path(__file__).resolve().parents[1] / "docs" / "tutorials"
 PAGES = sorted(path for path in TUTORIALS.glob("*.md") if path.name != "README.md")
 _IMAGE = re.compile(r"!\[[^\]]*\]\((\.\./images/([\w-]+\.png))\)")

@@ -23,6 +23,9 @@ from harmonax.neural import wgan_integrate
 from harmonax.operators.critic import Critic
 from harmonax.operators.wgan import DifferentiableWGANBatchCorrection, WGANBatchCorrectionConfig
 
+# More than a minute on two cores.
+pytestmark = pytest.mark.slow
+
 
 def operator(n_genes: int = 8, seed: int = 0, **options) -> DifferentiableWGANBatchCorrection:
     sizes = {"n_genes": n_genes, "hidden_dim": 16, "latent_dim": 4, "n_batches": 2, "discriminator_hidden_dim": 16}
@@ -175,11 +178,12 @@ class TestOperator:
             flat, back = jax.flatten_util.ravel_pytree(jax.tree.map(lambda x: x.astype(jnp.float64), params))
             flat = flat + 0.1 * jnp.asarray(np.random.default_rng(1).normal(size=len(flat)))
 
+            @jax.jit
             def value(v):
                 result = nnx.merge(graph, back(v), rest).apply(data, {}, None)[0]
                 return result["generator_loss"] + (result["corrected_expression"] ** 2).mean()
 
-            slope, gen = jax.grad(value)(flat), np.random.default_rng(0)
+            slope, gen = jax.jit(jax.grad(value))(flat), np.random.default_rng(0)
             for _ in range(5):
                 step = jnp.asarray(gen.normal(size=len(flat)))
                 measured = (value(flat + 1e-6 * step) - value(flat - 1e-6 * step)) / 2e-6

@@ -26,6 +26,7 @@ from .harmony_tiles import Tiles
 _MOST_FLAT = 12
 # What is kept of a round, beside its beginning: tables. Its cells follow from them without repeating the passes.
 _TABLE = "table"
+_TABLES_PER_CELLS = 4
 
 
 class State(NamedTuple):
@@ -149,7 +150,9 @@ def all_rounds(round_: Callable[[State, Any], State], state: State, orders: Any)
     size = math.isqrt(n_rounds)
     whole = n_rounds // size * size
     groups = orders[:whole].reshape(-1, size, *orders.shape[1:])
-    body = jax.checkpoint(lambda s, o: (run(s, o), None), prevent_cse=False)
+    # With few levels even the tables of all rounds are small beside the cells, and save one run of the passes.
+    small = n_rounds * (orders.shape[1] + 1) * state.logp.size <= _TABLES_PER_CELLS * state.Zn.size
+    body = jax.checkpoint(lambda s, o: (run(s, o), None), prevent_cse=False, policy=keep_tables if small else None)
     state = jax.lax.scan(body, state, groups)[0]
     return run(state, orders[whole:]) if whole < n_rounds else state
 
