@@ -77,4 +77,4 @@ def chance_entropy(
 
 def _entropy(near: np.ndarray, codes: np.ndarray) -> float:
     shares = np.stack([(codes[near] == code).mean(axis=1) for code in np.unique(codes)], axis=1)
-    return float(-(shares * np.log(np.where(shares > 0, shares, 1))).sum(axis=1).mean())
+    return float((shares * np.log(1 / np.where(shares > 0, shares, 1))).sum(axis=1).mean())

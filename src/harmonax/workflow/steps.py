@@ -72,9 +72,8 @@ def intents(state: State) -> dict[str, Intent]:
     """
     options = state.options
     wanted = asked(state)
-    if state.counts is None and wanted & _FROM_COUNTS:
-        warn(f"options of {', '.join(sorted(wanted & _FROM_COUNTS))} have no effect: there are no counts")
-        wanted -= _FROM_COUNTS
+    without = wanted & _FROM_COUNTS if state.counts is None else set()
+    wanted -= without
     anew = closure(options, wanted)
     there = {step.name: "" if step.name in anew else step.there(state) for step in PLAN}
     decided: dict[str, Intent] = {}
@@ -86,6 +85,8 @@ def intents(state: State) -> dict[str, Intent]:
         raise counts.no_counts(state.adata)
     if state.counts is None and anew & {"qc", "normalise"}:
         raise counts.no_counts(state.adata)
+    if without:
+        warn(f"options of {', '.join(sorted(without))} have no effect: there are no counts")
     return decided
 
 
