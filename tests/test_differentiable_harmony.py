@@ -28,9 +28,6 @@ from flax import nnx  # noqa: E402
 from harmonax.operators import BatchCorrectionConfig, DifferentiableHarmony  # noqa: E402
 from harmonax.operators import harmony as module  # noqa: E402
 
-# More than a minute on two cores.
-pytestmark = pytest.mark.slow
-
 FLAVORS = ["harmony1", "harmony2"]
 LEVELS = [(3,), (3, 2), (4, 3, 2)]
 GRADIENT = Path(__file__).resolve().parents[1] / "benchmarks" / "gradient.py"
@@ -491,6 +488,7 @@ class TestErrors:
             BatchCorrectionConfig(n_batches=3).theta = 1.0
 
 
+@pytest.mark.slow
 def test_memory_of_the_gradient_does_not_grow_with_iterations():
     found = {}
     for iterations in (10, 100):

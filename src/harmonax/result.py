@@ -64,6 +64,12 @@ class History:
             return float("nan")
         return float((rounds[-2] - rounds[-1]) / abs(rounds[-2])) if rounds[-2] != 0 else 0.0
 
+    def extend(self, objective: np.ndarray) -> None:
+        """Add one round: J after every pass and its three terms, (passes, 4)."""
+        for name, values in zip(("total", "distance", "entropy", "diversity"), objective.T.tolist(), strict=True):
+            getattr(self, name).extend(values)
+        self.passes.append(len(objective))
+
     def to_dict(self) -> dict[str, list[float] | list[int]]:
         """Return plain lists, for JSON and ``adata.uns``."""
         return {

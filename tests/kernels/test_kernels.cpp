@@ -8,6 +8,7 @@
 #include <random>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 
 using namespace harmonax;
 
@@ -210,7 +211,7 @@ void test(const Problem& p, const InstructionSet& set, int n_threads, const std:
     }
 
     std::vector<T> R(p.N * p.K, 7);
-    cells.assign(c, p.logp.data(), R.data(), nullptr);
+    cells.assign(c, p.logp.data(), p.order.data(), R.data(), nullptr);
     check(largest_difference({R.begin(), R.end()}, truth.R) < tolerance, name + " assign");
 
     std::vector<float> out32(p.N * p.d, 7);
@@ -229,6 +230,68 @@ void test(const Problem& p, const InstructionSet& set, int n_threads, const std:
         for (int64_t j = 0; j < p.d; ++j) Zn[p.order[i] * p.d + j] = (double)cells.Zn()[i * p.d + j];
     check(largest_difference(moment, want_moment) < tolerance, name + " correct moment");
     check(largest_difference(Zn, truth.Zn_new) < 10 * tolerance, name + " correct");
+}
+
+// Cells in a file answer with the same bits as those in memory.
+template <typename T>
+void test_file(const Problem& p, const InstructionSet& set, int n_threads, const std::string& name) {
+#ifndef _WIN32
+    const Centroids c{p.Y.data(), p.sigma.data(), p.K};
+    Plan plan = p.plan();
+    Cells<T> memory(plan, p.Z.data(), p.d, 1, set, n_threads, nullptr);
+    plan.order = nullptr;
+    std::FILE* file = std::tmpfile();
+    std::vector<T> Z(p.N * p.d);
+    for (int64_t i = 0; i < p.N; ++i)
+        for (int64_t j = 0; j < p.d; ++j) Z[i * p.d + j] = (T)p.Z[p.order[i] * p.d + j];
+    std::fwrite(Z.data(), sizeof(T), Z.size(), file);
+    std::fflush(file);
+    Cells<T> cells(plan, fileno(file), set, n_threads, nullptr);
+    auto answers = [&](Cells<T>& cells) {
+        std::vector<double> all;
+        auto keep = [&](const auto& values) { all.insert(all.end(), values.begin(), values.end()); };
+        std::vector<double> mass(p.B * p.K), moment(p.K * p.d), S(p.J * p.K * p.d), joint_mass(p.J * p.K);
+        for (bool last : {false, true}) {
+            for (int64_t g = 0; g < p.n_blocks; ++g) {
+                const BlockSums s =
+                    cells.sweep(g, c, p.logp.data() + g * p.B * p.K, mass.data(), moment.data(), last, nullptr);
+                keep(mass), keep(moment), keep(std::vector<double>{s.log_partition, s.entropy});
+            }
+            cells.moments(c, p.logp.data(), S.data(), joint_mass.data(), nullptr);
+            keep(S), keep(joint_mass);
+            cells.correct(c, p.logp.data(), p.W.data(), last ? moment.data() : nullptr, nullptr);
+            keep(moment);
+        }
+        std::vector<T> R(p.N * p.K);
+        cells.assign(c, p.logp.data(), p.order.data(), R.data(), nullptr);
+        keep(R);
+        return all;
+    };
+    check(answers(cells) == answers(memory), name + " in a file");
+    std::vector<T> Zc(p.N * p.d);
+    std::vector<float> want32(sizeof(T) == 4 ? p.N * p.d : 0);
+    std::vector<double> want64(sizeof(T) == 8 ? p.N * p.d : 0);
+    memory.emit(c, p.logp.data(), p.W.data(), want32.empty() ? nullptr : want32.data(),
+                want64.empty() ? nullptr : want64.data(), nullptr);
+    cells.emit_in_place(c, p.logp.data(), p.W.data(), nullptr);
+    std::rewind(file);
+    check(std::fread(Zc.data(), sizeof(T), Zc.size(), file) == Zc.size(), name + " file size");
+    bool same = true;
+    for (int64_t i = 0; i < p.N; ++i)
+        for (int64_t j = 0; j < p.d; ++j) {
+            const int64_t at = p.order[i] * p.d + j;
+            same = same && Zc[i * p.d + j] == (sizeof(T) == 4 ? (T)want32[at] : (T)want64[at]);
+        }
+    check(same, name + " emitted in a file");
+    std::fclose(file);
+    bool thrown = false;
+    try {
+        cells.correct(c, p.logp.data(), p.W.data(), nullptr, nullptr);
+    } catch (const std::system_error&) {
+        thrown = true;
+    }
+    check(thrown, name + " a file that is gone");
+#endif
 }
 
 void test_poll_stops(const InstructionSet& set) {
@@ -278,6 +341,8 @@ int main() {
                                              std::to_string(s.d) + " K=" + std::to_string(s.K);
                     test<float>(p, set, n_threads, name + " float");
                     test<double>(p, set, n_threads, name + " double");
+                    test_file<float>(p, set, n_threads, name + " float");
+                    test_file<double>(p, set, n_threads, name + " double");
                 }
         test_poll_stops(set);
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
@@ -21,6 +21,17 @@ from .ridge import Ridge, ridge
 from .seeding import unit
 
 Progress = Callable[[int, int, float], None]
+
+
+@dataclass(frozen=True)
+class Round:
+    """The tables a round leaves. The cells are a function of Z and these, so a run can go on from them alone."""
+
+    assigned: Assignment
+    correction: Ridge  # what follows
+    mass: np.ndarray  # (B, K)
+    objective: np.ndarray  # (passes, 4): J after every pass, and its terms
+    initial: float  # J_0
 
 
 @dataclass
@@ -55,40 +66,84 @@ class Harmony:
         self.flavor = resolved.params.flavor
         self.logp = np.zeros((schedule.n_blocks, design.n_levels, resolved.n_clusters))
 
-    def run(self, Y: np.ndarray, out: Any, progress: Progress | None = None) -> Fit:
-        """Run from centroids Y until an end is reached; write the corrected embedding to `out`."""
-        p, history, notes = self.resolved.params, History(), []
-        harmony1 = self.flavor == "harmony1"
-        moment, J, mass = self._assign_without_penalty(Y)
-        history.initial = previous = J.total
-        for round_ in range(1, p.max_iter_harmony + 1):
-            start = len(history.total)
-            for pass_ in range(1, p.max_iter_clustering + 1):
-                if harmony1:
-                    Y = unit(moment)
-                moment, J, mass = self._one_pass(Y, last=pass_ == p.max_iter_clustering)
-                for name in ("total", "distance", "entropy", "diversity"):
-                    getattr(history, name).append(getattr(J, name))
-                if progress is not None:
-                    progress(round_, pass_, J.total)
-                if passes_converged(self.flavor, history.total[start:], p.tol_clustering):
-                    break
-            history.passes.append(len(history.total) - start)
-            converged = rounds_converged(self.flavor, previous, J.total, p.tol_harmony)
-            previous = J.total
-            assigned = Assignment(Y, self.logp, self.resolved.sigma)
-            correction = ridge(self.design, self.resolved, *self.cells.moments(assigned))
-            if correction.singular.any():
-                notes.append(f"round {round_}: no unique ridge solution in {int(correction.singular.sum())} clusters")
-            if converged or round_ == p.max_iter_harmony:
+    def run(
+        self,
+        Y: np.ndarray,
+        out: Any,
+        progress: Progress | None = None,
+        past: Sequence[Round] = (),
+        keep: Callable[[Round], None] = lambda ended: None,
+    ) -> Fit:
+        """Run from centroids Y until an end is reached; write the corrected embedding to `out`.
+
+        With the rounds of an earlier run as `past` go on where they ended, with the same bits; `keep` is called with
+        each new one, whose tables change later on.
+        """
+        history = History()
+        ended = self._replay(past, history) if past else None
+        if ended is None:
+            moment, J, _ = self._assign_without_penalty(Y)
+            history.initial = J.total
+        notes = [note for i, each in enumerate(past) for note in _notes(i + 1, each)]
+        while ended is None or not self._status(history):
+            if ended is not None:
+                Y, moment = self._next_round(ended)
+            ended = self._one_round(Y, moment, history, progress)
+            notes += _notes(len(history.passes), ended)
+            keep(ended)
+        self.cells.emit(ended.assigned, ended.correction.W, out)
+        return Fit(ended.assigned, ended.correction, self._status(history), history, ended.mass, notes)
+
+    def _one_round(self, Y: np.ndarray, moment: np.ndarray, history: History, progress: Progress | None) -> Round:
+        """Run passes until they settle, and find the correction."""
+        p, objectives = self.resolved.params, []
+        for pass_ in range(1, p.max_iter_clustering + 1):
+            if self.flavor == "harmony1":
+                Y = unit(moment)
+            moment, J, mass = self._one_pass(Y, last=pass_ == p.max_iter_clustering)
+            objectives.append(J)
+            if progress is not None:
+                progress(len(history.passes) + 1, pass_, J.total)
+            if passes_converged(self.flavor, [J.total for J in objectives], p.tol_clustering):
                 break
-            moment = self.cells.correct(assigned, correction.W, moment=harmony1)
-            if not harmony1:
-                Y = np.where(correction.skipped[:, None], Y, unit(correction.W0))
-                self._assign_without_penalty(Y)
-        self.cells.emit(assigned, correction.W, out)
-        status = Status.CONVERGED if converged else Status.MAX_ITERATIONS
-        return Fit(assigned, correction, status, history, mass, notes)
+        assigned = Assignment(Y, self.logp, self.resolved.sigma)
+        correction = ridge(self.design, self.resolved, *self.cells.moments(assigned))
+        ended = Round(assigned, correction, mass, np.array(objectives), history.initial)
+        history.extend(ended.objective)
+        return ended
+
+    def _next_round(self, ended: Round) -> tuple[np.ndarray, np.ndarray]:
+        """Correct the cells; return the next centroids, and R^T Zn (harmony1)."""
+        Y, correction = ended.assigned.Y, ended.correction
+        moment = self.cells.correct(ended.assigned, correction.W, moment=self.flavor == "harmony1")
+        if self.flavor == "harmony2":
+            Y = np.where(correction.skipped[:, None], Y, unit(correction.W0))
+            self._assign_without_penalty(Y)
+        return Y, moment
+
+    def _replay(self, past: Sequence[Round], history: History) -> Round:
+        """Bring cells, schedule and history to where the last of these rounds ended."""
+        history.initial = past[0].initial
+        for ended in past:
+            history.extend(ended.objective)
+            for _ in ended.objective:
+                self.schedule.next_pass()
+        for ended in past[:-1]:
+            self.cells.correct(ended.assigned, ended.correction.W, moment=False)
+        assigned = past[-1].assigned
+        self.logp[:] = assigned.logp
+        if self.flavor == "harmony1":
+            # It carries R over, and with it each block's mass.
+            for block in self.schedule.all_blocks():
+                self.cells.sweep(block, assigned.Y, assigned.sigma, assigned.logp[block.index], moment=False)
+        return past[-1]
+
+    def _status(self, history: History) -> Status | None:
+        """Return why the run ends here, or None: it goes on."""
+        p, (previous, now) = self.resolved.params, history.rounds[-2:]
+        if rounds_converged(self.flavor, previous, now, p.tol_harmony):
+            return Status.CONVERGED
+        return Status.MAX_ITERATIONS if len(history.passes) >= p.max_iter_harmony else None
 
     def _assign_without_penalty(self, Y: np.ndarray) -> tuple[np.ndarray, Objective, np.ndarray]:
         """Assign every cell by distance alone: R = softmax(-D / sigma)."""
@@ -132,6 +187,11 @@ class Harmony:
     def _cluster_mass(self, O: np.ndarray) -> np.ndarray:
         """Return sum_i R_ik: every cell carries exactly one level of the first variable."""
         return O[: len(self.design.levels[0])].sum(axis=0)
+
+
+def _notes(number: int, ended: Round) -> list[str]:
+    n_singular = int(ended.correction.singular.sum())
+    return [f"round {number}: no unique ridge solution in {n_singular} clusters"] if n_singular else []
 
 
 def _sum(tables: Iterable[np.ndarray]) -> np.ndarray:

@@ -1,11 +1,34 @@
 """Types of the native module; bindings.cpp has the shapes."""
 
+from typing import overload
+
 import numpy as np
 
 class _Cells:
+    @overload
     def __init__(
         self,
         Z: np.ndarray,
+        *,
+        order: np.ndarray,
+        segment_start: np.ndarray,
+        segment_joint: np.ndarray,
+        segment_block: np.ndarray,
+        joint_levels: np.ndarray,
+        block_segment: np.ndarray,
+        block_grain: np.ndarray,
+        grain_segment: np.ndarray,
+        segments_by_joint: np.ndarray,
+        unit_segment: np.ndarray,
+        n_levels: int,
+        instruction_set: str,
+        n_threads: int,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        file: int,
+        d: int,
         *,
         order: np.ndarray,
         segment_start: np.ndarray,
@@ -29,7 +52,10 @@ class _Cells:
         self, Y: np.ndarray, sigma: np.ndarray, logp: np.ndarray, W: np.ndarray, moment: bool
     ) -> np.ndarray: ...
     def emit(self, Y: np.ndarray, sigma: np.ndarray, logp: np.ndarray, W: np.ndarray, out: np.ndarray) -> None: ...
-    def assign(self, Y: np.ndarray, sigma: np.ndarray, logp: np.ndarray, out: np.ndarray) -> None: ...
+    def emit_in_place(self, Y: np.ndarray, sigma: np.ndarray, logp: np.ndarray, W: np.ndarray) -> None: ...
+    def assign(
+        self, Y: np.ndarray, sigma: np.ndarray, logp: np.ndarray, order: np.ndarray, out: np.ndarray
+    ) -> None: ...
 
 class Cells32(_Cells): ...
 class Cells64(_Cells): ...

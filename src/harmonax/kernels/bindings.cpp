@@ -6,10 +6,12 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
+#include <cerrno>
 #include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -34,13 +36,17 @@ bool interrupted() {
     return PyErr_CheckSignals() != 0;
 }
 
-// Run `work` without the GIL; an interrupt becomes the exception that the signal handler raised.
+// Run `work` without the GIL; an interrupt becomes the exception that the signal handler raised, a file's an OSError.
 template <typename Work>
 auto unlocked(const Work& work) {
     try {
         nb::gil_scoped_release free;
         return work();
     } catch (const Interrupted&) {
+        throw nb::python_error();
+    } catch (const std::system_error& error) {
+        errno = error.code().value();
+        PyErr_SetFromErrno(PyExc_OSError);
         throw nb::python_error();
     }
 }
@@ -62,7 +68,6 @@ struct PlanArrays {
 
     Plan plan(int64_t d, int64_t n_levels) const {
         Plan p{};
-        p.n_cells = order.shape(0);
         p.d = d;
         p.n_joint = joint_levels.shape(0);
         p.n_variables = joint_levels.shape(1);
@@ -73,10 +78,12 @@ struct PlanArrays {
         p.n_units = (int64_t)unit_segment.shape(0) - 1;
         require(p.n_blocks >= 1 && p.n_grains >= 0 && p.n_units >= 0, "a plan needs bounds");
         require((int64_t)segment_start.shape(0) == p.n_segments + 1, "segment_start has the wrong length");
+        p.n_cells = segment_start.data()[p.n_segments];
+        require(order.shape(0) == 0 || (int64_t)order.shape(0) == p.n_cells, "order has the wrong length");
         require((int64_t)segment_block.shape(0) == p.n_segments, "segment_block has the wrong length");
         require((int64_t)segments_by_joint.shape(0) == p.n_segments, "segments_by_joint has the wrong length");
         require((int64_t)block_grain.shape(0) == p.n_blocks + 1, "block_grain has the wrong length");
-        p.order = order.data();
+        p.order = order.shape(0) ? order.data() : nullptr;
         p.segment_start = segment_start.data();
         p.segment_joint = segment_joint.data();
         p.segment_block = segment_block.data();
@@ -100,11 +107,20 @@ struct PyCells {
         : arrays(std::move(kept)) {
         const Plan plan = arrays.plan(Z.shape(1), n_levels);
         require((int64_t)Z.shape(0) >= plan.n_cells, "the order is longer than Z");
+        require(plan.order || plan.n_cells == 0, "cells in memory need an order");
         require(n_threads >= 1, "n_threads must be at least 1");
         const InstructionSet& chosen = instruction_set(set.c_str());
         cells = unlocked([&] {
             return std::make_unique<Cells<T>>(plan, Z.data(), Z.stride(0), Z.stride(1), chosen, n_threads, interrupted);
         });
+    }
+
+    PyCells(int file, int64_t d, PlanArrays kept, int64_t n_levels, const std::string& set, int n_threads)
+        : arrays(std::move(kept)) {
+        const Plan plan = arrays.plan(d, n_levels);
+        require(n_threads >= 1, "n_threads must be at least 1");
+        const InstructionSet& chosen = instruction_set(set.c_str());
+        cells = unlocked([&] { return std::make_unique<Cells<T>>(plan, file, chosen, n_threads, interrupted); });
     }
 
     Centroids centroids(const Array<double, 2>& Y, const Array<double, 1>& sigma) const {
@@ -164,6 +180,7 @@ struct PyCells {
         const Centroids c = centroids(Y, sigma);
         check_logp(logp, c.K);
         check_W(W, c.K);
+        require(!cells->in_file(), "cells in a file are emitted in place");
         require((int64_t)out.shape(0) == cells->plan().n_cells && (int64_t)out.shape(1) == cells->plan().d,
                 "out must be n_cells x d");
         float* out32 = nullptr;
@@ -175,11 +192,22 @@ struct PyCells {
         unlocked([&] { cells->emit(c, logp.data(), W.data(), out32, out64, interrupted); });
     }
 
-    void assign(const Array<double, 2>& Y, const Array<double, 1>& sigma, const Array<double, 3>& logp, Out<T> out) {
+    void emit_in_place(const Array<double, 2>& Y, const Array<double, 1>& sigma, const Array<double, 3>& logp,
+                       const Array<double, 3>& W) {
         const Centroids c = centroids(Y, sigma);
         check_logp(logp, c.K);
+        check_W(W, c.K);
+        require(cells->in_file(), "cells in memory are emitted to an array");
+        unlocked([&] { cells->emit_in_place(c, logp.data(), W.data(), interrupted); });
+    }
+
+    void assign(const Array<double, 2>& Y, const Array<double, 1>& sigma, const Array<double, 3>& logp,
+                const Array<int64_t, 1>& order, Out<T> out) {
+        const Centroids c = centroids(Y, sigma);
+        check_logp(logp, c.K);
+        require((int64_t)order.shape(0) == cells->plan().n_cells, "order has the wrong length");
         require((int64_t)out.shape(0) == cells->plan().n_cells && (int64_t)out.shape(1) == c.K, "out must be n_cells x K");
-        unlocked([&] { cells->assign(c, logp.data(), out.data(), interrupted); });
+        unlocked([&] { cells->assign(c, logp.data(), order.data(), out.data(), interrupted); });
     }
 };
 
@@ -207,12 +235,28 @@ void bind(nb::module_& m, const char* name) {
     };
     constructor(float{});
     constructor(double{});
+    cls.def(
+        "__init__",
+        [](P* self, int file, int64_t d, Array<int64_t, 1> order, Array<int64_t, 1> segment_start,
+           Array<int32_t, 1> segment_joint, Array<int32_t, 1> segment_block, Array<int32_t, 2> joint_levels,
+           Array<int64_t, 1> block_segment, Array<int64_t, 1> block_grain, Array<int64_t, 1> grain_segment,
+           Array<int64_t, 1> segments_by_joint, Array<int64_t, 1> unit_segment, int64_t n_levels,
+           const std::string& instruction_set, int n_threads) {
+            new (self) P(file, d,
+                         PlanArrays{order, segment_start, block_segment, block_grain, grain_segment, segments_by_joint,
+                                    unit_segment, segment_joint, segment_block, joint_levels},
+                         n_levels, instruction_set, n_threads);
+        },
+        "file"_a, "d"_a, nb::kw_only(), "order"_a, "segment_start"_a, "segment_joint"_a, "segment_block"_a,
+        "joint_levels"_a, "block_segment"_a, "block_grain"_a, "grain_segment"_a, "segments_by_joint"_a, "unit_segment"_a,
+        "n_levels"_a, "instruction_set"_a, "n_threads"_a);
     cls.def("sweep", &P::sweep, "block"_a, "Y"_a, "sigma"_a, "logp"_a.none(), "moment"_a, "last"_a)
         .def("moments", &P::moments, "Y"_a, "sigma"_a, "logp"_a)
         .def("correct", &P::correct, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "moment"_a)
         .def("emit", &P::template emit<float>, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "out"_a.noconvert())
         .def("emit", &P::template emit<double>, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "out"_a.noconvert())
-        .def("assign", &P::assign, "Y"_a, "sigma"_a, "logp"_a, "out"_a.noconvert());
+        .def("emit_in_place", &P::emit_in_place, "Y"_a, "sigma"_a, "logp"_a, "W"_a)
+        .def("assign", &P::assign, "Y"_a, "sigma"_a, "logp"_a, "order"_a, "out"_a.noconvert());
 }
 
 } // namespace

@@ -4,11 +4,18 @@
 #include <cmath>
 #include <cstring>
 #include <new>
+#include <numeric>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 
 #ifdef __linux__
 #include <sys/mman.h>
+#endif
+#ifndef _WIN32
+#include <cerrno>
+#include <fcntl.h>
+#include <unistd.h>
 #endif
 #if defined(_MSC_VER) && defined(HARMONAX_X86)
 // __builtin_cpu_supports reads what this library fills in; clang-cl does not link it by itself.
@@ -52,6 +59,49 @@ constexpr int64_t MOST_COLLECTED = 16 << 20;
 constexpr int64_t AHEAD = 16;
 
 int64_t padded(int64_t n, int64_t width) { return (n + width - 1) / width * width; }
+
+// A row of Zn from one of Z.
+template <typename T>
+void unit_row(const T* z, int64_t d, T* zn) {
+    // Four sums, added in a fixed order, because one alone would wait for itself.
+    double squares[4] = {0, 0, 0, 0};
+    for (int64_t j = 0; j < d; ++j) squares[j % 4] += (double)z[j] * z[j];
+    const double norm = std::sqrt((squares[0] + squares[1]) + (squares[2] + squares[3]));
+    const double inverse = norm > 0 ? 1.0 / norm : 0.0;
+    for (int64_t j = 0; j < d; ++j) zn[j] = (T)(z[j] * inverse);
+}
+
+#ifdef _WIN32
+void read_file(int, void*, size_t, int64_t) { throw std::runtime_error("cells in a file need pread, which Windows has not"); }
+void write_file(int, const void*, size_t, int64_t) { throw std::runtime_error("cells in a file need pwrite, which Windows has not"); }
+void will_need(int, int64_t, int64_t) {}
+#else
+template <typename Call>
+void whole(Call call, size_t size, int64_t at) {
+    for (size_t done = 0; done < size;) {
+        const ssize_t n = call(done, size - done, at + (int64_t)done);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) throw std::system_error(errno, std::generic_category());
+        if (n == 0) throw std::system_error(EIO, std::generic_category());
+        done += (size_t)n;
+    }
+}
+
+void read_file(int file, void* to, size_t size, int64_t at) {
+    whole([&](size_t done, size_t n, int64_t from) { return pread(file, (char*)to + done, n, from); }, size, at);
+}
+
+void write_file(int file, const void* from, size_t size, int64_t at) {
+    whole([&](size_t done, size_t n, int64_t to) { return pwrite(file, (const char*)from + done, n, to); }, size, at);
+}
+
+// Have the system read ahead while others compute.
+void will_need([[maybe_unused]] int file, [[maybe_unused]] int64_t at, [[maybe_unused]] int64_t size) {
+#ifdef POSIX_FADV_WILLNEED
+    posix_fadvise(file, at, size, POSIX_FADV_WILLNEED);
+#endif
+}
+#endif
 
 } // namespace
 
@@ -110,34 +160,79 @@ Cells<T>::Cells(const Plan& plan, const Source* Z, int64_t row_stride, int64_t c
                 const Source* soon = Z + plan.order[i + AHEAD] * row_stride;
                 for (int64_t j = 0; j < d; j += 64 / (int64_t)sizeof(Source)) __builtin_prefetch(soon + j * column_stride);
             }
-            T *z = Z_.data() + i * d, *zn = Zn_.data() + i * d;
-            // Four sums, added in a fixed order, because one alone would wait for itself.
-            double squares[4] = {0, 0, 0, 0};
-            for (int64_t j = 0; j < d; ++j) {
-                const T value = (T)from[j * column_stride];
-                z[j] = value;
-                squares[j % 4] += (double)value * value;
-            }
-            const double norm = std::sqrt((squares[0] + squares[1]) + (squares[2] + squares[3]));
-            const double inverse = norm > 0 ? 1.0 / norm : 0.0;
-            for (int64_t j = 0; j < d; ++j) zn[j] = (T)((T)from[j * column_stride] * inverse);
+            T* z = Z_.data() + i * d;
+            for (int64_t j = 0; j < d; ++j) z[j] = (T)from[j * column_stride];
+            unit_row(z, d, Zn_.data() + i * d);
         }
     });
 }
 
+// What one thread works with: the kernels' scratch memory, and the rows at hand.
 template <typename T>
-Layout<T> Cells<T>::layout(int64_t K) const {
-    return {Z_.data(),           Zn_.data(),         plan_.order,    plan_.segment_start, plan_.segment_joint,
-            plan_.segment_block, plan_.joint_levels, plan_.n_variables, plan_.n_levels,      K,
-            plan_.d};
+struct Cells<T>::Worker {
+    const Cells& cells;
+    Layout<T> x;
+    Buffer<T> scratch, Z, Zn; // the last two for rows from a file
+
+    // Have the rows of segments s0 to s1 at hand.
+    void take(int64_t s0, int64_t s1, bool Z_too) {
+        if (!cells.in_file()) return;
+        const Plan& plan = cells.plan_;
+        x.first = plan.segment_start[s0];
+        const int64_t n = plan.segment_start[s1] - x.first;
+        read_file(cells.file_, x.Zn, size(n), Zn_at(x.first));
+        if (Z_too) read_file(cells.file_, x.Z, size(n), Z_at(x.first));
+        // By the time this is computed others have taken what lies between: ask for what comes then.
+        const int64_t soon = x.first + n * cells.n_threads_, n_soon = std::min(n, plan.n_cells - soon);
+        if (n_soon <= 0) return;
+        will_need(cells.file_, Zn_at(soon), size(n_soon));
+        if (Z_too) will_need(cells.file_, Z_at(soon), size(n_soon));
+    }
+    void put_Zn(int64_t s1) const {
+        if (cells.in_file()) write_file(cells.file_, x.Zn, size(cells.plan_.segment_start[s1] - x.first), Zn_at(x.first));
+    }
+    void put_Z(int64_t s1) const {
+        if (cells.in_file()) write_file(cells.file_, x.Z, size(cells.plan_.segment_start[s1] - x.first), Z_at(x.first));
+    }
+
+    size_t size(int64_t n) const { return (size_t)(n * x.d) * sizeof(T); }
+    int64_t Z_at(int64_t cell) const { return (int64_t)size(cell); }
+    int64_t Zn_at(int64_t cell) const { return (int64_t)size(cells.plan_.n_cells + cell); }
+};
+
+template <typename T>
+std::vector<typename Cells<T>::Worker> Cells<T>::make_workers(int64_t n_items, int64_t K) const {
+    const int64_t rows = longest_ * plan_.d;
+    std::vector<Worker> workers;
+    for (int64_t i = 0; i < std::min<int64_t>(n_threads_, std::max<int64_t>(n_items, 1)); ++i) {
+        workers.push_back({*this,
+                           {Z_.data(), Zn_.data(), plan_.order, 0, plan_.segment_start, plan_.segment_joint,
+                            plan_.segment_block, plan_.joint_levels, plan_.n_variables, plan_.n_levels, K, plan_.d},
+                           Buffer<T>(ops_->scratch(plan_.d, K)), Buffer<T>(rows), Buffer<T>(rows)});
+        Worker& w = workers.back();
+        if (in_file()) w.x.Z = w.Z.data(), w.x.Zn = w.Zn.data();
+    }
+    return workers;
 }
 
 template <typename T>
-std::vector<Buffer<T>> Cells<T>::make_scratch(int64_t n_items, int64_t K) const {
-    std::vector<Buffer<T>> scratch;
-    for (int64_t i = 0; i < std::min<int64_t>(n_threads_, std::max<int64_t>(n_items, 1)); ++i)
-        scratch.emplace_back(ops_->scratch(plan_.d, K));
-    return scratch;
+Cells<T>::Cells(const Plan& plan, int file, const InstructionSet& set, int n_threads, const Poll& poll)
+    : plan_(plan), n_threads_(n_threads), file_(file), Z_(0), Zn_(0) {
+    if constexpr (sizeof(T) == 4)
+        ops_ = &set.f32;
+    else
+        ops_ = &set.f64;
+    auto start = [&](int64_t g) { return plan.segment_start[plan.grain_segment[g]]; };
+    for (int64_t g = 0; g < plan.n_grains; ++g) longest_ = std::max(longest_, start(g + 1) - start(g));
+    std::vector<Worker> workers = make_workers(plan.n_grains, 1);
+    parallel_for(plan.n_grains, n_threads_, poll, [&](int64_t g, int worker) {
+        Worker& w = workers[worker];
+        w.x.first = start(g);
+        const int64_t n = start(g + 1) - start(g);
+        read_file(file_, w.x.Z, w.size(n), w.Z_at(w.x.first));
+        for (int64_t i = 0; i < n; ++i) unit_row(w.x.Z + i * plan.d, plan.d, w.x.Zn + i * plan.d);
+        w.put_Zn(plan.grain_segment[g + 1]);
+    });
 }
 
 template <typename T>
@@ -174,7 +269,6 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
                           const Poll& poll) {
     const int64_t K = c.K, d = plan_.d, K_pad = padded(K, ops_->width);
     const Packed p = pack(c, logp, 1, nullptr);
-    const Layout<T> x = layout(K);
     const int64_t g0 = plan_.block_grain[block], n_grains = plan_.block_grain[block + 1] - g0;
     const int64_t s0 = plan_.block_segment[block], n_segments = plan_.block_segment[block + 1] - s0;
     std::vector<double> segment_mass(n_segments * K, 0.0), grain_moment(moment ? n_grains * d * K_pad : 0, 0.0);
@@ -182,12 +276,14 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
     const int64_t table = d * K_pad;
     const bool collect = last && n_segments * table * (int64_t)sizeof(double) <= MOST_COLLECTED;
     if (collect) segment_S_.assign(n_segments * table, 0.0);
-    const std::vector<Buffer<T>> scratch = make_scratch(n_grains, K);
+    std::vector<Worker> workers = make_workers(n_grains, K);
     parallel_for(n_grains, n_threads_, poll, [&](int64_t g, int worker) {
         const int64_t first = plan_.grain_segment[g0 + g], last = plan_.grain_segment[g0 + g + 1];
         sums[g] = {segment_mass.data() + (first - s0) * K, 0, 0, moment ? grain_moment.data() + g * table : nullptr,
                    collect ? segment_S_.data() + (first - s0) * table : nullptr};
-        ops_->sweep(x, p.tables, first, last, scratch[worker].data(), &sums[g]);
+        Worker& w = workers[worker];
+        w.take(first, last, collect);
+        ops_->sweep(w.x, p.tables, first, last, w.scratch.data(), &sums[g]);
     });
     // Combined in one fixed order: the bits do not depend on the threads.
     BlockSums total{0, 0};
@@ -231,12 +327,11 @@ void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double
         return;
     }
     const Packed p = pack(c, logp, plan_.n_blocks, nullptr);
-    const Layout<T> x = layout(K);
     struct Unit {
         std::vector<double> S, mass;
     };
     std::vector<Unit> units(plan_.n_units);
-    const std::vector<Buffer<T>> scratch = make_scratch(plan_.n_units, K);
+    std::vector<Worker> workers = make_workers(plan_.n_units, K);
     std::fill(S, S + plan_.n_joint * K * d, 0.0);
     std::fill(mass, mass + plan_.n_joint * K, 0.0);
     auto joint_of = [&](int64_t u) { return plan_.segment_joint[plan_.segments_by_joint[plan_.unit_segment[u]]]; };
@@ -249,9 +344,12 @@ void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double
     };
     parallel_for(plan_.n_units, n_threads_, poll, [&](int64_t u, int worker) {
         units[u] = {std::vector<double>(d * K_pad, 0.0), std::vector<double>(K_pad, 0.0)};
-        for (int64_t i = plan_.unit_segment[u]; i < plan_.unit_segment[u + 1]; ++i)
-            ops_->moments(x, p.tables, plan_.segments_by_joint[i], scratch[worker].data(), units[u].S.data(),
-                          units[u].mass.data());
+        Worker& w = workers[worker];
+        for (int64_t i = plan_.unit_segment[u]; i < plan_.unit_segment[u + 1]; ++i) {
+            const int64_t s = plan_.segments_by_joint[i];
+            w.take(s, s + 1, true);
+            ops_->moments(w.x, p.tables, s, w.scratch.data(), units[u].S.data(), units[u].mass.data());
+        }
         // A joint level that is one unit is added right away: with thousands of them, memory stays small.
         const bool alone = (u == 0 || joint_of(u - 1) != joint_of(u)) && (u + 1 == plan_.n_units || joint_of(u + 1) != joint_of(u));
         if (alone) add(u);
@@ -262,11 +360,13 @@ void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double
 
 template <typename T>
 void Cells<T>::correct_blocks(const Centroids& c, const double* logp, const double* W, double* moment, float* out32,
-                              double* out64, const Poll& poll) const {
+                              double* out64, bool in_place, const Poll& poll) const {
     const int64_t K = c.K, d = plan_.d, K_pad = padded(K, ops_->width);
     const Packed p = pack(c, logp, plan_.n_blocks, W);
-    const Layout<T> x = layout(K);
-    const std::vector<Buffer<T>> scratch = make_scratch(plan_.n_grains, K);
+    std::vector<Worker> workers = make_workers(plan_.n_grains, K);
+    // A grain's own rows give way to the result: no row goes elsewhere.
+    std::vector<int64_t> same(in_place ? longest_ : 0);
+    std::iota(same.begin(), same.end(), int64_t(0));
     // A block at a time bounds the memory of the grains' sums.
     const int64_t step = moment ? 1 : plan_.n_blocks;
     if (moment) std::fill(moment, moment + K * d, 0.0);
@@ -274,8 +374,24 @@ void Cells<T>::correct_blocks(const Centroids& c, const double* logp, const doub
         const int64_t g0 = plan_.block_grain[block], n_grains = plan_.block_grain[block + step] - g0;
         std::vector<double> grain_moment(moment ? n_grains * d * K_pad : 0, 0.0);
         parallel_for(n_grains, n_threads_, poll, [&](int64_t g, int worker) {
-            ops_->correct(x, p.tables, plan_.grain_segment[g0 + g], plan_.grain_segment[g0 + g + 1],
-                          scratch[worker].data(), moment ? grain_moment.data() + g * d * K_pad : nullptr, out32, out64);
+            const int64_t s0 = plan_.grain_segment[g0 + g], s1 = plan_.grain_segment[g0 + g + 1];
+            Worker& w = workers[worker];
+            w.take(s0, s1, true);
+            float* to32 = out32;
+            double* to64 = out64;
+            if (in_place) {
+                w.x.order = same.data();
+                if constexpr (sizeof(T) == 4)
+                    to32 = w.x.Z;
+                else
+                    to64 = w.x.Z;
+            }
+            ops_->correct(w.x, p.tables, s0, s1, w.scratch.data(), moment ? grain_moment.data() + g * d * K_pad : nullptr,
+                          to32, to64);
+            if (in_place)
+                w.put_Z(s1);
+            else if (!out32 && !out64)
+                w.put_Zn(s1);
         });
         for (int64_t g = 0; moment && g < n_grains; ++g)
             for (int64_t j = 0; j < d; ++j)
@@ -285,22 +401,30 @@ void Cells<T>::correct_blocks(const Centroids& c, const double* logp, const doub
 
 template <typename T>
 void Cells<T>::correct(const Centroids& c, const double* logp, const double* W, double* moment, const Poll& poll) {
-    correct_blocks(c, logp, W, moment, nullptr, nullptr, poll);
+    correct_blocks(c, logp, W, moment, nullptr, nullptr, false, poll);
 }
 
 template <typename T>
 void Cells<T>::emit(const Centroids& c, const double* logp, const double* W, float* out32, double* out64,
                     const Poll& poll) const {
-    correct_blocks(c, logp, W, nullptr, out32, out64, poll);
+    correct_blocks(c, logp, W, nullptr, out32, out64, false, poll);
 }
 
 template <typename T>
-void Cells<T>::assign(const Centroids& c, const double* logp, T* out, const Poll& poll) const {
+void Cells<T>::emit_in_place(const Centroids& c, const double* logp, const double* W, const Poll& poll) const {
+    correct_blocks(c, logp, W, nullptr, nullptr, nullptr, true, poll);
+}
+
+template <typename T>
+void Cells<T>::assign(const Centroids& c, const double* logp, const int64_t* order, T* out, const Poll& poll) const {
     const Packed p = pack(c, logp, plan_.n_blocks, nullptr);
-    const Layout<T> x = layout(c.K);
-    const std::vector<Buffer<T>> scratch = make_scratch(plan_.n_grains, c.K);
+    std::vector<Worker> workers = make_workers(plan_.n_grains, c.K);
     parallel_for(plan_.n_grains, n_threads_, poll, [&](int64_t g, int worker) {
-        ops_->assign(x, p.tables, plan_.grain_segment[g], plan_.grain_segment[g + 1], scratch[worker].data(), out);
+        const int64_t s0 = plan_.grain_segment[g], s1 = plan_.grain_segment[g + 1];
+        Worker& w = workers[worker];
+        w.take(s0, s1, false);
+        w.x.order = order + w.x.first;
+        ops_->assign(w.x, p.tables, s0, s1, w.scratch.data(), out);
     });
 }
 

@@ -1,4 +1,5 @@
-// The cells of one run in memory, and what the loop asks of them (algorithm/contracts.py), in terms of the tile kernels.
+// The cells of one run, in memory or in a file, and what the loop asks of them (algorithm/contracts.py), in terms of the
+// tile kernels.
 // No Python here: tests/kernels runs this file under sanitizers.
 #pragma once
 #include "parallel.hpp"
@@ -17,7 +18,7 @@ std::vector<const char*> instruction_sets();
 // How the cells are laid out; the arrays belong to the caller and must outlive the cells.
 struct Plan {
     int64_t n_cells, d, n_variables, n_levels, n_joint, n_blocks, n_segments, n_grains, n_units;
-    const int64_t* order;             // n_cells
+    const int64_t* order;             // n_cells; null for cells in a file, which lie there in order
     const int64_t* segment_start;     // n_segments + 1
     const int32_t* segment_joint;     // n_segments
     const int32_t* segment_block;     // n_segments
@@ -63,7 +64,12 @@ class Cells {
     template <typename Source>
     Cells(const Plan& plan, const Source* Z, int64_t row_stride, int64_t column_stride, const InstructionSet& set,
           int n_threads, const Poll& poll);
+    // Cells in an open file, from its beginning: Z, n_cells x d, in the plan's order; room for as many Zn behind it, which
+    // are written here. Threads read the grains they work on, and nothing else is in memory.
+    Cells(const Plan& plan, int file, const InstructionSet& set, int n_threads, const Poll& poll);
 
+    // Every method throws std::system_error when the file cannot be read or written.
+    //
     // logp: n_levels x K or null. mass: n_levels x K, moment: K x d or null; both overwritten. With `last`, R^T Z is
     // summed on the way, where the sums of a block are small: once every block was swept so, moments() has them already.
     BlockSums sweep(int64_t block, const Centroids&, const double* logp, double* mass, double* moment, bool last,
@@ -74,24 +80,28 @@ class Cells {
     void correct(const Centroids&, const double* logp, const double* W, double* moment, const Poll&);
     // Exactly one output, n_cells x d, in the order of the input.
     void emit(const Centroids&, const double* logp, const double* W, float* out32, double* out64, const Poll&) const;
-    // out: n_cells x K, in the order of the input.
-    void assign(const Centroids&, const double* logp, T* out, const Poll&) const;
+    // The same for cells in a file, where Z gives way to the result, in the plan's order.
+    void emit_in_place(const Centroids&, const double* logp, const double* W, const Poll&) const;
+    // out: n_cells x K; each cell's row is given by `order`.
+    void assign(const Centroids&, const double* logp, const int64_t* order, T* out, const Poll&) const;
 
     const Plan& plan() const { return plan_; }
-    const T* Zn() const { return Zn_.data(); }
+    bool in_file() const { return file_ >= 0; }
+    const T* Zn() const { return Zn_.data(); } // of cells in memory
 
   private:
     struct Packed;
+    struct Worker;
     Packed pack(const Centroids&, const double* logp, int64_t n_tables, const double* W) const;
-    Layout<T> layout(int64_t K) const;
     // One for each thread that n_items pieces of work can keep busy.
-    std::vector<Buffer<T>> make_scratch(int64_t n_items, int64_t K) const;
+    std::vector<Worker> make_workers(int64_t n_items, int64_t K) const;
     void correct_blocks(const Centroids&, const double* logp, const double* W, double* moment, float* out32,
-                        double* out64, const Poll&) const;
+                        double* out64, bool in_place, const Poll&) const;
 
     Plan plan_;
     const TileOps<T>* ops_;
-    int n_threads_;
+    int n_threads_, file_ = -1;
+    int64_t longest_ = 0; // cells in the longest grain, of cells in a file
     Buffer<T> Z_, Zn_;
     // The moments so far of a last pass: of how many blocks, n_joint x d x K_pad, n_joint x K; and one block's, by segment.
     int64_t collected_ = 0;

@@ -11,9 +11,10 @@ namespace harmonax {
 // grain ends; a grain is a fixed-size piece of one block, and the unit of parallel work.
 template <typename T>
 struct Layout {
-    T* Z;                         // n_cells x d
-    T* Zn;                        // n_cells x d, rows of unit length
-    const int64_t* order;         // n_cells: row of the input that each cell came from
+    T* Z;                         // rows of d values, those from cell `first` on
+    T* Zn;                        // the same, of unit length
+    const int64_t* order;         // row of the output that each of these cells goes to
+    int64_t first;                // 0 where all cells are at hand
     const int64_t* segment_start; // n_segments + 1
     const int32_t* segment_joint;
     const int32_t* segment_block;

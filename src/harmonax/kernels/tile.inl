@@ -378,7 +378,7 @@ inline void normalise(T* R, int64_t rows, const T* scale, const Scratch<T>& m) {
 template <typename T>
 void assign_tile(const Layout<T>& x, const Tables<T>& t, int64_t cell, int64_t rows, Scratch<T>& m) {
     T scale[TILE];
-    multiply(x.Zn + cell * x.d, x.d, rows, x.d, t.Y, m.K_pad / LANES<T>, m.R, m.K_pad);
+    multiply(x.Zn + (cell - x.first) * x.d, x.d, rows, x.d, t.Y, m.K_pad / LANES<T>, m.R, m.K_pad);
     softmax(m.R, rows, t, m, scale);
     normalise(m.R, rows, scale, m);
 }
@@ -400,7 +400,7 @@ void sweep(const Layout<T>& x, const Tables<T>& t, int64_t s0, int64_t s1, T* me
     // A tile runs over segments, so short runs do not leave the product half empty.
     for (int64_t cell = x.segment_start[s0]; cell < stop; cell += TILE) {
         const int64_t rows = least(TILE, stop - cell);
-        multiply(x.Zn + cell * x.d, x.d, rows, x.d, t.Y, m.K_pad / LANES<T>, m.R, m.K_pad);
+        multiply(x.Zn + (cell - x.first) * x.d, x.d, rows, x.d, t.Y, m.K_pad / LANES<T>, m.R, m.K_pad);
         for (int64_t r = 0; r < rows;) {
             while (x.segment_start[s + 1] <= cell + r) ++s;
             const int64_t n = least(rows, x.segment_start[s + 1] - cell) - r;
@@ -411,10 +411,10 @@ void sweep(const Layout<T>& x, const Tables<T>& t, int64_t s0, int64_t s1, T* me
             normalise(m.R + r * m.K_pad, n, scale, m);
             flush_mass(m, x.n_clusters, out->mass + (s - s0) * x.n_clusters);
             if (out->S)
-                outer(x.Z + (cell + r) * x.d, x.d, m.R + r * m.K_pad, m.K_pad, n, out->S + (s - s0) * x.d * m.K_pad);
+                outer(x.Z + (cell + r - x.first) * x.d, x.d, m.R + r * m.K_pad, m.K_pad, n, out->S + (s - s0) * x.d * m.K_pad);
             r += n;
         }
-        if (out->moment) outer(x.Zn + cell * x.d, x.d, m.R, m.K_pad, rows, out->moment);
+        if (out->moment) outer(x.Zn + (cell - x.first) * x.d, x.d, m.R, m.K_pad, rows, out->moment);
     }
 }
 
@@ -427,7 +427,7 @@ void moments(const Layout<T>& x, const Tables<T>& t, int64_t s, T* memory, doubl
         const int64_t rows = least(TILE, x.segment_start[s + 1] - cell);
         assign_tile(x, t, cell, rows, m);
         flush_mass(m, x.n_clusters, mass);
-        outer(x.Z + cell * x.d, x.d, m.R, m.K_pad, rows, S);
+        outer(x.Z + (cell - x.first) * x.d, x.d, m.R, m.K_pad, rows, S);
     }
 }
 
@@ -485,15 +485,15 @@ void correct(const Layout<T>& x, const Tables<T>& t, int64_t s0, int64_t s1, T* 
             const int64_t rows = least(TILE, x.segment_start[s + 1] - cell);
             assign_tile(x, t, cell, rows, m);
             multiply(m.R, m.K_pad, rows, x.n_clusters, W_s, m.d_pad / LANES<T>, m.correction, m.d_pad);
-            subtract_tile(x.Z + cell * x.d, rows, x.d, m.correction, m.d_pad);
+            subtract_tile(x.Z + (cell - x.first) * x.d, rows, x.d, m.correction, m.d_pad);
             if (!out32 && !out64) {
-                unit_tile(m.correction, rows, x.d, m.d_pad, x.Zn + cell * x.d);
-                if (moment) outer(x.Zn + cell * x.d, x.d, m.R, m.K_pad, rows, moment);
+                unit_tile(m.correction, rows, x.d, m.d_pad, x.Zn + (cell - x.first) * x.d);
+                if (moment) outer(x.Zn + (cell - x.first) * x.d, x.d, m.R, m.K_pad, rows, moment);
                 continue;
             }
             for (int64_t r = 0; r < rows; ++r) {
                 const T* c = m.correction + r * m.d_pad;
-                const int64_t to = x.order[cell + r] * x.d;
+                const int64_t to = x.order[cell + r - x.first] * x.d;
                 for (int64_t j = 0; j < x.d; ++j) {
                     if (out32) out32[to + j] = (float)c[j];
                     if (out64) out64[to + j] = (double)c[j];
@@ -513,7 +513,7 @@ void assign(const Layout<T>& x, const Tables<T>& t, int64_t s0, int64_t s1, T* m
             const int64_t rows = least(TILE, x.segment_start[s + 1] - cell);
             assign_tile(x, t, cell, rows, m);
             for (int64_t r = 0; r < rows; ++r)
-                memcpy(out + x.order[cell + r] * x.n_clusters, m.R + r * m.K_pad, x.n_clusters * sizeof(T));
+                memcpy(out + x.order[cell + r - x.first] * x.n_clusters, m.R + r * m.K_pad, x.n_clusters * sizeof(T));
         }
     }
 }

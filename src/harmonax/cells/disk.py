@@ -1,0 +1,219 @@
+"""Cells in a file: memory does not grow with their number, but for a few bytes each.
+
+Z and Zn lie in a scratch file in the order that `cells/memory.py` has in memory, and the same kernels read them grain by
+grain, so the answers are those of memory to the last bit, whatever the slabs. The file has no name: it is gone when the
+process is, however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..algorithm.contracts import Assignment
+from ..algorithm.seeding import unit
+from ..design import BatchDesign
+from ..errors import InputError, OutputError
+from ..schedule import FixedPartition
+from .memory import MemoryCells, sample
+from .native import NativeCells, count_runs, order, plan
+
+# Rows of the input, or of the result, that are in memory at a time: so many bytes, unless told otherwise.
+SLAB_BYTES = 64 << 20
+
+
+class DiskCells(NativeCells):
+    """Cells in a scratch file.
+
+    Parameters
+    ----------
+    Z
+        What answers ``Z[start:stop]`` with rows of the embedding: an array, or a data set of HDF5 or Zarr.
+    directory
+        Where the scratch file goes; it takes 2 N d values.
+    slab_bytes
+        Size of the pieces in which Z is read and the result written.
+    look
+        Called with each piece of Z as it is read, in order.
+    """
+
+    def __init__(
+        self,
+        Z: Any,
+        design: BatchDesign,
+        schedule: FixedPartition,
+        *,
+        directory: str | os.PathLike[str] | None = None,
+        slab_bytes: int = SLAB_BYTES,
+        look: Callable[[np.ndarray], None] = lambda slab: None,
+        **how: Any,
+    ) -> None:
+        super().__init__(Z, design, schedule, **how)
+        if not hasattr(os, "preadv"):
+            raise InputError("backend='disk' needs pread and pwrite, which this system has not; use backend='memory'")
+        self._row = self.n_features * np.dtype(self.precision).itemsize
+        self._slab = max(1, slab_bytes // self._row)
+        self._directory = Path(directory) if directory is not None else scratch_directory()
+        self._look = look
+        runs = count_runs(design, schedule)
+        self._run_start = np.cumsum(runs) - runs
+        self._file = self._scratch()
+
+    def _scratch(self) -> Any:
+        """Make a file without a name that has room for Z and Zn."""
+        needed = 2 * self.n_cells * self._row
+        file = None
+        try:
+            file = tempfile.TemporaryFile(dir=self._directory, prefix=".harmonax-")
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, needed)
+            else:
+                file.truncate(needed)
+        except OSError as error:
+            if file is not None:
+                file.close()
+            if error.errno not in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+                raise OutputError(f"scratch file in {self._directory}: {error.strerror}") from None
+            free = shutil.disk_usage(self._directory).free
+            raise OutputError(
+                f"scratch file in {self._directory}: {needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free; "
+                "choose another directory (scratch=, --scratch)"
+            ) from None
+        return file
+
+    def _open(self, kind: Any) -> Any:
+        with self._explained():
+            for start, slab in self._slabs():
+                self._look(slab)
+                rows = np.ascontiguousarray(slab, self.precision)[order(self.design, self.schedule, start, start + len(slab))]
+                for piece in self._pieces(start, start + len(slab)):
+                    self._transfer(os.pwritev, rows[piece.rows], piece.place)
+            return kind(
+                self._file.fileno(),
+                self.n_features,
+                order=np.empty(0, np.int64),
+                **plan(self.design, self.schedule),
+                instruction_set=self.instruction_set,
+                n_threads=self.n_threads,
+            )
+
+    def open(self) -> None:
+        """Read all of Z; what `look` raises comes from here."""
+        _ = self._cells
+
+    def take(self, rows: np.ndarray) -> MemoryCells:
+        return sample(self._read(rows), self)
+
+    def points(self, rows: np.ndarray) -> np.ndarray:
+        return unit(self._read(rows).astype(np.float64))
+
+    def sweep(self, *args: Any, **how: Any) -> Any:
+        with self._explained():
+            return super().sweep(*args, **how)
+
+    def moments(self, assigned: Assignment) -> tuple[np.ndarray, np.ndarray]:
+        with self._explained():
+            return super().moments(assigned)
+
+    def correct(self, assigned: Assignment, W: np.ndarray, moment: bool) -> np.ndarray:
+        with self._explained():
+            return super().correct(assigned, W, moment)
+
+    def emit(self, assigned: Assignment, W: np.ndarray, out: Any) -> None:
+        """Write the result to what takes ``out[start:stop] = rows``; the scratch file then has it in place of Z."""
+        self._mass.clear()
+        with self._explained():
+            self._cells.emit_in_place(assigned.Y, assigned.sigma, assigned.logp, W)
+        for start in range(0, self.n_cells, self._slab):
+            stop = min(self.n_cells, start + self._slab)
+            in_order = np.empty((stop - start, self.n_features), self.precision)
+            with self._explained():
+                for piece in self._pieces(start, stop):
+                    self._transfer(os.preadv, in_order[piece.rows], piece.place)
+            rows = np.empty_like(in_order)
+            rows[order(self.design, self.schedule, start, stop)] = in_order
+            out[start:stop] = rows
+
+    def close(self) -> None:
+        """Give the scratch file back."""
+        self._file.close()
+
+    def _slabs(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Give Z piece by piece, the next one read while this one is used."""
+        starts = range(0, self.n_cells, self._slab)
+        read = lambda start: np.asarray(self._Z[start : min(start + self._slab, self.n_cells)])  # noqa: E731
+        with ThreadPoolExecutor(1) as reader:
+            coming = reader.submit(read, 0)
+            for start in starts:
+                slab = coming.result()
+                if start + self._slab < self.n_cells:
+                    coming = reader.submit(read, start + self._slab)
+                yield start, slab
+
+    def _pieces(self, start: int, stop: int) -> Iterator[_Piece]:
+        """Give the runs of cells start..stop-1: which of them, in order, and at which cell of the file they lie."""
+        # Those of earlier slabs lie before them in every run.
+        if start == 0:
+            self._before = np.zeros_like(self._run_start)
+        counts = count_runs(self.design, self.schedule, start, stop)
+        ends = np.cumsum(counts)
+        for run in np.flatnonzero(counts):
+            place = int(self._run_start[run] + self._before[run])
+            yield _Piece(slice(int(ends[run] - counts[run]), int(ends[run])), place)
+        self._before += counts
+
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        """Return a few rows of Z, before any result was written."""
+        self.open()
+        sorted_rows, back = np.unique(rows, return_inverse=True)
+        found = np.empty((len(sorted_rows), self.n_features), self.precision)
+        with self._explained():
+            for start in range(0, self.n_cells, self._slab):
+                stop = min(self.n_cells, start + self._slab)
+                place = np.empty(stop - start, np.int64)
+                within = order(self.design, self.schedule, start, stop)
+                for piece in self._pieces(start, stop):
+                    place[within[piece.rows]] = piece.place + np.arange(piece.rows.stop - piece.rows.start)
+                lo, hi = np.searchsorted(sorted_rows, [start, stop])
+                for i in range(lo, hi):
+                    self._transfer(os.preadv, found[i : i + 1], int(place[sorted_rows[i] - start]))
+        return found[back]
+
+    def _transfer(self, call: Callable[..., int], rows: np.ndarray, place: int) -> None:
+        """Read or write whole rows at a cell's place."""
+        view, at = memoryview(rows).cast("B"), place * self._row
+        while view:
+            done = call(self._file.fileno(), [view], at)
+            if done == 0:
+                raise OSError(errno.EIO, "the scratch file ends early")
+            view, at = view[done:], at + done
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if isinstance(error, OutputError) or error.filename is not None:
+                raise
+            raise OutputError(f"scratch file in {self._directory}: {error.strerror or error}") from error
+
+
+class _Piece(NamedTuple):
+    rows: slice
+    place: int
+
+
+def scratch_directory() -> Path:
+    """Return where scratch files go: ``$TMPDIR``, else /var/tmp, which unlike /tmp is hardly ever memory."""
+    if os.environ.get("TMPDIR") is None and os.access("/var/tmp", os.W_OK):
+        return Path("/var/tmp")
+    return Path(tempfile.gettempdir())

@@ -1,0 +1,161 @@
+"""Cells behind the native kernels, R never stored (ALGORITHM.md, "The streaming form"): what memory and disk share.
+
+Cells lie in the order (block, joint level), so that each run of them has one row of penalties. The plain statement of
+every method here is `cells/dense.py`; `tests/test_memory.py` compares the two on one and the same schedule.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..algorithm.contracts import Assignment, Sweep
+from ..design import BatchDesign
+from ..errors import InputError
+from ..kernels import _native
+from ..schedule import Block, FixedPartition
+from ..threads import resolve_threads
+
+# A grain, the piece of a block that one thread takes at a time: at least so many cells, and at most so many a block.
+_LEAST_GRAIN = 256
+_GRAINS_PER_BLOCK = 64
+# Pieces that the moments of all cells are cut into, at most one per joint level more.
+_UNITS = 64
+_SLAB = 1 << 18
+
+
+class NativeCells:
+    """Cells behind the native kernels; where they lie is for `_open` to say.
+
+    Parameters
+    ----------
+    Z
+        Embedding (N, d), never changed.
+    design, schedule
+        Batches, and the fixed partition into blocks.
+    precision
+        Arithmetic, ``"float32"`` or ``"float64"``.
+    n_threads
+        None: the CPUs this process may use. The bits do not depend on it.
+    instruction_set
+        Name of one of `instruction_sets()`; None: ``$HARMONAX_INSTRUCTION_SET`` or the best there is.
+    """
+
+    def __init__(
+        self,
+        Z: Any,
+        design: BatchDesign,
+        schedule: FixedPartition,
+        *,
+        precision: str = "float32",
+        n_threads: int | None = None,
+        instruction_set: str | None = None,
+    ) -> None:
+        self.n_cells, self.n_features = Z.shape
+        self.design, self.schedule, self.precision = design, schedule, precision
+        self.n_threads = resolve_threads(n_threads)
+        chosen = instruction_set or os.environ.get("HARMONAX_INSTRUCTION_SET") or _native.instruction_sets()[0]
+        if chosen not in _native.instruction_sets():
+            known = ", ".join(_native.instruction_sets())
+            raise InputError(f"instruction set {chosen!r} is not available here; allowed are {known}")
+        self.instruction_set = chosen
+        self._Z = Z
+        self._mass: dict[int, np.ndarray] = {}
+
+    @cached_property
+    def _cells(self) -> _native.Cells32 | _native.Cells64:
+        """The laid-out copies, made when first needed."""
+        return self._open(_native.Cells32 if self.precision == "float32" else _native.Cells64)
+
+    def _open(self, kind: Any) -> Any:
+        raise NotImplementedError
+
+    def mass(self, block: Block) -> np.ndarray:
+        return self._mass[block.index]
+
+    def sweep(
+        self,
+        block: Block,
+        Y: np.ndarray,
+        sigma: np.ndarray,
+        logp: np.ndarray | None,
+        *,
+        moment: bool,
+        last: bool = False,
+    ) -> Sweep:
+        sweep = Sweep(*self._cells.sweep(block.index, Y, sigma, logp, moment, last))
+        self._mass[block.index] = sweep.mass
+        return sweep
+
+    def moments(self, assigned: Assignment) -> tuple[np.ndarray, np.ndarray]:
+        return self._cells.moments(assigned.Y, assigned.sigma, assigned.logp)
+
+    def correct(self, assigned: Assignment, W: np.ndarray, moment: bool) -> np.ndarray:
+        return self._cells.correct(assigned.Y, assigned.sigma, assigned.logp, W, moment)
+
+    def assignments(self, assigned: Assignment) -> np.ndarray:
+        """Return R (N, K), in the cells' precision."""
+        out = np.empty((self.n_cells, len(assigned.Y)), self.precision)
+        self._cells.assign(assigned.Y, assigned.sigma, assigned.logp, order(self.design, self.schedule), out)
+        return out
+
+
+def order(design: BatchDesign, schedule: FixedPartition, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Return the stable order of cells start..stop-1 by (block, joint level), counted from `start`."""
+    stop = design.n_cells if stop is None else stop
+    # NumPy sorts 16-bit keys by radix.
+    joint = design.joint[start:stop].astype(np.min_scalar_type(max(design.n_joint - 1, 1)))
+    by_joint = np.argsort(joint, kind="stable")
+    by_block = np.argsort(schedule.block_of(start, stop)[by_joint], kind="stable")
+    return np.ascontiguousarray(by_joint[by_block], np.int64)
+
+
+def count_runs(design: BatchDesign, schedule: FixedPartition, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Count the cells of each (block, joint level) among cells start..stop-1, (n_blocks J,)."""
+    stop = design.n_cells if stop is None else stop
+    runs = np.zeros(schedule.n_blocks * design.n_joint, np.int64)
+    for lo in range(start, stop, _SLAB):
+        hi = min(stop, lo + _SLAB)
+        keys = schedule.block_of(lo, hi).astype(np.int64) * design.n_joint + design.joint[lo:hi]
+        runs += np.bincount(keys, minlength=len(runs))
+    return runs
+
+
+def plan(design: BatchDesign, schedule: FixedPartition) -> dict[str, Any]:
+    """Cut cells that lie in that order into grains and segments: all that the kernels must know but the order."""
+    n_joint, n_cells = design.n_joint, design.n_cells
+    runs = count_runs(design, schedule)
+    run_stop = np.cumsum(runs)
+    run_start = run_stop - runs
+    block_start = np.concatenate([run_start[::n_joint], [n_cells]])
+    largest = int(np.diff(block_start).max(initial=1))
+    grain = max(_LEAST_GRAIN, -(-largest // _GRAINS_PER_BLOCK))
+    grain_start = np.concatenate([np.arange(a, b, grain) for a, b in itertools.pairwise(block_start)])
+    segment_start = np.union1d(run_start[runs > 0], grain_start).astype(np.int64)
+    run = np.searchsorted(run_stop, segment_start, side="right")
+    joint, of_block = (run % n_joint).astype(np.int32), (run // n_joint).astype(np.int32)
+    by_joint = np.argsort(joint, kind="stable").astype(np.int64)
+    return {
+        "segment_start": np.append(segment_start, n_cells),
+        "segment_joint": joint,
+        "segment_block": of_block,
+        "joint_levels": np.ascontiguousarray(design.joint_levels, np.int32),
+        "block_segment": np.searchsorted(segment_start, block_start).astype(np.int64),
+        "block_grain": np.searchsorted(grain_start, block_start).astype(np.int64),
+        "grain_segment": np.append(np.searchsorted(segment_start, grain_start), len(segment_start)).astype(np.int64),
+        "segments_by_joint": by_joint,
+        "unit_segment": _units(joint[by_joint], np.diff(np.append(segment_start, n_cells))[by_joint]),
+        "n_levels": design.n_levels,
+    }
+
+
+def _units(joint: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Cut segments, ordered by joint level, where the level changes and about every N / 64 cells."""
+    target = max(_LEAST_GRAIN, -(-int(sizes.sum()) // _UNITS))
+    piece = (np.cumsum(sizes) - sizes) // target
+    cut = np.flatnonzero((np.diff(joint) != 0) | (np.diff(piece) != 0)) + 1
+    return np.concatenate([[0], cut, [len(joint)]]).astype(np.int64)
