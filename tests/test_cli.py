@@ -488,7 +488,7 @@ def test_stopped_while_computing(files):
     finally:
         process.kill()
     assert process.returncode == 130
-    assert err.strip() == "harmonax: error: interrupted; nothing was written"
+    assert err.strip().splitlines()[-1] == "harmonax: error: interrupted; nothing was written"
     assert sorted(os.listdir()) == ["Z.npy", "in.h5ad", "m.csv"]
 
 

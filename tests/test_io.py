@@ -714,7 +714,9 @@ def test_record(adata, tmp_path):
 
 def test_hash_is_of_the_data_and_not_of_the_file(adata):
     def hashed(Z: np.ndarray, labels: np.ndarray) -> str:
-        return io.data_hash(Z, harmonax.columns.design_from_table(pd.DataFrame({"batch": labels}), "batch"))
+        return harmonax.embedding.data_hash(
+            Z, harmonax.columns.design_from_table(pd.DataFrame({"batch": labels}), "batch")
+        )
 
     Z, labels = adata.obsm["X_pca"], adata.obs["batch"].to_numpy().astype(object)
     same = hashed(np.asfortranarray(Z), labels.copy())

@@ -18,7 +18,10 @@ PROJECT = Path(__file__).resolve().parents[1]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # What is not named here is front.
-VALUES = {"errors", "version", "params", "design", "schedule", "result", "randomness", "progress", "threads", "extras"}
+VALUES = {
+    *("errors", "version", "params", "design", "schedule", "result", "randomness", "progress", "threads", "extras"),
+    *("embedding", "memory"),
+}
 # What a layer may import of the package. The evaluation knows embeddings and labels, not Harmony.
 MAY_IMPORT = {
     "values": {"values"},

@@ -1,17 +1,21 @@
-"""Plain arrays in, `HarmonyResult` out: what every front calls."""
+"""An embedding and batch labels in, `HarmonyResult` out: what every front calls."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from .algorithm.harmony import Fit, Harmony
+from .algorithm.harmony import Harmony
 from .algorithm.seeding import seed_centroids, unit
+from .cells.select import Wishes, make_cells
 from .columns import as_table, design_from_table
 from .design import BatchDesign
+from .embedding import as_array, begin_digest, check_embedding, check_shape, end_digest, is_sliced
 from .errors import InputError, warn
+from .memory import parse_size
 from .params import HarmonyParams, ResolvedParams
 from .progress import reporter
 from .randomness import seed_from
@@ -19,15 +23,11 @@ from .result import HarmonyResult, History, Status
 from .schedule import FixedPartition
 from .threads import resolve_threads
 
-Backend = Literal["auto", "memory", "dense"]
+Backend = Literal["auto", "memory", "disk", "dense"]
 _BACKENDS = get_args(Backend)
-_CHECK_ROWS = 1 << 16
 # Tables (moments per combination of levels, penalties per block) above this many bytes are refused.
 _MOST_TABLES = 8 << 30
-# Squares of values up to here, summed over the features, stay finite in float32.
-_LARGEST = 1e15
-# ... and from here on do not vanish.
-_SMALLEST = 1e-15
+_COPY_ROWS = 1 << 16
 
 
 def harmonize(
@@ -39,6 +39,10 @@ def harmonize(
     dtype: Any = None,
     n_threads: int | None = None,
     backend: Backend = "auto",
+    max_memory: int | str | None = None,
+    scratch: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    out: Any = None,
     combine_keys: bool = False,
     missing: Literal["error", "level"] = "error",
     allow_many_levels: bool = False,
@@ -49,7 +53,8 @@ def harmonize(
     Parameters
     ----------
     Z
-        Embedding, such as principal components, (N, d). Never changed.
+        Embedding, such as principal components, (N, d). Never changed. What is no array but gives rows as
+        ``Z[start:stop]``, such as a data set of HDF5 or Zarr, is read in pieces where the cells live on disk.
     batches
         Batch labels of the N cells: an array (N,) or (N, F), a table or a dictionary with one column per variable,
         or a `BatchDesign`.
@@ -62,8 +67,19 @@ def harmonize(
     n_threads
         Threads; None: the CPUs this process may use.
     backend
-        Where the cells live: ``"memory"`` (native kernels), ``"dense"`` (plain NumPy, the reference; small N), or
-        ``"auto"``.
+        Where the cells live: ``"memory"`` or ``"disk"`` (native kernels; the same bits), ``"dense"`` (plain NumPy, the
+        reference; small N), or ``"auto"``: memory where it suffices, else disk.
+    max_memory
+        The most memory that this process may hold, in bytes or such as ``"4G"``; None: what is free.
+    scratch
+        Directory of the scratch file when the cells live on disk, which takes 2 N d values; None: ``$TMPDIR``, or
+        ``/var/tmp``.
+    checkpoint
+        Directory for the tables of every round. Called again with the same arguments, a run that was stopped goes on
+        after its last round, with the same bits.
+    out
+        What takes the result as ``out[start:stop] = rows``, such as a data set of HDF5 or Zarr, and becomes
+        ``result.embedding``; None: an array.
     combine_keys, missing, allow_many_levels
         How batch columns are read: see `harmonax.pp.harmony_integrate`.
     progress
@@ -78,7 +94,9 @@ def harmonize(
     Raises
     ------
     InputError
-        If the embedding or the labels cannot be used.
+        If the embedding or the labels cannot be used, or `max_memory` does not suffice.
+    OutputError
+        If the scratch file or the checkpoint cannot be written.
 
     Notes
     -----
@@ -95,34 +113,86 @@ def harmonize(
     (200, 5)
     """
     params = params if params is not None else HarmonyParams()
-    Z = check_embedding(Z)
-    how = {"combine_keys": combine_keys, "missing": missing, "allow_many_levels": allow_many_levels}
-    design = batches if isinstance(batches, BatchDesign) else _read_batches(batches, how)
-    if design.n_cells != len(Z):
-        raise InputError(
-            f"the embedding has {len(Z)} cells but the batch labels have {design.n_cells}; they must agree"
-        )
-    resolved = params.resolve(design)
-    seed = seed_from(rng)
     if backend not in _BACKENDS:
         raise InputError(f"backend={backend!r} is not known; allowed are {', '.join(map(repr, _BACKENDS))}")
-    n_threads = resolve_threads(n_threads)
+    wishes = Wishes(backend, resolve_threads(n_threads), parse_size(max_memory), scratch)
+    kept = _checkpoint(checkpoint)
+    Z, digest = _embedding(Z, hashed=kept is not None)
+    how = {"combine_keys": combine_keys, "missing": missing, "allow_many_levels": allow_many_levels}
+    design = batches if isinstance(batches, BatchDesign) else _read_batches(batches, how)
+    if design.n_cells != Z.shape[0]:
+        raise InputError(
+            f"the embedding has {Z.shape[0]} cells but the batch labels have {design.n_cells}; they must agree"
+        )
+    resolved = params.resolve(design)
+    seed = kept.seed if kept is not None and kept.seed is not None and rng is None else seed_from(rng)
     dtype = _result_dtype(dtype if dtype is not None else params.precision)
+    if out is not None and tuple(out.shape) != tuple(Z.shape):
+        raise InputError(f"out has shape {tuple(out.shape)}; allowed is that of the embedding, {tuple(Z.shape)}")
     for name in params.idle():
         warn(f"{name} has no effect with flavor='{params.flavor}' and ridge='{params.ridge}'")
     if design.n_joint == 1:
-        warn(f"{', '.join(design.variables)}: {Status.SINGLE_BATCH.advice}")
-        none = np.empty((0, Z.shape[1]))
-        return HarmonyResult(Z.astype(dtype), Status.SINGLE_BATCH, History(), none, params, design, seed, {}, [], none)
+        return _unchanged(Z, design, params, seed, out if out is not None else np.empty(Z.shape, dtype))
     _check_tables(design, resolved, Z.shape[1])
     schedule_seed, centroid_seed = np.random.SeedSequence(seed).spawn(2)
-    schedule = FixedPartition(params.n_blocks(len(Z)), schedule_seed)
-    cells, described = _place(Z, design, schedule, params, n_threads, backend)
-    Y = seed_centroids(cells, resolved.n_clusters, np.random.default_rng(centroid_seed))
-    out = np.empty(Z.shape, dtype)
+    schedule = FixedPartition(params.n_blocks(design.n_cells), schedule_seed)
+    n_result = dtype.itemsize if out is None else 0
+    cells, described = make_cells(Z, design, schedule, resolved, wishes, n_result=n_result, digest=digest)
+    sha256 = end_digest(digest, design) if digest is not None else None
+    past = kept.begin(params, seed, str(sha256), schedule.n_blocks, resolved.sigma) if kept is not None else []
+    Y = (
+        past[-1].assigned.Y
+        if past
+        else seed_centroids(cells, resolved.n_clusters, np.random.default_rng(centroid_seed))
+    )
+    target = out if out is not None else np.empty(Z.shape, dtype)
     with reporter(progress, params) as report:
-        fit = Harmony(cells, design, schedule, resolved).run(Y, out, report)
-    return _result(fit, cells, out, params, design, seed, described)
+        keep = kept.keep if kept is not None else lambda ended: None
+        fit = Harmony(cells, design, schedule, resolved).run(Y, target, report, past, keep)
+    return HarmonyResult(
+        embedding=target,
+        status=fit.status,
+        history=fit.history,
+        centroids=fit.assigned.Y,
+        params=params,
+        design=design,
+        seed=seed,
+        backend=described,
+        notes=fit.notes,
+        next_centroids=np.where(fit.correction.skipped[:, None], fit.assigned.Y, unit(fit.correction.W0)),
+        cluster_mass=fit.mass,
+        data_sha256=sha256,
+        _assignments=lambda: cells.assignments(fit.assigned),
+    )
+
+
+def _checkpoint(directory: str | os.PathLike[str] | None) -> Any:
+    if directory is None:
+        return None
+    from .checkpoint import Checkpoint
+
+    return Checkpoint(directory)
+
+
+def _embedding(Z: Any, *, hashed: bool) -> tuple[Any, Any]:
+    """Return the embedding, checked as far as it is in memory, and the hash its values go into, if any."""
+    if is_sliced(Z):
+        check_shape(tuple(Z.shape))
+        if np.dtype(Z.dtype).kind not in "fiub":
+            raise InputError(f"the embedding has dtype {Z.dtype}; allowed are real numbers")
+        return Z, begin_digest(Z.dtype, Z.shape)
+    array = as_array(Z, "the embedding")
+    digest = begin_digest(array.dtype, array.shape) if hashed else None
+    return check_embedding(array, digest=digest), digest
+
+
+def _unchanged(Z: Any, design: BatchDesign, params: HarmonyParams, seed: int, out: Any) -> HarmonyResult:
+    """Return the input: with one batch there is nothing to correct."""
+    warn(f"{', '.join(design.variables)}: {Status.SINGLE_BATCH.advice}")
+    for start in range(0, Z.shape[0], _COPY_ROWS):
+        out[start : start + _COPY_ROWS] = Z[start : start + _COPY_ROWS]
+    none = np.empty((0, Z.shape[1]))
+    return HarmonyResult(out, Status.SINGLE_BATCH, History(), none, params, design, seed, {}, [], none)
 
 
 def _check_tables(design: BatchDesign, resolved: ResolvedParams, n_features: int) -> None:
@@ -145,88 +215,6 @@ def _read_batches(batches: Any, how: dict[str, Any]) -> BatchDesign:
     return design_from_table(table, table.columns.tolist(), where="batches", **how)
 
 
-def _result(
-    fit: Fit,
-    cells: Any,
-    out: np.ndarray,
-    params: HarmonyParams,
-    design: BatchDesign,
-    seed: int,
-    described: dict[str, Any],
-) -> HarmonyResult:
-    return HarmonyResult(
-        embedding=out,
-        status=fit.status,
-        history=fit.history,
-        centroids=fit.assigned.Y,
-        params=params,
-        design=design,
-        seed=seed,
-        backend=described,
-        notes=fit.notes,
-        next_centroids=np.where(fit.correction.skipped[:, None], fit.assigned.Y, unit(fit.correction.W0)),
-        cluster_mass=fit.mass,
-        _assignments=lambda: cells.assignments(fit.assigned),
-    )
-
-
-def check_embedding(Z: Any, what: str = "the embedding", cells: Sequence[Any] | None = None) -> np.ndarray:
-    """Return Z as a 2-D float array without copying one that is; refuse what cannot be corrected.
-
-    Parameters
-    ----------
-    Z
-        Array, DataFrame or sparse matrix, (N, d).
-    what, cells
-        What messages call it, and the names of its cells.
-    """
-    array = as_array(Z, what)
-    if array.ndim != 2:
-        raise InputError(f"{what} has shape {array.shape}; allowed is (cells, features)")
-    if array.dtype not in (np.dtype("float32"), np.dtype("float64")):
-        # float16 and byte-swapped float32 fit into float32, which is half the memory.
-        array = array.astype(np.float32 if array.dtype.kind == "f" and array.itemsize <= 4 else np.float64)
-    if len(array) < 2:
-        raise InputError(f"{what} has {len(array)} cells; at least 2 are needed")
-    if array.shape[1] == 0:
-        raise InputError(f"{what} has no features")
-    bad, first, largest = 0, -1, 0.0
-    for start in range(0, len(array), _CHECK_ROWS):
-        slab = array[start : start + _CHECK_ROWS]
-        # One maximum settles most slabs without an N x d array; NaN and infinity pass through it.
-        top = float(np.abs(slab).max())
-        if np.isfinite(top):
-            largest = max(largest, top)
-            continue
-        rows = np.flatnonzero(~np.isfinite(slab).all(axis=1))
-        bad += len(rows)
-        first = start + int(rows[0]) if first < 0 else first
-    if bad:
-        which = f"cell '{cells[first]}'" if cells is not None else f"row {first}"
-        raise InputError(f"{what} has NaN or infinite values in {bad} cells (first: {which}); remove or repair them")
-    if largest > _LARGEST:
-        raise InputError(f"{what} has values up to {largest:.1e}; allowed is up to {_LARGEST:.0e}: rescale it")
-    if 0 < largest < _SMALLEST:
-        raise InputError(f"{what} has no value above {largest:.1e}; allowed is from {_SMALLEST:.0e} on: rescale it")
-    return array
-
-
-def as_array(Z: Any, what: str) -> np.ndarray:
-    """Return anything array-like as an array of real numbers."""
-    try:
-        if hasattr(Z, "to_numpy"):
-            # pandas keeps its nullable numbers as objects unless told otherwise.
-            array = np.asarray(Z)
-            array = Z.to_numpy(np.float64, na_value=np.nan) if array.dtype == object else array
-        else:
-            array = np.asarray(Z.toarray() if hasattr(Z, "toarray") else Z)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{what} is not an array of numbers: {error}") from None
-    if array.dtype.kind not in "fiub":
-        raise InputError(f"{what} has dtype {array.dtype}; allowed are real numbers")
-    return array
-
-
 def _result_dtype(dtype: Any) -> np.dtype:
     try:
         known = np.dtype(dtype)
@@ -235,21 +223,3 @@ def _result_dtype(dtype: Any) -> np.dtype:
     if known not in (np.dtype("float32"), np.dtype("float64")):
         raise InputError(f"dtype={known} is not known; allowed are float32 and float64")
     return known
-
-
-def _place(
-    Z: np.ndarray,
-    design: BatchDesign,
-    schedule: FixedPartition,
-    params: HarmonyParams,
-    n_threads: int,
-    backend: Backend,
-) -> tuple[Any, dict[str, Any]]:
-    if backend == "dense":
-        from .cells.dense import DenseCells
-
-        return DenseCells(Z, design, schedule), {"cells": "dense"}
-    from .cells.memory import MemoryCells
-
-    cells = MemoryCells(Z, design, schedule, precision=params.precision, n_threads=n_threads)
-    return cells, {"cells": "memory", "instruction_set": cells.instruction_set, "n_threads": cells.n_threads}

@@ -12,10 +12,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from . import io
+from . import io, memory
 from .columns import design_from_table
 from .design import BatchDesign
-from .engine import check_embedding, harmonize
+from .embedding import check_embedding, data_hash
+from .engine import harmonize
 from .errors import InputError, OutputError
 from .params import HarmonyParams
 from .result import HarmonyResult
@@ -163,7 +164,8 @@ def _read(job: FileJob) -> tuple[io.Source, BatchDesign]:
 def _run_record(job: FileJob, source: io.Source, result: HarmonyResult) -> dict[str, Any]:
     record = result.record()
     record["versions"] = record["versions"] | io.versions()
-    read = {**io.file_facts(source.path), "sha256": io.data_hash(source.Z, result.design), "shape": source.Z.shape}
+    sha256 = result.data_sha256 or data_hash(source.Z, result.design)
+    read = {**io.file_facts(source.path), "sha256": sha256, "shape": source.Z.shape}
     if source.format.annotated:
         read["basis"] = job.basis
     if job.metadata is not None:
@@ -190,5 +192,5 @@ class _Clock:
         return {
             "started": self.started.isoformat(timespec="seconds"),
             "seconds": {**self.laps, "cpu": time.process_time() - self._cpu},
-            "peak_memory_bytes": io.peak_memory(),
+            "peak_memory_bytes": memory.peak(),
         }

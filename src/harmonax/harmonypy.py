@@ -11,7 +11,8 @@ import pandas as pd
 
 from .algorithm.seeding import unit
 from .columns import as_table, design_from_table
-from .engine import Backend, as_array, check_embedding, harmonize
+from .embedding import as_array, check_embedding
+from .engine import Backend, harmonize
 from .errors import InputError
 from .params import Floats
 from .result import HarmonyResult, Status

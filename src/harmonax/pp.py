@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from .columns import design_from_table
-from .engine import Backend, check_embedding, harmonize
+from .embedding import check_embedding
+from .engine import Backend, harmonize
 from .errors import InputError, MissingKeyError, nearest
 from .neural import mmd_integrate, wgan_integrate
 from .params import Flavor, Floats

@@ -109,6 +109,9 @@ class HarmonyResult:
         what harmonypy calls Y.
     cluster_mass
         Cells of each level in each soft cluster, sum of R over the level's cells: (levels of all variables in turn, K).
+    data_sha256
+        Hash of embedding and batch labels, where it was made: for a checkpoint, and when the embedding was read in
+        pieces.
     """
 
     embedding: np.ndarray
@@ -122,6 +125,7 @@ class HarmonyResult:
     notes: list[str]
     next_centroids: np.ndarray = field(repr=False, default_factory=lambda: np.empty((0, 0)))
     cluster_mass: np.ndarray = field(repr=False, default_factory=lambda: np.empty((0, 0)))
+    data_sha256: str | None = field(repr=False, default=None)
     _assignments: Callable[[], np.ndarray] = field(repr=False, default=lambda: np.empty((0, 0)))
 
     @property

@@ -30,22 +30,23 @@ def available_cpus(cgroup: Path = Path("/sys/fs/cgroup"), membership: Path = Pat
     except AttributeError:  # macOS, Windows
         cpus = os.cpu_count() or 1
     # A quota of an enclosing group binds as well, so all of them are asked.
-    quotas = [math.ceil(quota) for folder in _groups(cgroup, membership) if (quota := _quota(folder)) is not None]
+    found = [_quota(folder) for folder in control_groups(cgroup, membership, "cpu")]
+    quotas = [math.ceil(quota) for quota in found if quota is not None]
     return max(1, min([cpus, *quotas]))
 
 
-def _groups(cgroup: Path, membership: Path) -> list[Path]:
-    """Return the folders of the control groups (v2, and v1's for the CPU) that this process is in."""
+def control_groups(cgroup: Path, membership: Path, controller: str) -> list[Path]:
+    """Return the folders of the control groups (v2, and v1's of one controller) that this process is in."""
     try:
         lines = membership.read_text().splitlines()
     except OSError:
         lines = []
-    folders = [cgroup, cgroup / "cpu"]
+    folders = [cgroup, cgroup / controller]
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
-        base = cgroup / "cpu" if controllers else cgroup
+        base = cgroup / controller if controllers else cgroup
         own = base / path.lstrip("/")
         folders += [folder for folder in (own, *own.parents) if base in folder.parents]
     return folders

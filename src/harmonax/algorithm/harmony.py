@@ -85,14 +85,16 @@ class Harmony:
             moment, J, _ = self._assign_without_penalty(Y)
             history.initial = J.total
         notes = [note for i, each in enumerate(past) for note in _notes(i + 1, each)]
-        while ended is None or not self._status(history):
+        status = self._status(history)
+        while ended is None or status is None:
             if ended is not None:
                 Y, moment = self._next_round(ended)
             ended = self._one_round(Y, moment, history, progress)
             notes += _notes(len(history.passes), ended)
             keep(ended)
+            status = self._status(history)
         self.cells.emit(ended.assigned, ended.correction.W, out)
-        return Fit(ended.assigned, ended.correction, self._status(history), history, ended.mass, notes)
+        return Fit(ended.assigned, ended.correction, status, history, ended.mass, notes)
 
     def _one_round(self, Y: np.ndarray, moment: np.ndarray, history: History, progress: Progress | None) -> Round:
         """Run passes until they settle, and find the correction."""
@@ -140,6 +142,8 @@ class Harmony:
 
     def _status(self, history: History) -> Status | None:
         """Return why the run ends here, or None: it goes on."""
+        if not history.passes:
+            return None
         p, (previous, now) = self.resolved.params, history.rounds[-2:]
         if rounds_converged(self.flavor, previous, now, p.tol_harmony):
             return Status.CONVERGED

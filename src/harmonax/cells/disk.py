@@ -1,8 +1,8 @@
 """Cells in a file: memory does not grow with their number, but for a few bytes each.
 
-Z and Zn lie in a scratch file in the order that `cells/memory.py` has in memory, and the same kernels read them grain by
-grain, so the answers are those of memory to the last bit, whatever the slabs. The file has no name: it is gone when the
-process is, however that ends.
+Z and Zn lie in a scratch file in the order that `cells/memory.py` has in memory, and the same kernels read them grain
+by grain, so the answers are those of memory to the last bit, whatever the slabs. The file has no name: it is gone when
+the process is, however that ends.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import errno
 import os
 import shutil
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,13 +68,15 @@ class DiskCells(NativeCells):
         runs = count_runs(design, schedule)
         self._run_start = np.cumsum(runs) - runs
         self._file = self._scratch()
+        # Closed with the cells, silently.
+        self.close = weakref.finalize(self, self._file.close)
 
     def _scratch(self) -> Any:
         """Make a file without a name that has room for Z and Zn."""
         needed = 2 * self.n_cells * self._row
         file = None
         try:
-            file = tempfile.TemporaryFile(dir=self._directory, prefix=".harmonax-")
+            file = tempfile.TemporaryFile(dir=self._directory, prefix=".harmonax-")  # noqa: SIM115
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, needed)
             else:
@@ -93,9 +96,9 @@ class DiskCells(NativeCells):
     def _open(self, kind: Any) -> Any:
         with self._explained():
             for start, slab in self._slabs():
-                self._look(slab)
-                rows = np.ascontiguousarray(slab, self.precision)[order(self.design, self.schedule, start, start + len(slab))]
-                for piece in self._pieces(start, start + len(slab)):
+                stop = start + len(slab)
+                rows = np.ascontiguousarray(slab, self.precision)[order(self.design, self.schedule, start, stop)]
+                for piece in self._pieces(start, stop):
                     self._transfer(os.pwritev, rows[piece.rows], piece.place)
             return kind(
                 self._file.fileno(),
@@ -143,14 +146,15 @@ class DiskCells(NativeCells):
             rows[order(self.design, self.schedule, start, stop)] = in_order
             out[start:stop] = rows
 
-    def close(self) -> None:
-        """Give the scratch file back."""
-        self._file.close()
-
     def _slabs(self) -> Iterator[tuple[int, np.ndarray]]:
         """Give Z piece by piece, the next one read while this one is used."""
         starts = range(0, self.n_cells, self._slab)
-        read = lambda start: np.asarray(self._Z[start : min(start + self._slab, self.n_cells)])  # noqa: E731
+
+        def read(start: int) -> np.ndarray:
+            slab = np.asarray(self._Z[start : min(start + self._slab, self.n_cells)])
+            self._look(slab)
+            return slab
+
         with ThreadPoolExecutor(1) as reader:
             coming = reader.submit(read, 0)
             for start in starts:
@@ -190,7 +194,7 @@ class DiskCells(NativeCells):
 
     def _transfer(self, call: Callable[..., int], rows: np.ndarray, place: int) -> None:
         """Read or write whole rows at a cell's place."""
-        view, at = memoryview(rows).cast("B"), place * self._row
+        view, at = rows.data.cast("B"), place * self._row
         while view:
             done = call(self._file.fileno(), [view], at)
             if done == 0:

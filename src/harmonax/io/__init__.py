@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from .formats import Format, format_of, gzipped
 from .parts import read_parts
-from .record import data_hash, file_facts, peak_memory, recorded_output, versions, write_json
+from .record import file_facts, recorded_output, versions, write_json
 from .sink import Result, check_writable, size_of, write_result
 from .source import Source, read_source
 from .staging import check_destination, check_space, whole_or_nothing
@@ -29,11 +29,9 @@ __all__ = [
     "check_destination",
     "check_space",
     "check_writable",
-    "data_hash",
     "file_facts",
     "format_of",
     "gzipped",
-    "peak_memory",
     "read_parts",
     "read_source",
     "recorded_output",

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -13,20 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..design import BatchDesign
-
-_HASH_ROWS = 1 << 16
 _PACKAGES = ("numpy", "scipy", "pandas", "anndata", "h5py")
-
-
-def data_hash(Z: np.ndarray, design: BatchDesign) -> str:
-    """Return the SHA-256 of what the result depends on: embedding and batch labels, not the file around them."""
-    sha = hashlib.sha256(f"{Z.dtype.str} {Z.shape}\n".encode())
-    for start in range(0, len(Z), _HASH_ROWS):
-        sha.update(np.ascontiguousarray(Z[start : start + _HASH_ROWS]).tobytes())
-    sha.update(json.dumps([design.variables, design.levels, design.joint_levels.tolist()]).encode())
-    sha.update(design.joint.tobytes())
-    return sha.hexdigest()
 
 
 def file_facts(path: Path) -> dict[str, Any]:
@@ -39,16 +24,6 @@ def file_facts(path: Path) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Return the versions of the packages behind a run from a file."""
     return {name: version(name) for name in _PACKAGES}
-
-
-def peak_memory() -> int | None:
-    """Return the most memory this process has held, in bytes, or None where the system does not tell."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..engine import check_embedding
+from ..embedding import check_embedding
 from ..errors import InputError, MissingKeyError, nearest
 from ..evaluation.check import Check
 from ..evaluation.check import check as check_table

@@ -10,7 +10,8 @@ import pandas as pd
 
 from ..columns import design_from_table
 from ..design import BatchDesign
-from ..engine import check_embedding, harmonize
+from ..embedding import check_embedding
+from ..engine import harmonize
 from ..errors import InputError, MissingKeyError, nearest
 from ..evaluation.cells import UNLABELLED
 from ..evaluation.diagnose import Case, Diagnosis

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .. import io
+from .. import memory
 from ..surroundings import say
 from .state import Done
 
@@ -33,7 +33,7 @@ class Meter:
         with contextlib.suppress(OSError, StopIteration, ValueError):
             lines = _STATUS.read_text(encoding="ascii", errors="ignore").splitlines()
             return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
-        return io.peak_memory() or 0
+        return memory.peak() or 0
 
 
 @contextlib.contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from .. import io
+from .. import memory
 from ..version import __version__
 from .checkpoint import versions
 from .state import Done
@@ -45,7 +45,7 @@ def run_json(adata: AnnData, job: Job, files: list[str]) -> dict[str, Any]:
         "command": job.command,
         "started": datetime.datetime.fromtimestamp(job.started, datetime.UTC).isoformat(timespec="seconds"),
         "seconds": time.time() - job.started,
-        "peak_memory_bytes": io.peak_memory(),
+        "peak_memory_bytes": memory.peak(),
         "resumed": [d.step for d in job.done if d.resumed],
         "steps": [
             {
