@@ -85,7 +85,11 @@ def test_defaults(files, asked, capsys):
     assert run(["integrate", "in.h5ad", "-o", "out.h5ad", "--batch-key", "batch"]) == 0
     assert asked["params"] == HarmonyParams()
     assert asked["params"].max_iter_harmony == 50
-    assert asked["how"] == {"rng": 0, "n_threads": None, "dtype": None, "backend": "auto", "progress": None}
+    beside = Path.cwd().resolve()
+    assert asked["how"] == {
+        **{"rng": 0, "n_threads": None, "dtype": None, "backend": "auto", "progress": None},
+        **{"max_memory": None, "checkpoint": None, "scratch": beside, "out": "lazy"},
+    }
     with h5py.File("out.h5ad") as file:
         assert file["obsm/X_pca_harmony"].dtype == np.float32
     out, err = capsys.readouterr()

@@ -79,7 +79,8 @@ def harmonize(
         after its last round, with the same bits.
     out
         What takes the result as ``out[start:stop] = rows``, such as a data set of HDF5 or Zarr, and becomes
-        ``result.embedding``; None: an array.
+        ``result.embedding``; None: an array. ``"lazy"``: where the cells live on disk, ``result.embedding`` gives rows
+        as ``[start:stop]`` from the scratch file.
     combine_keys, missing, allow_many_levels
         How batch columns are read: see `harmonax.pp.harmony_integrate`.
     progress
@@ -127,12 +128,13 @@ def harmonize(
     resolved = params.resolve(design)
     seed = kept.seed if kept is not None and kept.seed is not None and rng is None else seed_from(rng)
     dtype = _result_dtype(dtype if dtype is not None else params.precision)
-    if out is not None and tuple(out.shape) != tuple(Z.shape):
-        raise InputError(f"out has shape {tuple(out.shape)}; allowed is that of the embedding, {tuple(Z.shape)}")
+    lazy = isinstance(out, str) and out == "lazy"
+    if out is not None and not lazy and tuple(np.shape(out)) != tuple(Z.shape):
+        raise InputError(f"out has shape {np.shape(out)}; allowed is that of the embedding, {tuple(Z.shape)}")
     for name in params.idle():
         warn(f"{name} has no effect with flavor='{params.flavor}' and ridge='{params.ridge}'")
     if design.n_joint == 1:
-        return _unchanged(Z, design, params, seed, out if out is not None else np.empty(Z.shape, dtype))
+        return _unchanged(Z, design, params, seed, np.empty(Z.shape, dtype) if out is None or lazy else out)
     _check_tables(design, resolved, Z.shape[1])
     schedule_seed, centroid_seed = np.random.SeedSequence(seed).spawn(2)
     schedule = FixedPartition(params.n_blocks(design.n_cells), schedule_seed)
@@ -140,17 +142,15 @@ def harmonize(
     cells, described = make_cells(Z, design, schedule, resolved, wishes, n_result=n_result, digest=digest)
     sha256 = end_digest(digest, design) if digest is not None else None
     past = kept.begin(params, seed, str(sha256), schedule.n_blocks, resolved.sigma) if kept is not None else []
-    Y = (
-        past[-1].assigned.Y
-        if past
-        else seed_centroids(cells, resolved.n_clusters, np.random.default_rng(centroid_seed))
-    )
-    target = out if out is not None else np.empty(Z.shape, dtype)
+    seeding = np.random.default_rng(centroid_seed)
+    Y = past[-1].assigned.Y if past else seed_centroids(cells, resolved.n_clusters, seeding)
+    stays = lazy and hasattr(cells, "embedding")
+    target = None if stays else np.empty(Z.shape, dtype) if out is None or lazy else out
     with reporter(progress, params) as report:
         keep = kept.keep if kept is not None else lambda ended: None
         fit = Harmony(cells, design, schedule, resolved).run(Y, target, report, past, keep)
     return HarmonyResult(
-        embedding=target,
+        embedding=cells.embedding.astype(dtype) if stays else target,
         status=fit.status,
         history=fit.history,
         centroids=fit.assigned.Y,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from . import io, memory
+from .checkpoint import Checkpoint
 from .columns import design_from_table
 from .design import BatchDesign
-from .embedding import check_embedding, data_hash
+from .embedding import check_embedding, data_hash, is_sliced
 from .engine import harmonize
 from .errors import InputError, OutputError
 from .params import HarmonyParams
@@ -25,6 +27,9 @@ from .uns import uns_record
 
 log = logging.getLogger("harmonax")
 
+# Embeddings above this many bytes stay in their file unless memory is asked for.
+_MOST_AT_ONCE = 1 << 30
+
 
 @dataclass(frozen=True)
 class FileJob:
@@ -33,7 +38,8 @@ class FileJob:
     Parameters
     ----------
     source
-        ``.h5ad``, ``.zarr``, or a bare embedding: ``.csv``, ``.tsv`` (``.gz``), ``.parquet``, ``.npy``.
+        ``.h5ad``, ``.zarr``, or a bare embedding: ``.csv``, ``.tsv`` (``.gz``), ``.parquet``, ``.npy``. Several are
+        corrected together, as if they were one, and never joined: the output then has embedding and batch columns only.
     output
         Any of these; its name tells the format. ``X`` and all else of an AnnData file is copied into another.
     keys
@@ -48,11 +54,13 @@ class FileJob:
         Replace an output that is there; the input is never replaced.
     also_read
         Further files that must not be written over, such as the configuration.
+    batch_from
+        ``"file"``: the (only) batch column is made of the names of several files.
     combine_keys, missing, allow_many_levels
         How batch columns are read: see `harmonax.pp.harmony_integrate`.
     """
 
-    source: str
+    source: str | Sequence[str]
     output: str
     keys: Sequence[str]
     basis: str = "X_pca"
@@ -61,9 +69,14 @@ class FileJob:
     run_json: str | None = None
     overwrite: bool = False
     also_read: Sequence[str] = ()
+    batch_from: Literal["file"] | None = None
     combine_keys: bool = False
     missing: Literal["error", "level"] = "error"
     allow_many_levels: bool = False
+
+    @property
+    def sources(self) -> list[str]:
+        return [self.source] if isinstance(self.source, str) else [str(path) for path in self.source]
 
     def columns(self) -> dict[str, Any]:
         """Return how batch columns are read."""
@@ -80,7 +93,9 @@ def integrate_file(job: FileJob, params: HarmonyParams | None = None, **how: Any
     params
         What to run; None: `HarmonyParams` as they come.
     **how
-        How to run: ``rng``, ``dtype``, ``n_threads``, ``backend``, ``progress``, as in `harmonize`.
+        How to run: ``rng``, ``dtype``, ``n_threads``, ``backend``, ``max_memory``, ``scratch``, ``checkpoint``,
+        ``progress``, as in `harmonize`. The checkpoint is removed when the output is in its place; the scratch file
+        goes beside the output unless told otherwise.
 
     Returns
     -------
@@ -103,11 +118,12 @@ def integrate_file(job: FileJob, params: HarmonyParams | None = None, **how: Any
     clock = _Clock()
     params = params if params is not None else HarmonyParams()
     places = _check_places(job)
-    source, design = _read(job)
+    source, design = _read(job, how)
     clock.lap("read")
-    needed = io.size_of(source, places.kind, source.Z.size * np.dtype(how.get("dtype") or params.precision).itemsize)
+    needed = io.size_of(source, places.kind, math.prod(source.Z.shape) * np.dtype(how.get("dtype") or params.precision).itemsize)
     io.check_space(places.result, needed)
-    result = harmonize(source.Z, design, params, **how)
+    how["scratch"] = how.get("scratch") or places.result.parent
+    result = harmonize(source.Z, design, params, out="lazy", **how)
     clock.lap("harmonize")
     announce(result)
     columns = {"keys": list(job.keys)} | job.columns()
@@ -117,6 +133,8 @@ def integrate_file(job: FileJob, params: HarmonyParams | None = None, **how: Any
         io.write_result(part, places.kind, made, compress=io.gzipped(job.output))
         clock.lap("write")
         io.write_json(json_part, _run_record(job, source, result) | clock.facts())
+    if how.get("checkpoint") is not None:
+        Checkpoint(how["checkpoint"]).clear()
     log.info("wrote %s (%.1f s)", job.output, sum(clock.laps.values()))
     return result
 
@@ -133,7 +151,7 @@ def _check_places(job: FileJob) -> _Places:
     io.check_writable(kind)
     if kind.annotated and (not job.adjusted_basis or "/" in job.adjusted_basis):
         raise InputError(f"adjusted_basis='{job.adjusted_basis}' must be a name without a slash")
-    inputs = [path for path in (job.source, job.metadata, *job.also_read) if path is not None]
+    inputs = [path for path in (*job.sources, job.metadata, *job.also_read) if path is not None]
     result = io.check_destination(job.output, inputs=inputs, overwrite=job.overwrite)
     beside = Path(job.run_json) if job.run_json is not None else Path(job.output).parent / "run.json"
     # A record of ours gives way to the next one, or a directory could hold one result only.
@@ -149,13 +167,29 @@ def _check_places(job: FileJob) -> _Places:
     return _Places(kind, result, record)
 
 
-def _read(job: FileJob) -> tuple[io.Source, BatchDesign]:
-    source = io.read_source(job.source, job.keys, basis=job.basis, metadata=job.metadata)
+def _read(job: FileJob, how: dict[str, Any]) -> tuple[io.Source, BatchDesign]:
+    limited = how.get("max_memory") is not None or how.get("backend") == "disk"
+    in_table = not io.format_of(job.output).annotated and io.format_of(job.output) is not io.Format.NPY
+    reading = io.Reading(up_to=0 if limited else _MOST_AT_ONCE, names=in_table)
+    if how.get("backend") in ("memory", "dense") and not limited:
+        reading = io.Reading()
+    if len(job.sources) > 1:
+        if job.metadata is not None:
+            raise InputError("a metadata table goes with one bare embedding, not with several inputs")
+        if job.batch_from == "file" and len(job.keys) != 1:
+            raise InputError("the files' names make one batch column: name one")
+        from_file = job.keys[0] if job.batch_from == "file" else None
+        source = io.read_several(job.sources, job.keys, basis=job.basis, from_file=from_file, how=reading)
+    elif job.batch_from == "file":
+        raise InputError("there is one input only: its name makes no batches")
+    else:
+        source = io.read_source(job.sources[0], job.keys, basis=job.basis, metadata=job.metadata, how=reading)
     for note in source.notes:
         log.warning(note)
     where = "obs" if job.metadata is None else job.metadata
     design = design_from_table(source.table, job.keys, where=where, **job.columns())
-    check_embedding(source.Z, job.source, source.table.index if source.named else None)
+    if not is_sliced(source.Z):
+        check_embedding(source.Z, job.sources[0], source.table.index if source.named else None)
     levels = ", ".join(f"{name}: {len(own)} levels" for name, own in zip(design.variables, design.levels, strict=True))
     log.debug("read %d cells x %d features; %s", *source.Z.shape, levels)
     return source, design
@@ -165,7 +199,8 @@ def _run_record(job: FileJob, source: io.Source, result: HarmonyResult) -> dict[
     record = result.record()
     record["versions"] = record["versions"] | io.versions()
     sha256 = result.data_sha256 or data_hash(source.Z, result.design)
-    read = {**io.file_facts(source.path), "sha256": sha256, "shape": source.Z.shape}
+    files = [io.file_facts(path) for path in source.parts]
+    read = {**({"files": files} if files else io.file_facts(source.path)), "sha256": sha256, "shape": source.Z.shape}
     if source.format.annotated:
         read["basis"] = job.basis
     if job.metadata is not None:

@@ -91,7 +91,7 @@ class HarmonyResult:
     Attributes
     ----------
     embedding
-        Corrected embedding, (N, d), rows in the order of the input.
+        Corrected embedding, (N, d), rows in the order of the input: an array, or what was asked for as `out`.
     status
         Why the run stopped.
     history
@@ -114,7 +114,7 @@ class HarmonyResult:
         pieces.
     """
 
-    embedding: np.ndarray
+    embedding: Any
     status: Status
     history: History
     centroids: np.ndarray

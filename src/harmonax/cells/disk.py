@@ -23,6 +23,7 @@ import numpy as np
 from ..algorithm.contracts import Assignment
 from ..algorithm.seeding import unit
 from ..design import BatchDesign
+from ..embedding import Rows, slabs
 from ..errors import InputError, OutputError
 from ..schedule import FixedPartition
 from .memory import MemoryCells, sample
@@ -67,6 +68,7 @@ class DiskCells(NativeCells):
         self._look = look
         runs = count_runs(design, schedule)
         self._run_start = np.cumsum(runs) - runs
+        self._before, self._at = np.zeros_like(runs), 0
         self._file = self._scratch()
         # Closed with the cells, silently.
         self.close = weakref.finalize(self, self._file.close)
@@ -94,12 +96,13 @@ class DiskCells(NativeCells):
         return file
 
     def _open(self, kind: Any) -> Any:
-        with self._explained():
-            for start, slab in self._slabs():
-                stop = start + len(slab)
-                rows = np.ascontiguousarray(slab, self.precision)[order(self.design, self.schedule, start, stop)]
+        for start, slab in self._slabs():
+            stop = start + len(slab)
+            rows = np.ascontiguousarray(slab, self.precision)[order(self.design, self.schedule, start, stop)]
+            with self._explained():
                 for piece in self._pieces(start, stop):
                     self._transfer(os.pwritev, rows[piece.rows], piece.place)
+        with self._explained():
             return kind(
                 self._file.fileno(),
                 self.n_features,
@@ -132,19 +135,31 @@ class DiskCells(NativeCells):
             return super().correct(assigned, W, moment)
 
     def emit(self, assigned: Assignment, W: np.ndarray, out: Any) -> None:
-        """Write the result to what takes ``out[start:stop] = rows``; the scratch file then has it in place of Z."""
+        """Write the result to what takes ``out[start:stop] = rows``.
+
+        The scratch file then has it in place of Z; with None for `out` it stays there, for `embedding`.
+        """
         self._mass.clear()
         with self._explained():
             self._cells.emit_in_place(assigned.Y, assigned.sigma, assigned.logp, W)
-        for start in range(0, self.n_cells, self._slab):
-            stop = min(self.n_cells, start + self._slab)
-            in_order = np.empty((stop - start, self.n_features), self.precision)
-            with self._explained():
-                for piece in self._pieces(start, stop):
-                    self._transfer(os.preadv, in_order[piece.rows], piece.place)
-            rows = np.empty_like(in_order)
-            rows[order(self.design, self.schedule, start, stop)] = in_order
-            out[start:stop] = rows
+        if out is not None:
+            for start, rows in slabs(self.embedding, self._slab * self._row):
+                out[start : start + len(rows)] = rows
+
+    @property
+    def embedding(self) -> Rows:
+        """The result, from the scratch file."""
+        return _Emitted(self)
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Return rows of what the scratch file has in the place of Z, in the order of the input."""
+        in_order = np.empty((stop - start, self.n_features), self.precision)
+        with self._explained():
+            for piece in self._pieces(start, stop):
+                self._transfer(os.preadv, in_order[piece.rows], piece.place)
+        rows = np.empty_like(in_order)
+        rows[order(self.design, self.schedule, start, stop)] = in_order
+        return rows
 
     def _slabs(self) -> Iterator[tuple[int, np.ndarray]]:
         """Give Z piece by piece, the next one read while this one is used."""
@@ -165,15 +180,15 @@ class DiskCells(NativeCells):
 
     def _pieces(self, start: int, stop: int) -> Iterator[_Piece]:
         """Give the runs of cells start..stop-1: which of them, in order, and at which cell of the file they lie."""
-        # Those of earlier slabs lie before them in every run.
-        if start == 0:
-            self._before = np.zeros_like(self._run_start)
+        # Those of earlier rows lie before them in every run; mostly this goes through all rows in order.
+        if start != self._at:
+            self._before = count_runs(self.design, self.schedule, 0, start)
         counts = count_runs(self.design, self.schedule, start, stop)
         ends = np.cumsum(counts)
         for run in np.flatnonzero(counts):
             place = int(self._run_start[run] + self._before[run])
             yield _Piece(slice(int(ends[run] - counts[run]), int(ends[run])), place)
-        self._before += counts
+        self._before, self._at = self._before + counts, stop
 
     def _read(self, rows: np.ndarray) -> np.ndarray:
         """Return a few rows of Z, before any result was written."""
@@ -209,6 +224,15 @@ class DiskCells(NativeCells):
             if isinstance(error, OutputError) or error.filename is not None:
                 raise
             raise OutputError(f"scratch file in {self._directory}: {error.strerror or error}") from error
+
+
+class _Emitted(Rows):
+    def __init__(self, cells: DiskCells) -> None:
+        super().__init__((cells.n_cells, cells.n_features), cells.precision)
+        self._cells = cells
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        return self._cells.rows(start, stop)
 
 
 class _Piece(NamedTuple):

@@ -14,9 +14,11 @@ from ..params import HarmonyParams
 from .terminal import messages
 from .values import Names, Numbers, Threshold, common_options
 
-_FILES = ("output", "basis", "adjusted_basis", "metadata", "run_json", "overwrite")
+_FILES = ("output", "basis", "adjusted_basis", "metadata", "run_json", "overwrite", "batch_from")
 _COLUMNS = ("combine_keys", "missing", "allow_many_levels")
-_HOW = {"seed": "rng", "threads": "n_threads", "dtype": "dtype", "backend": "backend"}
+_HOW = {"seed": "rng", "threads": "n_threads"} | {
+    name: name for name in ("dtype", "backend", "max_memory", "scratch", "checkpoint")
+}
 _FLOATS = click.Choice(["float32", "float64"])
 
 
@@ -32,13 +34,14 @@ def _param(name: str, kind: Any, says: str, default: str | None = None) -> Calla
 
 
 @click.command(short_help="Correct the embedding of a file.")
-@click.argument("source", metavar="IN")
+@click.argument("sources", metavar="IN...", nargs=-1, required=True)
 @click.option(
     "-o", "--output", metavar="OUT", required=True, help="Result: .h5ad, .zarr, .csv, .tsv (.gz), .parquet or .npy."
 )
 @click.option(
     "--batch-key", type=Names(), multiple=True, required=True, help="Batch columns; several are separate variables."
 )
+@click.option("--batch-from", type=click.Choice(["file"]), help="Make the batch column of the names of several IN.")
 @click.option("--basis", metavar="NAME", default="X_pca", show_default=True, help="Embedding in obsm.")
 @click.option(
     "--adjusted-basis",
@@ -73,11 +76,14 @@ def _param(name: str, kind: Any, says: str, default: str | None = None) -> Calla
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads.  [default: the CPUs it may use]")
 @click.option(
     "--backend",
-    type=_choice("auto", "memory", "dense"),
+    type=_choice("auto", "memory", "disk", "dense"),
     default="auto",
     show_default=True,
-    help="Where the cells live.",
+    help="Where the cells live: memory while it suffices, else disk.",
 )
+@click.option("--max-memory", metavar="SIZE", help="The most memory to hold, such as 4G.  [default: what is free]")
+@click.option("--scratch", metavar="DIR", help="Where the scratch file of cells on disk goes.  [default: beside OUT]")
+@click.option("--checkpoint", metavar="DIR", help="Keep every round here; run again, a stopped run goes on.")
 @click.option("--combine-keys", is_flag=True, help="Join the batch columns into one variable.")
 @click.option(
     "--missing",
@@ -92,7 +98,9 @@ def _param(name: str, kind: Any, says: str, default: str | None = None) -> Calla
 @click.option("--strict", is_flag=True, help="Exit with 4 where the run did not converge; OUT is written all the same.")
 @common_options
 @click.pass_context
-def integrate(ctx: click.Context, source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any) -> None:
+def integrate(
+    ctx: click.Context, sources: tuple[str, ...], batch_key: tuple[tuple[str, ...], ...], **options: Any
+) -> None:
     """Remove batch effects from an embedding in IN, and write it to OUT.
 
     IN is .h5ad or .zarr, of which only the embedding and the batch columns are read (X never is), or a bare embedding
@@ -100,10 +108,14 @@ def integrate(ctx: click.Context, source: str, batch_key: tuple[tuple[str, ...],
     corrected embedding; any other is the embedding alone. run.json beside it says how it was made. Both appear whole
     or not at all.
 
+    Several IN (.h5ad, .zarr) are corrected together without being joined; OUT then has embeddings and batch columns
+    only. What does not fit into memory is corrected from disk, with the same result.
+
     --theta 0 removes the diversity penalty, not the correction: cells still move.
 
     \b
     harmonax integrate atlas.h5ad -o corrected.h5ad --batch-key donor,chemistry
+    harmonax integrate lab1.h5ad lab2.h5ad -o both.h5ad --batch-key lab --batch-from file
     harmonax integrate pca.csv --metadata cells.csv -o corrected.csv --batch-key batch
     """
     with messages(quiet=options["quiet"], verbose=options["verbose"]):
@@ -112,7 +124,7 @@ def integrate(ctx: click.Context, source: str, batch_key: tuple[tuple[str, ...],
 
         keys = [name for names in batch_key for name in names]
         also_read = [options["config"]] if options["config"] else []
-        job = FileJob(source, keys=keys, also_read=also_read, **{name: options[name] for name in (*_FILES, *_COLUMNS)})
+        job = FileJob(sources, keys=keys, also_read=also_read, **{name: options[name] for name in (*_FILES, *_COLUMNS)})
         how = {ours: options[name] for name, ours in _HOW.items()}
         result = integrate_file(
             job,

@@ -4,6 +4,8 @@
     source.py     what a run reads: an embedding, batch columns, cell names
       annotated.py    from .h5ad and .zarr, never touching X
       bare.py         from .csv, .tsv (.gz), .parquet, .npy with a metadata table
+      rows.py         left in the file, and read piece by piece
+      several.py      of several files, as if they were one
     parts.py      what tools look at: obs, embeddings, uns
     sink.py       what it writes: the same kinds of files
       convert.py      .h5ad to .zarr and back, block by block
@@ -18,12 +20,14 @@ from __future__ import annotations
 from .formats import Format, format_of, gzipped
 from .parts import read_parts
 from .record import file_facts, recorded_output, versions, write_json
+from .several import read_several
 from .sink import Result, check_writable, size_of, write_result
-from .source import Source, read_source
+from .source import Reading, Source, read_source
 from .staging import check_destination, check_space, whole_or_nothing
 
 __all__ = [
     "Format",
+    "Reading",
     "Result",
     "Source",
     "check_destination",
@@ -33,6 +37,7 @@ __all__ = [
     "format_of",
     "gzipped",
     "read_parts",
+    "read_several",
     "read_source",
     "recorded_output",
     "size_of",

@@ -14,12 +14,12 @@ import pandas as pd
 
 from ..errors import FileFormatError, InputError, MissingExtraError, MissingKeyError, nearest
 from .formats import Format
-from .source import Source, reading
+from .source import Reading, Source, reading
 
 _BLOCK = 1 << 20
 
 
-def read_annotated(path: Path, kind: Format, keys: Sequence[str], basis: str) -> Source:
+def read_annotated(path: Path, kind: Format, keys: Sequence[str], basis: str, how: Reading) -> Source:
     """Read ``obsm[basis]`` and the batch columns of an AnnData file."""
     with reading(path, kind), opened(path, kind) as root:
         for part in ("obs", "obsm"):
@@ -30,11 +30,24 @@ def read_annotated(path: Path, kind: Format, keys: Sequence[str], basis: str) ->
         bases = sorted(root["obsm"].keys())
         if basis not in bases:
             raise MissingKeyError(f"{path}: obsm has no basis '{basis}'; {nearest(basis, bases)}")
+        element = root["obsm"][basis]
+        if how.in_pieces(element):
+            from .rows import AnnotatedRows
+
+            table, named = _read_obs(path, root["obs"], keys, names=how.names), how.names
+            return _agreeing(Source(path, kind, AnnotatedRows(path, kind, basis, element), table, named), basis)
         table = _read_obs(path, root["obs"], keys)
-        Z, features = _as_matrix(_read(root["obsm"][basis]))
-    if Z.ndim and len(Z) != len(table):
-        raise FileFormatError(f"{path}: obsm['{basis}'] has {len(Z)} rows but obs has {len(table)}; they must agree")
-    return Source(path, kind, Z, table, named=True, features=features)
+        Z, features = _as_matrix(_read(element))
+    return _agreeing(Source(path, kind, Z, table, named=True, features=features), basis)
+
+
+def _agreeing(source: Source, basis: str) -> Source:
+    shape, n_cells = source.Z.shape, len(source.table)
+    if shape and shape[0] != n_cells:
+        raise FileFormatError(
+            f"{source.path}: obsm['{basis}'] has {shape[0]} rows but obs has {n_cells}; they must agree"
+        )
+    return source
 
 
 @contextlib.contextmanager
@@ -143,7 +156,7 @@ def _read(element: Any) -> Any:
         return read_elem(element)
 
 
-def _read_obs(path: Path, obs: Any, keys: Sequence[str]) -> pd.DataFrame:
+def _read_obs(path: Path, obs: Any, keys: Sequence[str], *, names: bool = True) -> pd.DataFrame:
     columns = [str(c) for c in obs.attrs["column-order"]]
     for key in keys:
         if key not in columns:
@@ -151,7 +164,9 @@ def _read_obs(path: Path, obs: Any, keys: Sequence[str]) -> pd.DataFrame:
     if obs.attrs.get("encoding-version") == "0.1.0":
         # Older categories lie beside the columns and are put together only when obs is read as a whole.
         return _read(obs)[list(keys)]
-    index = pd.Index(_strings(_read(obs[obs.attrs["_index"]]))).astype(str)
+    known = obs[obs.attrs["_index"]]
+    # A hundred million names would take more memory than all else.
+    index = pd.Index(_strings(_read(known))).astype(str) if names else pd.RangeIndex(known.shape[0])
     # A repeated key is for the design to refuse.
     read = {key: _strings(_read(obs[key])) for key in keys}
     for key, values in read.items():

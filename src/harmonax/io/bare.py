@@ -11,7 +11,8 @@ import pandas as pd
 
 from ..errors import FileFormatError, InputError, MissingExtraError, MissingKeyError, nearest
 from .formats import TABLES, Format, format_of, gzipped
-from .source import Source, reading
+from .rows import NpyRows, ParquetRows
+from .source import Reading, Source, reading
 
 # Every number as it is written; from 3.1 on pandas reads no other way, and warns where one asks for this.
 _EXACT: dict[str, Any] = (
@@ -19,18 +20,22 @@ _EXACT: dict[str, Any] = (
 )
 
 
-def read_bare(path: Path, kind: Format, keys: Sequence[str], metadata: Path) -> Source:
+def read_bare(path: Path, kind: Format, keys: Sequence[str], metadata: Path, how: Reading) -> Source:
     """Read an embedding and the batch columns of its cells from a second file."""
     table, labels = _read_metadata(metadata, keys)
+    names: pd.Index | None = None
+    features: list[str] | None = None
     if kind is Format.NPY:
-        names, features, Z = None, None, _read_npy(path)
+        Z = _read_npy(path, how)
+    elif kind is Format.PARQUET and (left := _left_in_parquet(path, how)) is not None:
+        Z, names, features = left
     else:
         frame, names = _split_names(_read_table(path, kind), path)
         Z, features = _numbers(frame, path), [str(c) for c in frame.columns]
     notes: tuple[str, ...] = ()
     if names is not None and labels is not None:
         table, notes = _join(table, labels, names, path, metadata)
-    elif Z.ndim and len(Z) != len(table):
+    elif Z.shape and len(Z) != len(table):
         raise InputError(
             f"{path} has {len(Z)} cells but {metadata} has {len(table)} rows; without cell names in both "
             "(a first column of text) they must agree"
@@ -42,7 +47,10 @@ def read_bare(path: Path, kind: Format, keys: Sequence[str], metadata: Path) -> 
     return Source(path, kind, Z, table, known is not None, features, notes)
 
 
-def _read_npy(path: Path) -> np.ndarray:
+def _read_npy(path: Path, how: Reading) -> Any:
+    rows = NpyRows.find(path) if how.up_to is not None else None
+    if rows is not None and how.in_pieces(rows):
+        return rows
     with reading(path, Format.NPY):
         # Pickled objects could run anything.
         array = np.load(path, allow_pickle=False)
@@ -65,10 +73,7 @@ def _read_table(path: Path, kind: Format) -> pd.DataFrame:
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:
-    try:
-        import pyarrow  # noqa: F401
-    except ImportError:
-        raise MissingExtraError("Parquet files need pyarrow: pip install 'harmonax[parquet]'") from None
+    _need_parquet()
     return pd.read_parquet(path, engine="pyarrow")
 
 
@@ -90,6 +95,40 @@ def _split_names(frame: pd.DataFrame, path: Path) -> tuple[pd.DataFrame, pd.Inde
         np.array_equal(first, np.arange(start, start + len(first))) for start in (0, 1)
     )
     return rest, None if unnamed and counted else pd.Index(first.astype(str))
+
+
+def _left_in_parquet(path: Path, how: Reading) -> tuple[ParquetRows, pd.Index | None, list[str]] | None:
+    """Return the rows of a file that is not to be read at once, with the cells' names; None where it is."""
+    if how.up_to is None:
+        return None
+    _need_parquet()
+    import pyarrow.parquet as parquet
+
+    with reading(path, Format.PARQUET):
+        # The first rows tell which columns are names.
+        head = next(parquet.ParquetFile(path).iter_batches(batch_size=100), None)
+        frame = head.to_pandas() if head is not None else pd.DataFrame()
+    numbers, names = _split_names(frame, path)
+    features = [str(c) for c in numbers.columns]
+    kinds = {column.dtype for _, column in numbers.items()}
+    if not kinds or not all(isinstance(kind, np.dtype) and kind.kind in "fiu" for kind in kinds):
+        return None
+    rows = ParquetRows(path, features, np.float32 if kinds == {np.dtype(np.float32)} else np.float64)
+    if not how.in_pieces(rows):
+        return None
+    if names is not None:
+        with reading(path, Format.PARQUET):
+            others = [c for c in parquet.read_schema(path).names if c not in features]
+            found = parquet.read_table(path, columns=others[:1]).to_pandas()
+        names = found.index.astype(str) if found.shape[1] == 0 else pd.Index(found.iloc[:, 0].astype(str))
+    return rows, names, features
+
+
+def _need_parquet() -> None:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise MissingExtraError("Parquet files need pyarrow: pip install 'harmonax[parquet]'") from None
 
 
 def _numbers(frame: pd.DataFrame, path: Path) -> np.ndarray:

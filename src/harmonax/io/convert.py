@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import FileFormatError, OutputError
 from .annotated import created, nullable_strings, opened, quiet
+from .arrays import new_array
 from .formats import Format
 from .source import reading
 
@@ -97,10 +98,8 @@ class _Copy:
 
 def _make_array(group: Any, name: str, like: Any) -> Any:
     shape, dtype, chunks = like.shape, like.dtype, like.chunks if np.prod(like.shape) else None
-    if hasattr(group, "create_array"):  # zarr 3
-        return group.create_array(name, shape=shape, dtype=dtype, chunks=chunks or "auto")
     if type(group).__module__.startswith("zarr"):
-        return group.create_dataset(name, shape=shape, dtype=dtype, chunks=chunks or True)
+        return new_array(group, name, shape, dtype, chunks)
     # gzip, since every reader of HDF5 knows it.
     packed = {"compression": "gzip", "compression_opts": 1, "chunks": chunks or True} if np.prod(shape) else {}
     return group.create_dataset(name, shape=shape, dtype=dtype, **packed)

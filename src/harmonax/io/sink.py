@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..embedding import is_sliced, slabs
 from ..errors import MissingExtraError, OutputError
+from .arrays import new_array
 from .formats import Format
 from .source import Source
 
+# Bytes of a chunk of rows in a Zarr store.
+_CHUNK = 4 << 20
 # More than the headers of what is added, in bytes.
 _SLACK = 1 << 20
 
@@ -32,7 +36,7 @@ class Result:
     basis, adjusted_basis
         Names of the embedding and of the corrected one in ``obsm``.
     embedding
-        The corrected embedding, (N, d).
+        The corrected embedding, (N, d): an array, or what gives its rows as ``[start:stop]``.
     record
         How it was made, for ``uns["harmonax"]``.
     """
@@ -40,7 +44,7 @@ class Result:
     source: Source
     basis: str
     adjusted_basis: str
-    embedding: np.ndarray
+    embedding: Any
     record: Mapping[str, Any]
 
 
@@ -63,7 +67,7 @@ def size_of(source: Source, kind: Format, n_bytes: int) -> int:
         # 12 characters a number; parquet and npy hold it as it is.
         return n_bytes * 3 if kind.text else n_bytes
     n_bytes += _SLACK
-    if not source.format.annotated:
+    if not source.whole:
         return n_bytes + source.Z.nbytes + int(source.table.memory_usage(deep=True).sum())
     files = source.path.rglob("*") if source.path.is_dir() else [source.path]
     return n_bytes + sum(f.stat().st_size for f in files if f.is_file())
@@ -76,7 +80,7 @@ def write_result(part: Path, kind: Format, result: Result, *, compress: bool = F
     """
     if not kind.annotated:
         _write_bare(part, kind, result, compress)
-    elif not result.source.format.annotated:
+    elif not result.source.whole:
         _write_new(part, kind, result)
     else:
         _copy(result.source, part, kind)
@@ -118,10 +122,31 @@ def _add(part: Path, kind: Format, result: Result) -> None:
         with opened(part, kind, room=result.embedding.nbytes + _room(result.record) + _SLACK) as root:
             if "uns" not in root:
                 write_elem(root, "uns", {})
-            write_elem(root["obsm"], result.adjusted_basis, np.ascontiguousarray(result.embedding))
+            _write_array(root["obsm"], result.adjusted_basis, result.embedding)
             write_elem(root["uns"], "harmonax", result.record)
         if kind is Format.ZARR:
             consolidate(part)
+
+
+def _write_array(group: Any, name: str, embedding: Any) -> None:
+    """Write an embedding as anndata does, piece by piece where it is not in memory."""
+    from anndata.io import write_elem
+
+    if not is_sliced(embedding):
+        write_elem(group, name, np.ascontiguousarray(embedding))
+        return
+    if name in group:
+        del group[name]
+    row = embedding.shape[1] * np.dtype(embedding.dtype).itemsize
+    in_chunk = min(embedding.shape[0], max(1, _CHUNK // row))
+    in_zarr = type(group).__module__.startswith("zarr")
+    array = new_array(
+        group, name, embedding.shape, embedding.dtype, (in_chunk, embedding.shape[1]) if in_zarr else None
+    )
+    array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    # Whole chunks at a time.
+    for start, rows in slabs(embedding, 8 * in_chunk * row):
+        array[start : start + len(rows)] = rows
 
 
 def _room(value: Any) -> int:
@@ -137,39 +162,68 @@ def _write_new(part: Path, kind: Format, result: Result) -> None:
     """Make an AnnData file without X from a bare embedding and its batch columns."""
     import anndata
 
-    from .annotated import created, quiet
+    from .annotated import consolidate, created, quiet
 
     with quiet():
         table = result.source.table.set_axis(result.source.table.index.astype(str), axis=0)
         adata = anndata.AnnData(
             obs=table,
-            obsm={result.basis: result.source.Z, result.adjusted_basis: result.embedding},
             uns={"harmonax": result.record},
         )
         adata.strings_to_categoricals()
         with created(part, kind, size_of(result.source, kind, result.embedding.nbytes)) as root:
             anndata.io.write_elem(root, "/", adata)
+            _write_array(root["obsm"], result.basis, result.source.Z)
+            _write_array(root["obsm"], result.adjusted_basis, result.embedding)
+        if kind is Format.ZARR:
+            consolidate(part)
 
 
 def _write_bare(part: Path, kind: Format, result: Result, compress: bool) -> None:
     if kind is Format.NPY:
-        array = np.ascontiguousarray(result.embedding)
-        with open(part, "wb") as file:
-            # Not np.save: where the disk is full it forgets to say so.
-            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(array))
-            file.write(array.data)
+        _write_npy(part, result.embedding)
         return
     source = result.source
     columns = source.features or [f"{result.adjusted_basis}_{i + 1}" for i in range(result.embedding.shape[1])]
-    frame = pd.DataFrame(result.embedding, columns=columns, copy=False)
-    if source.named:
-        frame.index = source.table.index.rename("cell")
+
+    def frames() -> Iterator[pd.DataFrame]:
+        for start, rows in slabs(result.embedding):
+            frame = pd.DataFrame(rows, columns=columns, copy=False)
+            if source.named:
+                frame.index = source.table.index[start : start + len(rows)].rename("cell")
+            yield frame
+
     if kind is Format.PARQUET:
-        frame.to_parquet(part, engine="pyarrow", index=source.named)
+        _write_parquet(part, frames(), named=source.named)
         return
     separator = "," if kind is Format.CSV else "\t"
     with open(part, "wb") as file:
         # No name and no time inside, so the same run gives the same bytes.
         packed = gzip.GzipFile("", "wb", 6, file, mtime=0) if compress else None
         with io.TextIOWrapper(packed or file, encoding="utf-8", newline="") as text:
-            frame.to_csv(text, sep=separator, index=source.named, lineterminator="\n")
+            for i, frame in enumerate(frames()):
+                frame.to_csv(text, sep=separator, index=source.named, header=i == 0, lineterminator="\n")
+
+
+def _write_npy(part: Path, embedding: Any) -> None:
+    with open(part, "wb") as file:
+        # Not np.save: where the disk is full it forgets to say so.
+        header = {"descr": np.dtype(embedding.dtype).str, "fortran_order": False, "shape": tuple(embedding.shape)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for _, rows in slabs(embedding):
+            file.write(np.ascontiguousarray(rows).data)
+
+
+def _write_parquet(part: Path, frames: Iterator[pd.DataFrame], *, named: bool) -> None:
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    writer = None
+    try:
+        for frame in frames:
+            table = pyarrow.Table.from_pandas(frame, preserve_index=named)
+            writer = writer or parquet.ParquetWriter(part, table.schema)
+            writer.write_table(table)
+    finally:
+        if writer is not None:
+            writer.close()

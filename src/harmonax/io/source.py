@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ class Source:
     path, format
         Where it came from.
     Z
-        The embedding, (N, d).
+        The embedding, (N, d): an array, or `Rows` of the file.
     table
         The batch columns asked for and no others, N rows, indexed by the cells' names or by 0..N-1.
     named
@@ -32,18 +33,56 @@ class Source:
         Names of the d columns, where the file has some.
     notes
         What the user may want to know about the reading.
+    parts
+        The files, where they are several; `path` is the first.
     """
 
     path: Path
     format: Format
-    Z: np.ndarray
+    Z: Any
     table: pd.DataFrame
     named: bool
     features: list[str] | None = None
     notes: tuple[str, ...] = ()
+    parts: tuple[Path, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is one AnnData file, all of which goes into a result of that kind."""
+        return self.format.annotated and not self.parts
 
 
-def read_source(path: str, keys: Sequence[str], *, basis: str = "X_pca", metadata: str | None = None) -> Source:
+@dataclass(frozen=True)
+class Reading:
+    """How much is to be in memory.
+
+    Attributes
+    ----------
+    up_to
+        Bytes of an embedding above which it is left in the file, and read piece by piece. None: never.
+    names
+        Whether the cells' names are read even so.
+    """
+
+    up_to: int | None = None
+    names: bool = True
+
+    def in_pieces(self, array: Any) -> bool:
+        """Return whether to leave in the file what may be a table of numbers, or something else."""
+        shape, dtype = getattr(array, "shape", ()), getattr(array, "dtype", None)
+        if self.up_to is None or dtype is None or len(shape) != 2 or np.dtype(dtype).kind not in "fiu":
+            return False
+        return int(np.prod(shape)) * dtype.itemsize > self.up_to
+
+
+def read_source(
+    path: str,
+    keys: Sequence[str],
+    *,
+    basis: str = "X_pca",
+    metadata: str | None = None,
+    how: Reading = Reading(),
+) -> Source:
     """Read an embedding and its batch columns, and nothing else of the file.
 
     Parameters
@@ -57,6 +96,8 @@ def read_source(path: str, keys: Sequence[str], *, basis: str = "X_pca", metadat
         Entry of ``obsm``.
     metadata
         Table with the batch columns of a bare embedding.
+    how
+        What may stay in the file.
 
     Raises
     ------
@@ -73,12 +114,12 @@ def read_source(path: str, keys: Sequence[str], *, basis: str = "X_pca", metadat
 
         if metadata is not None:
             raise InputError(f"{path} has its own obs; a metadata table goes with bare embeddings only")
-        return read_annotated(Path(path), kind, keys, basis)
+        return read_annotated(Path(path), kind, keys, basis, how)
     from .bare import read_bare
 
     if metadata is None:
         raise InputError(f"{path} is a bare embedding: name the table with its batch columns (--metadata)")
-    return read_bare(Path(path), kind, keys, Path(metadata))
+    return read_bare(Path(path), kind, keys, Path(metadata), how)
 
 
 @contextlib.contextmanager

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING, Any
 from .. import io
 from ..errors import FileFormatError, HarmonaxError, InputError, MissingKeyError, nearest, warn
 from ..extras import need
+from ..io.names import short_names
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 KINDS = ".h5ad, .zarr, a 10x .h5, or a folder with matrix.mtx, barcodes and features (or genes), .gz or not"
-# Folders of Cell Ranger and STARsolo that are called the same for every sample.
-_USUAL = re.compile(r"(?i)outs|gene|solo\.out|filtered|raw|(sample_)?(filtered|raw)_(feature|gene)_bc_matri(x|ces).*")
 
 
 @contextlib.contextmanager
@@ -167,33 +166,6 @@ def unique_names(adata: AnnData, what: str) -> AnnData:
             with silent():
                 repair()
     return adata
-
-
-def short_names(paths: Sequence[str]) -> list[str]:
-    """Return a name for each file: its own without the ending, with as many folders before it as tell them apart.
-
-    Examples
-    --------
-    >>> short_names(["a/ctrl.h5ad", "b/stim.h5ad"])
-    ['ctrl', 'stim']
-    >>> short_names(["s1/outs/filtered_feature_bc_matrix", "s2/outs/filtered_feature_bc_matrix.h5"])
-    ['s1', 's2']
-    """
-    trails = []
-    for path in paths:
-        parts = list(Path(os.path.abspath(path)).parts[1:])
-        parts[-1] = re.sub(r"(?i)\.(h5ad|zarr|h5|hdf5)$", "", parts[-1])
-        while len(parts) > 1 and _USUAL.fullmatch(parts[-1]):
-            parts.pop()
-        trails.append(parts)
-    names = [parts[-1] for parts in trails]
-    for depth in range(2, 6):
-        if len(set(names)) == len(names):
-            break
-        names = ["_".join(parts[-depth:]) for parts in trails]
-    if len(set(names)) < len(names):
-        raise InputError(f"these inputs have no names that tell them apart: {', '.join(names)}; rename them")
-    return names
 
 
 def _joined(parts: list[AnnData], names: list[str]) -> AnnData:
