@@ -45,7 +45,7 @@ class Checkpoint:
 
     def __init__(self, directory: str | os.PathLike[str]) -> None:
         self.directory = Path(directory)
-        self._run = self.directory / "run.json"
+        self._run = self.directory / "checkpoint.json"
         try:
             self.directory.mkdir(exist_ok=True)
         except OSError as error:
@@ -60,7 +60,7 @@ class Checkpoint:
                 raise InputError(
                     f"{self._run} is no checkpoint of this version of harmonax; choose another directory"
                 ) from None
-        elif any(not name.startswith(".harmonax-") for name in os.listdir(self.directory)):
+        elif any(not path.name.startswith(".harmonax-") for path in self.directory.iterdir()):
             raise InputError(f"{directory} is not empty and holds no checkpoint; choose another directory")
 
     @property
@@ -80,6 +80,9 @@ class Checkpoint:
         own = {"format": _FORMAT, "seed": seed, "data_sha256": digest, "n_blocks": n_blocks, "params": asked}
         own = json.loads(json.dumps(own))
         self._number = 0
+        # What a run was writing when it was killed.
+        for left in self.directory.glob(".harmonax-*.part"):
+            left.unlink(missing_ok=True)
         if self._known is None:
             with whole_or_nothing(self._run, overwrite=True, needed=1 << 12) as (part,):
                 write_json(part, own)

@@ -120,7 +120,8 @@ def integrate_file(job: FileJob, params: HarmonyParams | None = None, **how: Any
     places = _check_places(job)
     source, design = _read(job, how)
     clock.lap("read")
-    needed = io.size_of(source, places.kind, math.prod(source.Z.shape) * np.dtype(how.get("dtype") or params.precision).itemsize)
+    n_bytes = math.prod(source.Z.shape) * np.dtype(how.get("dtype") or params.precision).itemsize
+    needed = io.size_of(source, places.kind, n_bytes)
     io.check_space(places.result, needed)
     how["scratch"] = how.get("scratch") or places.result.parent
     result = harmonize(source.Z, design, params, out="lazy", **how)
