@@ -96,6 +96,11 @@ def slabs(Z: Any, slab_bytes: int = 32 << 20) -> Iterator[tuple[int, np.ndarray]
         yield start, np.asarray(Z[start : min(Z.shape[0], start + step)])
 
 
+def is_dask(Z: Any) -> bool:
+    """Return whether Z is a Dask array."""
+    return hasattr(Z, "__dask_graph__") and hasattr(Z, "chunks")
+
+
 def is_sliced(Z: Any) -> bool:
     """Return whether Z is read by slices from elsewhere, such as a data set of HDF5 or Zarr, rather than an array."""
     in_memory = isinstance(Z, (np.ndarray, np.generic)) or hasattr(Z, "to_numpy") or hasattr(Z, "toarray")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -13,7 +14,7 @@ from .algorithm.seeding import seed_centroids, unit
 from .cells.select import Wishes, make_cells
 from .columns import as_table, design_from_table
 from .design import BatchDesign
-from .embedding import as_array, begin_digest, check_embedding, check_shape, end_digest, is_sliced
+from .embedding import as_array, begin_digest, check_embedding, check_shape, end_digest, is_dask, is_sliced
 from .errors import InputError, warn
 from .memory import parse_size
 from .params import HarmonyParams, ResolvedParams
@@ -23,7 +24,7 @@ from .result import HarmonyResult, History, Status
 from .schedule import FixedPartition
 from .threads import resolve_threads
 
-Backend = Literal["auto", "memory", "disk", "dense"]
+Backend = Literal["auto", "memory", "disk", "dask", "jax", "dense"]
 _BACKENDS = get_args(Backend)
 # Tables (moments per combination of levels, penalties per block) above this many bytes are refused.
 _MOST_TABLES = 8 << 30
@@ -54,7 +55,8 @@ def harmonize(
     ----------
     Z
         Embedding, such as principal components, (N, d). Never changed. What is no array but gives rows as
-        ``Z[start:stop]``, such as a data set of HDF5 or Zarr, is read in pieces where the cells live on disk.
+        ``Z[start:stop]``, such as a data set of HDF5 or Zarr, is read in pieces where the cells live on disk. A Dask
+        array stays on its cluster.
     batches
         Batch labels of the N cells: an array (N,) or (N, F), a table or a dictionary with one column per variable,
         or a `BatchDesign`.
@@ -67,8 +69,9 @@ def harmonize(
     n_threads
         Threads; None: the CPUs this process may use.
     backend
-        Where the cells live: ``"memory"`` or ``"disk"`` (native kernels; the same bits), ``"dense"`` (plain NumPy, the
-        reference; small N), or ``"auto"``: memory where it suffices, else disk.
+        Where the cells live: ``"memory"`` or ``"disk"`` (native kernels; the same bits), ``"dask"`` (the workers of a
+        cluster; Z must be a Dask array), ``"jax"`` (a GPU, a TPU), ``"dense"`` (plain NumPy, the reference; small N),
+        or ``"auto"``: the cluster for a Dask array where there is a client, memory where it suffices, else disk.
     max_memory
         The most memory that this process may hold, in bytes or such as ``"4G"``; None: what is free.
     scratch
@@ -79,8 +82,8 @@ def harmonize(
         after its last round, with the same bits.
     out
         What takes the result as ``out[start:stop] = rows``, such as a data set of HDF5 or Zarr, and becomes
-        ``result.embedding``; None: an array. ``"lazy"``: where the cells live on disk, ``result.embedding`` gives rows
-        as ``[start:stop]`` from the scratch file.
+        ``result.embedding``; None: an array, or a Dask array for cells on a cluster. ``"lazy"``: where the cells live
+        on disk, ``result.embedding`` gives rows as ``[start:stop]`` from the scratch file.
     combine_keys, missing, allow_many_levels
         How batch columns are read: see `harmonax.pp.harmony_integrate`.
     progress
@@ -116,7 +119,8 @@ def harmonize(
     params = params if params is not None else HarmonyParams()
     if backend not in _BACKENDS:
         raise InputError(f"backend={backend!r} is not known; allowed are {', '.join(map(repr, _BACKENDS))}")
-    wishes = Wishes(backend, resolve_threads(n_threads), parse_size(max_memory), scratch)
+    resolve_threads(n_threads)
+    wishes = Wishes(backend, n_threads, parse_size(max_memory), scratch)
     kept = _checkpoint(checkpoint)
     Z, digest = _embedding(Z, hashed=kept is not None)
     how = {"combine_keys": combine_keys, "missing": missing, "allow_many_levels": allow_many_levels}
@@ -138,17 +142,20 @@ def harmonize(
     _check_tables(design, resolved, Z.shape[1])
     schedule_seed, centroid_seed = np.random.SeedSequence(seed).spawn(2)
     schedule = FixedPartition(params.n_blocks(design.n_cells), schedule_seed)
+    if backend == "dask" and out is not None and not lazy:
+        raise InputError("cells on a cluster give a Dask array: leave out=None and write that, for instance to_zarr")
     n_result = dtype.itemsize if out is None else 0
     cells, described = make_cells(Z, design, schedule, resolved, wishes, n_result=n_result, digest=digest)
     sha256 = end_digest(digest, design) if digest is not None else None
     past = kept.begin(params, seed, str(sha256), schedule.n_blocks, resolved.sigma) if kept is not None else []
     seeding = np.random.default_rng(centroid_seed)
-    Y = past[-1].assigned.Y if past else seed_centroids(cells, resolved.n_clusters, seeding)
-    stays = lazy and hasattr(cells, "embedding")
+    stays = hasattr(cells, "embedding") and (lazy or described["cells"] == "dask")
     target = None if stays else np.empty(Z.shape, dtype) if out is None or lazy else out
-    with reporter(progress, params) as report:
-        keep = kept.keep if kept is not None else lambda ended: None
-        fit = Harmony(cells, design, schedule, resolved).run(Y, target, report, past, keep)
+    with contextlib.closing(cells) if described["cells"] == "dask" else contextlib.nullcontext():
+        Y = past[-1].assigned.Y if past else seed_centroids(cells, resolved.n_clusters, seeding)
+        with reporter(progress, params) as report:
+            keep = kept.keep if kept is not None else lambda ended: None
+            fit = Harmony(cells, design, schedule, resolved).run(Y, target, report, past, keep)
     return HarmonyResult(
         embedding=cells.embedding.astype(dtype) if stays else target,
         status=fit.status,
@@ -180,7 +187,11 @@ def _embedding(Z: Any, *, hashed: bool) -> tuple[Any, Any]:
         check_shape(tuple(Z.shape))
         if np.dtype(Z.dtype).kind not in "fiub":
             raise InputError(f"the embedding has dtype {Z.dtype}; allowed are real numbers")
-        return Z, begin_digest(Z.dtype, Z.shape)
+        digest = begin_digest(Z.dtype, Z.shape)
+        if is_dask(Z):
+            # Its name is a hash of how it is made.
+            digest.update(Z.name.encode())
+        return Z, digest
     array = as_array(Z, "the embedding")
     digest = begin_digest(array.dtype, array.shape) if hashed else None
     return check_embedding(array, digest=digest), digest

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from .columns import design_from_table
-from .embedding import check_embedding
+from .embedding import check_embedding, is_sliced
 from .engine import Backend, harmonize
 from .errors import InputError, MissingKeyError, nearest
 from .neural import mmd_integrate, wgan_integrate
@@ -48,6 +49,9 @@ def harmony_integrate(
     precision: Literal["float32", "float64"] = "float32",
     n_threads: int | None = None,
     backend: Backend = "auto",
+    max_memory: int | str | None = None,
+    scratch: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     combine_keys: bool = False,
     missing: Literal["error", "level"] = "error",
     allow_many_levels: bool = False,
@@ -69,7 +73,8 @@ def harmony_integrate(
         Column of ``adata.obs`` that says which batch a cell is from, or several. Several are modelled as separate
         variables whose penalties multiply.
     basis
-        Embedding in ``adata.obsm``, (N, d): an array, a DataFrame or a sparse matrix.
+        Embedding in ``adata.obsm``, (N, d): an array, a DataFrame or a sparse matrix. Of a Dask array, with a
+        `distributed.Client` there, the cells stay on the cluster, and the result is a Dask array.
     adjusted_basis
         Where in ``adata.obsm`` the corrected embedding goes.
     dtype
@@ -112,7 +117,11 @@ def harmony_integrate(
         Threads. None: ``scanpy.settings.n_jobs`` where scanpy is loaded and that was changed from its default, else the
         CPUs this process may use. The result does not depend on it.
     backend
-        ``"memory"`` (native kernels), ``"dense"`` (plain NumPy, the reference; small N) or ``"auto"``.
+        Where the cells live: ``"memory"`` or ``"disk"`` (native kernels; the same bits), ``"dask"`` (the workers of a
+        cluster), ``"jax"`` (a GPU, a TPU), ``"dense"`` (plain NumPy, the reference; small N), or ``"auto"``.
+    max_memory, scratch, checkpoint
+        As in `harmonax.harmonize`: the most memory to hold, such as ``"4G"``; where a scratch file goes; a directory
+        for the tables of every round, from which a run that was stopped goes on.
     combine_keys
         Join several columns into one variable with a level per observed combination.
     missing
@@ -187,6 +196,9 @@ def harmony_integrate(
         dtype=dtype,
         n_threads=options["n_threads"] if options["n_threads"] is not None else chosen_threads(),
         backend=backend,
+        max_memory=max_memory,
+        scratch=scratch,
+        checkpoint=checkpoint,
         progress=options["progress"],
     )
     adata.obsm[adjusted_basis] = result.embedding
@@ -208,7 +220,8 @@ def _check_places(adata: Any, adjusted_basis: str) -> None:
         raise InputError(f"adjusted_basis={adjusted_basis!r} must be a name without a slash")
 
 
-def _embedding(adata: AnnData, basis: str) -> np.ndarray:
+def _embedding(adata: AnnData, basis: str) -> Any:
     if basis not in adata.obsm:
         raise MissingKeyError(f"obsm has no '{basis}'; {nearest(basis, adata.obsm.keys())}")
-    return check_embedding(adata.obsm[basis], f"obsm['{basis}']", adata.obs_names)
+    Z = adata.obsm[basis]
+    return Z if is_sliced(Z) else check_embedding(Z, f"obsm['{basis}']", adata.obs_names)

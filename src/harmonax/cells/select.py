@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ..design import BatchDesign
-from ..embedding import ValueCheck, check_embedding, is_sliced
+from ..embedding import ValueCheck, check_embedding, is_dask, is_sliced
 from ..errors import InputError
 from ..memory import available, human, resident
 from ..params import ResolvedParams
 from ..schedule import FixedPartition
+from ..threads import resolve_threads
 from .disk import SLAB_BYTES, DiskCells
 from .memory import MemoryCells
 
@@ -36,7 +38,7 @@ class Wishes:
     """Where the user wants the cells: backend, threads, the most memory in bytes, and where a scratch file may go."""
 
     backend: str
-    n_threads: int
+    n_threads: int | None = None
     max_memory: int | None = None
     scratch: str | os.PathLike[str] | None = None
 
@@ -103,21 +105,30 @@ def make_cells(
     digest
         A hash that is fed with the values of a Z that is read in slices.
     """
+    precision = resolved.params.precision
+    if wishes.backend == "dask" or (wishes.backend == "auto" and is_dask(Z) and has_client()):
+        return _on_dask(Z, design, schedule, precision, wishes.n_threads)
     sliced = is_sliced(Z)
     if wishes.backend == "dense":
         from .dense import DenseCells
 
-        return DenseCells(check_embedding(Z[:], digest=digest) if sliced else Z, design, schedule), {"cells": "dense"}
+        return DenseCells(_loaded(Z, digest), design, schedule), {"cells": "dense"}
+    if wishes.backend == "jax":
+        from .jax import JaxCells
+
+        on_devices = JaxCells(_loaded(Z, digest), design, schedule, precision=precision)
+        return on_devices, on_devices.described
+    n_threads = resolve_threads(wishes.n_threads)
     n_loaded = np.dtype(Z.dtype).itemsize if sliced else 0
-    size = sizes(design, resolved, Z.shape[1], n_loaded=n_loaded, n_result=n_result, n_threads=wishes.n_threads)
+    size = sizes(design, resolved, Z.shape[1], n_loaded=n_loaded, n_result=n_result, n_threads=n_threads)
     choice = select(wishes.backend, size, wishes.max_memory)
     level = logging.INFO if choice.backend == "disk" else logging.DEBUG
     log.log(level, "cells: %s (%s)", choice.backend, choice.why)
-    how: dict[str, Any] = {"precision": resolved.params.precision, "n_threads": wishes.n_threads}
-    described = {"cells": choice.backend, "why": choice.why, "n_threads": wishes.n_threads}
+    how: dict[str, Any] = {"precision": precision, "n_threads": n_threads}
+    described = {"cells": choice.backend, "why": choice.why, "n_threads": n_threads}
     cells: MemoryCells | DiskCells
     if choice.backend == "memory":
-        cells = MemoryCells(check_embedding(Z[:], digest=digest) if sliced else Z, design, schedule, **how)
+        cells = MemoryCells(_loaded(Z, digest), design, schedule, **how)
         return cells, described | {"instruction_set": cells.instruction_set}
     check = ValueCheck("the embedding", digest=digest if sliced else None)
     place: dict[str, Any] = {"directory": wishes.scratch, "slab_bytes": choice.slab_bytes, "look": check.add}
@@ -125,6 +136,33 @@ def make_cells(
     cells.open()
     check.finish()
     return cells, described | {"instruction_set": cells.instruction_set, "slab_bytes": choice.slab_bytes}
+
+
+def _loaded(Z: Any, digest: Any) -> np.ndarray:
+    """Return the embedding as an array in memory; one that is read only now is checked now."""
+    return check_embedding(np.asarray(Z[:]), digest=digest) if is_sliced(Z) else Z
+
+
+def _on_dask(
+    Z: Any, design: BatchDesign, schedule: FixedPartition, precision: str, n_threads: int | None
+) -> tuple[Any, dict[str, Any]]:
+    if not is_dask(Z):
+        raise InputError("backend='dask' needs a Dask array as the embedding, such as dask.array.from_zarr gives")
+    from .dask import DaskCells
+
+    cells = DaskCells(Z, design, schedule, precision=precision, n_threads=n_threads)
+    return cells, cells.described
+
+
+def has_client() -> bool:
+    """Return whether this process has a Dask client; distributed is not imported for it."""
+    distributed = sys.modules.get("distributed")
+    if distributed is None:
+        return False
+    try:
+        return distributed.get_client() is not None
+    except ValueError:
+        return False
 
 
 def sizes(

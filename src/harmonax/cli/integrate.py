@@ -76,10 +76,10 @@ def _param(name: str, kind: Any, says: str, default: str | None = None) -> Calla
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads.  [default: the CPUs it may use]")
 @click.option(
     "--backend",
-    type=_choice("auto", "memory", "disk", "dense"),
+    type=_choice("auto", "memory", "disk", "jax", "dense"),
     default="auto",
     show_default=True,
-    help="Where the cells live: memory while it suffices, else disk.",
+    help="Where the cells live: memory while it suffices, else disk; jax is a GPU or TPU.",
 )
 @click.option("--max-memory", metavar="SIZE", help="The most memory to hold, such as 4G.  [default: what is free]")
 @click.option("--scratch", metavar="DIR", help="Where the scratch file of cells on disk goes.  [default: beside OUT]")
