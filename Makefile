@@ -74,7 +74,7 @@ $(VENV)/.installed: $(VENV)/.created pyproject.toml $(NATIVE)
 	@touch $@
 
 $(VENV)/.tests: $(VENV)/.installed
-	$(PIP) install --editable '.[workflow,jax]' --group test
+	$(PIP) install --editable '.[workflow,jax,dask]' --group test
 	@touch $@
 
 $(VENV)/.tools: $(VENV)/.created pyproject.toml

@@ -16,6 +16,8 @@ pytest.importorskip("flax", reason="pip install 'harmonax[jax]'")
 pytest.importorskip("optax", reason="pip install 'harmonax[jax]'")
 pytest.importorskip("sklearn", reason="pip install 'harmonax[workflow]'")
 
+import jax
+
 import harmonax as hx
 from harmonax import cli
 from harmonax.errors import InputError, MissingKeyError
@@ -23,14 +25,20 @@ from harmonax.evaluation.entropy import chance_entropy, neighbourhood_entropy
 from harmonax.tl.tune import Tuning, tune
 from harmonax.training.strength import StrengthConfig, learn_strength
 
-# More than a minute on two cores.
-pytestmark = pytest.mark.slow
-
-SMALL = StrengthConfig(n_clusters=6, n_iterations=4, steps=15)
+# Nearly all the time is compilation, and one serves each shape, start and seed: they are the same throughout.
+N = 120
+SMALL = StrengthConfig(n_clusters=6, steps=15)
 QUICK = {"steps": 6, "weights": (0.3, 3.0), "n_clusters": 6}
 
 
-def shifted(n: int = 120, shift: float = 4.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def shifted(n: int = N, shift: float = 4.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Two types in two batches, the second of them shifted in every feature."""
     gen = np.random.default_rng(seed)
     batch, kind = np.repeat([0, 1], n // 2), np.arange(n) % 2
@@ -40,9 +48,9 @@ def shifted(n: int = 120, shift: float = 4.0, seed: int = 0) -> tuple[np.ndarray
 
 @pytest.fixture
 def cells() -> anndata.AnnData:
-    Z, batch, kind = shifted(160)
-    obs = pd.DataFrame({"batch": np.array(["a", "b"])[batch], "kind": kind}, index=[f"c{i}" for i in range(160)])
-    return anndata.AnnData(X=np.ones((160, 3), np.float32), obs=obs, obsm={"X_pca": Z})
+    Z, batch, kind = shifted()
+    obs = pd.DataFrame({"batch": np.array(["a", "b"])[batch], "kind": kind}, index=[f"c{i}" for i in range(N)])
+    return anndata.AnnData(X=np.ones((N, 3), np.float32), obs=obs, obsm={"X_pca": Z})
 
 
 class TestEntropy:
@@ -91,21 +99,34 @@ class TestLearnStrength:
 
     def test_preservation_weighs(self):
         Z, batch, _ = shifted(shift=2.0)
-        start = dataclasses.replace(SMALL, sigma=0.1)
         free, held = (
-            learn_strength(Z, batch, dataclasses.replace(start, preservation=weight)) for weight in (0.0, 100.0)
+            learn_strength(Z, batch, dataclasses.replace(SMALL, preservation=weight)) for weight in (0.0, 100.0)
         )
         at = lambda found: found.history["preservation"].iloc[found.best]  # noqa: E731
         assert at(held) < at(free)
 
+    def test_a_start_without_gradient_is_left(self):
+        # So far apart that at this width no cluster is shared.
+        Z, batch, _ = shifted(shift=20.0)
+        learned = learn_strength(Z, batch, dataclasses.replace(SMALL, sigma=0.01, steps=30))
+        history = learned.history
+        assert history["slope"].iloc[0] < 1e-6
+        assert history["sigma"].iloc[1] == pytest.approx(0.02)
+        assert history["theta"].iloc[1] == 2.0
+        assert history["mixing"].iloc[0] > -0.5
+        assert history["mixing"].iloc[learned.best] < -0.9
+        # Once there is a gradient, it is what leads on.
+        first = int((history["slope"] > 1e-6).idxmax())
+        assert history["sigma"].iloc[first + 1] / history["sigma"].iloc[first] == pytest.approx(1, abs=0.15)
+
     def test_same_seed_same_bits(self):
         Z, batch, _ = shifted()
-        first, second = (learn_strength(Z, batch, SMALL, rng=5).history for _ in range(2))
+        first, second = (learn_strength(Z, batch, SMALL).history for _ in range(2))
         pd.testing.assert_frame_equal(first, second, check_exact=True)
 
     def test_several_variables_have_a_theta_each(self):
         Z, batch, _ = shifted()
-        codes = np.column_stack([batch, np.arange(120) // 2 % 3])
+        codes = np.column_stack([batch, np.arange(N) // 2 % 3])
         learned = learn_strength(Z, codes, dataclasses.replace(SMALL, theta=(2.0, 2.0), steps=3))
         assert len(learned.params.theta) == 2
         assert learned.params.theta[0] != learned.params.theta[1]
@@ -156,13 +177,27 @@ class TestTune:
         assert found.pareto(show=False) is not None
         assert found.chosen in str(found)
 
-    def test_learns_from_a_sample_and_corrects_all(self, cells):
+    def test_learns_from_a_sample_and_corrects_all(self, cells, monkeypatch):
+        module, seen = sys.modules["harmonax.training.strength"], []
+
+        def learn(Z, codes, config, **options):
+            # Nothing is learned, so nothing is compiled for this shape.
+            seen.append(Z)
+            assert codes.shape == (60, 1)
+            op = config.operator(Z.shape[1], (2,), 0)
+            return module.LearnedStrength(op, pd.DataFrame({"step": [0], "loss": [0.0]}), 0)
+
+        monkeypatch.setattr(module, "learn_strength", learn)
         tune(cells, "batch", max_cells=60, rng=0, **QUICK)
+        assert [Z.shape for Z in seen] == [(60, 8), (60, 8)]
+        rows = [np.flatnonzero((cells.obsm["X_pca"] == z).all(axis=1)) for z in seen[0]]
+        assert len(np.unique(np.concatenate(rows))) == 60
         assert cells.obsm["X_pca_harmony"].shape == cells.obsm["X_pca"].shape
         assert np.isfinite(cells.obsm["X_pca_harmony"]).all()
+        assert not np.array_equal(cells.obsm["X_pca_harmony"], cells.obsm["X_pca"])
 
     def test_several_keys(self, cells):
-        cells.obs["lane"] = np.array(["x", "y", "z"])[np.arange(160) // 2 % 3]
+        cells.obs["lane"] = np.array(["x", "y", "z"])[np.arange(N) // 2 % 3]
         found = tune(cells, ["batch", "lane"], rng=0, **{**QUICK, "steps": 2, "weights": 1.0})
         assert list(cells.uns["harmonax"]["batch_keys"]) == ["batch", "lane"]
         assert "," in found.table["theta"].iloc[-1]
@@ -209,8 +244,8 @@ class TestCommand:
         out, figure = tmp_path / "out.h5ad", tmp_path / "front.png"
         assert self.quick(source, out, "--figure", str(figure)) == 0
         written = anndata.read_h5ad(out)
-        assert written.obsm["X_pca_harmony"].shape == (160, 8)
-        assert written.X.shape == (160, 3)
+        assert written.obsm["X_pca_harmony"].shape == (N, 8)
+        assert written.X.shape == (N, 3)
         assert written.uns["harmonax_tune"]["chosen"] in capsys.readouterr().out
         assert figure.read_bytes().startswith(b"\x89PNG")
         assert sorted(p.name for p in tmp_path.iterdir()) == ["front.png", "in.h5ad", "out.h5ad"]

@@ -20,14 +20,13 @@ pytest.importorskip("sklearn", reason="pip install 'harmonax[workflow]'")
 
 from test_recipes import blocks, run_page
 
-# More than a minute on two cores.
-pytestmark = pytest.mark.slow
-
 TUTORIALS = Path(__file__).resolve().parents[1] / "docs" / "tutorials"
 PAGES = sorted(path for path in TUTORIALS.glob("*.md") if path.name != "README.md")
 _IMAGE = re.compile(r"!\[[^\]]*\]\((\.\./images/([\w-]+\.png))\)")
 
 
+# Minutes: they compile and train.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
 def test_tutorial_runs(path, tmp_path, monkeypatch):

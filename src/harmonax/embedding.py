@@ -147,6 +147,13 @@ class ValueCheck:
             self._first = self._seen + int(rows[0]) if self._first < 0 else self._first
         self._seen += len(slab)
 
+    def merge(self, other: ValueCheck) -> None:
+        """Take in what another has seen of the rows that follow."""
+        if other._bad and self._first < 0:
+            self._first = self._seen + other._first
+        self._bad, self._seen = self._bad + other._bad, self._seen + other._seen
+        self._largest = max(self._largest, other._largest)
+
     def finish(self) -> None:
         """Refuse values that cannot be corrected."""
         if self._bad:

@@ -14,7 +14,7 @@ from .algorithm.seeding import seed_centroids, unit
 from .cells.select import Wishes, make_cells
 from .columns import as_table, design_from_table
 from .design import BatchDesign
-from .embedding import as_array, begin_digest, check_embedding, check_shape, end_digest, is_dask, is_sliced
+from .embedding import as_array, begin_digest, check_embedding, check_shape, end_digest, is_dask, is_sliced, slabs
 from .errors import InputError, warn
 from .memory import parse_size
 from .params import HarmonyParams, ResolvedParams
@@ -28,7 +28,6 @@ Backend = Literal["auto", "memory", "disk", "dask", "jax", "dense"]
 _BACKENDS = get_args(Backend)
 # Tables (moments per combination of levels, penalties per block) above this many bytes are refused.
 _MOST_TABLES = 8 << 30
-_COPY_ROWS = 1 << 16
 
 
 def harmonize(
@@ -200,8 +199,11 @@ def _embedding(Z: Any, *, hashed: bool) -> tuple[Any, Any]:
 def _unchanged(Z: Any, design: BatchDesign, params: HarmonyParams, seed: int, out: Any) -> HarmonyResult:
     """Return the input: with one batch there is nothing to correct."""
     warn(f"{', '.join(design.variables)}: {Status.SINGLE_BATCH.advice}")
-    for start in range(0, Z.shape[0], _COPY_ROWS):
-        out[start : start + _COPY_ROWS] = Z[start : start + _COPY_ROWS]
+    if is_dask(Z):
+        out = Z.astype(out.dtype)
+    else:
+        for start, rows in slabs(Z):
+            out[start : start + len(rows)] = rows
     none = np.empty((0, Z.shape[1]))
     return HarmonyResult(out, Status.SINGLE_BATCH, History(), none, params, design, seed, {}, [], none)
 

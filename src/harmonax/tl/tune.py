@@ -163,13 +163,13 @@ def tune(
     --------
     >>> import anndata, harmonax, numpy as np, pandas as pd
     >>> gen = np.random.default_rng(0)
-    >>> batch = np.repeat(["a", "b"], 100)
-    >>> obs = pd.DataFrame({"batch": batch}, index=[f"cell{i}" for i in range(200)])
-    >>> Z = gen.normal(size=(200, 5)) + 4 * (batch == "b")[:, None]
+    >>> batch = np.repeat(["a", "b"], 40)
+    >>> obs = pd.DataFrame({"batch": batch}, index=[f"cell{i}" for i in range(80)])
+    >>> Z = gen.normal(size=(80, 5)) + 4 * (batch == "b")[:, None]
     >>> adata = anndata.AnnData(obs=obs, obsm={"X_pca": Z})
-    >>> tuning = tune(adata, "batch", weights=1.0, steps=5, max_cells=100)
+    >>> tuning = tune(adata, "batch", weights=1.0, steps=5, n_clusters=3)
     >>> bool(tuning.table["mixing"].max() > 0.9), adata.obsm["X_pca_harmony"].shape
-    (True, (200, 5))
+    (True, (80, 5))
     """
     need("sklearn", "workflow")
     strength = need("harmonax.training.strength", "jax")

@@ -7,6 +7,8 @@
     minibatches.py   which cells an update sees
     checkpoint.py    a run's state in one file, written whole or not at all
     outcome.py       FitResult, FitStatus, EarlyStopping
+    strength.py      learn_strength: theta, sigma and the ridge penalty of Harmony, without labels
+    encoder.py       train_encoder: an encoder of log counts, learned through Harmony
 
 Needs ``pip install 'harmonax[jax]'``.
 """
@@ -16,8 +18,23 @@ from ..extras import need
 for _module in ("jax", "flax", "optax"):
     need(_module, "jax")
 
+from .encoder import EncoderConfig, TrainedEncoder, train_encoder  # noqa: E402
 from .loop import fit  # noqa: E402
 from .outcome import EarlyStopping, FitResult, FitStatus  # noqa: E402
 from .presets import WEIGHTS, correction_losses  # noqa: E402
+from .strength import LearnedStrength, StrengthConfig, learn_strength  # noqa: E402
 
-__all__ = ["WEIGHTS", "EarlyStopping", "FitResult", "FitStatus", "correction_losses", "fit"]
+__all__ = [
+    "WEIGHTS",
+    "EarlyStopping",
+    "EncoderConfig",
+    "FitResult",
+    "FitStatus",
+    "LearnedStrength",
+    "StrengthConfig",
+    "TrainedEncoder",
+    "correction_losses",
+    "fit",
+    "learn_strength",
+    "train_encoder",
+]

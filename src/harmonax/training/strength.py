@@ -1,7 +1,12 @@
-"""Learned strength: theta, sigma and the ridge penalty by gradient through Harmony, without labels."""
+"""Learned strength: theta, sigma and the ridge penalty by gradient through Harmony, without labels.
+
+A loop of its own, not `fit`: one compilation serves all weights of preservation, the best step is what comes back, not
+the last, and a start without gradient is left.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,10 +22,14 @@ from flax import nnx
 from ..errors import InputError
 from ..losses import BatchMixingLoss, NeighborhoodPreservationLoss
 from ..operators.harmony import BatchCorrectionConfig, DifferentiableHarmony
+from ..operators.harmony_checks import check
 from ..params import Flavor, HarmonyParams
 from ..randomness import seed_from
 
 _CLIP = 1.0
+# Norm of a gradient that leads nowhere, and by how much sigma is then widened.
+_FLAT = 1e-6
+_WIDEN = 2.0
 
 
 @dataclass(frozen=True)
@@ -34,8 +43,9 @@ class StrengthConfig:
     flavor
         ``"harmony2"``, whose ridge strength is alpha, or ``"harmony1"``, with a fixed ridge_lambda.
     theta, sigma
-        Where they begin; theta is one number or one per batch variable. sigma begins wide: from Harmony's own 0.1,
-        batches that lie apart fill soft clusters of their own, and the gradient vanishes.
+        Where they begin; theta is one number or one per batch variable. sigma begins wide: at Harmony's own 0.1,
+        batches that lie apart fill soft clusters of their own, and the gradient vanishes. Where it does, sigma is
+        doubled, a step each time, until there is one.
     ridge
         Where alpha, or ridge_lambda, begins; None: Harmony's own 0.2, or 1.
     preservation
@@ -98,7 +108,7 @@ class LearnedStrength:
         The correction with the strengths of the best step.
     history
         One row per step and one for the end: ``loss``, ``mixing``, ``preservation``, ``theta`` (mean over variables),
-        ``sigma``, ``ridge``.
+        ``sigma``, ``ridge``, and ``slope``, the norm of the gradient.
     best
         The step whose loss was the lowest.
     """
@@ -154,7 +164,7 @@ def learn_strength(
     >>> import numpy as np, harmonax
     >>> gen, batch = np.random.default_rng(0), np.repeat([0, 1], 40)
     >>> Z = gen.normal(size=(80, 5)) + 4 * batch[:, None]
-    >>> learned = learn_strength(Z, batch, StrengthConfig(n_clusters=3, n_iterations=2, steps=5))
+    >>> learned = learn_strength(Z, batch, StrengthConfig(n_clusters=3, steps=5))
     >>> bool(learned.history["mixing"].iloc[learned.best] < -0.9)
     True
     >>> harmonax.harmonize(Z, batch, learned.params, rng=learned.operator.seed, progress=False).embedding.shape
@@ -171,8 +181,8 @@ def learn_strength(
     levels = tuple(int(n) + 1 for n in columns.max(axis=0))
     op = config.operator(Z.shape[1], levels, seed_from(rng))
     data = {"embeddings": Z, "batch_labels": jnp.asarray(columns, jnp.int32)}
-    # Outside traced code, where values are checked.
-    op.apply(data, {}, None)
+    # In traced code values cannot be checked.
+    check(op.config, data)
     data["joint"] = jnp.asarray(np.unique(columns, axis=0, return_inverse=True)[1].reshape(-1), jnp.int32)
     graph, params = nnx.split(op)
     best, rows = _descend(graph, params, data, config, report)
@@ -188,6 +198,7 @@ def _descend(
     optimizer = _optimizer(config.learning_rate)
     moments, best, lowest = optimizer.init(params), params, float("inf")
     rows: list[dict[str, float]] = []
+    begun = False
     for step in range(config.steps + 1):
         numbers, after, moments = _step(
             graph, params, moments, data, config.preservation, config.n_neighbors, config.learning_rate
@@ -203,8 +214,16 @@ def _descend(
             best, lowest = params, row["loss"]
         if report is not None:
             report(step, rows[-1])
-        params = after
+        begun = begun or row["slope"] > _FLAT
+        params = after if begun else _widened(graph, params)
     return best, rows
+
+
+def _widened(graph: Any, params: Any) -> Any:
+    """Return the parameters with sigma doubled: clusters wide enough are shared by the batches."""
+    op = nnx.merge(graph, params, copy=True)
+    op.log_sigma[...] += math.log(_WIDEN)
+    return nnx.state(op)
 
 
 def _optimizer(learning_rate: float) -> optax.GradientTransformation:
@@ -233,4 +252,5 @@ def _step(
 
     (_, numbers), gradient = jax.value_and_grad(loss, has_aux=True)(params)
     updates, moments = _optimizer(learning_rate).update(gradient, moments, params)
+    numbers["slope"] = jnp.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(gradient)))
     return numbers, optax.apply_updates(params, updates), moments
