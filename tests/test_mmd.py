@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from corrections import VARIANTS, judged, tutorial, two_batches
+from scipy.spatial.distance import pdist
 
 from harmonax.errors import HarmonaxWarning, InputError, MissingKeyError
 
@@ -31,13 +32,24 @@ from harmonax.operators.discrepancy import (
 )
 from harmonax.operators.mmd import DifferentiableMMDBatchCorrection, MMDBatchCorrectionConfig
 
-# More than a minute on two cores.
-pytestmark = pytest.mark.slow
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """Compile with little optimisation: nearly all the time here is compilation."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def operator(n_genes: int = 8, seed: int = 0, **options) -> DifferentiableMMDBatchCorrection:
     sizes = {"n_genes": n_genes, "hidden_dim": 16, "latent_dim": 4, "n_batches": 2} | options
     return DifferentiableMMDBatchCorrection(MMDBatchCorrectionConfig(**sizes), rngs=nnx.Rngs(seed))
+
+
+@nnx.jit
+def applied(op, data):
+    """What an operator writes, compiled: each operation on its own takes longer to compile."""
+    return op.apply(data, {}, None)[0]
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +103,17 @@ class TestDiscrepancy:
         assert abs(np.mean(values)) < 4 * noise
         assert min(values) < 0 < max(values)
         assert noise < 2e-3
+
+    def test_batches_that_alternate_by_row_are_all_seen_in_samples(self):
+        gen = np.random.default_rng(8)
+        labels = np.arange(2048) % 2
+        x = (gen.normal(size=(2048, 4)) * np.where(labels, 5.0, 1.0)[:, None]).astype(np.float32)
+        assert float(median_distance(jnp.asarray(x))) == pytest.approx(np.median(pdist(x)), rel=0.2)
+        kind = gen.random(2048) < np.where(labels, 0.3, 0.7)
+        x = (gen.normal(size=(2048, 4)) + 8 * kind[:, None]).astype(np.float32)
+        w = np.asarray(composition_weights(jnp.asarray(x), jnp.asarray(labels), 2, jnp.ones(2048)))
+        for b in (0, 1):
+            assert w[(labels == b) & kind].sum() == pytest.approx(512, rel=0.12)
 
     @pytest.mark.parametrize("sizes", [(150, 150), (270, 30), (150, 100, 50)])
     def test_grows_with_the_shift(self, sizes):
@@ -158,7 +181,7 @@ class TestOperator:
 
     def test_training_takes_the_shift_and_keeps_what_it_cannot_explain(self, fitted):
         data = two_batches()
-        corrected = np.asarray(fitted.apply(data, {}, None)[0]["corrected_expression"])
+        corrected = np.asarray(applied(fitted, data)["corrected_expression"])
         labels = data["batch_labels"]
         gap = lambda x: np.abs(x[labels == 0].mean(axis=0) - x[labels == 1].mean(axis=0)).mean()  # noqa: E731
         assert gap(corrected) < 0.35 * gap(data["expression"])
@@ -179,7 +202,7 @@ class TestOperator:
         data = two_batches()
         named = operator(target=1)
         nnx.update(named, nnx.state(fitted))
-        corrected = np.asarray(named.apply(data, {}, None)[0]["corrected_expression"])
+        corrected = np.asarray(applied(named, data)["corrected_expression"])
         own = data["batch_labels"] == 1
         assert (corrected[own] == data["expression"][own]).all()
         assert (corrected[~own] - data["expression"][~own]).mean() > 1
@@ -208,28 +231,26 @@ class TestOperator:
         np.testing.assert_allclose(jax.vmap(run)(stacked), jnp.stack([run(d) for d in many]), rtol=1e-4, atol=1e-5)
 
     def test_gradients_reach_every_parameter_and_are_finite(self, fitted):
-        slopes = nnx.grad(lambda op, data: op.loss(data))(fitted, two_batches())
+        slopes = nnx.jit(nnx.grad(lambda op, data: op.loss(data)))(fitted, two_batches())
         leaves = jax.tree.leaves(slopes)
         assert len(leaves) == 10
         assert all(bool(jnp.isfinite(g).all()) and float(jnp.abs(g).max()) > 0 for g in leaves)
 
     def test_gradients_equal_finite_differences(self):
         with jax.enable_x64(True):
-            arrays = two_batches(30).items()
-            data = {name: jnp.asarray(v, jnp.float64 if v.dtype.kind == "f" else None) for name, v in arrays}
-            op = operator()
-            op.fit(data, steps=20)
-            graph, params, rest = nnx.split(op, nnx.Param, ...)
-            params = jax.tree.map(lambda x: x.astype(jnp.float64), params)
-            flat, back = jax.flatten_util.ravel_pytree(params)
+            data = two_batches(30)
+            data["expression"] = data["expression"].astype(np.float64)
+            graph, params, rest = nnx.split(operator(), nnx.Param, ...)
+            # Away from codes of zero, where nothing is corrected.
+            flat, back = jax.flatten_util.ravel_pytree(jax.tree.map(lambda x: x.astype(jnp.float64), params))
+            flat = flat + 0.1 * jnp.asarray(np.random.default_rng(1).normal(size=len(flat)))
 
             @jax.jit
             def value(v):
                 result = nnx.merge(graph, back(v), rest).apply(data, {}, None)[0]
                 return result["reconstruction_loss"] + (result["corrected_expression"] ** 2).mean()
 
-            slope = jax.jit(jax.grad(value))(flat)
-            gen = np.random.default_rng(0)
+            slope, gen = jax.jit(jax.grad(value))(flat), np.random.default_rng(0)
             for _ in range(5):
                 step = jnp.asarray(gen.normal(size=len(flat)))
                 measured = (value(flat + 1e-6 * step) - value(flat - 1e-6 * step)) / 2e-6
@@ -240,7 +261,7 @@ class TestOperator:
         padded = {name: np.concatenate([value, value[:7]]) for name, value in data.items()}
         padded["expression"][60:] = np.nan
         padded["mask"] = np.arange(67) < 60
-        result, alone = (fitted.apply(d, {}, None)[0] for d in (padded, data))
+        result, alone = (applied(fitted, d) for d in (padded, data))
         for name in ("corrected_expression", "latent"):
             np.testing.assert_allclose(result[name][:60], alone[name], rtol=1e-4, atol=1e-5)
         for name in ("mmd_loss", "reconstruction_loss"):
@@ -251,14 +272,14 @@ class TestOperator:
         for seed in (0, 0, 1):
             op = operator(seed=seed)
             op.fit(data, steps=20, rng=seed)
-            found.append(np.asarray(op.apply(data, {}, None)[0]["corrected_expression"]))
+            found.append(np.asarray(applied(op, data)["corrected_expression"]))
         assert (found[0] == found[1]).all()
         assert (found[0] != found[2]).any()
 
     def test_takes_labels_of_any_number_of_batches_where_none_was_said(self):
         data = two_batches()
         data["batch_labels"] = np.arange(60) % 5
-        assert operator(n_batches=None).apply(data, {}, None)[0]["latent"].shape == (60, 4)
+        assert applied(operator(n_batches=None), data)["latent"].shape == (60, 4)
 
 
 class TestWhatIsRefused:

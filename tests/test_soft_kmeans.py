@@ -21,8 +21,13 @@ from flax import nnx
 
 from harmonax.operators.clustering import SoftClusteringConfig, SoftKMeansClustering
 
-# More than a minute on two cores.
-pytestmark = pytest.mark.slow
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """Compile with little optimisation: nearly all the time here is compilation."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def operator(k: int = 4, features: int = 3, seed: int = 0, **options) -> SoftKMeansClustering:
@@ -126,14 +131,14 @@ def test_gradients_equal_finite_differences(blobs):
         c = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)))
         x = blobs[0]["embeddings"].astype(np.float64)
 
+        @jax.jit
         def value(c, x):
             model = nnx.merge(graph, jax.tree.map(lambda _: c, state))
             found = model.apply({"embeddings": x}, {}, None)[0]["cluster_assignments"]
             return (found**3).sum() + model.loss({"embeddings": x})
 
-        gen = np.random.default_rng(1)
-        for argument in (0, 1):
-            slope = jax.grad(value, argument)(c, x)
+        gen, slopes = np.random.default_rng(1), jax.jit(jax.grad(value, (0, 1)))(c, x)
+        for argument, slope in enumerate(slopes):
             step = gen.normal(size=slope.shape)
             there, back = ([c, x], [c, x])
             there[argument], back[argument] = there[argument] + 1e-6 * step, back[argument] - 1e-6 * step

@@ -23,13 +23,24 @@ from harmonax.neural import wgan_integrate
 from harmonax.operators.critic import Critic
 from harmonax.operators.wgan import DifferentiableWGANBatchCorrection, WGANBatchCorrectionConfig
 
-# More than a minute on two cores.
-pytestmark = pytest.mark.slow
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """Compile with little optimisation: nearly all the time here is compilation."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def operator(n_genes: int = 8, seed: int = 0, **options) -> DifferentiableWGANBatchCorrection:
     sizes = {"n_genes": n_genes, "hidden_dim": 16, "latent_dim": 4, "n_batches": 2, "discriminator_hidden_dim": 16}
     return DifferentiableWGANBatchCorrection(WGANBatchCorrectionConfig(**(sizes | options)), rngs=nnx.Rngs(seed))
+
+
+@nnx.jit
+def applied(op, data):
+    """What an operator writes, compiled: each operation on its own takes longer to compile."""
+    return op.apply(data, {}, None)[0]
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +123,7 @@ class TestOperator:
 
     def test_training_takes_the_shift_and_does_not_collapse(self, fitted):
         data = two_batches()
-        result = fitted.apply(data, {}, None)[0]
+        result = applied(fitted, data)
         labels, corrected = data["batch_labels"], np.asarray(result["corrected_expression"])
         gap = lambda x: np.abs(x[labels == 0].mean(axis=0) - x[labels == 1].mean(axis=0)).mean()  # noqa: E731
         assert gap(corrected) < 0.35 * gap(data["expression"])
@@ -153,7 +164,7 @@ class TestOperator:
     def test_the_two_pull_against_each_other(self, fitted):
         """The generator lowers the distance that the critics raise: opposite signs, once, and not reversed twice."""
         data = two_batches()
-        of = lambda group: nnx.grad(lambda op: op.loss(data, group))(fitted)  # noqa: E731
+        of = lambda group: nnx.jit(nnx.grad(lambda op: op.loss(data, group)))(fitted)  # noqa: E731
         generator, critics = of("generator"), of("discriminator")
         theirs = lambda slopes, part: [  # noqa: E731
             float(jnp.abs(g).max()) for path, g in jax.tree.leaves_with_path(slopes) if (part in str(path[0]))
@@ -163,8 +174,8 @@ class TestOperator:
         assert max(theirs(critics, "critics")) > 0
         assert min(theirs(generator, "autoencoder")) > 0
         assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves((generator, critics)))
-        up = fitted.training_losses(data)
-        down = fitted.training_losses(data, None, "discriminator")
+        up = nnx.jit(lambda op: op.training_losses(data))(fitted)
+        down = nnx.jit(lambda op: op.training_losses(data, None, "discriminator"))(fitted)
         for view in ("latent", "expression"):
             assert float(up[f"{view}_distance"]) == pytest.approx(-float(down[f"{view}_critic"]), rel=1e-4, abs=1e-6)
 
@@ -194,7 +205,7 @@ class TestOperator:
         padded = {name: np.concatenate([value, value[:7]]) for name, value in data.items()}
         padded["expression"][60:] = np.nan
         padded["mask"] = np.arange(67) < 60
-        result, alone = (fitted.apply(d, {}, None)[0] for d in (padded, data))
+        result, alone = (applied(fitted, d) for d in (padded, data))
         for name in ("corrected_expression", "latent", "discriminator_scores"):
             np.testing.assert_allclose(result[name][:60], alone[name], rtol=1e-3, atol=1e-4)
         assert float(result["generator_loss"]) == pytest.approx(float(alone["generator_loss"]), rel=1e-3)
@@ -205,7 +216,7 @@ class TestOperator:
         for seed in (0, 0, 1):
             op = operator(seed=seed)
             op.fit(data, steps=10, rng=seed)
-            found.append(np.asarray(op.apply(data, {}, None)[0]["corrected_expression"]))
+            found.append(np.asarray(applied(op, data)["corrected_expression"]))
         assert (found[0] == found[1]).all()
         assert (found[0] != found[2]).any()
 
@@ -250,6 +261,7 @@ def corrects_the_tutorial(data_dir, variant, seed, steps):
     assert 0.7 <= kept <= 1.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_corrects_the_tutorial(data_dir, variant):
     corrects_the_tutorial(data_dir, variant, seed=0, steps=700)

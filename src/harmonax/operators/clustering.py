@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -194,18 +195,19 @@ def _mean_free_energy(points: jax.Array, weight: jax.Array, centroids: jax.Array
 
 def _seeds(points: jax.Array, weight: jax.Array, key: jax.Array, n_clusters: int) -> jax.Array:
     """Return k-means++ seeds, (K, F): each drawn in proportion to the squared distance from those before."""
-    first, *keys = jax.random.split(key, n_clusters)
-    start = points[jax.random.categorical(first, jnp.log(weight))]
-    centroids, nearest = [start], _squared(points, start[None])[:, 0]
-    for own in keys:
+    first, others = jnp.split(jax.random.split(key, n_clusters), [1])
+    start = points[jax.random.categorical(first[0], jnp.log(weight))]
+
+    def add(nearest: jax.Array, own: jax.Array) -> tuple[jax.Array, jax.Array]:
         # Where all cells sit on seeds, any cell will do.
         odds = jnp.where((nearest * weight).sum() > 0, nearest * weight, weight)
-        centroids.append(points[jax.random.categorical(own, jnp.log(odds))])
-        nearest = jnp.minimum(nearest, _squared(points, centroids[-1][None])[:, 0])
-    return jnp.stack(centroids)
+        seed = points[jax.random.categorical(own, jnp.log(odds))]
+        return jnp.minimum(nearest, _squared(points, seed[None])[:, 0]), seed
+
+    seeds = jax.lax.scan(add, _squared(points, start[None])[:, 0], others)[1]
+    return jnp.concatenate([start[None], seeds])
 
 
-@jax.jit
 def _step(points: jax.Array, weight: jax.Array, centroids: jax.Array, temperature: float) -> tuple[jax.Array, Any]:
     """One round: the new centroids, and the loss of those before."""
     shares = _assignments(points, centroids, temperature) * weight[:, None]
@@ -215,17 +217,30 @@ def _step(points: jax.Array, weight: jax.Array, centroids: jax.Array, temperatur
     return moved, _mean_free_energy(points, weight, centroids, temperature)
 
 
+# Steps so far, centroids, the loss before the last step, and the one before that.
+_Descent = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+
+
+@partial(jax.jit, static_argnames="n_clusters")
 def _fit_once(
     points: jax.Array, weight: jax.Array, key: jax.Array, temperature: float, n_clusters: int, max_iter: int, tol: float
 ) -> tuple[jax.Array, jax.Array]:
+    """Return the centroids of one run, and their loss."""
     # About the mean: products of large numbers would lose small distances.
     mean = weight @ points / weight.sum()
     points = (points - mean) * weight[:, None]
-    enough = tol * float((weight @ (points**2).sum(axis=1)) / weight.sum())
-    centroids, before = _seeds(points, weight, key, n_clusters), jnp.inf
-    for _ in range(max_iter):
-        centroids, now = _step(points, weight, centroids, temperature)
-        if before - now < enough:
-            break
-        before = now
+    enough = tol * (weight @ (points**2).sum(axis=1)) / weight.sum()
+
+    def goes_on(at: _Descent) -> jax.Array:
+        number, _, before, now = at
+        return (number < max_iter) & (before - now >= enough)
+
+    def advance(at: _Descent) -> _Descent:
+        number, centroids, _, before = at
+        moved, now = _step(points, weight, centroids, temperature)
+        return number + 1, moved, before, now
+
+    start = jnp.asarray(0), _seeds(points, weight, key, n_clusters), jnp.asarray(jnp.inf, points.dtype)
+    most = jnp.asarray(jnp.finfo(points.dtype).max)
+    centroids = jax.lax.while_loop(goes_on, advance, (*start, most))[1]
     return centroids + mean, _mean_free_energy(points, weight, centroids, temperature)

@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 # Widths of the kernels in units of `kernel_bandwidth` x the median distance.
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
-# Cells whose distances give the median.
-_LANDMARKS = 256
+# Cells whose distances give the median: with more, sorting the distances would be most of the time of a training step.
+_LANDMARKS = 100
 # Cells that a density is estimated from: what keeps it linear in N.
 _CENTRES = 512
 # What a composition weight may be at most, and one over it at least: more would let single cells stand for a batch.
@@ -48,7 +49,7 @@ def standardised(latent: jax.Array, weight: jax.Array | None = None) -> jax.Arra
 
 
 def median_distance(points: jax.Array, weight: jax.Array | None = None) -> jax.Array:
-    """Return the median distance of pairs among at most 256 of the points, evenly spaced by row; 1 without a pair.
+    """Return the median distance of pairs among 100 of the points, always the same rows; 1 without a pair.
 
     Parameters
     ----------
@@ -62,10 +63,10 @@ def median_distance(points: jax.Array, weight: jax.Array | None = None) -> jax.A
     >>> float(median_distance(jnp.array([[0.0], [3.0], [4.0]])))
     3.0
     """
-    step = max(1, -(-len(points) // _LANDMARKS))
-    some, there = points[::step], jnp.ones(len(points)) if weight is None else weight
-    i, j = jnp.triu_indices(len(some), 1)
-    counts = (there[::step][i] > 0) & (there[::step][j] > 0)
+    rows = _sample(len(points), _LANDMARKS)
+    some, there = points[rows], jnp.ones(len(rows)) if weight is None else weight[rows]
+    i, j = np.triu_indices(len(rows), 1)
+    counts = (there[i] > 0) & (there[j] > 0)
     distance = jnp.sqrt(_squared_distances(some, some)[i, j])
     median = jnp.nanmedian(jnp.where(counts, distance, jnp.nan))
     return jnp.where(median > 0, median, 1.0)
@@ -169,7 +170,7 @@ def composition_weights(points: jax.Array, labels: jax.Array, n_batches: int, we
     """
     points = jax.lax.stop_gradient(points)
     width = 0.5 * median_distance(points, weight)
-    rows = jnp.arange(0, len(points), max(1, -(-len(points) // _CENTRES)))
+    rows = _sample(len(points), _CENTRES)
     member = jax.nn.one_hot(labels, n_batches, dtype=points.dtype) * weight[:, None]
     kernel = jnp.exp(-_squared_distances(points, points[rows]) / (2 * width**2))
     # A cell is no evidence of its own place being common.
@@ -182,6 +183,11 @@ def composition_weights(points: jax.Array, labels: jax.Array, n_batches: int, we
     ratio = jnp.clip(ratio, 1 / _MOST_WEIGHT, _MOST_WEIGHT) * weight
     mean = (ratio @ member) / jnp.maximum(size, 1.0)
     return ratio / jnp.where(mean > 0, mean, 1.0)[labels]
+
+
+def _sample(n: int, most: int) -> np.ndarray:
+    """Return the rows of a sample, without repeats. At random: every second row could be all of one batch."""
+    return np.sort(np.random.default_rng(0).permutation(n)[:most])
 
 
 def _squared_distances(a: jax.Array, b: jax.Array) -> jax.Array:
