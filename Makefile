@@ -5,8 +5,6 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
 PYTEST_ARGS ?=
-# Modules whose examples compile JAX for minutes.
-SLOW_EXAMPLES := operators neural.py training/strength.py training/encoder.py tl/tune.py
 BENCH_ARGS ?=
 
 PY := $(VENV)/bin/python
@@ -27,7 +25,7 @@ demo: $(VENV)/.installed
 	$(VENV)/bin/harmonax demo -o $(DEMO) --open
 
 test: $(VENV)/.installed $(VENV)/.tests
-	$(PY) -m pytest -m "not slow" $(SLOW_EXAMPLES:%=--ignore=src/harmonax/%) $(PYTEST_ARGS)
+	$(PY) -m pytest -m "not slow" $(PYTEST_ARGS)
 
 test-kernels: $(VENV)/.cmake
 	$(VENV)/bin/cmake -S . -B build/kernel-tests -G Ninja -DHARMONAX_KERNEL_TESTS=ON
