@@ -20,6 +20,9 @@ from flax import nnx
 from ..errors import InputError
 from .checks import ROOM, Cells, at_least_zero, whole
 
+# Of the mean variance, what is added to every gene's.
+_SHRINKAGE = 0.1
+
 Codes = tuple[jax.Array, jax.Array]
 
 
@@ -46,6 +49,9 @@ class AutoencoderConfig:
     latent_noise
         Standard deviation of the noise put on the latent in training, relative to the latent's: what is small against
         it, such as a trace of the batch, cannot be used to reconstruct.
+    evenness
+        Weight, in training, of how much the correction differs among the cells of a batch. Of few cells each is known,
+        and could be moved by itself.
 
     Raises
     ------
@@ -62,13 +68,14 @@ class AutoencoderConfig:
     batch_in_encoder: bool = False
     gene_dropout: float = 0.0
     latent_noise: float = 0.3
+    evenness: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("n_genes", "hidden_dim", "latent_dim"):
             object.__setattr__(self, name, whole(name, getattr(self, name), 1))
         if self.n_batches is not None:
             object.__setattr__(self, "n_batches", whole("n_batches", self.n_batches, 1))
-        for name in ("gene_dropout", "latent_noise"):
+        for name in ("gene_dropout", "latent_noise", "evenness"):
             object.__setattr__(self, name, at_least_zero(name, getattr(self, name)))
         if self.gene_dropout >= 1:
             raise InputError(f"gene_dropout={self.gene_dropout!r} must be below 1")
@@ -112,16 +119,19 @@ class BatchAutoencoder(nnx.Module):
         self.hidden_code = nnx.Param(jnp.zeros((slots, hidden)))
         self.gene_code = nnx.Param(jnp.zeros((slots, genes)))
         self.centre = nnx.Variable(jnp.zeros(genes))
-        self.spread = nnx.Variable(jnp.ones(()))
+        self.spread = nnx.Variable(jnp.ones(genes))
 
     def calibrate(self, cells: Cells) -> None:
-        """Set the scaling from cells: the mean of each gene, and one spread, the root mean variance of all.
+        """Set the scaling from cells: the mean of each gene, and its spread, that of barely expressed ones bounded.
 
-        With a spread for each, hundreds of barely expressed genes would count like the markers.
+        A gene's squared spread is its variance and a tenth of the mean variance of all: scaled to unit variance,
+        hundreds of genes that hold noise alone would count like the markers; with one spread for all, the markers of
+        rare types would hardly count.
         """
         share = cells.weight / jnp.maximum(cells.weight.sum(), 1.0)
         mean = share @ cells.values
-        spread = jnp.sqrt(share @ ((cells.values - mean) ** 2).mean(axis=1))
+        variance = share @ (cells.values - mean) ** 2
+        spread = jnp.sqrt(variance + _SHRINKAGE * variance.mean())
         self.centre[...] = mean
         self.spread[...] = jnp.where(spread > 0, spread, 1.0)
 

@@ -26,7 +26,7 @@ class LatentCorrection(nnx.Module):
         self.autoencoder = BatchAutoencoder(config, rngs=rngs)
 
     def calibrate(self, data: Mapping[str, Any]) -> None:
-        """Scale to the data: subtract each gene's mean, divide by one spread. `fit` does it; a loop of your own should.
+        """Scale to the data: subtract each gene's mean, divide by its spread. `fit` does it; a loop of your own should.
 
         Parameters
         ----------
@@ -105,6 +105,14 @@ class LatentCorrection(nnx.Module):
             # The variance of one cell is 0, where a root has no gradient.
             latent = latent + self.config.latent_noise * jnp.sqrt(variance + 1e-12) * noise
         return self.autoencoder.reconstruction_error(cells, latent)
+
+    def _unevenness(self, cells: Cells, corrected: jax.Array) -> jax.Array:
+        """Return, with its weight, the variance within batches of what cells are moved by; a mean over genes."""
+        moved = corrected - self.autoencoder.scaled(cells.values)
+        member = jax.nn.one_hot(cells.labels, self.config.n_slots, dtype=moved.dtype) * cells.weight[:, None]
+        mean = member.T @ moved / jnp.maximum(member.sum(axis=0), 1.0)[:, None]
+        apart = ((moved - mean[cells.labels]) ** 2).mean(axis=1)
+        return self.config.evenness * (cells.weight @ apart) / jnp.maximum(cells.weight.sum(), 1.0)
 
     def _views(self, cells: Cells, latent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Return what is to be the same in all batches, and the weight of each cell in saying so.

@@ -69,9 +69,10 @@ class DifferentiableMMDBatchCorrection(LatentCorrection):
     """Batch-conditional autoencoder, trained until the maximum mean discrepancy of batches is gone.
 
     It minimises the reconstruction error, plus the squared MMD between batches (Gretton et al. 2012, JMLR 13:723) of
-    the latent and of the corrected expression. Every pair of batches counts, unbiased for unequal sizes, in time and
-    memory linear in the number of cells; in training, cells are weighted so that batches may differ in composition.
-    Untrained it corrects nothing: call `fit`, or `calibrate` and a loop of your own.
+    the latent and of the corrected expression, plus the unevenness of the correction. Every pair of batches counts,
+    unbiased for unequal sizes, in time and memory linear in the number of cells; in training, cells are weighted so
+    that batches may differ in composition. Untrained it corrects nothing: call `fit`, or `calibrate` and a loop of your
+    own.
 
     Parameters
     ----------
@@ -113,9 +114,9 @@ class DifferentiableMMDBatchCorrection(LatentCorrection):
         tuple
             The data with ``corrected_expression`` (N, G), ``latent`` (N, latent_dim), and two scalars: ``mmd_loss``,
             the squared MMD of the latent (0 within noise, so perhaps negative, where batches are the same), and
-            ``reconstruction_loss``, the mean squared error in units of the spread that `calibrate` found. The corrected
-            expression is ``x + D(z, target) - D(z, own batch)``: what the model cannot explain is kept, a cell of the
-            target batch does not move, and small values may turn negative. Then state and metadata.
+            ``reconstruction_loss``, the mean squared error in units of the genes' spreads that `calibrate` found. The
+            corrected expression is ``x + D(z, target) - D(z, own batch)``: what the model cannot explain is kept, a
+            cell of the target batch does not move, and small values may turn negative. Then state and metadata.
 
         Raises
         ------
@@ -153,6 +154,7 @@ class DifferentiableMMDBatchCorrection(LatentCorrection):
             "reconstruction": self._reconstruction(cells, latent, rngs),
             "latent_mmd": self.config.mmd_weight * self._discrepancy(points, cells.labels, weight, key),
             "expression_mmd": self.config.mmd_weight * self._discrepancy(corrected, cells.labels, weight, key),
+            "unevenness": self._unevenness(cells, corrected),
         }
 
     def loss(self, data: Mapping[str, Any]) -> jax.Array:

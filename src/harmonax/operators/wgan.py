@@ -45,9 +45,6 @@ class WGANBatchCorrectionConfig(AutoencoderConfig):
         Weight of the critics' distance against the reconstruction in training.
     gradient_penalty
         Weight of the penalty on critics steeper than 1.
-    evenness
-        Weight, in training, of how much the correction differs among the cells of a batch. Critics of few cells know
-        each of them, and without this the autoencoder moves one by one.
 
     Raises
     ------
@@ -64,13 +61,12 @@ class WGANBatchCorrectionConfig(AutoencoderConfig):
     _: KW_ONLY
     adversarial_weight: float = 1.0
     gradient_penalty: float = 10.0
-    evenness: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
         width = whole("discriminator_hidden_dim", self.discriminator_hidden_dim, 1)
         object.__setattr__(self, "discriminator_hidden_dim", width)
-        for name in ("adversarial_weight", "gradient_penalty", "evenness"):
+        for name in ("adversarial_weight", "gradient_penalty"):
             object.__setattr__(self, name, at_least_zero(name, getattr(self, name)))
 
 
@@ -210,16 +206,8 @@ class DifferentiableWGANBatchCorrection(LatentCorrection):
             "reconstruction": self._reconstruction(cells, latent, rngs),
             "latent_distance": scale * critics.latent.distance(points, cells.labels, weight),
             "expression_distance": scale * critics.expression.distance(corrected, cells.labels, weight),
-            "unevenness": self.config.evenness * self._unevenness(cells, corrected),
+            "unevenness": self._unevenness(cells, corrected * self.config.n_genes**0.5),
         }
-
-    def _unevenness(self, cells: Cells, corrected: jax.Array) -> jax.Array:
-        """Return the variance within batches of what cells are moved by, a mean over genes in units of the spread."""
-        moved = corrected - self.autoencoder.scaled(cells.values) / self.config.n_genes**0.5
-        member = jax.nn.one_hot(cells.labels, self.config.n_slots, dtype=moved.dtype) * cells.weight[:, None]
-        mean = member.T @ moved / jnp.maximum(member.sum(axis=0), 1.0)[:, None]
-        apart = ((moved - mean[cells.labels]) ** 2).sum(axis=1)
-        return cells.weight @ apart / jnp.maximum(cells.weight.sum(), 1.0)
 
     def _critic_losses(
         self, cells: Cells, views: tuple[jax.Array, jax.Array, jax.Array], rngs: nnx.Rngs
