@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from strategies import cells_with_batches
 
+import harmonax
 from harmonax.algorithm.harmony import Fit, Harmony
 from harmonax.algorithm.seeding import seed_centroids
 from harmonax.cells.memory import MemoryCells
 from harmonax.design import BatchDesign
-from harmonax.errors import HarmonaxError, InputError, MissingExtraError
+from harmonax.errors import HarmonaxError, HarmonaxWarning, InputError, MissingExtraError
 from harmonax.params import HarmonyParams
 from harmonax.schedule import Block, FixedPartition
 
@@ -472,3 +473,65 @@ def test_what_a_partition_is_told_is_small():
         part.levels[part.design.joint_levels[part.design.joint, 0]], np.arange(40_000, 60_000) // 100
     )
     np.testing.assert_array_equal(part.block_of(5, 50), schedule.block_of(40_005, 40_050))
+
+
+class TestFront:
+    """Through `pp.harmony_integrate` and `harmonize`."""
+
+    def adata(self):
+        import anndata
+        import pandas as pd
+
+        Z, codes = cells_with_batches(1000, 6, (3,), seed=2)
+        names = [f"cell{i}" for i in range(len(Z))]
+        obs = pd.DataFrame({"batch": pd.Categorical(codes[:, 0].astype(str))}, index=names)
+        return anndata.AnnData(obs=obs, obsm={"X_pca": Z.astype(np.float32)})
+
+    def test_a_dask_array_becomes_one_and_is_written_to_zarr_by_the_workers(self, processes, tmp_path):
+        adata = self.adata()
+        harmonax.pp.harmony_integrate(adata, "batch", rng=0, **SHORT)
+        in_memory = adata.obsm["X_pca_harmony"]
+        adata.obsm["X_pca"] = da.from_array(adata.obsm["X_pca"], chunks=(400, -1))
+        harmonax.pp.harmony_integrate(adata, "batch", rng=0, **SHORT)
+        corrected = adata.obsm["X_pca_harmony"]
+        assert isinstance(corrected, da.Array)
+        assert (corrected.chunks[0], corrected.dtype) == ((400, 400, 200), np.float64)
+        assert adata.uns["harmonax"]["backend"]["cells"] == "dask"
+        corrected.to_zarr(str(tmp_path / "corrected.zarr"))
+        written = da.from_zarr(str(tmp_path / "corrected.zarr")).compute()
+        assert np.abs(written - in_memory).max() < 1e-4 * np.abs(in_memory).max()
+        assert_nothing_is_left(processes)
+
+    def test_without_a_cluster_it_is_read_in_pieces(self, monkeypatch):
+        monkeypatch.setattr("harmonax.cells.select.has_client", lambda: False)
+        adata = self.adata()
+        lazy = da.from_array(adata.obsm["X_pca"], chunks=(400, -1))
+        for backend in ("auto", "disk"):
+            result = harmonax.harmonize(lazy, adata.obs[["batch"]], rng=0, backend=backend)
+            whole = harmonax.harmonize(adata.obsm["X_pca"], adata.obs[["batch"]], rng=0)
+            np.testing.assert_array_equal(result.embedding, whole.embedding)
+
+    def test_goes_on_from_a_checkpoint(self, threads, tmp_path):
+        adata = self.adata()
+        Z, batch = da.from_array(adata.obsm["X_pca"], chunks=(400, -1)), adata.obs[["batch"]]
+        params = HarmonyParams(**SHORT)
+        whole = harmonax.harmonize(Z, batch, params, rng=0).embedding.compute()
+        harmonax.harmonize(Z, batch, params.replace(max_iter_harmony=1), rng=0, checkpoint=tmp_path)
+        rest = harmonax.harmonize(Z, batch, params, checkpoint=tmp_path)
+        assert len(rest.history.passes) == 3
+        np.testing.assert_array_equal(rest.embedding.compute(), whole)
+        with pytest.raises(InputError, match="other data"):
+            harmonax.harmonize(Z + 1, batch, params, checkpoint=tmp_path)
+
+    def test_one_batch_stays_as_it_is(self, threads):
+        Z = da.ones((10, 3), chunks=4)
+        with pytest.warns(HarmonaxWarning, match="every cell has the same batch"):
+            result = harmonax.harmonize(Z, np.zeros(10, int))
+        assert isinstance(result.embedding, da.Array)
+
+    def test_what_it_cannot_do_is_said(self, threads):
+        Z, batch = self.adata().obsm["X_pca"], np.arange(1000) % 2
+        with pytest.raises(InputError, match="backend='dask' needs a Dask array"):
+            harmonax.harmonize(Z, batch, backend="dask")
+        with pytest.raises(InputError, match="leave out=None and write that"):
+            harmonax.harmonize(da.from_array(Z), batch, backend="dask", out=np.empty(Z.shape))
