@@ -159,7 +159,7 @@ def assert_nothing_is_left(client) -> None:
 
         return len(dask_worker.state.actors) + len(partition._HERE)
 
-    until = time.time() + 10
+    until = time.time() + 60
     while any(client.run(held).values()) and time.time() < until:
         time.sleep(0.05)
     assert not any(client.run(held).values())
@@ -432,8 +432,9 @@ def test_a_chunk_that_ends_its_worker_ends_the_run(programs):
         os._exit(1)
 
     Z = da.ones((100, 3), chunks=(100, 3)).map_blocks(deadly, dtype=float, meta=np.empty((0, 0)))
+    # More than it may end: one that was killed before may not have been missed yet.
     with pytest.raises(distributed.KilledWorker):
-        make(Z, programs.have(2))
+        make(Z, programs.have(4))
 
 
 def test_a_cluster_without_workers_is_not_waited_for_forever(monkeypatch):
@@ -448,14 +449,19 @@ def test_a_cluster_without_workers_is_not_waited_for_forever(monkeypatch):
 
 def test_ctrl_c_leaves_no_actors_behind(processes):
     Z, design = problem()
+    # A shell starts programs in the background with interrupts ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     class Interrupted(Forgetful):
         def _maybe(self, name, count):
             if (name, count) == ("sweep", 12):
                 signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        run_dask(da.from_array(Z, chunks=CHUNKS), design, HarmonyParams(**SHORT), processes, kind=Interrupted)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_dask(da.from_array(Z, chunks=CHUNKS), design, HarmonyParams(**SHORT), processes, kind=Interrupted)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert_nothing_is_left(processes)
 
 

@@ -466,7 +466,7 @@ class TestCommand:
             (["first.h5ad", "in.npy"], "several inputs must be .h5ad or .zarr"),
             (["first.h5ad", "--batch-from", "file"], "there is one input only"),
             (["in.h5ad", "--max-memory", "lots"], "is no size"),
-            (["in.h5ad", "--max-memory", "1M"], "even from disk"),
+            (["in.h5ad", "--max-memory", "1M"], "but 1 MiB are allowed: raise max_memory"),
             (["first.h5ad", "second.h5ad", "--metadata", "meta.csv"], "metadata table goes with one bare"),
         ],
     )
@@ -481,6 +481,12 @@ class TestCommand:
         other.write_h5ad("fewer.h5ad")
         assert integrate("first.h5ad", "fewer.h5ad", "-o", "out.h5ad") == 3
         assert "has 4 features but that of first.h5ad has 6: one PCA of all cells" in capsys.readouterr().err
+
+    def test_a_limit_that_reading_exceeds_is_no_promise(self, atlas, capsys, monkeypatch):
+        monkeypatch.setattr("harmonax.memory.peak", lambda: 3 << 30)
+        assert integrate("in.h5ad", "-o", "out.h5ad", "--max-memory", "2G") == 3
+        assert "took 3.00 GiB, but 2.00 GiB are allowed" in capsys.readouterr().err
+        assert not Path("out.h5ad").exists()
 
     def test_the_checkpoint_goes_when_the_output_is_in_place(self, atlas):
         assert integrate("in.h5ad", "-o", "out.h5ad", "--checkpoint", "kept") == 0

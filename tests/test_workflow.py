@@ -26,9 +26,10 @@ from harmonax.cli.workflow import run_workflow
 from harmonax.demo.simulate import simulate
 from harmonax.errors import HarmonaxWarning, InputError, MissingKeyError, OutputError
 from harmonax.io.annotated import quiet
-from harmonax.workflow import STEPS, Done, WorkflowOptions, run, run_files
+from harmonax.workflow import STEPS, Done, WorkflowOptions, embed, run, run_files
 from harmonax.workflow.checkpoint import FOLDER
 from harmonax.workflow.outputs import FIGURES, NAMES, RESULT
+from harmonax.workflow.state import State
 
 pytest.importorskip("scanpy")
 pytest.importorskip("igraph")
@@ -872,3 +873,12 @@ def test_folders_made_for_a_run_that_fails_go_again(counts, tmp_path):
     with pytest.raises(InputError, match="min_genes"):
         run(counts, "batch", min_genes=10**6, out=tmp_path / "a" / "b" / "c")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_neighbours_of_more_cells_than_are_compared_with_each_other():
+    # Above 8,192 cells scanpy goes to pynndescent, whose version must be one that it can read.
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame(index=[f"cell{i}" for i in range(9000)])
+    adata = ad.AnnData(obs=obs, obsm={"X_pca_harmony": rng.normal(size=(9000, 5)).astype(np.float32)})
+    embed.neighbors(State(adata, WorkflowOptions(n_neighbors=5)))
+    assert adata.obsp["distances"].shape == (9000, 9000)

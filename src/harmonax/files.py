@@ -120,6 +120,10 @@ def integrate_file(job: FileJob, params: HarmonyParams | None = None, **how: Any
     places = _check_places(job)
     source, design = _read(job, how)
     clock.lap("read")
+    limit, held = memory.parse_size(how.get("max_memory")), memory.peak() or 0
+    if limit is not None and held > limit:
+        allowed = f"{memory.human(limit)} are allowed: raise max_memory (--max-memory)"
+        raise InputError(f"reading the batch columns took {memory.human(held)}, but {allowed}")
     n_bytes = math.prod(source.Z.shape) * np.dtype(how.get("dtype") or params.precision).itemsize
     needed = io.size_of(source, places.kind, n_bytes)
     io.check_space(places.result, needed)

@@ -45,10 +45,11 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Choice:
-    """Where the cells go, in how large pieces they are read there, and why."""
+    """Where the cells go, in how large pieces they are read there, why in one word or two, and with the sizes."""
 
     backend: str
     slab_bytes: int
+    reason: str
     why: str
 
 
@@ -125,7 +126,8 @@ def make_cells(
     level = logging.INFO if choice.backend == "disk" else logging.DEBUG
     log.log(level, "cells: %s (%s)", choice.backend, choice.why)
     how: dict[str, Any] = {"precision": precision, "n_threads": n_threads}
-    described = {"cells": choice.backend, "why": choice.why, "n_threads": n_threads}
+    # No sizes: what is free is another at each run, and the record of the same run should be the same.
+    described = {"cells": choice.backend, "why": choice.reason, "n_threads": n_threads}
     cells: MemoryCells | DiskCells
     if choice.backend == "memory":
         cells = MemoryCells(_loaded(Z, digest), design, schedule, **how)
@@ -135,7 +137,7 @@ def make_cells(
     cells = DiskCells(Z, design, schedule, **place, **how)
     cells.open()
     check.finish()
-    return cells, described | {"instruction_set": cells.instruction_set, "slab_bytes": choice.slab_bytes}
+    return cells, described | {"instruction_set": cells.instruction_set}
 
 
 def _loaded(Z: Any, digest: Any) -> np.ndarray:
@@ -210,16 +212,18 @@ def select(wanted: str, size: Sizes, max_memory: int | None) -> Choice:
     needed = held + size.in_memory
     slab = min(SLAB_BYTES, max(size.cells, 1), max(_LEAST_SLAB, (limit - held - size.on_disk(0)) // _SLABS))
     least = held + size.on_disk(min(_LEAST_SLAB, slab))
+    reason = "asked for"
     if wanted == "auto":
-        wanted = "memory" if needed <= limit else "disk"
+        fits = needed <= limit
+        wanted, reason = ("memory", "memory suffices") if fits else ("disk", "memory does not suffice")
     if wanted == "memory":
         if max_memory is not None and needed > limit:
             raise InputError(
                 f"in memory this run needs {human(needed)}, but {allowed}: raise max_memory (--max-memory), or use "
                 f"backend='disk', which needs {human(least)}"
             )
-        return Choice("memory", slab, f"in memory it needs {human(needed)}; {allowed}")
+        return Choice("memory", slab, reason, f"in memory it needs {human(needed)}; {allowed}")
     if max_memory is not None and least > limit:
         raise InputError(f"even from disk this run needs {human(least)}, but {allowed}: raise max_memory")
     on_disk = human(held + size.on_disk(slab))
-    return Choice("disk", slab, f"from disk it needs {on_disk}, in memory {human(needed)}; {allowed}")
+    return Choice("disk", slab, reason, f"from disk it needs {on_disk}, in memory {human(needed)}; {allowed}")

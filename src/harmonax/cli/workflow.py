@@ -21,7 +21,7 @@ _LISTS = ("batch_key", "compare", "color_by", "genes", "recompute", "skip")
 _PLAIN = (
     *("label_key", "condition_key", "min_genes", "max_genes", "min_cells", "max_pct_mt", "mt_prefix", "counts_layer"),
     *("target_sum", "n_top_genes", "hvg_flavor", "n_comps", "combine_keys", "missing", "allow_many_levels", "backend"),
-    *("n_neighbors", "min_dist", "resolutions", "n_marker_genes", "seed"),
+    *("n_neighbors", "min_dist", "resolutions", "n_marker_genes", "seed", "max_memory"),
 )
 _STEPS = (
     "qc, normalise, hvg, pca, check, harmony, neighbors, umap, umap_uncorrected, leiden, markers, evaluate, diagnose"
@@ -83,6 +83,12 @@ def _text(name: str, says: str) -> Any:
 @_names("skip", "Steps to leave out: qc, check, umap, umap_uncorrected, markers, evaluate, diagnose.")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed gives the same result."
+)
+@click.option(
+    "--max-memory",
+    metavar="SIZE",
+    help="Room for the expression, such as 4G; where that of IN (.h5ad, .zarr) takes more, it stays on the disk, and "
+    "the result has no X.  [default: no limit]",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the results of a finished run in DIR; never IN.")
 @click.option(

@@ -150,6 +150,8 @@ def has_leiden(state: State) -> str:
 def markers(state: State) -> str:
     """Rank the genes of each cluster against the rest (Wilcoxon)."""
     adata = state.adata
+    if state.beyond and adata.X is None:
+        raise Skip("the expression is beyond memory")
     kind = counts.kind_of(adata.X)
     if kind not in (counts.Kind.POSITIVE, counts.Kind.COUNTS):
         raise Skip(f"X has {kind}: no expression to compare")

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import os
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import io
 from ..errors import FileFormatError, HarmonaxError, InputError, MissingKeyError, nearest, warn
 from ..extras import need
 from ..io.names import short_names
+from . import beyond
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+_Found = TypeVar("_Found")
 KINDS = ".h5ad, .zarr, a 10x .h5, or a folder with matrix.mtx, barcodes and features (or genes), .gz or not"
 
 
@@ -30,7 +33,9 @@ def silent() -> Iterator[None]:
         yield
 
 
-def read_inputs(paths: Sequence[str], batch_key: str | None = None, *, replace: bool = True) -> AnnData:
+def read_inputs(
+    paths: Sequence[str], batch_key: str | None = None, *, replace: bool = True, room: int | None = None
+) -> AnnData:
     """Read a data set from one file or folder, or several that are joined.
 
     Parameters
@@ -41,11 +46,14 @@ def read_inputs(paths: Sequence[str], batch_key: str | None = None, *, replace: 
         Column of ``obs`` to make of the files' names. None: none.
     replace
         Whether it may take the place of one that is there.
+    room
+        Bytes of memory for their expression; where it takes more, it stays on the disk (see `beyond`). None: no limit.
 
     Returns
     -------
     AnnData
-        In memory. Of several, the genes that all have; cells whose names occur twice get the name of their file.
+        In memory, but for that. Of several, the genes that all have; cells whose names occur twice get the name of
+        their file.
 
     Raises
     ------
@@ -62,7 +70,8 @@ def read_inputs(paths: Sequence[str], batch_key: str | None = None, *, replace: 
     # One that is missing is told before the others are read.
     for path in paths:
         kind_of(path)
-    parts = [unique_names(read(path), path) for path in paths]
+    reader = read if room is None or not _too_large(paths, room) else lambda path: read(path, room)
+    parts = [unique_names(reader(path), path) for path in paths]
     adata = parts[0] if len(parts) == 1 else _joined(parts, names)
     if batch_key is not None:
         import pandas as pd
@@ -98,12 +107,28 @@ def kind_of(path: str) -> str:
     raise InputError(f"{path}: the format is told by the end of the name; allowed are {KINDS}{inside}")
 
 
-def read(path: str) -> AnnData:
-    """Read one file or folder into memory."""
+def _too_large(paths: Sequence[str], room: int) -> bool:
+    """Return whether the expression of all files together takes more than there is room for."""
+    total = 0
+    for path in paths:
+        if kind_of(path) not in ("h5ad", "zarr"):
+            raise InputError(f"{path}: max_memory (--max-memory) is for .h5ad and .zarr, which can be read in pieces")
+        total += _readable(path, functools.partial(beyond.size, path))
+    return total > room
+
+
+def read(path: str, room: int | None = None) -> AnnData:
+    """Read one file or folder into memory, or, for a room that its expression has not, without that."""
+    reader = _READERS[kind_of(path)]
+    return _readable(path, lambda: reader(Path(path)) if room is None else beyond.read(path, room))
+
+
+def _readable(path: str, work: Callable[[], _Found]) -> _Found:
+    """Return what is read of a file, or say what is the matter with it."""
     kind = kind_of(path)
     try:
         with silent():
-            return _READERS[kind](Path(path))
+            return work()
     except (HarmonaxError, MemoryError):
         raise
     except PermissionError:

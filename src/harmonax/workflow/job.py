@@ -15,7 +15,7 @@ import pandas as pd
 from ..columns import design_from_table
 from ..errors import InputError, MissingKeyError, nearest, warn
 from ..extras import need
-from . import checkpoint, counts, inputs, meter, outputs, steps
+from . import beyond, checkpoint, counts, inputs, meter, outputs, steps
 from .options import WorkflowOptions, leiden_key
 from .state import Done, State, Step
 
@@ -87,16 +87,20 @@ class Job:
         _check(adata, self.options)
         _prepare_batches(adata, self.options)
         state = State(adata, self.options, counts.where_counts(adata, self.options.counts_layer), self.live)
+        source = adata.X if state.counts is None else counts.matrix(adata, state.counts)
+        state.beyond = beyond.is_lazy(source)
         self.intents = steps.intents(state)
+        if state.beyond:
+            _check_beyond(self.options, self.intents)
         levels = ", ".join(f"{adata.obs[key].nunique()} levels of '{key}'" for key in self.options.batch_key)
-        note = f"{adata.n_obs:,} cells x {adata.n_vars:,} genes; {levels}"
+        note = f"{adata.n_obs:,} cells x {adata.n_vars:,} genes; {levels}{beyond.note(source)}"
         self.finish(Done("load", "done", note, clock.seconds(), clock.peak()))
         return state
 
     def _steps(self, state: State, work: checkpoint.Work | None) -> str:
         """Do, keep, bring back or skip every step; return the fingerprint of all of them."""
         o = self.options
-        start = [o.batch_key, o.counts_layer, o.missing]
+        start = [o.batch_key, o.counts_layer, o.missing, state.beyond]
         mark = checkpoint.fingerprint(self.facts, start, checkpoint.versions())
         plain = o.to_dict()
         for index, step in enumerate(steps.PLAN):
@@ -106,10 +110,12 @@ class Job:
                 if intent.status == "skipped" and any(self.intents[b].status == "done" for b in step.after):
                     steps.forget(state, step.name)
                 self.finish(Done(step.name, intent.status, intent.note))
-                continue
-            # X is in no checkpoint: normalising is done again.
-            found = work.restore(index, mark, state) if work is not None and step.name != "normalise" else None
-            self.finish(found if found is not None else self._do(index, step, state, work, mark))
+            else:
+                # X is in no checkpoint: normalising is done again.
+                found = work.restore(index, mark, state) if work is not None and step.name != "normalise" else None
+                self.finish(found if found is not None else self._do(index, step, state, work, mark))
+            if step.name == "pca":
+                beyond.let_go(state.adata)
         return mark
 
     def _do(self, index: int, step: Step, state: State, work: checkpoint.Work | None, mark: str) -> Done:
@@ -175,6 +181,18 @@ def _check_own_columns(adata: AnnData, options: WorkflowOptions) -> None:
         and not set(map(leiden_key, options.resolutions)) <= set(clusters)
     ):
         warn(f"obs['{clusters[0]}'] of the input is replaced by the run's own clusters")
+
+
+def _check_beyond(options: WorkflowOptions, intents: dict[str, steps.Intent]) -> None:
+    """Refuse what cannot be done with expression beyond memory, and tell of what is left out."""
+    if options.hvg_flavor.startswith("seurat_v3") and intents["hvg"].status == "done":
+        raise InputError(
+            f"hvg_flavor='{options.hvg_flavor}' needs all counts in memory, and they are beyond it; "
+            "use 'seurat' or 'cell_ranger'"
+        )
+    for name in ("genes", "markers"):
+        if getattr(options, name):
+            warn(f"{name} are left out: the expression is beyond memory")
 
 
 def _prepare_batches(adata: AnnData, options: WorkflowOptions) -> None:

@@ -74,6 +74,8 @@ def diagnose(state: State) -> str:
 
 def _markers(state: State) -> dict[str, list[str]]:
     """Return the given markers that the data have, and tell of the others: quality control may have removed them."""
+    if state.beyond and state.adata.X is None:
+        return {}
     types = set(state.adata.obs[state.options.label_key].astype(str)) if state.options.label_key else set()
     there = set(state.adata.var_names)
     known = {kind: [gene for gene in genes if gene in there] for kind, genes in state.options.markers.items()}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import InputError, nearest
+from ..memory import parse_size
 from ..params import HarmonyParams
 
 STEPS = (
@@ -81,6 +82,10 @@ class WorkflowOptions:
         How batch columns are read: see `harmonax.pp.harmony_integrate`.
     backend, n_threads
         Where Harmony's cells live, and its threads: likewise. The result does not depend on them.
+    max_memory
+        Room for the expression of files, such as ``"4G"``. Where reading and normalising it takes more, it stays on the
+        disk and is taken in pieces (`.h5ad`, `.zarr`; needs the extra ``dask``); the result has no X then. None: no
+        limit.
     n_neighbors, min_dist
         Of the neighbour graph, and of UMAP.
     resolutions
@@ -132,6 +137,7 @@ class WorkflowOptions:
     allow_many_levels: bool = False
     backend: Literal["auto", "memory", "dense"] = "auto"
     n_threads: int | None = None
+    max_memory: int | str | None = None
     n_neighbors: int = 15
     min_dist: float = 0.5
     resolutions: tuple[float, ...] = (0.3, 0.5, 0.8)
@@ -151,6 +157,7 @@ class WorkflowOptions:
         for name, (low, high) in _RANGES.items():
             if getattr(self, name) is not None:
                 put(name, _number(name, getattr(self, name), low, high))
+        put("max_memory", parse_size(self.max_memory))
         if self.max_genes is not None and self.max_genes < self.min_genes:
             raise InputError(f"max_genes={self.max_genes} is below min_genes={self.min_genes}: no cell could stay")
         values = self.resolutions if isinstance(self.resolutions, (tuple, list)) else (self.resolutions,)

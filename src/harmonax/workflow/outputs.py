@@ -109,8 +109,8 @@ def _report(adata: AnnData, path: Path, job: Job) -> str:
     from ..report import write_report
 
     o = job.options
-    # Quality control may have removed some.
-    genes = [gene for gene in o.genes if gene in adata.var_names]
+    # Quality control may have removed some, and of expression beyond memory there is none left.
+    genes = [gene for gene in o.genes if gene in adata.var_names and adata.X is not None]
     columns = [name for name in o.color_by if name in adata.obs]
     write_report(adata, path, color_by=columns or None, genes=genes or None, rng=o.seed)
     return f"{path.stat().st_size / 1e6:.1f} MB"

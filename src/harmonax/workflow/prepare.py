@@ -10,7 +10,7 @@ import pandas as pd
 from ..columns import design_from_table
 from ..errors import InputError, warn
 from ..extras import need
-from . import counts
+from . import beyond, counts
 from .inputs import silent
 from .options import WorkflowOptions
 from .state import BASIS, Skip, State
@@ -38,11 +38,7 @@ def qc(state: State) -> str:
     X = counts.matrix(adata, state.counts)
     mitochondrial, word = _mitochondrial(adata, options.mt_prefix)
     adata.var["mt"] = mitochondrial
-    work = _bare(adata, X)
-    with silent():
-        scanpy().pp.calculate_qc_metrics(
-            work, qc_vars=["mt"] if mitochondrial.any() else [], percent_top=None, log1p=False, inplace=True
-        )
+    work = _measured(adata, X, mitochondrial)
     for name in ("n_genes_by_counts", "total_counts", "pct_counts_mt"):
         if name in work.obs:
             adata.obs[name] = np.nan_to_num(work.obs[name].to_numpy())
@@ -62,12 +58,19 @@ def qc(state: State) -> str:
     return note
 
 
-def _bare(adata: AnnData, X: Any) -> AnnData:
-    """Return the counts alone, so that scanpy's columns do not replace the user's."""
+def _measured(adata: AnnData, X: Any, mitochondrial: np.ndarray) -> AnnData:
+    """Return what scanpy measures of the counts, apart, so that its columns do not replace the user's."""
     import anndata
 
+    if beyond.is_lazy(X):
+        return beyond.measured(counts.as_counts(X), mitochondrial, adata.obs_names, adata.var_names)
     index = pd.DataFrame(index=adata.obs_names)
-    return anndata.AnnData(X, obs=index, var=pd.DataFrame({"mt": adata.var["mt"]}, index=adata.var_names))
+    work = anndata.AnnData(X, obs=index, var=pd.DataFrame({"mt": mitochondrial}, index=adata.var_names))
+    with silent():
+        scanpy().pp.calculate_qc_metrics(
+            work, qc_vars=["mt"] if mitochondrial.any() else [], percent_top=None, log1p=False, inplace=True
+        )
+    return work
 
 
 def _mitochondrial(adata: AnnData, prefix: str | None) -> tuple[np.ndarray, str]:
@@ -97,6 +100,8 @@ def _cells(obs: pd.DataFrame, options: WorkflowOptions) -> tuple[np.ndarray, str
 
 
 def _genes(X: Any, kept_cells: np.ndarray, min_cells: int) -> np.ndarray:
+    if beyond.is_lazy(X):
+        return beyond.cells_with(counts.as_counts(X), kept_cells) >= min_cells
     seen = np.asarray((X[kept_cells] > 0).sum(axis=0)).ravel()
     return seen >= min_cells
 
@@ -135,19 +140,23 @@ def normalise(state: State) -> str:
         raise Skip("no raw counts; X is taken as it is")
     adata = state.adata
     raw = counts.as_counts(counts.matrix(adata, state.counts))
-    if state.counts != "counts" and "counts" in adata.layers and _differ(raw, adata.layers["counts"]):
+    lazy = beyond.is_lazy(raw)
+    # Of what is beyond memory nothing is put there.
+    if not lazy and state.counts != "counts" and "counts" in adata.layers and _differ(raw, adata.layers["counts"]):
         raise InputError(
             f"layers['counts'] holds other values than {counts.label(state.counts)}, which the run would put there; "
             "rename that layer, or leave counts_layer (--counts-layer) out to use it"
         )
-    adata.layers["counts"] = raw
+    if not lazy:
+        adata.layers["counts"] = raw
     adata.X = raw.copy()
     adata.uns.pop("log1p", None)
     with silent():
         scanpy().pp.normalize_total(adata, target_sum=state.options.target_sum)
         scanpy().pp.log1p(adata)
     from_where = "" if state.counts == "counts" else f" (from {counts.label(state.counts)})"
-    return f"to {state.options.target_sum:g} per cell, log1p; counts in layers['counts']{from_where}"
+    kept = "beyond memory" if lazy else "counts in layers['counts']"
+    return f"to {state.options.target_sum:g} per cell, log1p; {kept}{from_where}"
 
 
 def _differ(one: Any, other: Any) -> bool:
@@ -206,8 +215,11 @@ def pca(state: State) -> str:
     n_comps = min(options.n_comps, adata.n_obs - 1, chosen - 1)
     if n_comps < 1:
         raise InputError(f"{adata.n_obs} cells and {chosen} highly variable genes have no principal components")
-    with silent():
-        scanpy().pp.pca(adata, n_comps=n_comps, mask_var="highly_variable", random_state=options.seed)
+    if beyond.is_lazy(adata.X):
+        beyond.pca(adata, n_comps)
+    else:
+        with silent():
+            scanpy().pp.pca(adata, n_comps=n_comps, mask_var="highly_variable", random_state=options.seed)
     capped = f" (n_comps={options.n_comps} is more than the data have)" if n_comps < options.n_comps else ""
     share = float(np.sum(adata.uns["pca"]["variance_ratio"]))
     return f"{n_comps} components{capped}, {share:.0%} of the variance of {chosen:,} genes"
@@ -228,7 +240,7 @@ def has_hvg(state: State) -> str:
 
 def has_normalised(state: State) -> str:
     """Return what the data have of normalised values beside their counts."""
-    if counts.kind_of(state.adata.X) is not counts.Kind.POSITIVE or state.counts == "X":
+    if state.counts == "X" or counts.kind_of(state.adata.X) is not counts.Kind.POSITIVE:
         return ""
     where = f"the counts are in {counts.label(state.counts)}" if state.counts else "there are no counts"
     return f"X is taken as it is: {where}"

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InputError
 from ..extras import need
+from ..memory import parse_size
 from ..randomness import seed_from
-from . import inputs
+from . import beyond, inputs
 from .job import Job, Progress
 from .options import WorkflowOptions
 
@@ -165,7 +166,7 @@ def run_files(
         asked = asked.replace(batch_key=made_key)
 
     facts = [inputs.facts(name) | {"names_are": made_key or ""} for name in names]
-    source = lambda: inputs.read_inputs(names, made_key, replace=not implied)  # noqa: E731
+    source = lambda: inputs.read_inputs(names, made_key, replace=not implied, room=parse_size(asked.max_memory))  # noqa: E731
     return Job(source, facts, asked, _path(out), overwrite, progress, names, also_read, command).run()
 
 
@@ -191,15 +192,22 @@ def _path(out: str | Path | None) -> Path | None:
 
 
 def _own_copy(adata: AnnData) -> AnnData:
-    own = adata.to_memory() if adata.isbacked else adata.copy()
+    own = beyond.own(adata) if adata.isbacked else adata.copy()
     return inputs.unique_names(own, "adata")
 
 
 def _facts_of(adata: AnnData) -> dict[str, Any]:
     """Return what tells these data from others."""
     digest = need("joblib", "workflow").hash
-    parts = [adata.X, adata.obs, adata.var, dict(adata.obsm), dict(adata.layers), dict(adata.obsp), dict(adata.uns)]
+    X = (str(adata.filename), inputs.facts(str(adata.filename))["modified"]) if adata.isbacked else _known(adata.X)
+    layers = {name: _known(value) for name, value in adata.layers.items()}
+    parts = [X, adata.obs, adata.var, dict(adata.obsm), layers, dict(adata.obsp), dict(adata.uns)]
     return {"kind": "memory", "cells": adata.n_obs, "genes": adata.n_vars, "hash": digest(parts)}
+
+
+def _known(matrix: Any) -> Any:
+    """Return what stands for a matrix: itself, or what Dask knows of one that it makes."""
+    return need("dask.base", "dask").tokenize(matrix) if beyond.is_lazy(matrix) else matrix
 
 
 def command_line() -> str:

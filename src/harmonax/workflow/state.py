@@ -33,12 +33,15 @@ class State:
         Where the raw counts were found: see `counts.where_counts`.
     progress
         What Harmony's own progress is given.
+    beyond
+        Whether the expression is beyond memory (see `beyond`): after the PCA there is none.
     """
 
     adata: AnnData
     options: WorkflowOptions
     counts: str | None = None
     progress: Any = False
+    beyond: bool = False
 
 
 @dataclass(frozen=True)
