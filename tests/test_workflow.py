@@ -693,6 +693,7 @@ def test_defaults_of_the_command_are_those_of_python(asked):
 
 
 OPTIONS = {
+    "--max-memory 4G": {"max_memory": 4 << 30},
     "--label-key t": {"label_key": "t"},
     "--condition-key t": {"condition_key": "t"},
     "--min-genes 5": {"min_genes": 5},
