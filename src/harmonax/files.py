@@ -173,11 +173,13 @@ def _check_places(job: FileJob) -> _Places:
 
 
 def _read(job: FileJob, how: dict[str, Any]) -> tuple[io.Source, BatchDesign]:
-    limited = how.get("max_memory") is not None or how.get("backend") == "disk"
-    in_table = not io.format_of(job.output).annotated and io.format_of(job.output) is not io.Format.NPY
-    reading = io.Reading(up_to=0 if limited else _MOST_AT_ONCE, names=in_table)
-    if how.get("backend") in ("memory", "dense") and not limited:
-        reading = io.Reading()
+    target = io.format_of(job.output)
+    up_to: int | None = _MOST_AT_ONCE
+    if how.get("max_memory") is not None or how.get("backend") == "disk":
+        up_to = 0
+    elif how.get("backend") in ("memory", "dense"):
+        up_to = None
+    reading = io.Reading(up_to, names=not target.annotated and target is not io.Format.NPY)
     if len(job.sources) > 1:
         if job.metadata is not None:
             raise InputError("a metadata table goes with one bare embedding, not with several inputs")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from .params import HarmonyParams
 
@@ -13,7 +14,22 @@ Report = Callable[[int, int, float], None]
 
 @contextmanager
 def reporter(progress: bool | Report | None, params: HarmonyParams) -> Iterator[Report | None]:
-    """Give a function to call after each pass; its line is cleared when the run ends, however it ends."""
+    """Give a function to call after each pass."""
+
+    def text(round_: int, pass_: int, objective: float) -> str:
+        most = params.max_iter_harmony
+        return f"harmony {bar(round_ / most)} round {round_} of at most {most}, pass {pass_}, objective {objective:.6g}"
+
+    with line(progress, text) as show:
+        yield show
+
+
+@contextmanager
+def line(progress: bool | Report | None, text: Callable[[int, int, float], str]) -> Iterator[Report | None]:
+    """Give a function that shows its text in one line, which is cleared when the run ends, however it ends.
+
+    Where `progress` is a function, that one; None where nothing is to be shown.
+    """
     if callable(progress):
         yield progress
         return
@@ -23,13 +39,8 @@ def reporter(progress: bool | Report | None, params: HarmonyParams) -> Iterator[
         yield None
         return
 
-    def show(round_: int, pass_: int, objective: float) -> None:
-        done = round_ / params.max_iter_harmony
-        bar = "#" * round(20 * done)
-        sys.stderr.write(
-            f"\rharmony [{bar:<20}] round {round_} of at most {params.max_iter_harmony}, "
-            f"pass {pass_}, objective {objective:.6g}\x1b[K"
-        )
+    def show(*at: Any) -> None:
+        sys.stderr.write(f"\r{text(*at)}\x1b[K")
         sys.stderr.flush()
 
     try:
@@ -37,3 +48,8 @@ def reporter(progress: bool | Report | None, params: HarmonyParams) -> Iterator[
     finally:
         sys.stderr.write("\r\x1b[K")
         sys.stderr.flush()
+
+
+def bar(done: float) -> str:
+    """Return a bar of 20 characters, so much of it filled."""
+    return f"[{'#' * round(20 * done):<20}]"

@@ -7,7 +7,6 @@ are added here in the order of the partitions, so the bits depend on the chunks 
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Sequence
 from functools import reduce
@@ -21,12 +20,11 @@ from ..design import BatchDesign
 from ..embedding import ValueCheck, check_shape
 from ..errors import InputError
 from ..extras import need
-from ..kernels import _native
 from ..schedule import Block, FixedPartition
 from ..threads import resolve_threads
 from .fleet import Fleet, large_graphs
 from .memory import MemoryCells, sample
-from .native import NativeCells
+from .native import NativeCells, available_set
 from .partition import Again, Part, Tables, ended, same
 
 _LOOK = 5.0
@@ -78,7 +76,7 @@ class DaskCells:
         self.design, self.schedule, self.precision = design, schedule, precision
         # For the sample that seeding takes, which is computed here.
         self.n_threads = resolve_threads(n_threads)
-        self.instruction_set = os.environ.get("HARMONAX_INSTRUCTION_SET") or _native.instruction_sets()[0]
+        self.instruction_set = available_set()
         self._run = uuid.uuid4().hex[:12]
         self._row_chunks = tuple(int(n) for n in Z.chunks[0])
         starts = np.cumsum((0, *self._row_chunks))

@@ -8,7 +8,6 @@ float64.
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
@@ -20,12 +19,11 @@ from ..design import BatchDesign
 from ..embedding import slabs
 from ..errors import InputError
 from ..extras import need
-from ..kernels import _native
 from ..memory import human
 from ..schedule import Block, FixedPartition
 from ..threads import resolve_threads
 from .memory import MemoryCells, sample
-from .native import NativeCells
+from .native import NativeCells, available_set
 from .tiles import Tiling, cut, describe, level_steps
 
 need("jax", "jax")
@@ -66,7 +64,7 @@ class JaxCells:
         self.devices = list(devices) if devices is not None else jax.local_devices()
         # For the sample that seeding takes, which is computed here: every backend begins with the same centroids.
         self.n_threads = resolve_threads(None)
-        self.instruction_set = os.environ.get("HARMONAX_INSTRUCTION_SET") or _native.instruction_sets()[0]
+        self.instruction_set = available_set()
         mesh = jax.sharding.Mesh(np.array(self.devices), ("devices",))
         self._spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
         self._everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())

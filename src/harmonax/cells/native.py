@@ -58,11 +58,7 @@ class NativeCells:
         self.n_cells, self.n_features = Z.shape
         self.design, self.schedule, self.precision = design, schedule, precision
         self.n_threads = resolve_threads(n_threads)
-        chosen = instruction_set or os.environ.get("HARMONAX_INSTRUCTION_SET") or _native.instruction_sets()[0]
-        if chosen not in _native.instruction_sets():
-            known = ", ".join(_native.instruction_sets())
-            raise InputError(f"instruction set {chosen!r} is not available here; allowed are {known}")
-        self.instruction_set = chosen
+        self.instruction_set = available_set(instruction_set)
         self._Z = Z
         self._mass: dict[int, np.ndarray] = {}
 
@@ -102,6 +98,15 @@ class NativeCells:
         out = np.empty((self.n_cells, len(assigned.Y)), self.precision)
         self._cells.assign(assigned.Y, assigned.sigma, assigned.logp, order(self.design, self.schedule), out)
         return out
+
+
+def available_set(asked: str | None = None) -> str:
+    """Return the instruction set that is asked for, here or in the environment, or the best there is."""
+    chosen = asked or os.environ.get("HARMONAX_INSTRUCTION_SET") or _native.instruction_sets()[0]
+    if chosen not in _native.instruction_sets():
+        known = ", ".join(_native.instruction_sets())
+        raise InputError(f"instruction set {chosen!r} is not available here; allowed are {known}")
+    return chosen
 
 
 def order(design: BatchDesign, schedule: FixedPartition, start: int = 0, stop: int | None = None) -> np.ndarray:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import optax
 from flax import nnx
 
 from ..errors import InputError, MissingKeyError, nearest, warn
+from ..progress import Report, bar, line
 from ..randomness import seed_from
 from . import checkpoint as files
 from .minibatches import Cells, read_cells
@@ -21,7 +20,6 @@ from .outcome import EarlyStopping, FitResult, FitStatus
 from .terms import Group, Loss, groups_of, read_terms
 from .updates import State, Step, start, step_function
 
-Report = Callable[[int, int, float], None]
 Callback = Callable[[int, Mapping[str, float]], Any]
 
 
@@ -119,7 +117,7 @@ def fit(
         settings: dict[str, Any] = {"losses": [[name, terms.weights.get(name, 1.0)] for name in named]}
         settings |= {"batch_size": cells.size, "seed": seed}
         run.keep(Path(checkpoint), checkpoint_every, settings)
-    with _reporter(progress) as report:
+    with line(progress, _progress) as report:
         try:
             status = run.until(int(steps), early_stopping, report, callbacks)
         finally:
@@ -228,24 +226,5 @@ def _rules(optimizer: Any, groups: Sequence[Group]) -> list[optax.GradientTransf
     return [optimizer[group.name] for group in groups]
 
 
-@contextlib.contextmanager
-def _reporter(progress: bool | Report | None) -> Iterator[Report | None]:
-    """Give a function to call after each step; its line is cleared when the run ends, however it ends."""
-    if callable(progress):
-        yield progress
-        return
-    if progress is None:
-        progress = sys.stderr is not None and sys.stderr.isatty()
-    if not progress:
-        yield None
-        return
-
-    def show(step: int, steps: int, total: float) -> None:
-        sys.stderr.write(f"\rfit [{'#' * round(20 * step / steps):<20}] step {step} of {steps}, loss {total:.6g}\x1b[K")
-        sys.stderr.flush()
-
-    try:
-        yield show
-    finally:
-        sys.stderr.write("\r\x1b[K")
-        sys.stderr.flush()
+def _progress(step: int, steps: int, total: float) -> str:
+    return f"fit {bar(step / steps)} step {step} of {steps}, loss {total:.6g}"
