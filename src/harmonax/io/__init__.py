@@ -9,6 +9,7 @@
     parts.py      what tools look at: obs, embeddings, uns
     sink.py       what it writes: the same kinds of files
       convert.py      .h5ad to .zarr and back, block by block
+    tree.py       nested dictionaries alone in a file: a fitted model
     record.py     run.json
     staging.py    beside its place first, then flushed, then renamed
 
@@ -22,8 +23,9 @@ from .parts import read_parts
 from .record import file_facts, recorded_output, versions, write_json
 from .several import read_several
 from .sink import Result, check_writable, size_of, write_result
-from .source import Reading, Source, read_source
+from .source import Reading, Source, read_source, reading
 from .staging import check_destination, check_space, whole_or_nothing
+from .tree import read_tree, write_tree
 
 __all__ = [
     "Format",
@@ -39,10 +41,13 @@ __all__ = [
     "read_parts",
     "read_several",
     "read_source",
+    "read_tree",
+    "reading",
     "recorded_output",
     "size_of",
     "versions",
     "whole_or_nothing",
     "write_json",
     "write_result",
+    "write_tree",
 ]
