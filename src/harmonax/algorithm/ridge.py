@@ -96,9 +96,7 @@ def kept_levels(design: Any, O: Any, threshold: float | None, xp: Any = np) -> t
     return keep, xp.logical_not(xp.stack(enough).any(axis=0))
 
 
-def one_variable(
-    S: Any, O: Any, lam: Any, keep: Any, anchor: Anchor | None = None, xp: Any = np
-) -> tuple[Any, Any]:
+def one_variable(S: Any, O: Any, lam: Any, keep: Any, anchor: Anchor | None = None, xp: Any = np) -> tuple[Any, Any]:
     """Solve in closed form, without cancellation.
 
     f_b = 1 / (O_b + lambda_b), c = sum f_b O_b lambda_b, W0 = sum f_b lambda_b S_b / c, W_b = f_b (S_b - O_b W0).

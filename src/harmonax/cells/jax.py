@@ -139,9 +139,7 @@ class JaxCells:
             coefficients = self._coefficients(W)
             self._gather(kernels.corrected, assigned, target, coefficients)
             for g, tables in enumerate(self._tables_of_blocks(assigned) if moment else ()):
-                moments.append(
-                    kernels.corrected_moment(self._Z[g], self._Zn[g], self._tiles[g], tables, coefficients)
-                )
+                moments.append(kernels.corrected_moment(self._Z[g], self._Zn[g], self._tiles[g], tables, coefficients))
             sums = np.sum([_total(own) for own in jax.device_get(moments)], axis=0)
         if target is not out:
             for start, rows in slabs(target):

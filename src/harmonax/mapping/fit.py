@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,9 +14,8 @@ from ..errors import InputError, MissingKeyError, nearest
 from ..extras import need
 from ..result import HarmonyResult
 from .model import HarmonyModel
-from .novelty import by_distance, by_genes
+from .novelty import by_distance, by_genes, some
 from .projection import Projection
-from .reference import Reference
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -53,30 +53,16 @@ def model_of(
     model = HarmonyModel.from_result(result)
     Zc = result.embedding[:] if is_sliced(result.embedding) else np.asarray(result.embedding)
     if labels or with_reference:
-        reference = Reference.of(Zc, adata.obs[list(labels)], result.design.joint)
-        model = model.with_parts(reference=reference)
+        model = model.with_reference(Zc, adata.obs[list(labels)], result.design.joint)
     try:
         projection = Projection.of(adata, basis)
     except InputError as error:
         log.info("the model takes embeddings, not expression: %s", error)
-        projection = None
-    if projection is None:
-        return model.with_parts(novelty=by_distance(model, Zc)) if _searchable(model) else model
-    if _searching():
-        X = adata.X[:, adata.var_names.get_indexer(projection.genes.astype(str))]
-        model = model.with_parts(novelty=by_genes(projection, X, np.asarray(adata.obsm[basis])))
-    return model.with_parts(projection=projection)
-
-
-def _searching() -> bool:
-    """Return whether neighbours can be searched: novelty is not what a correction should fail for."""
-    from importlib.util import find_spec
-
+        return model if model.novelty is not None else model.with_parts(novelty=by_distance(model, Zc))
+    rows = some(len(Zc))
+    X = adata.X[rows][:, adata.var_names.get_indexer(projection.genes.astype(str))]
+    model = model.with_parts(projection=projection)
     if find_spec("sklearn") is None:
-        log.info("the model has no summary for novelty: pip install 'harmonax[workflow]'")
-        return False
-    return True
-
-
-def _searchable(model: HarmonyModel) -> bool:
-    return model.reference is None or _searching()
+        log.info("the model has no summary of its genes for novelty: pip install 'harmonax[workflow]'")
+        return model
+    return model.with_parts(novelty=by_genes(projection, X, np.asarray(adata.obsm[basis])[rows]))

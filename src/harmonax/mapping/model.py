@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..params import HarmonyParams
 from ..result import HarmonyResult, Status
 from ..schedule import Block, FixedPartition
-from .novelty import Novelty
+from .novelty import Novelty, by_distance, some
 from .projection import Projection
 from .reference import Reference
 
@@ -164,6 +164,40 @@ class HarmonyModel:
         R = np.exp(logits - logits.max(axis=1, keepdims=True))
         return R / R.sum(axis=1, keepdims=True)
 
+    def with_reference(self, embedding: Any, labels: Any, batch: Any = None) -> HarmonyModel:
+        """Return the model with the reference's corrected cells, from which labels are handed on.
+
+        Parameters
+        ----------
+        embedding
+            Corrected embedding of the reference, (N, d).
+        labels
+            Labels of its cells, N rows: a table, a dictionary of columns, or one named column. Missing ones have no
+            vote.
+        batch
+            Their batches, (N,): a vote is worth what the votes of other batches' cells were. None: one batch.
+
+        Raises
+        ------
+        InputError
+            If cells and labels do not agree.
+        """
+        import pandas as pd
+
+        Z = np.asarray(embedding)
+        table = pd.DataFrame(labels if not isinstance(labels, pd.Series) else labels.to_frame())
+        if Z.shape != (self.n_cells, self.n_features) or len(table) != len(Z):
+            raise InputError(
+                f"the reference has {self.n_cells} cells x {self.n_features}; got an embedding of shape {Z.shape} and "
+                f"{len(table)} labels"
+            )
+        batch = np.zeros(len(Z)) if batch is None else np.asarray(batch)
+        model = replace(self, reference=Reference.of(Z, table, batch))
+        if model.novelty is None or model.novelty.kind != "genes":
+            rows = some(len(Z))
+            model = replace(model, novelty=by_distance(model, Z[rows]))
+        return model
+
     def with_parts(self, **parts: Any) -> HarmonyModel:
         """Return the model with another `projection`, `novelty` or `reference`."""
         return replace(self, **parts)
@@ -196,9 +230,8 @@ class HarmonyModel:
     def __repr__(self) -> str:
         kept = [name for name in ("projection", "novelty", "reference") if getattr(self, name) is not None]
         batches = ", ".join(f"{name} ({len(own)})" for name, own in zip(self.variables, self.levels, strict=True))
-        return (
-            f"HarmonyModel of {self.n_cells:,} cells x {self.n_features}: {self.n_clusters} clusters; {batches}"
-            + (f"; with {', '.join(kept)}" if kept else "")
+        return f"HarmonyModel of {self.n_cells:,} cells x {self.n_features}: {self.n_clusters} clusters; {batches}" + (
+            f"; with {', '.join(kept)}" if kept else ""
         )
 
 

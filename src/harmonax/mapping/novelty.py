@@ -2,9 +2,9 @@
 
 A cell type that the reference lacks is placed among the types that it has, so distances in the corrected space say
 little (`benchmarks/mapping.py` has the figures). What tells is the expression that the reference's components cannot
-explain: of a cell y, scaled by the reference's means and standard deviations, the residual e = y - V V^T y. The score is
-the mean of its largest positive entries, each in standard deviations of the reference's own residuals, after averaging
-over the cell and its nearest new cells.
+explain: of a cell y, scaled by the reference's means and standard deviations, the residual e = y - V V^T y. The score
+is the mean of its largest positive entries, each in standard deviations of the reference's own residuals, after
+averaging over the cell and its nearest new cells.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pandas as pd
 import scipy.sparse
 
 from .projection import Matched, Projection
-from .reference import nearest_rows
+from .reference import Near
 
 if TYPE_CHECKING:
     from .model import HarmonyModel
@@ -30,12 +30,12 @@ TOP, NEAR = 20, 8
 _K = 15
 # Reference cells that the score is tried on.
 _TRIED = 5_000
-# A cell is called novel above this quantile of the reference's own scores,
-_NOVEL = 0.99
+# A cell is called novel this much above this quantile of the reference's own scores,
+_NOVEL, _MARGIN = 0.99, 1.15
 # after a batch's scores were made comparable by this one: a protocol that adds noise adds it to every cell.
 _KNOWN = 0.25
 # A batch whose scores are so many times the reference's is unlike it as a whole.
-UNLIKE = 1.5
+UNLIKE = 2.0
 _PIECE = 2048
 
 
@@ -76,71 +76,74 @@ class Novelty:
         """
         grouped = pd.Series(scores).groupby(np.asarray(batch), observed=True)
         shift = (grouped.quantile(_KNOWN) / max(self.quantile(_KNOWN), np.finfo(float).tiny)).clip(lower=1.0)
-        return scores > self.quantile(_NOVEL) * shift.reindex(batch).to_numpy(), shift
+        return scores > _MARGIN * self.quantile(_NOVEL) * shift.reindex(batch).to_numpy(), shift
 
 
-def by_genes(projection: Projection, X: Any, Z: np.ndarray, rng: Any = 0) -> Novelty:
-    """Summarise the reference's own cells by their expression; `X` as for `Matched.scaled`, scaled if it was."""
-    rows = _some(len(Z), rng)
-    V, center = projection.loadings, projection.center
-    X = X[rows][:, np.arange(X.shape[1])] if scipy.sparse.issparse(X) else np.asarray(X[rows], np.float64)
-    total = np.zeros(len(center))
-    for start in range(0, len(rows), _PIECE):
-        piece = X[start : start + _PIECE]
-        total += (_residual(_as_dense(piece) - center, V) ** 2).sum(axis=0)
-    spread = np.sqrt(total / len(rows)) + 1e-3
-    averaged = (_as_dense(mean @ X) for mean in _averages(Z[rows], True))
-    scores = np.concatenate([_top(_residual(piece - center, V) / spread) for piece in averaged])
-    return Novelty("genes", spread, np.quantile(scores, np.linspace(0, 1, 101)))
-
-
-def by_distance(model: HarmonyModel, Zc: np.ndarray, rng: Any = 0) -> Novelty:
-    """Summarise the reference's own cells by distances in the corrected space, `Zc`."""
-    rows = _some(len(Zc), rng)
-    if model.reference is not None:
-        distances = nearest_rows(model.reference.embedding, np.asarray(Zc[rows], np.float32), _K + 1)[1][:, 1:]
-        scores, kind = distances.mean(axis=1), "reference"
-    else:
-        scores, kind = _to_clusters(model, Zc[rows]), "clusters"
-    return Novelty(kind, np.empty(0), np.quantile(scores, np.linspace(0, 1, 101)))  # type: ignore[arg-type]
-
-
-def score_genes(novelty: Novelty, matched: Matched, X: Any, Z: np.ndarray, *, smooth: bool = True) -> np.ndarray:
-    """Return the score of new cells from their expression, as multiples of nothing: see `Novelty.relative`.
+def by_genes(projection: Projection, X: Any, Z: np.ndarray) -> Novelty:
+    """Summarise cells of the reference by their expression.
 
     Parameters
     ----------
     X
-        Expression like the reference's before scaling, N cells x genes.
+        Expression of the projection's genes as the components were computed from it, of some cells (see `some`).
     Z
-        Their embedding before correction, (N, d), in which neighbours are found.
-    smooth
-        Average over neighbours; without, every cell by itself.
+        Their embedding before correction.
     """
-    V, center = matched.projection.loadings, matched.projection.center
-    out, start = np.empty(len(Z)), 0
-    columns = matched.column[matched.column >= 0]
-    own = X[:, columns] if smooth else X
-    here = Matched(matched.projection, _renumbered(matched.column)) if smooth else matched
-    for mean in _averages(Z, smooth):
-        n = mean.shape[0]
-        piece = mean @ own if smooth else own[start : start + n]
-        out[start : start + n] = _top(_residual(here.scaled(piece) - center, V) / novelty.spread)
-        start += n
+    V, center = projection.loadings, projection.center
+    total = np.zeros(len(center))
+    for start in range(0, len(Z), _PIECE):
+        total += (_residual(_as_dense(X[start : start + _PIECE]) - center, V) ** 2).sum(axis=0)
+    spread = np.sqrt(total / len(Z)) + 1e-3
+    averaged = (_as_dense(mean @ X) for mean in _averages(Z))
+    scores = np.concatenate([_top(_residual(piece - center, V) / spread) for piece in averaged])
+    return Novelty("genes", spread, np.quantile(scores, np.linspace(0, 1, 101)))
+
+
+def by_distance(model: HarmonyModel, Zc: np.ndarray) -> Novelty:
+    """Summarise some cells of the reference by distances in the corrected space, `Zc`."""
+    kind: Kind = "clusters" if model.reference is None else "reference"
+    if model.reference is not None:
+        # The first is the cell itself.
+        scores = model.reference.near()(np.asarray(Zc, np.float32), _K + 1)[1][:, 1:].mean(axis=1)
+    else:
+        scores = _to_clusters(model, Zc)
+    return Novelty(kind, np.empty(0), np.quantile(scores, np.linspace(0, 1, 101)))
+
+
+def score_genes(novelty: Novelty, matched: Matched, X: Any, Z: np.ndarray | None) -> np.ndarray:
+    """Return the score of new cells from their expression, (N,).
+
+    Parameters
+    ----------
+    X
+        Expression like the reference's before scaling, N cells x genes, in pieces (`Expression`).
+    Z
+        Their embedding before correction, (N, d), in which neighbours are found; X is then in memory for a while.
+        None: every cell by itself, in which a rare type is harder to see.
+    """
+    p, n = matched.projection, X.shape[0]
+    out = np.empty(n)
+    if Z is None:
+        for start in range(0, n, _PIECE):
+            rows = slice(start, min(n, start + _PIECE))
+            out[rows] = _top(_residual(matched.scaled(X[rows]) - p.center, p.loadings) / novelty.spread)
+        return out
+    there = matched.column >= 0
+    own = X[0:n][:, matched.column[there]]
+    # Its columns are numbered anew.
+    here, start = Matched(p, np.where(there, np.cumsum(there) - 1, -1)), 0
+    for mean in _averages(Z):
+        rows = slice(start, start + mean.shape[0])
+        out[rows] = _top(_residual(here.scaled(mean @ own) - p.center, p.loadings) / novelty.spread)
+        start = rows.stop
     return out
 
 
 def score_distance(novelty: Novelty, model: HarmonyModel, Z: np.ndarray) -> np.ndarray:
     """Return the score of new cells from where they are in the corrected space, (N, d)."""
     if novelty.kind == "reference" and model.reference is not None:
-        return nearest_rows(model.reference.embedding, np.asarray(Z, np.float32), _K)[1].mean(axis=1)
+        return model.reference.near()(np.asarray(Z, np.float32), _K)[1].mean(axis=1)
     return _to_clusters(model, Z)
-
-
-def _renumbered(column: np.ndarray) -> np.ndarray:
-    """Return the columns' places among those that are there."""
-    there = column >= 0
-    return np.where(there, np.cumsum(there) - 1, -1)
 
 
 def _residual(y: np.ndarray, V: np.ndarray) -> np.ndarray:
@@ -153,15 +156,11 @@ def _top(e: np.ndarray) -> np.ndarray:
     return np.maximum(np.partition(e, -n, axis=1)[:, -n:], 0).mean(axis=1)
 
 
-def _averages(Z: np.ndarray, smooth: bool) -> Iterator[Any]:
-    """Give pieces of the matrix that averages over each cell and its nearest; its rows alone where not asked for."""
+def _averages(Z: np.ndarray) -> Iterator[Any]:
+    """Give pieces of the sparse matrix that averages over each cell and its nearest."""
     n = len(Z)
-    if not smooth:
-        for start in range(0, n, _PIECE):
-            yield scipy.sparse.csr_matrix((min(_PIECE, n - start), n))
-        return
-    k = min(NEAR, n)
-    near = nearest_rows(np.asarray(Z, np.float32), np.asarray(Z, np.float32), k)[0]
+    Z, k = np.asarray(Z, np.float32), min(NEAR, n)
+    near = Near(Z)(Z, k)[0]
     for start in range(0, n, _PIECE):
         rows = near[start : start + _PIECE]
         shape = (len(rows), n)
@@ -176,10 +175,9 @@ def _to_clusters(model: HarmonyModel, Z: np.ndarray) -> np.ndarray:
     return cdist(np.asarray(Z, np.float64), means).min(axis=1)
 
 
-def _some(n: int, rng: Any) -> np.ndarray:
-    if n <= _TRIED:
-        return np.arange(n)
-    return np.sort(np.random.default_rng(rng).choice(n, _TRIED, replace=False))
+def some(n: int, rng: Any = 0) -> np.ndarray:
+    """Return the rows of the reference's cells that the score is tried on."""
+    return np.arange(n) if n <= _TRIED else np.sort(np.random.default_rng(rng).choice(n, _TRIED, replace=False))
 
 
 def _as_dense(X: Any) -> np.ndarray:

@@ -3,9 +3,9 @@
 Cells of a batch that the reference has are corrected with what was learned for it: soft clusters under that batch's
 penalty at the end of the run, and its ridge coefficients. Every other batch gets coefficients of its own, from
 
-    B_k = (X^T diag(R_k) X + N_k e0 e0^T + diag(0, lambda))^-1 (X^T diag(R_k) Zq + e0 C_k^T),   X = [1, one-hot of batches]
+    B_k = (X^T diag(R_k) X + N_k e0 e0^T + diag(0, lambda))^-1 (X^T diag(R_k) Zq + e0 C_k^T)
 
-with R = softmax(-D / sigma), and Zq -= diag(R_k) X[:, 1:] B_k[1:]. Both are the run's own questions to its cells
+with X = [1, one-hot of batches] and R = softmax(-D / sigma), and Zq -= diag(R_k) X[:, 1:] B_k[1:]. Both are the run's own questions to its cells
 (`algorithm/contracts.py`), so new cells may live wherever the reference's could.
 """
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from ..algorithm.contracts import Assignment
+from ..algorithm.contracts import Assignment, Cells
 from ..algorithm.ridge import Anchor, ridge
 from ..cells.select import Wishes, make_cells
 from ..columns import as_table, design_from_table
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from .model import HarmonyModel
 
 KnownBatches = Literal["learned", "new"]
+# Where all coefficients are known, rounds only settle which clusters cells are in; after so many little changes.
+_SETTLED = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +89,8 @@ def place(
         Ridge penalty of batches that the reference does not have.
     n_iter
         Rounds of assigning and correcting. 1 is the published method; the second assigns cells to clusters without
-        the shift that the first has found, which matters where it is large.
+        the shift that the first has found, which matters where it is large. Cells of known batches alone take 10 at
+        least: their coefficients do not change.
     dtype
         Of the result; None: that of the reference's arithmetic.
     out
@@ -133,11 +136,13 @@ def place(
     stays = lazy and hasattr(cells, "embedding")
     target = None if stays else np.empty(Z.shape, dtype) if out is None or lazy else out
     assigned = Assignment(model.centroids, layout.log_penalty(model)[None], model.sigma)
-    for round_ in range(n_iter):
+    rounds = n_iter if layout.joint_new.any() else max(n_iter, _SETTLED)
+    for round_ in range(rounds):
         for block in schedule.all_blocks():
-            cells.sweep(block, assigned.Y, assigned.sigma, assigned.logp[block.index], moment=False, last=True)
-        W = layout.coefficients(model, *cells.moments(assigned), params)
-        if round_ < n_iter - 1:
+            logp = assigned.logp[block.index]
+            cells.sweep(block, assigned.Y, assigned.sigma, logp, moment=False, last=bool(layout.joint_new.any()))
+        W = layout.coefficients(model, cells, assigned, params)
+        if round_ < rounds - 1:
             cells.correct(assigned, W, moment=False)
     cells.emit(assigned, W, target, moment=False)
     return Placed(cells.embedding.astype(dtype) if stays else target, layout.known, layout.new)
@@ -168,7 +173,7 @@ class _Layout:
             for f, levels in enumerate(asked.levels):
                 place = pd.Index(model.levels[f]).get_indexer(list(levels))
                 theirs[:, f] = place[own[:, f]]
-        is_known = (theirs >= 0).all(axis=1)
+        is_known: np.ndarray = np.all(theirs >= 0, axis=1)
         codes = np.where(is_known[:, None], theirs, own + np.array(n_learned))
         design = BatchDesign.from_codes(codes[asked.joint])
         # Unnamed levels are called by their codes, and those that no cell carries are left out.
@@ -189,7 +194,9 @@ class _Layout:
         learned = self.learned >= 0
         return np.where(learned[:, None], model.log_penalty()[np.where(learned, self.learned, 0)], 0.0)
 
-    def coefficients(self, model: HarmonyModel, S: np.ndarray, O_joint: np.ndarray, params: HarmonyParams) -> np.ndarray:
+    def coefficients(
+        self, model: HarmonyModel, cells: Cells, assigned: Assignment, params: HarmonyParams
+    ) -> np.ndarray:
         """Return the ridge coefficients of each level, (B, K, d)."""
         learned = self.learned >= 0
         W = np.where(learned[:, None, None], model.ridge[np.where(learned, self.learned, 0)], 0.0)
@@ -204,6 +211,7 @@ class _Layout:
                 design.per_level("ridge_lambda", params.ridge_lambda),
             )
             anchor = Anchor(model.cluster_mass, model.cluster_moment)
+            S, O_joint = cells.moments(assigned)
             found = ridge(design, resolved, S[self.joint_new], O_joint[self.joint_new], anchor)
             W[~learned] = found.W
         return W

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from ..embedding import Rows
 from ..errors import InputError, warn
 
 if TYPE_CHECKING:
@@ -136,61 +136,66 @@ class Matched:
         out[:, there] = own if p.max_value is None else np.clip(own, -p.max_value, p.max_value)
         return out
 
-    def embed(self, scaled: np.ndarray) -> np.ndarray:
-        """Return the embedding of scaled expression, (n, d)."""
-        return scaled @ self.projection.loadings - self.projection.offset
+    def project(self, X: Any) -> Projected:
+        """Return the embedding of new cells as rows that are computed when they are read."""
+        return Projected(self, X)
 
-    def pieces(self, X: Any) -> Iterator[tuple[slice, np.ndarray]]:
-        """Give rows and their scaled expression, a few at a time."""
-        step = max(1, _PIECE // max(1, len(self.column)))
-        for start in range(0, X.shape[0], step):
-            rows = slice(start, min(X.shape[0], start + step))
-            yield rows, self.scaled(X[rows])
 
-    def project(self, X: Any, dtype: Any = np.float32) -> np.ndarray:
-        """Return the embedding of new cells, (N, d)."""
-        out = np.empty((X.shape[0], self.projection.loadings.shape[1]), dtype)
-        for rows, scaled in self.pieces(X):
-            out[rows] = self.embed(scaled)
+class Projected(Rows):
+    """The embedding of new cells, computed from pieces of their expression as it is read, float32."""
+
+    def __init__(self, matched: Matched, X: Any) -> None:
+        super().__init__((X.shape[0], matched.projection.loadings.shape[1]), np.float32)
+        self._matched, self._X = matched, X
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        out = np.empty((stop - start, self.shape[1]), np.float32)
+        step = max(1, _PIECE // max(1, len(self._matched.column)))
+        p = self._matched.projection
+        for lo in range(start, stop, step):
+            hi = min(stop, lo + step)
+            out[lo - start : hi - start] = self._matched.scaled(self._X[lo:hi]) @ p.loadings - p.offset
         return out
 
 
-def expression(projection: Projection, X: Any, *, what: str = "X") -> Any:
-    """Return the query's expression as the reference has it: counts are normalised and logged where that is known.
+class Expression:
+    """The query's expression in pieces, as the reference has it before scaling.
+
+    Counts are normalised and logged where it is known how the reference was. A piece is what ``X[start:stop]`` gives:
+    an array or a sparse matrix.
 
     Raises
     ------
     InputError
-        If it is counts, and how the reference was normalised is not known; or if it was scaled.
+        If X has counts, and how the reference was normalised is not known; or if it was scaled.
     """
-    sample = _dense(X[: min(X.shape[0], 500)])
-    if not np.isfinite(sample).all():
-        raise InputError(f"the query's {what} has NaN or infinite values; remove or repair them")
-    if sample.size and sample.min() < 0:
-        if not projection.scaled and projection.center.min(initial=0) < 0:
-            return X
-        raise InputError(
-            f"the query's {what} has negative values: it looks scaled. Pass log-normalised expression; it is scaled by "
-            "the reference's means and standard deviations"
-        )
-    if sample.size and sample.max() > 0 and (sample == np.rint(sample)).all():
-        if projection.target_sum is None:
+
+    def __init__(self, projection: Projection, X: Any, what: str = "X") -> None:
+        self.shape, self._X, self._target_sum = X.shape, X, None
+        sample = _dense(X[: min(X.shape[0], _TRIED)])
+        if not np.isfinite(sample).all():
+            raise InputError(f"the query's {what} has NaN or infinite values; remove or repair them")
+        negative = bool(sample.min(initial=0) < 0)
+        if negative and (projection.scaled or projection.center.min(initial=0) >= 0):
             raise InputError(
-                f"the query's {what} has counts, and how the reference was normalised is not known: normalise the "
-                "query alike, such as sc.pp.normalize_total and sc.pp.log1p"
+                f"the query's {what} has negative values: it looks scaled. Pass log-normalised expression; it is "
+                "scaled by the reference's means and standard deviations"
             )
-        return _normalised(X, projection.target_sum)
-    return X
+        if not negative and sample.max(initial=0) > 0 and (sample == np.rint(sample)).all():
+            if projection.target_sum is None:
+                raise InputError(
+                    f"the query's {what} has counts, and how the reference was normalised is not known: normalise "
+                    "the query alike, such as sc.pp.normalize_total and sc.pp.log1p"
+                )
+            self._target_sum = projection.target_sum
 
-
-def _normalised(X: Any, target_sum: float) -> Any:
-    import scipy.sparse
-
-    X = X[:] if not isinstance(X, np.ndarray) and not scipy.sparse.issparse(X) else X
-    totals = np.asarray(X.sum(axis=1), np.float64).ravel()
-    factor = np.divide(target_sum, totals, out=np.zeros_like(totals), where=totals > 0)
-    X = X.multiply(factor[:, None]).tocsr() if scipy.sparse.issparse(X) else np.asarray(X) * factor[:, None]
-    return X.log1p() if scipy.sparse.issparse(X) else np.log1p(X)
+    def __getitem__(self, rows: slice) -> Any:
+        X = self._X[rows]
+        if self._target_sum is None:
+            return X
+        totals = np.asarray(X.sum(axis=1), np.float64).ravel()
+        factor = np.divide(self._target_sum, totals, out=np.zeros_like(totals), where=totals > 0)[:, None]
+        return X.multiply(factor).tocsr().log1p() if hasattr(X, "toarray") else np.log1p(np.asarray(X) * factor)
 
 
 def _dense(X: Any) -> np.ndarray:

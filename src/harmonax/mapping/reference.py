@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,14 @@ class Reference:
 
     embedding: np.ndarray
     labels: dict[str, Labels]
+    _near: dict[str | None, Near] = field(default_factory=dict, repr=False)
+
+    def near(self, name: str | None = None) -> Near:
+        """Return the search among all cells, or among those with a label in this column; made once."""
+        if name not in self._near:
+            rows = slice(None) if name is None else self.column(name).codes >= 0
+            self._near[name] = Near(self.embedding[rows])
+        return self._near[name]
 
     @classmethod
     def of(cls, embedding: Any, labels: pd.DataFrame, batch: np.ndarray, rng: Any = 0) -> Reference:
@@ -87,21 +95,27 @@ class Reference:
             such a vote, among cells of other batches, for which it was right), N rows.
         """
         own = self.column(name)
-        rows = np.flatnonzero(own.codes >= 0)
-        near = rows[nearest_rows(self.embedding[rows], np.asarray(Z, np.float32), min(k, len(rows)))[0]]
-        winner, share = _vote(own.codes[near], len(own.names))
+        near = self.near(name)(np.asarray(Z, np.float32), k)[0]
+        winner, share = _vote(own.codes[own.codes >= 0][near], len(own.names))
         confidence = np.interp(share, own.votes, own.right)
         return pd.DataFrame({"label": own.names[winner], "vote": share, "confidence": confidence})
 
 
-def nearest_rows(cells: np.ndarray, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return rows and distances of the k nearest cells of each query, (n, k); approximate where cells are many."""
-    if len(cells) > _EXACT:
-        index = need("pynndescent", "workflow").NNDescent(cells, n_neighbors=max(k, 15), random_state=0)
-        return index.query(queries, k=k)
-    search = need("sklearn.neighbors", "workflow").NearestNeighbors(n_neighbors=k).fit(cells)
-    distances, rows = search.kneighbors(queries)
-    return rows, distances
+class Near:
+    """Rows and distances of the k nearest of some cells, (n, k) each; approximate where the cells are many."""
+
+    def __init__(self, cells: np.ndarray) -> None:
+        self._n = len(cells)
+        if len(cells) > _EXACT:
+            index = need("pynndescent", "workflow").NNDescent(cells, n_neighbors=2 * K, random_state=0)
+            self._find = lambda queries, k: index.query(queries, k=k)
+        else:
+            search = need("sklearn.neighbors", "workflow").NearestNeighbors().fit(cells)
+            self._find = lambda queries, k: search.kneighbors(queries, n_neighbors=k)[::-1]
+
+    def __call__(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        found: tuple[np.ndarray, np.ndarray] = self._find(queries, min(k, self._n))
+        return found
 
 
 def _vote(codes: np.ndarray, n_names: int) -> tuple[np.ndarray, np.ndarray]:
@@ -116,30 +130,25 @@ def _vote(codes: np.ndarray, n_names: int) -> tuple[np.ndarray, np.ndarray]:
 def _calibrated(
     Z: np.ndarray, names: np.ndarray, codes: np.ndarray, batch: np.ndarray, gen: np.random.Generator
 ) -> Labels:
-    labelled = np.flatnonzero(codes >= 0)
-    tried = labelled if len(labelled) <= _CALIBRATED_ON else np.sort(gen.choice(labelled, _CALIBRATED_ON, replace=False))
-    shares, right = [], []
-    levels = np.unique(batch[labelled])
-    for level in levels:
-        own = tried[batch[tried] == level]
-        others = labelled[batch[labelled] != level] if len(levels) > 1 else labelled
-        if not len(own) or len(others) < 2:
-            continue
-        # With one batch only, the cell itself is the nearest and has no vote.
-        skip = int(len(levels) == 1)
-        near = others[nearest_rows(Z[others], Z[own], min(K + skip, len(others)))[0]][:, skip:]
-        winner, share = _vote(codes[near], len(names))
-        shares.append(share)
-        # A type that no other batch has cannot be right, and says nothing of the vote.
-        known = np.isin(codes[own], codes[others])
-        shares[-1] = share[known]
-        right.append((winner == codes[own])[known])
-    share, hit = np.concatenate([*shares, np.empty(0)]), np.concatenate([*right, np.empty(0)])
+    """Find the share of right votes by the share of the vote, among cells of other batches."""
+    rows = np.flatnonzero(codes >= 0)
+    tried = rows if len(rows) <= _CALIBRATED_ON else np.sort(gen.choice(rows, _CALIBRATED_ON, replace=False))
     grid = np.linspace(0.0, 1.0, K + 1)
-    if len(share) < K:
-        return Labels(names, codes, grid, grid)
     # One wrong and one right cell of each vote keep the ends from being certain.
-    share = np.concatenate([share, grid, grid])
-    hit = np.concatenate([hit, np.ones(len(grid)), np.zeros(len(grid))])
+    shares, right = [grid, grid], [np.ones(K + 1), np.zeros(K + 1)]
+    levels = np.unique(batch[rows])
+    # With one batch only, a cell is its own nearest, and has no vote.
+    skip = int(len(levels) == 1)
+    for level in levels:
+        others = rows if skip else rows[batch[rows] != level]
+        # A type that no other batch has cannot be right, and says nothing of the vote.
+        own = tried[(batch[tried] == level) & np.isin(codes[tried], codes[others])]
+        if len(own) and len(others) > 1:
+            near = others[Near(Z[others])(Z[own], K + skip)[0]][:, skip:]
+            winner, share = _vote(codes[near], len(names))
+            shares.append(share)
+            right.append(winner == codes[own])
+    if len(shares) == 2:
+        return Labels(names, codes, grid, grid)
     fit = need("sklearn.isotonic", "workflow").IsotonicRegression(y_min=0.0, y_max=1.0, out_of_bounds="clip")
-    return Labels(names, codes, grid, fit.fit(share, hit).predict(grid))
+    return Labels(names, codes, grid, fit.fit(np.concatenate(shares), np.concatenate(right)).predict(grid))

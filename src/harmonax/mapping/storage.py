@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,26 @@ from .reference import Labels, Reference
 
 FORMAT = "harmonax-model"
 VERSION = 1
+# Where in ``adata.uns`` a model is kept.
+UNS = "harmonax_model"
 _TABLES = ("centroids", "sigma", "cluster_mass", "cluster_moment", "ridge", "level_mass", "theta", "level_counts")
 _SUFFIXES = {".h5": io.Format.H5AD, ".zarr": io.Format.ZARR}
 
 
 def save(model: HarmonyModel, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write a model to a file, whole or not at all."""
-    kind = _format(path)
-    place = io.check_destination(path, inputs=[], overwrite=overwrite)
+    kind, place = check_place(path, overwrite=overwrite)
     plain = to_dict(model)
     size = _size(plain)
     with io.whole_or_nothing(place, overwrite=overwrite, needed=size) as (part,):
         io.write_tree(part, kind, plain, size)
+
+
+def check_place(
+    path: str | os.PathLike[str], *, inputs: Sequence[str] = (), overwrite: bool = False
+) -> tuple[io.Format, Path]:
+    """Refuse, before any work, a place where no model can be written; return its format and the place."""
+    return _format(path), io.check_destination(path, inputs=inputs, overwrite=overwrite)
 
 
 def load(path: str | os.PathLike[str]) -> HarmonyModel:
@@ -70,7 +78,13 @@ def to_dict(model: HarmonyModel) -> dict[str, Any]:
         plain["novelty"] = {"kind": n.kind, "spread": n.spread, "quantiles": n.quantiles}
     if (r := model.reference) is not None:
         columns = {
-            str(i): {"column": name, "names": c.names.astype(object), "codes": c.codes, "votes": c.votes, "right": c.right}
+            str(i): {
+                "column": name,
+                "names": c.names.astype(object),
+                "codes": c.codes,
+                "votes": c.votes,
+                "right": c.right,
+            }
             for i, (name, c) in enumerate(r.labels.items())
         }
         plain["reference"] = {"embedding": r.embedding, "labels": columns}
@@ -100,7 +114,7 @@ def from_dict(plain: Mapping[str, Any], where: str = "the model") -> HarmonyMode
     if not intact:
         raise FileFormatError(f"{where} is damaged: its checksum does not fit; save the model again")
     about = json.loads(str(plain["about"]))
-    params = {k: tuple(v) if isinstance(v, list) else v for k, v in about["params"].items()}
+    params: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in about["params"].items()}
     return HarmonyModel(
         **{name: np.asarray(plain["tables"][name]) for name in _TABLES},
         n_cells=int(about["n_cells"]),
@@ -152,7 +166,7 @@ def _checksum(value: Any) -> str:
             return
         kind = "<f8" if array.ndim == 0 else array.dtype.newbyteorder("<").str
         digest.update(f"{name} {kind} {array.shape}\n".encode())
-        digest.update(np.ascontiguousarray(array, kind))
+        digest.update(np.ascontiguousarray(array, kind).data)
 
     add("", value)
     return digest.hexdigest()
