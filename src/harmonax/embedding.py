@@ -102,6 +102,18 @@ def slabs(Z: Any, slab_bytes: int = 32 << 20) -> Iterator[tuple[int, np.ndarray]
         yield start, np.asarray(Z[start : min(Z.shape[0], start + step)])
 
 
+def take_rows(Z: Any, rows: np.ndarray) -> np.ndarray:
+    """Return some rows of an embedding, by rising numbers, wherever it is."""
+    if not is_sliced(Z):
+        array: np.ndarray = np.asarray(Z)[rows]
+        return array
+    found = []
+    for start, piece in slabs(Z):
+        lo, hi = np.searchsorted(rows, [start, start + len(piece)])
+        found.append(piece[rows[lo:hi] - start])
+    return np.concatenate(found)
+
+
 def is_dask(Z: Any) -> bool:
     """Return whether Z is a Dask array."""
     return hasattr(Z, "__dask_graph__") and hasattr(Z, "chunks")

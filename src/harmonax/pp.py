@@ -230,12 +230,12 @@ def _model_place(
     from .mapping.fit import check_labels, model_of
     from .mapping.storage import UNS, check_place, to_dict
 
-    labels = check_labels(adata, save_labels)
+    labels = check_labels(adata.obs, save_labels)
     if save_model is not True:
         check_place(save_model, overwrite=True)
 
     def keep(result: HarmonyResult, basis: str) -> None:
-        model = model_of(adata, result, basis, labels=labels)
+        model = model_of(result, adata, basis, adata.obs[labels])
         if save_model is True:
             adata.uns[UNS] = to_dict(model)
         else:

@@ -6,6 +6,7 @@
       bare.py         from .csv, .tsv (.gz), .parquet, .npy with a metadata table
       rows.py         left in the file, and read piece by piece
       several.py      of several files, as if they were one
+    expression.py  the expression of a file, in pieces of cells
     parts.py      what tools look at: obs, embeddings, uns
     sink.py       what it writes: the same kinds of files
       convert.py      .h5ad to .zarr and back, block by block
@@ -18,6 +19,7 @@ Knows pandas, anndata, h5py and zarr; of harmonax only the values (errors, desig
 
 from __future__ import annotations
 
+from .expression import read_expression, stored_cells
 from .formats import Format, format_of, gzipped
 from .parts import read_parts
 from .record import file_facts, recorded_output, versions, write_json
@@ -38,6 +40,7 @@ __all__ = [
     "file_facts",
     "format_of",
     "gzipped",
+    "read_expression",
     "read_parts",
     "read_several",
     "read_source",
@@ -45,6 +48,7 @@ __all__ = [
     "reading",
     "recorded_output",
     "size_of",
+    "stored_cells",
     "versions",
     "whole_or_nothing",
     "write_json",

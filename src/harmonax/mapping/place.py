@@ -5,8 +5,8 @@ penalty at the end of the run, and its ridge coefficients. Every other batch get
 
     B_k = (X^T diag(R_k) X + N_k e0 e0^T + diag(0, lambda))^-1 (X^T diag(R_k) Zq + e0 C_k^T)
 
-with X = [1, one-hot of batches] and R = softmax(-D / sigma), and Zq -= diag(R_k) X[:, 1:] B_k[1:]. Both are the run's own questions to its cells
-(`algorithm/contracts.py`), so new cells may live wherever the reference's could.
+with X = [1, one-hot of batches] and R = softmax(-D / sigma), and Zq -= diag(R_k) X[:, 1:] B_k[1:]. Both are the run's
+own questions to its cells (`algorithm/contracts.py`), so new cells may live wherever the reference's could.
 """
 
 from __future__ import annotations

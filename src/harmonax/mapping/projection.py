@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..embedding import Rows
+from ..embedding import Rows, take_rows
 from ..errors import InputError, warn
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 # Values of a dense piece of expression.
 _PIECE = 1 << 23
@@ -56,10 +53,11 @@ class Projection:
     target_sum: float | None = None
 
     @classmethod
-    def of(cls, adata: AnnData, basis: str = "X_pca", *, loadings: str = "PCs") -> Projection:
+    def of(cls, adata: Any, basis: str = "X_pca", *, loadings: str = "PCs") -> Projection:
         """Return the projection that made ``obsm[basis]`` from ``X``, found in ``varm[loadings]`` and tried out.
 
-        A reference that was scaled (scanpy's ``pp.scale``) has the means and standard deviations in ``var``.
+        A reference that was scaled (scanpy's ``pp.scale``) has the means and standard deviations in ``var``. `adata` is
+        an AnnData, or has the like of its X, var, var_names, varm and obsm.
 
         Raises
         ------
@@ -68,17 +66,19 @@ class Projection:
         """
         if loadings not in adata.varm:
             raise InputError(f"varm has no '{loadings}', the loadings of obsm['{basis}']")
+        if adata.X is None:
+            raise InputError("there is no expression that the loadings belong to")
         V = np.asarray(adata.varm[loadings], np.float64)
-        Z = np.asarray(adata.obsm[basis])
+        Z = adata.obsm[basis]
         if V.shape[1] != Z.shape[1]:
             raise InputError(f"varm['{loadings}'] has {V.shape[1]} components, obsm['{basis}'] has {Z.shape[1]}")
         used = np.flatnonzero((V != 0).any(axis=1))
-        if adata.X is None or not len(used):
-            raise InputError("there is no expression that the loadings belong to")
+        if not len(used):
+            raise InputError(f"varm['{loadings}'] is zero everywhere")
         V, center = V[used], _means(adata.X, used)
-        rows = np.unique(np.linspace(0, adata.n_obs - 1, _TRIED).astype(int))
+        rows = np.unique(np.linspace(0, adata.X.shape[0] - 1, _TRIED).astype(int))
         X = _dense(adata.X[rows][:, used])
-        offset = _offset(X @ V, Z[rows], center @ V)
+        offset = _offset(X @ V, take_rows(Z, rows), center @ V)
         if offset is None:
             raise InputError(
                 f"X @ varm['{loadings}'] is not obsm['{basis}']: X is not what the components were computed from"
@@ -129,7 +129,7 @@ class Matched:
         return self.projection.genes[self.column < 0]
 
     def scaled(self, X: Any) -> np.ndarray:
-        """Return dense, scaled expression of some new cells, (n, G); a gene that is missing has the reference's mean."""
+        """Return scaled expression of some new cells, (n, G), dense; a missing gene has the reference's mean."""
         p, there = self.projection, self.column >= 0
         out = np.broadcast_to(p.center, (X.shape[0], len(p.genes))).copy()
         own = (_dense(X[:, self.column[there]]) - p.mean[there]) / p.std[there]
@@ -233,7 +233,7 @@ def _offset(projected: np.ndarray, Z: np.ndarray, mean: np.ndarray) -> np.ndarra
 
 
 def _scaling(
-    adata: AnnData, used: np.ndarray, center: np.ndarray, X: np.ndarray
+    adata: Any, used: np.ndarray, center: np.ndarray, X: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float | None]:
     """Return mean, std and clip of a reference that was scaled; 0, 1 and None of one that was not."""
     none = np.zeros(len(used)), np.ones(len(used)), None

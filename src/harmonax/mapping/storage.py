@@ -33,11 +33,15 @@ _SUFFIXES = {".h5": io.Format.H5AD, ".zarr": io.Format.ZARR}
 
 def save(model: HarmonyModel, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write a model to a file, whole or not at all."""
-    kind, place = check_place(path, overwrite=overwrite)
+    _, place = check_place(path, overwrite=overwrite)
+    with io.whole_or_nothing(place, overwrite=overwrite, needed=_size(to_dict(model))) as (part,):
+        write(model, part, path)
+
+
+def write(model: HarmonyModel, part: Path, path: str | os.PathLike[str]) -> None:
+    """Write a model to `part`, in the format that the name of `path` tells."""
     plain = to_dict(model)
-    size = _size(plain)
-    with io.whole_or_nothing(place, overwrite=overwrite, needed=size) as (part,):
-        io.write_tree(part, kind, plain, size)
+    io.write_tree(part, _format(path), plain, _size(plain))
 
 
 def check_place(
