@@ -35,7 +35,7 @@ _NOVEL, _MARGIN = 0.99, 1.15
 # after a batch's scores were made comparable by this one: a protocol that adds noise adds it to every cell.
 _KNOWN = 0.25
 # A batch whose scores are so many times the reference's is unlike it as a whole.
-UNLIKE = 2.0
+UNLIKE = 2.5
 _PIECE = 2048
 
 
