@@ -158,7 +158,7 @@ def _record(model: HarmonyModel, placed: Placed, matched: Matched | None, wanted
     from ..version import __version__
 
     record: dict[str, Any] = {
-        "model": repr(model),
+        "reference": {"n_cells": model.n_cells, "n_clusters": model.n_clusters, "n_features": model.n_features},
         "known_batches": {"batch": list(placed.known), "n_cells": list(placed.known.values())},
         "new_batches": {"batch": list(placed.new), "n_cells": list(placed.new.values())},
         "min_confidence": wanted.min_confidence,
