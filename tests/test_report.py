@@ -20,7 +20,7 @@ from scipy import sparse
 
 import harmonax
 from harmonax.cli.report import report as report_command
-from harmonax.errors import HarmonaxError, InputError, MissingKeyError, OutputError
+from harmonax.errors import HarmonaxError, HarmonaxWarning, InputError, MissingKeyError, OutputError
 from harmonax.evaluation.findings import Finding, Level, to_table
 from harmonax.report import write_report
 from harmonax.report.columns import MISSING, category, measured
@@ -244,7 +244,8 @@ class TestMapping:
         harmonax.pp.harmony_integrate(adata, "batch", rng=0, save_model=True, save_labels="group", verbose=False)
         query = adata[:90].copy()
         query.obs["batch"] = np.where(np.arange(90) < 40, "a", "new<b>")
-        harmonax.tl.map_query(query, adata, "batch", basis="X_pca")
+        with pytest.warns(HarmonaxWarning, match="batches of the same names"):
+            harmonax.tl.map_query(query, adata, "batch", basis="X_pca")
         page = Page(write_report(query, tmp_path / "mapped.html"))
         shown = page.shown
         for word in (

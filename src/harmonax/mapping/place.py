@@ -245,6 +245,6 @@ def tell_known(placed: Placed) -> None:
     if placed.known and placed.new:
         first = ", ".join(f"'{name}'" for name in list(placed.known)[:3])
         warn(
-            f"{len(placed.known)} of the query's batches are in the reference too ({first}): they get the correction "
+            f"the reference has batches of the same names as the query's ({first}): those cells get the correction "
             "learned there; if they only share the name, pass known_batches='new'"
         )
