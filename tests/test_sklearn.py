@@ -25,6 +25,7 @@ from sklearn.model_selection import GridSearchCV, KFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from sklearn.utils import get_tags
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from harmonax import Harmony
@@ -97,6 +98,7 @@ class TestFit:
         harmony = Harmony(theta=1.5, n_clusters=7, random_state=5)
         got = harmony.fit_transform(X, batch=batch)
         assert got.dtype == dtype
+        assert np.dtype(dtype).name in get_tags(harmony).transformer_tags.preserves_dtype
         np.testing.assert_array_equal(got, expected.embedding)
         assert (harmony.n_iter_, harmony.status_) == (len(expected.history.passes), expected.status)
         np.testing.assert_array_equal(harmony.objective_, expected.history.rounds)
@@ -380,6 +382,16 @@ class TestErrors:
         with pytest.raises(ValueError, match=message):
             harmony.fit(cells[0], batch=cells[1])
         assert not hasattr(harmony, "model_")
+
+    def test_labels_that_are_refused_can_be_insisted_on(self, cells):
+        X, batch, _ = cells
+        harmony = settled(missing="level").fit(X, batch=[*[None] * 50, *batch[50:]])
+        assert harmony.model_.levels == (("a", "b", "c", "missing"),)
+        many = np.arange(600) % 120
+        with pytest.raises(InputError, match="looks like a measurement"):
+            settled().fit(X, batch=many)
+        harmony = Harmony(allow_many_levels=True, n_clusters=2, theta=0, tol_harmony=0.1, random_state=0)
+        assert len(harmony.fit(X, batch=many).model_.levels[0]) == 120
 
     @pytest.mark.parametrize("name", ["n_jobs", "map_n_iter", "map_ridge_lambda"])
     def test_text_for_a_number(self, cells, name):
