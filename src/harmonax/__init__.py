@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
 from . import pl, pp, report, tl, workflow
 from .engine import harmonize
 from .harmonypy import run_harmony
@@ -10,7 +13,11 @@ from .params import HarmonyParams, harmony1, harmony2
 from .result import HarmonyResult, Status
 from .version import __version__
 
+if TYPE_CHECKING:
+    from .sklearn import Harmony
+
 __all__ = [
+    "Harmony",
     "HarmonyModel",
     "HarmonyParams",
     "HarmonyResult",
@@ -26,3 +33,20 @@ __all__ = [
     "tl",
     "workflow",
 ]
+
+# ``from harmonax import *`` must not ask for scikit-learn where it is not installed.
+if find_spec("sklearn") is None:
+    __all__.remove("Harmony")
+
+
+def __getattr__(name: str) -> Any:
+    """Load scikit-learn when `Harmony` is asked for, not before."""
+    if name == "Harmony":
+        from .sklearn import Harmony
+
+        return Harmony
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -97,6 +97,30 @@ def as_table(batches: Any) -> pd.DataFrame:
         raise InputError(f"batches has shape {array.shape}; allowed are (cells,) or (cells, variables)")
     names = ["batch"] if array.shape[1] == 1 else [f"batch{i}" for i in range(array.shape[1])]
     return pd.DataFrame({name: array[:, i] for i, name in enumerate(names)})
+
+
+def table_like(batches: Any, names: Sequence[str]) -> pd.DataFrame:
+    """Return the batch labels of other cells as a table with these columns, in this order.
+
+    A single variable is the one that is named; columns of tables and mappings are found by name, of arrays by place.
+
+    Raises
+    ------
+    InputError
+        If the variables are others.
+    """
+    table = as_table(batches)
+    own = [str(name) for name in table.columns]
+    named = len(own) > 1 and isinstance(batches, (pd.DataFrame, Mapping))
+    if len(own) == len(names) and not named:
+        return table.set_axis(list(names), axis=1)
+    if sorted(own) != sorted(names):
+        there, asked = (", ".join(f"'{name}'" for name in some) for some in (own, names))
+        raise InputError(
+            f"batch has the variables {there}, the fit had {asked}: pass those, or known_batches='new' where all of "
+            "these cells' batches are new"
+        )
+    return table.set_axis(own, axis=1)[list(names)]
 
 
 def _flat_columns(columns: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -9,8 +9,8 @@ import numpy as np
 from .errors import InputError
 
 
-def seed_from(rng: Any) -> int:
-    """Return the integer seed that `rng` stands for.
+def seed_from(rng: Any, name: str = "rng") -> int:
+    """Return the integer seed that `rng` stands for; messages call it `name`.
 
     None draws a fresh one; a Generator or legacy RandomState is advanced by one draw; a SeedSequence gives its state.
     """
@@ -24,4 +24,4 @@ def seed_from(rng: Any) -> int:
         return int(rng.generate_state(1, np.uint32)[0])
     if isinstance(rng, (int, np.integer)) and not isinstance(rng, bool) and rng >= 0:
         return int(rng)
-    raise InputError(f"rng={rng!r} must be None, a non-negative integer, a numpy Generator or a SeedSequence")
+    raise InputError(f"{name}={rng!r} must be None, a non-negative integer, a numpy Generator or a SeedSequence")
