@@ -148,6 +148,7 @@ def run_dask(Z, design, params, client, kind=DaskCells, **how) -> tuple[np.ndarr
 
 def assert_same_bits(a, b) -> None:
     np.testing.assert_array_equal(a[0], b[0])
+    np.testing.assert_array_equal(a[1].moment, b[1].moment)
     assert a[1].history == b[1].history
 
 
@@ -180,6 +181,8 @@ def test_agrees_with_memory(flavor, levels, precision, threads):
     assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
     np.testing.assert_allclose(fit_got.history.total, fit.history.total, rtol=min(tolerance, 1e-5))
     np.testing.assert_allclose(fit_got.mass, fit.mass, rtol=1e-3 if precision == "float32" else 1e-9, atol=1e-3)
+    scale = np.abs(fit.moment).max()
+    np.testing.assert_allclose(fit_got.moment, fit.moment, rtol=0, atol=max(tolerance, 1e-9) * 10 * scale)
     assert np.abs(expected - Z).max() > 0.1
     assert_nothing_is_left(threads)
 
