@@ -7,14 +7,13 @@ correct <- function(Z, columns, options, across = FALSE, verbose = TRUE, keep = 
   if (!is.double(Z)) storage.mode(Z) <- "double"
   check_values(Z, across, cells)
   shape <- if (across) rev(dim(Z)) else dim(Z)
-  target <- .Call(C_new_matrix, shape[1], shape[2])
-  places <- list(data = .Call(C_address, Z), target = .Call(C_address, target), n_cells = shape[1],
-                 n_features = shape[2], across = across)
+  place <- list(data = .Call(C_address, Z), n_cells = shape[1], n_features = shape[2], across = across)
   crossing <- lapply(columns, function(column) column[c("name", "address", "size", "real", "levels")])
-  # In a function: reticulate takes a bare closure with its name for a method.
-  progress <- if (verbose) function(line) { message(line); NULL }
-  outcome <- python$correct(places, crossing, options, progress, keep)
+  progress <- if (verbose) function(line) message(line)
+  outcome <- python$correct(place, crossing, options, progress, keep)
   record <- settle(outcome)
+  target <- .Call(C_new_matrix, shape[1], shape[2])
+  settle(python$deliver(outcome, .Call(C_address, target)))
   dimnames(target) <- list(cells, if (across) rownames(Z) else colnames(Z))
   summary <- in_r_words(reticulate::py_to_r(outcome$summary))
   tell(summary, reticulate::py_to_r(outcome$converged), record$status, verbose)

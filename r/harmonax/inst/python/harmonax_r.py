@@ -1,4 +1,4 @@
-"""What the R package calls: cells and batch columns in R's own memory, the result written into R's memory.
+"""What the R package calls: cells and batch columns are read from R's own memory, the result is written to it.
 
 Errors and warnings come back as values, for R to signal as conditions. KeyboardInterrupt goes through: reticulate makes
 it R's own interrupt.
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from harmonax.columns import design_from_table
+from harmonax.embedding import slabs
 from harmonax.engine import harmonize
 from harmonax.errors import HarmonaxError, HarmonaxWarning
 from harmonax.result import HarmonyResult, Status
@@ -28,6 +29,7 @@ class Outcome:
     """A result, or the error instead of it, with the warnings on the way."""
 
     def __init__(self) -> None:
+        self.rows: Any = None
         self.result: HarmonyResult | None = None
         self.record: dict[str, Any] = {}
         self.summary, self.converged = "", True
@@ -43,12 +45,12 @@ def correct(
     progress: Callable[[str], None] | None = None,
     keep: bool = False,
 ) -> Outcome:
-    """Correct an embedding of R and write the result to ``cells["target"]``, (N, d) by columns.
+    """Correct an embedding of R; `deliver` writes the result to R's memory.
 
     Parameters
     ----------
     cells
-        Addresses of the embedding and of the target, and the shape; ``across``: a column a cell.
+        Address of the embedding, and its shape; ``across``: a column a cell.
     columns
         Batch columns: names, addresses, lengths and levels.
     options
@@ -69,24 +71,38 @@ def correct(
         table = pd.DataFrame({spec["name"]: _column(spec) for spec in columns}, copy=False)
         design = design_from_table(table, list(table.columns), where="meta_data", **how)
         shape = int(cells["n_cells"]), int(cells["n_features"])
-        target = _view(cells["target"], shape, np.float64, "F")
-        # Where memory is short, rows are read from R's memory and written to it as they are needed.
+        # Where memory is short, rows are read from R's memory and the result stays in the scratch file. Else it takes the
+        # place of the rows, which the engine has no use for once it has laid out the cells.
         lean = run.get("max_memory") is not None or run.get("backend") == "disk"
+        Z = _theirs(cells, shape) if lean else _rows(cells, shape, params.precision)
         result = harmonize(
-            _embedding(cells, shape, params.precision, lean),
+            Z,
             design,
             params,
-            out=target if lean else None,
+            out="lazy" if lean else Z,
             checkpoint=checkpoint,
             progress=_line(progress, params.max_iter_harmony) if progress is not None else False,
             **run,
         )
-        if not lean:
-            _turn(result.embedding, target)
+        outcome.rows = result.embedding
         outcome.record, outcome.summary = _plain(result.record()), result.summary()
         outcome.converged = result.status is not Status.MAX_ITERATIONS
         outcome.result = result if keep else None
     return outcome
+
+
+def deliver(outcome: Outcome, address: str) -> Outcome:
+    """Write the corrected embedding to R's memory, (N, d) by columns, and let it go.
+
+    A call of its own, so that R makes room for it when the engine's memory is free again.
+    """
+    delivered = Outcome()
+    with _caught(delivered):
+        target = _view(address, outcome.rows.shape, np.float64, "F")
+        for start, rows in slabs(outcome.rows):
+            _turn(rows, target[start : start + len(rows)])
+        outcome.rows = None
+    return delivered
 
 
 def assignments(result: HarmonyResult, address: str) -> Outcome:
@@ -139,17 +155,19 @@ def _view(address: str, shape: tuple[int, ...], dtype: Any, order: Any = "C") ->
     return np.frombuffer(memory, kind).reshape(shape, order=order)
 
 
-def _embedding(cells: Mapping[str, Any], shape: tuple[int, int], precision: str, lean: bool) -> np.ndarray:
-    if cells["across"]:
-        return _view(cells["data"], shape, np.float64)
-    Z = _view(cells["data"], shape, np.float64, "F")
-    if lean:
-        return Z
-    # The engine takes cells in another order than theirs, row by row: from R's columns that would be slow. It rounds to
-    # its precision first, so rounding here changes no bit.
+def _theirs(cells: Mapping[str, Any], shape: tuple[int, int]) -> np.ndarray:
+    """Return R's embedding where it is, cells as rows."""
+    return _view(cells["data"], shape, np.float64, "C" if cells["across"] else "F")
+
+
+def _rows(cells: Mapping[str, Any], shape: tuple[int, int], precision: str) -> np.ndarray:
+    """Return a copy of the embedding in the engine's precision, row by row, as the engine gathers cells.
+
+    It rounds to its precision first, so that rounding here changes no bit.
+    """
     rows = np.empty(shape, precision)
     with np.errstate(over="ignore"):
-        _turn(Z, rows)
+        _turn(_theirs(cells, shape), rows)
     return rows
 
 
