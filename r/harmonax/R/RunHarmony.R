@@ -42,7 +42,7 @@
 #' @param dims.use Dimensions to use; `NULL`: all.
 #' @param reduction.save Name for the corrected embedding.
 #' @param project.dim Project the loadings of all scaled genes, as [Seurat::ProjectDim()] does.
-#' @param assay.use Assay that the new reduction names as its own; `NULL`: that of `reduction.use`.
+#' @param assay,assay.use Assay that the new reduction names as its own; `NULL`: that of `reduction.use`.
 #'
 #' @return For a matrix: the corrected embedding, cells x dimensions, or with `return_object` an object of class
 #'   `harmonax_result` (see [harmonax_result]). For a Seurat object or a SingleCellExperiment: the object with the
@@ -76,7 +76,7 @@ RunHarmony.default <- function(data_mat, meta_data, vars_use, theta = NULL, sigm
   dots <- list(...)
   if (missing(data_mat) && !is.null(dots$object)) data_mat <- dots$object
   if (missing(vars_use)) vars_use <- dots$group.by.vars
-  dots <- dots[setdiff(names(dots), c("object", "group.by.vars"))]
+  dots[c("object", "group.by.vars")] <- NULL
   arguments <- list(theta = theta, sigma = sigma, lambda = lambda, nclust = nclust, max_iter = max_iter, ncores = ncores)
   options <- engine_options(arguments, .options, dots, early_stop)
   table <- batch_table(meta_data, vars_use)

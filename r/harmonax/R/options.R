@@ -49,7 +49,7 @@ engine_options <- function(arguments, .options, dots, early_stop = TRUE) {
   options <- utils::modifyList(renamed(unclass(.options), list(), ".options"), under_our_names, keep.null = TRUE)
   lambda <- options$ridge_lambda
   if (is_dynamic(lambda)) options["ridge_lambda"] <- NULL
-  else if (is.null(options$ridge)) options$ridge <- "fixed"
+  else if (is.null(options[["ridge"]])) options$ridge <- "fixed"
   if (is.null(options$tol_harmony) && !isTRUE(early_stop)) options$tol_harmony <- 0
   for (name in c("tol_harmony", "tol_clustering")) {
     if (identical(as.numeric(options[[name]]), -Inf)) options[[name]] <- 0

@@ -3,7 +3,8 @@
 RunHarmony.Seurat <- function(object, group.by.vars, reduction.use = "pca", dims.use = NULL, reduction.save = "harmony",
                               project.dim = TRUE, theta = NULL, sigma = 0.1, lambda = NULL, nclust = NULL, max_iter = 10,
                               early_stop = TRUE, ncores = NULL, plot_convergence = FALSE, verbose = TRUE,
-                              .options = harmony_options(), ..., reduction = NULL, assay.use = NULL) {
+                              .options = harmony_options(), ..., reduction = NULL, assay = NULL,
+                              assay.use = assay) {
   need_package("SeuratObject")
   arguments <- list(theta = theta, sigma = sigma, lambda = lambda, nclust = nclust, max_iter = max_iter, ncores = ncores)
   options <- engine_options(arguments, .options, list(...), early_stop)
@@ -15,6 +16,8 @@ RunHarmony.Seurat <- function(object, group.by.vars, reduction.use = "pca", dims
   columns <- batch_columns(meta, group.by.vars, options$missing, rownames(Z))
   fit <- correct(Z, columns, seeded(options), verbose = verbose, cells = rownames(Z))
   assay <- if (is.null(assay.use)) SeuratObject::DefaultAssay(old) else assay.use
+  # The log takes what is called so into its name, as that of the command RunUMAP.RNA.pca.
+  reduction <- reduction.use
   object[[reduction.save]] <- harmony_reduction(fit, reduction.save, assay)
   if (project.dim) object <- project(object, reduction.save, assay)
   if (plot_convergence) print(HarmonyConvergencePlot(fit$record))
@@ -50,8 +53,10 @@ harmony_reduction <- function(fit, name, assay, key = paste0(gsub("[^[:alnum:]]"
 # Loadings need scaled genes, which a slimmed object has not: the correction is good without them.
 project <- function(object, name, assay) {
   need_package("Seurat")
+  # Under its own name: the log would have "Seurat::ProjectDim", and a warning.
+  ProjectDim <- Seurat::ProjectDim
   tryCatch(
-    Seurat::ProjectDim(object, reduction = name, assay = assay, overwrite = TRUE, verbose = FALSE),
+    ProjectDim(object, reduction = name, assay = assay, overwrite = TRUE, verbose = FALSE),
     error = function(e) {
       caution(paste0("no loadings for '", name, "': ", conditionMessage(e), "; pass project.dim = FALSE, or run ScaleData"))
       object
