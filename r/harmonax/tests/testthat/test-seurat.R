@@ -71,9 +71,10 @@ test_that("nothing is warned of", {
 })
 
 test_that("older calls run as they are", {
-  done <- suppressMessages(RunHarmony(object, group.by.vars = "batch", reduction = "pca", assay.use = "RNA", theta = 2,
-                                      lambda = 1, max.iter.harmony = 20, max.iter.cluster = 20, epsilon.cluster = 1e-5,
-                                      epsilon.harmony = 1e-4, plot_convergence = FALSE, project.dim = TRUE))
+  older <- function(...) suppressWarnings(suppressMessages(RunHarmony(...)), classes = "harmonax_not_converged")
+  done <- older(object, group.by.vars = "batch", reduction = "pca", assay.use = "RNA", theta = 2, lambda = 1,
+                max.iter.harmony = 20, max.iter.cluster = 20, epsilon.cluster = 1e-5, epsilon.harmony = 1e-4,
+                plot_convergence = FALSE, project.dim = TRUE)
   params <- SeuratObject::Misc(done[["harmony"]], "harmonax")$params
   expect_identical(params$max_iter_harmony, 20L)
   expect_identical(params$ridge, "fixed")
