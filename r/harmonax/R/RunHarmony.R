@@ -5,10 +5,11 @@
 #' `reduction`, ...) work too.
 #'
 #' @section Defaults:
-#' They are those that users of the harmony package know: Harmony2 with at most 10 rounds, and its tolerances. They often
-#' stop early. To let the objective settle, as harmonax does in Python by itself, pass `max_iter = 50, .options =
-#' harmony_options(max.iter.cluster = 200, epsilon.cluster = 1e-5, epsilon.harmony = 1e-4)`. A run that ends at `max_iter`
-#' gives a warning of class `harmonax_not_converged`.
+#' Harmony2 with at most 10 rounds, as users of the harmony package know it, but with tolerances that let the objective
+#' settle (as [harmony_options()] has them; those of the harmony package can stop after the first round, with the batches
+#' still apart). 10 rounds are often too few: a run that ends there gives a warning of class `harmonax_not_converged`, and
+#' `max_iter = 50` nearly always suffices. To stop where the harmony package does, pass `.options =
+#' harmony_options(max.iter.cluster = 4, epsilon.cluster = 1e-3, epsilon.harmony = 1e-2)`.
 #'
 #' @section Reproducibility:
 #' The seed is drawn from R's generator, so `set.seed()` decides it; `rng` sets it directly. Same seed, same bits, for any

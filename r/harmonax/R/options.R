@@ -24,19 +24,18 @@ NOT_OFFERED <- c(
 #' @param alpha Dynamic ridge penalty (`lambda = NULL`), relative to the expected number of cells.
 #' @param tau Protects small batches: their theta is multiplied by `1 - exp(-(N_b / (K tau))^2)`. 0: off.
 #' @param block.size Share of the cells reassigned at a time, in (0, 1].
-#' @param max.iter.cluster Most clustering passes in a round. `NULL`: the method's own, 4 for `flavor = "harmony2"` and 200
-#'   for `"harmony1"`.
+#' @param max.iter.cluster Most clustering passes in a round.
 #' @param epsilon.cluster,epsilon.harmony Relative change of the objective below which passes and rounds stop; `-Inf`:
-#'   never. `NULL`: the method's own, 1e-3 and 1e-2 for `"harmony2"`, 1e-5 and 1e-4 for `"harmony1"`.
+#'   never. `NULL` for `epsilon.harmony`: 1e-4, or never with `early_stop = FALSE`.
 #' @param batch.prop.cutoff A batch is left out of a cluster's correction where less than this share of its cells is
 #'   there. `NULL`: never.
 #'
 #' @return A list for the argument `.options` of [RunHarmony()].
 #' @export
 #' @examples
-#' # As far as the objective goes, rather than where the harmony package stops:
-#' harmony_options(max.iter.cluster = 200, epsilon.cluster = 1e-5, epsilon.harmony = 1e-4)
-harmony_options <- function(alpha = 0.2, tau = 0, block.size = 0.05, max.iter.cluster = NULL, epsilon.cluster = NULL,
+#' # Where the harmony package 2.0 stops:
+#' harmony_options(max.iter.cluster = 4, epsilon.cluster = 1e-3, epsilon.harmony = 1e-2)
+harmony_options <- function(alpha = 0.2, tau = 0, block.size = 0.05, max.iter.cluster = 200, epsilon.cluster = 1e-5,
                             epsilon.harmony = NULL, batch.prop.cutoff = 1e-5) {
   structure(as.list(environment()), class = "harmony_options")
 }
@@ -50,7 +49,7 @@ engine_options <- function(arguments, .options, dots, early_stop = TRUE) {
   lambda <- options$ridge_lambda
   if (is_dynamic(lambda)) options["ridge_lambda"] <- NULL
   else if (is.null(options[["ridge"]])) options$ridge <- "fixed"
-  if (is.null(options$tol_harmony) && !isTRUE(early_stop)) options$tol_harmony <- 0
+  if (is.null(options$tol_harmony)) options$tol_harmony <- if (isTRUE(early_stop)) 1e-4 else 0
   for (name in c("tol_harmony", "tol_clustering")) {
     if (identical(as.numeric(options[[name]]), -Inf)) options[[name]] <- 0
   }
@@ -102,8 +101,8 @@ is_default <- function(arguments) {
   vapply(names(arguments), function(name) identical(arguments[[name]], defaults[[name]]), NA)
 }
 
-# R's numbers are doubles: what Python counts with must be whole. No value: the engine's own, but for those where NULL
-# has a meaning there.
+# R's numbers are doubles: what Python counts with must be whole. NULL is the engine's own default, but for a threshold,
+# where it means none.
 typed <- function(options) {
   for (name in intersect(c("n_threads", "max_memory"), names(options))) {
     value <- options[[name]]
@@ -112,6 +111,5 @@ typed <- function(options) {
     }
   }
   for (name in c("checkpoint", "scratch")) if (is.character(options[[name]])) options[[name]] <- path.expand(options[[name]])
-  means_something <- c("batch_prune_threshold", "max_iter_clustering", "tol_harmony", "tol_clustering")
-  options[vapply(options, Negate(is.null), NA) | names(options) %in% means_something]
+  options[vapply(options, Negate(is.null), NA) | names(options) == "batch_prune_threshold"]
 }

@@ -36,7 +36,7 @@ gap <- function(Z, data) {
 quiet <- function(...) suppressWarnings(RunHarmony(..., verbose = FALSE), classes = "harmonax_not_converged")
 
 # The parameters that RunHarmony runs with unless told.
-DEFAULTS <- list(max_iter_harmony = 10, max_iter_clustering = 4, tol_harmony = 1e-2, tol_clustering = 1e-3)
+DEFAULTS <- list(max_iter_harmony = 10, max_iter_clustering = 200, tol_harmony = 1e-4, tol_clustering = 1e-5)
 
 # What harmonax computes in a Python process of its own, from the same numbers.
 in_python <- function(Z, variables, params = DEFAULTS, rng = 0) {

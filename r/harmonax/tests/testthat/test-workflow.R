@@ -8,7 +8,7 @@ test_that("the Seurat workflow runs from counts, and the correction is that of P
   object <- Seurat::FindVariableFeatures(object, verbose = FALSE)
   object <- Seurat::ScaleData(object, verbose = FALSE)
   object <- Seurat::RunPCA(object, npcs = 30, verbose = FALSE)
-  object <- RunHarmony(object, group.by.vars = "batch", rng = 0, verbose = FALSE)
+  object <- quiet(object, group.by.vars = "batch", rng = 0)
   theirs <- in_python(Seurat::Embeddings(object, "pca"), data$meta["batch"])
   expect_identical(unname(Seurat::Embeddings(object, "harmony")), theirs$embedding)
 
