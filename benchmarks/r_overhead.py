@@ -91,6 +91,7 @@ def worker(args: argparse.Namespace) -> None:
     import resource
 
     import pandas as pd
+
     from harmonax import HarmonyParams, harmonize
 
     Z = np.ascontiguousarray(np.fromfile(args.folder / "Z.bin").reshape((args.cells, D), order="F"))

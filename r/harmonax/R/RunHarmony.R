@@ -5,11 +5,11 @@
 #' `reduction`, ...) work too.
 #'
 #' @section Defaults:
-#' Harmony2 with at most 10 rounds, as users of the harmony package know it, but with tolerances that let the objective
-#' settle (as [harmony_options()] has them; those of the harmony package can stop after the first round, with the batches
-#' still apart). 10 rounds are often too few: a run that ends there gives a warning of class `harmonax_not_converged`, and
-#' `max_iter = 50` nearly always suffices. To stop where the harmony package does, pass `.options =
-#' harmony_options(max.iter.cluster = 4, epsilon.cluster = 1e-3, epsilon.harmony = 1e-2)`.
+#' Harmony2 with at most 10 rounds, as users of the harmony package know it, but with tolerances that let the
+#' objective settle (as [harmony_options()] has them; those of the harmony package can stop after the first round, with
+#' the batches still apart). 10 rounds are often too few: a run that ends there gives a warning of class
+#' `harmonax_not_converged`, and `max_iter = 50` nearly always suffices. To stop where the harmony package does, pass
+#' `.options = harmony_options(max.iter.cluster = 4, epsilon.cluster = 1e-3, epsilon.harmony = 1e-2)`.
 #'
 #' @section Reproducibility:
 #' The seed is drawn from R's generator, so `set.seed()` decides it; `rng` sets it directly. Same seed, same bits, for any
@@ -78,7 +78,8 @@ RunHarmony.default <- function(data_mat, meta_data, vars_use, theta = NULL, sigm
   if (missing(data_mat) && !is.null(dots$object)) data_mat <- dots$object
   if (missing(vars_use)) vars_use <- dots$group.by.vars
   dots[c("object", "group.by.vars")] <- NULL
-  arguments <- list(theta = theta, sigma = sigma, lambda = lambda, nclust = nclust, max_iter = max_iter, ncores = ncores)
+  arguments <- list(theta = theta, sigma = sigma, lambda = lambda, nclust = nclust, max_iter = max_iter,
+                    ncores = ncores)
   options <- engine_options(arguments, .options, dots, early_stop)
   table <- batch_table(meta_data, vars_use)
   input <- as_embedding(data_mat, nrow(table$data))

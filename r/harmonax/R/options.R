@@ -77,8 +77,7 @@ offered <- function(dots) {
   dots
 }
 
-# `arguments` are those with a default (equal to it counts as not given, which is TRUE in the attribute), `dots` were
-# all given.
+# Everything under the engine's names. `arguments` have defaults, and equal to it counts as not given; `dots` were given.
 renamed <- function(arguments, dots, what = NULL) {
   ours <- function(names) ifelse(names %in% names(SPELLINGS), SPELLINGS[names], names)
   unknown <- setdiff(names(arguments), c(names(SPELLINGS), PARAMETERS))
@@ -110,6 +109,8 @@ typed <- function(options) {
       options[[name]] <- if (abs(value) < 2^31) as.integer(value) else format(value, scientific = FALSE)
     }
   }
-  for (name in c("checkpoint", "scratch")) if (is.character(options[[name]])) options[[name]] <- path.expand(options[[name]])
+  for (name in c("checkpoint", "scratch")) {
+    if (is.character(options[[name]])) options[[name]] <- path.expand(options[[name]])
+  }
   options[vapply(options, Negate(is.null), NA) | names(options) == "batch_prune_threshold"]
 }

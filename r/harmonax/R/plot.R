@@ -22,7 +22,8 @@ HarmonyConvergencePlot <- function(x, reduction = "harmony") {
     ggplot2::geom_line(colour = "grey60") +
     ggplot2::geom_point(size = 0.9, colour = "grey60") +
     ggplot2::geom_point(data = ends, size = 2.2, colour = "#0072B2") +
-    ggplot2::geom_text(data = ends, ggplot2::aes(label = .data$round), vjust = -1, size = 3, colour = "#0072B2") +
+    ggplot2::geom_text(data = ends, ggplot2::aes(label = .data$round), vjust = -1, size = 3, colour = "#0072B2",
+                       check_overlap = TRUE) +
     ggplot2::scale_y_continuous(expand = ggplot2::expansion(mult = c(0.05, 0.12))) +
     ggplot2::labs(x = "clustering pass", y = "objective", title = ending(record),
                   caption = "Numbered points: the end of each round, after which cells are corrected.") +

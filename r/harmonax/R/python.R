@@ -80,11 +80,11 @@ harmonax_install <- function(envname = ENVIRONMENT, python = NULL, source = "har
     message("harmonax is there already, in ", reticulate::py_config()$python)
     return(invisible(reticulate::py_config()$python))
   }
-  if (!environment_exists(envname)) {
-    reticulate::virtualenv_create(envname, python = recent_python(python))
-  }
   if (file.exists(source)) source <- normalizePath(source)
-  reticulate::virtualenv_install(envname, packages = source)
+  with_own_libraries({
+    if (!environment_exists(envname)) reticulate::virtualenv_create(envname, python = recent_python(python))
+    reticulate::virtualenv_install(envname, packages = source)
+  })
   path <- reticulate::virtualenv_python(envname)
   if (reticulate::py_available()) message("Python runs already in this session: start R anew to use ", path)
   else reticulate::use_virtualenv(envname, required = TRUE)
@@ -105,6 +105,17 @@ recent_python <- function(python = NULL) {
   abort(sprintf("%s is no Python of version 3.11 or later; install one from https://www.python.org or name it: %s",
                 paste(candidates, collapse = ", "), "harmonax_install(python = \"path/to/python\")"),
         c("harmonax_python_missing", "harmonax_python_error"))
+}
+
+# R puts its libraries' folders and the system's before all others. A Python with an OpenSSL of its own then finds the
+# system's, and cannot reach a package index.
+with_own_libraries <- function(expr) {
+  before <- Sys.getenv("LD_LIBRARY_PATH", NA)
+  if (is.na(before)) return(expr)
+  on.exit(Sys.setenv(LD_LIBRARY_PATH = before))
+  folders <- strsplit(before, ":", fixed = TRUE)[[1]]
+  Sys.setenv(LD_LIBRARY_PATH = paste(folders[!grepl(paste0("^(", R.home(), "|/usr/lib|/lib)"), folders)], collapse = ":"))
+  expr
 }
 
 is_recent <- function(python) {

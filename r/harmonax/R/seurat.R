@@ -1,12 +1,13 @@
 #' @rdname RunHarmony
 #' @export
 RunHarmony.Seurat <- function(object, group.by.vars, reduction.use = "pca", dims.use = NULL, reduction.save = "harmony",
-                              project.dim = TRUE, theta = NULL, sigma = 0.1, lambda = NULL, nclust = NULL, max_iter = 10,
-                              early_stop = TRUE, ncores = NULL, plot_convergence = FALSE, verbose = TRUE,
+                              project.dim = TRUE, theta = NULL, sigma = 0.1, lambda = NULL, nclust = NULL,
+                              max_iter = 10, early_stop = TRUE, ncores = NULL, plot_convergence = FALSE, verbose = TRUE,
                               .options = harmony_options(), ..., reduction = NULL, assay = NULL,
                               assay.use = assay) {
   need_package("SeuratObject")
-  arguments <- list(theta = theta, sigma = sigma, lambda = lambda, nclust = nclust, max_iter = max_iter, ncores = ncores)
+  arguments <- list(theta = theta, sigma = sigma, lambda = lambda, nclust = nclust, max_iter = max_iter,
+                    ncores = ncores)
   options <- engine_options(arguments, .options, list(...), early_stop)
   reduction.use <- if (is.null(reduction)) reduction.use else reduction
   check_name(reduction.use, SeuratObject::Reductions(object), "reduction")
@@ -58,7 +59,8 @@ project <- function(object, name, assay) {
   tryCatch(
     ProjectDim(object, reduction = name, assay = assay, overwrite = TRUE, verbose = FALSE),
     error = function(e) {
-      caution(paste0("no loadings for '", name, "': ", conditionMessage(e), "; pass project.dim = FALSE, or run ScaleData"))
+      caution(paste0("no loadings for '", name, "': ", conditionMessage(e),
+                     "; pass project.dim = FALSE, or run ScaleData"))
       object
     }
   )

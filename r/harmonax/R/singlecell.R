@@ -1,12 +1,13 @@
 #' @rdname RunHarmony
 #' @export
 RunHarmony.SingleCellExperiment <- function(object, group.by.vars, dims.use = NULL, verbose = TRUE,
-                                            reduction.save = "HARMONY", reduction.use = "PCA", theta = NULL, sigma = 0.1,
-                                            lambda = NULL, nclust = NULL, max_iter = 10, early_stop = TRUE, ncores = NULL,
-                                            plot_convergence = FALSE, .options = harmony_options(), ...,
-                                            reduction = NULL) {
+                                            reduction.save = "HARMONY", reduction.use = "PCA", theta = NULL,
+                                            sigma = 0.1, lambda = NULL, nclust = NULL, max_iter = 10,
+                                            early_stop = TRUE, ncores = NULL, plot_convergence = FALSE,
+                                            .options = harmony_options(), ..., reduction = NULL) {
   for (package in c("SingleCellExperiment", "SummarizedExperiment", "S4Vectors")) need_package(package)
-  arguments <- list(theta = theta, sigma = sigma, lambda = lambda, nclust = nclust, max_iter = max_iter, ncores = ncores)
+  arguments <- list(theta = theta, sigma = sigma, lambda = lambda, nclust = nclust, max_iter = max_iter,
+                    ncores = ncores)
   options <- engine_options(arguments, .options, list(...), early_stop)
   reduction.use <- any_case(if (is.null(reduction)) reduction.use else reduction,
                             SingleCellExperiment::reducedDimNames(object))

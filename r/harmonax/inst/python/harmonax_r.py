@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+
 from harmonax.columns import design_from_table
 from harmonax.embedding import slabs
 from harmonax.engine import harmonize
@@ -71,8 +72,8 @@ def correct(
         table = pd.DataFrame({spec["name"]: _column(spec) for spec in columns}, copy=False)
         design = design_from_table(table, list(table.columns), where="meta_data", **how)
         shape = int(cells["n_cells"]), int(cells["n_features"])
-        # Where memory is short, rows are read from R's memory and the result stays in the scratch file. Else it takes the
-        # place of the rows, which the engine has no use for once it has laid out the cells.
+        # Where memory is short, rows are read from R's memory and the result stays in the scratch file. Else it takes
+        # the place of the rows, which the engine has no use for once it has laid out the cells.
         lean = run.get("max_memory") is not None or run.get("backend") == "disk"
         Z = _theirs(cells, shape) if lean else _rows(cells, shape, params.precision)
         result = harmonize(

@@ -4,8 +4,9 @@ import json
 import sys
 from pathlib import Path
 
-import harmonax
 import numpy as np
+
+import harmonax
 
 folder = Path(sys.argv[1])
 job = json.loads((folder / "job.json").read_text(encoding="utf-8"))

@@ -44,7 +44,8 @@ test_that("whole numbers are an embedding too", {
 test_that("batches may be text, factors, numbers, logical, or a vector of labels", {
   number <- match(data$meta$batch, letters)
   text <- quiet(data$Z, data$meta, "batch", rng = 0)
-  meta <- data.frame(f = factor(data$meta$batch), i = number, d = as.numeric(number), unused = factor(data$meta$batch, letters))
+  meta <- data.frame(f = factor(data$meta$batch), i = number, d = as.numeric(number),
+                     unused = factor(data$meta$batch, letters))
   for (name in names(meta)) expect_identical(quiet(data$Z, meta, name, rng = 0), text, info = name)
   expect_identical(quiet(data$Z, data$meta$batch, rng = 0), text)
   two <- data.frame(batch = data$meta$donor == "d2", text = data$meta$donor)
@@ -90,8 +91,8 @@ test_that("cells on disk give the same bits, and a run goes on from a checkpoint
 })
 
 test_that("the other places for cells agree", {
-  here <- quiet(data$Z, data$meta, "batch", rng = 0, precision = "float64")
-  expect_equal(quiet(data$Z, data$meta, "batch", rng = 0, precision = "float64", backend = "dense"), here, tolerance = 1e-9)
+  run <- function(...) quiet(data$Z, data$meta, "batch", rng = 0, precision = "float64", ...)
+  expect_equal(run(backend = "dense"), run(), tolerance = 1e-9)
 })
 
 test_that("several variables can be joined into one", {

@@ -15,7 +15,8 @@ test_that("the object has the parts of the harmony package, cells as columns", {
 })
 
 test_that("R is that of Python, and O and E are its sums", {
-  theirs <- in_python(data$Z, data$meta[c("batch", "donor")], utils::modifyList(DEFAULTS, list(max_iter_harmony = 50)), rng = 2)
+  params <- utils::modifyList(DEFAULTS, list(max_iter_harmony = 50))
+  theirs <- in_python(data$Z, data$meta[c("batch", "donor")], params, rng = 2)
   expect_identical(unname(fit$R), t(theirs$R))
   expect_identical(colnames(fit$R), rownames(data$Z))
   expect_equal(unname(colSums(fit$R)), rep(1, 300), tolerance = 1e-5)
@@ -34,7 +35,8 @@ test_that("the objective has an entry for the start and each round or pass", {
 })
 
 test_that("it keeps what Python reads alive, whichever way round", {
-  across <- (function() quiet(t(data$Z) + 0, data$meta, c("batch", "donor"), max_iter = 50, rng = 2, return_object = TRUE))()
+  run <- function(Z) quiet(Z, data$meta, c("batch", "donor"), max_iter = 50, rng = 2, return_object = TRUE)
+  across <- run(t(data$Z) + 0)
   invisible(gc())
   expect_identical(across$R, fit$R)
   expect_identical(across$Z_orig, t(data$Z))
