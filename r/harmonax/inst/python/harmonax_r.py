@@ -73,14 +73,15 @@ def correct(
         design = design_from_table(table, list(table.columns), where="meta_data", **how)
         shape = int(cells["n_cells"]), int(cells["n_features"])
         # Where memory is short, rows are read from R's memory and the result stays in the scratch file. Else it takes
-        # the place of the rows, which the engine has no use for once it has laid out the cells.
-        lean = run.get("max_memory") is not None or run.get("backend") == "disk"
+        # the place of the rows, which the native cells have no use for once they are laid out.
+        backend = run.get("backend", "auto")
+        lean = run.get("max_memory") is not None or backend == "disk"
         Z = _theirs(cells, shape) if lean else _rows(cells, shape, params.precision)
         result = harmonize(
             Z,
             design,
             params,
-            out="lazy" if lean else Z,
+            out="lazy" if lean else Z if backend in ("auto", "memory") else None,
             checkpoint=checkpoint,
             progress=_line(progress, params.max_iter_harmony) if progress is not None else False,
             **run,
