@@ -20,6 +20,8 @@ PEERS = {
     # Its own implementation came with the 1.13 pre-releases.
     "scanpy": ("python3.12", ["--pre", "scanpy>=1.13.0a1"]),
     "scib-metrics": (None, ["scib-metrics", "anndata"]),
+    # It needs the harmonypy of its time.
+    "symphonypy": (None, ["symphonypy==0.2.4", "harmonypy<0.1", "scanpy"]),
 }
 
 

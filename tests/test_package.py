@@ -64,6 +64,7 @@ def imported(path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 def test_public_names_are_these_and_exist():
     assert sorted(harmonax.__all__) == [
+        "HarmonyModel",
         "HarmonyParams",
         "HarmonyResult",
         "Status",

@@ -20,7 +20,7 @@ from scipy import sparse
 
 import harmonax
 from harmonax.cli.report import report as report_command
-from harmonax.errors import HarmonaxError, InputError, MissingKeyError, OutputError
+from harmonax.errors import HarmonaxError, HarmonaxWarning, InputError, MissingKeyError, OutputError
 from harmonax.evaluation.findings import Finding, Level, to_table
 from harmonax.report import write_report
 from harmonax.report.columns import MISSING, category, measured
@@ -236,6 +236,28 @@ class TestPage:
         from_file = Page(write_report(source, tmp_path / "f.html", **how)).json("points")
         assert from_file == Page(write_report(full, tmp_path / "m.html", **how)).json("points")
         assert [c["name"] for c in from_file["columns"] if c["group"] == "Genes"] == ["G3", "G0"]
+
+
+class TestMapping:
+    def test_mapped_cells_have_a_section_of_their_own(self, adata, tmp_path):
+        assert "fit the reference" not in Page(write_report(adata, tmp_path / "none.html")).shown
+        harmonax.pp.harmony_integrate(adata, "batch", rng=0, save_model=True, save_labels="group", verbose=False)
+        query = adata[:90].copy()
+        query.obs["batch"] = np.where(np.arange(90) < 40, "a", "new<b>")
+        with pytest.warns(HarmonaxWarning, match="batches of the same names"):
+            harmonax.tl.map_query(query, adata, "batch", basis="X_pca")
+        page = Page(write_report(query, tmp_path / "mapped.html"))
+        shown = page.shown
+        for word in (
+            "reference of 180 cells in 6 soft clusters",
+            "Labels handed on: group",
+            "Where the novel cells are",
+        ):
+            assert word in shown
+        assert "new<b>" in shown
+        assert "learned there" in shown
+        assert "found with the reference held fixed" in shown
+        assert ("data-colour", "harmonax_novelty") in [item for _, attrs in page.tags for item in attrs.items()]
 
 
 class TestNames:

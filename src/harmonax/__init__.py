@@ -5,11 +5,13 @@ from __future__ import annotations
 from . import pl, pp, report, tl, workflow
 from .engine import harmonize
 from .harmonypy import run_harmony
+from .mapping import HarmonyModel
 from .params import HarmonyParams, harmony1, harmony2
 from .result import HarmonyResult, Status
 from .version import __version__
 
 __all__ = [
+    "HarmonyModel",
     "HarmonyParams",
     "HarmonyResult",
     "Status",

@@ -20,7 +20,11 @@ _SMALLEST = 1e-15
 
 
 def check_embedding(
-    Z: Any, what: str = "the embedding", cells: Sequence[Any] | None = None, digest: Any = None
+    Z: Any,
+    what: str = "the embedding",
+    cells: Sequence[Any] | None = None,
+    digest: Any = None,
+    least: int = 2,
 ) -> np.ndarray:
     """Return Z as a 2-D float array without copying one that is; refuse what cannot be corrected.
 
@@ -32,9 +36,11 @@ def check_embedding(
         What messages call it, and the names of its cells.
     digest
         A hash to be fed with the values; see `begin_digest`.
+    least
+        The fewest cells.
     """
     array = as_array(Z, what)
-    check_shape(array.shape, what)
+    check_shape(array.shape, what, least)
     if array.dtype not in (np.dtype("float32"), np.dtype("float64")):
         # float16 and byte-swapped float32 fit into float32, which is half the memory.
         array = array.astype(np.float32 if array.dtype.kind == "f" and array.itemsize <= 4 else np.float64)
@@ -96,6 +102,18 @@ def slabs(Z: Any, slab_bytes: int = 32 << 20) -> Iterator[tuple[int, np.ndarray]
         yield start, np.asarray(Z[start : min(Z.shape[0], start + step)])
 
 
+def take_rows(Z: Any, rows: np.ndarray) -> np.ndarray:
+    """Return some rows of an embedding, by rising numbers, wherever it is."""
+    if not is_sliced(Z):
+        array: np.ndarray = np.asarray(Z)[rows]
+        return array
+    found = []
+    for start, piece in slabs(Z):
+        lo, hi = np.searchsorted(rows, [start, start + len(piece)])
+        found.append(piece[rows[lo:hi] - start])
+    return np.concatenate(found)
+
+
 def is_dask(Z: Any) -> bool:
     """Return whether Z is a Dask array."""
     return hasattr(Z, "__dask_graph__") and hasattr(Z, "chunks")
@@ -107,12 +125,12 @@ def is_sliced(Z: Any) -> bool:
     return not in_memory and hasattr(Z, "shape") and hasattr(Z, "dtype") and hasattr(Z, "__getitem__")
 
 
-def check_shape(shape: tuple[int, ...], what: str = "the embedding") -> None:
-    """Refuse a shape that is not (cells, features) of at least two cells."""
+def check_shape(shape: tuple[int, ...], what: str = "the embedding", least: int = 2) -> None:
+    """Refuse a shape that is not (cells, features) of at least so many cells."""
     if len(shape) != 2:
         raise InputError(f"{what} has shape {shape}; allowed is (cells, features)")
-    if shape[0] < 2:
-        raise InputError(f"{what} has {shape[0]} cells; at least 2 are needed")
+    if shape[0] < least:
+        raise InputError(f"{what} has {shape[0]} cells; at least {least} {'is' if least == 1 else 'are'} needed")
     if shape[1] == 0:
         raise InputError(f"{what} has no features")
 

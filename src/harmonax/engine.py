@@ -167,6 +167,8 @@ def harmonize(
         notes=fit.notes,
         next_centroids=np.where(fit.correction.skipped[:, None], fit.assigned.Y, unit(fit.correction.W0)),
         cluster_mass=fit.mass,
+        ridge=fit.correction.W,
+        moment=fit.moment,
         data_sha256=sha256,
         _assignments=lambda: cells.assignments(fit.assigned),
     )

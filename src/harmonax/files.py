@@ -58,6 +58,8 @@ class FileJob:
         ``"file"``: the (only) batch column is made of the names of several files.
     combine_keys, missing, allow_many_levels
         How batch columns are read: see `harmonax.pp.harmony_integrate`.
+    save_model, save_labels
+        File for what was learned (``.h5``, ``.zarr``), and label columns that go into it: see there too.
     """
 
     source: str | Sequence[str]
@@ -73,6 +75,8 @@ class FileJob:
     combine_keys: bool = False
     missing: Literal["error", "level"] = "error"
     allow_many_levels: bool = False
+    save_model: str | None = None
+    save_labels: Sequence[str] = ()
 
     @property
     def sources(self) -> list[str]:
@@ -134,9 +138,13 @@ def integrate_file(job: FileJob, params: HarmonyParams | None = None, **how: Any
     columns = {"keys": list(job.keys)} | job.columns()
     record = uns_record(result, job.basis, job.adjusted_basis, columns)
     made = io.Result(source, job.basis, job.adjusted_basis, result.embedding, record)
-    with io.whole_or_nothing(places.record, places.result, overwrite=job.overwrite, needed=needed) as (json_part, part):
+    files = [places.record, *([places.model] if places.model is not None else []), places.result]
+    with io.whole_or_nothing(*files, overwrite=job.overwrite, needed=needed) as (json_part, *model_part, part):
         io.write_result(part, places.kind, made, compress=io.gzipped(job.output))
         clock.lap("write")
+        for each in model_part:
+            _write_model(job, source, result, each)
+            clock.lap("model")
         io.write_json(json_part, _run_record(job, source, result) | clock.facts())
     if how.get("checkpoint") is not None:
         Checkpoint(how["checkpoint"]).clear()
@@ -148,6 +156,7 @@ class _Places(NamedTuple):
     kind: io.Format
     result: Path
     record: Path
+    model: Path | None
 
 
 def _check_places(job: FileJob) -> _Places:
@@ -169,7 +178,23 @@ def _check_places(job: FileJob) -> _Places:
         raise OutputError(f"the record of the run: {error}; --run-json puts it elsewhere") from None
     if former not in (None, str(result)):
         log.warning("%s, the record of %s, is replaced; --run-json puts this one elsewhere", beside, former)
-    return _Places(kind, result, record)
+    model = None
+    if job.save_model is not None:
+        from .mapping.storage import check_place
+
+        model = check_place(job.save_model, inputs=[*inputs, job.output], overwrite=job.overwrite)[1]
+    elif job.save_labels:
+        raise InputError("labels are kept in a model: say where with save_model (--save-model)")
+    return _Places(kind, result, record, model)
+
+
+def _write_model(job: FileJob, source: io.Source, result: HarmonyResult, part: Path) -> None:
+    """Write what was learned; of one AnnData file with its loadings, where they reproduce the embedding."""
+    from .mapping.fit import model_of
+    from .mapping.storage import write
+
+    cells = io.stored_cells(source.path, source.format, {job.basis: source.Z}) if source.whole else None
+    write(model_of(result, cells, job.basis, source.table[list(job.save_labels)]), part, str(job.save_model))
 
 
 def _read(job: FileJob, how: dict[str, Any]) -> tuple[io.Source, BatchDesign]:
@@ -179,6 +204,7 @@ def _read(job: FileJob, how: dict[str, Any]) -> tuple[io.Source, BatchDesign]:
         up_to = 0
     elif how.get("backend") in ("memory", "dense"):
         up_to = None
+    columns = [*job.keys, *(name for name in job.save_labels if name not in job.keys)]
     reading = io.Reading(up_to, names=not target.annotated and target is not io.Format.NPY)
     if len(job.sources) > 1:
         if job.metadata is not None:
@@ -186,11 +212,11 @@ def _read(job: FileJob, how: dict[str, Any]) -> tuple[io.Source, BatchDesign]:
         if job.batch_from == "file" and len(job.keys) != 1:
             raise InputError("the files' names make one batch column: name one")
         from_file = job.keys[0] if job.batch_from == "file" else None
-        source = io.read_several(job.sources, job.keys, basis=job.basis, from_file=from_file, how=reading)
+        source = io.read_several(job.sources, columns, basis=job.basis, from_file=from_file, how=reading)
     elif job.batch_from == "file":
         raise InputError("there is one input only: its name makes no batches")
     else:
-        source = io.read_source(job.sources[0], job.keys, basis=job.basis, metadata=job.metadata, how=reading)
+        source = io.read_source(job.sources[0], columns, basis=job.basis, metadata=job.metadata, how=reading)
     for note in source.notes:
         log.warning(note)
     where = "obs" if job.metadata is None else job.metadata

@@ -14,6 +14,7 @@ from .engine import Backend, harmonize
 from .errors import InputError, MissingKeyError, nearest
 from .neural import mmd_integrate, wgan_integrate
 from .params import Flavor, Floats
+from .result import HarmonyResult
 from .spellings import merge, params_of
 from .surroundings import announce, chosen_threads
 from .uns import uns_record
@@ -56,6 +57,8 @@ def harmony_integrate(
     missing: Literal["error", "level"] = "error",
     allow_many_levels: bool = False,
     ridge: Literal["dynamic", "fixed"] | None = None,
+    save_model: str | os.PathLike[str] | bool | None = None,
+    save_labels: str | Sequence[str] | None = None,
     progress: bool | Callable[[int, int, float], None] | None = None,
     **harmonypy: Any,
 ) -> None:
@@ -130,6 +133,12 @@ def harmony_integrate(
         Accept a column that looks like a measurement or like cell barcodes.
     ridge
         ``"dynamic"`` (harmony2's own) or ``"fixed"``.
+    save_model
+        Keep what was learned, for `harmonax.tl.map_query`: a file, ``.h5`` or ``.zarr`` (replaced if it is there), or
+        True: ``adata.uns["harmonax_model"]``. Loadings in ``varm["PCs"]`` that reproduce `basis` from X go with it.
+    save_labels
+        Columns of ``adata.obs`` to keep in the model with the corrected cells, for label transfer.
+        `HarmonyModel.with_reference` adds labels that come later.
     progress
         Show a progress line on stderr; None: where that is a terminal. Or a function called after each pass with
         (round, pass, objective).
@@ -182,6 +191,7 @@ def harmony_integrate(
     options = merge(asked, harmonypy, harmony_integrate)
     params = params_of(options)
     _check_places(adata, adjusted_basis)
+    keep = _model_place(adata, save_model, save_labels)
     how: dict[str, Any] = {
         "combine_keys": combine_keys,
         "missing": missing,
@@ -203,8 +213,35 @@ def harmony_integrate(
     )
     adata.obsm[adjusted_basis] = result.embedding
     adata.uns["harmonax"] = uns_record(result, basis, adjusted_basis, {"keys": _listed(key)} | how)
+    if keep is not None:
+        keep(result, basis)
     if harmonypy.get("verbose", True):
         announce(result)
+
+
+def _model_place(
+    adata: AnnData, save_model: Any, save_labels: str | Sequence[str] | None
+) -> Callable[[HarmonyResult, str], None] | None:
+    """Return what keeps the model of a run where it was asked for, or None; refuse what cannot be, before any work."""
+    if save_model is None or save_model is False:
+        if save_labels is not None:
+            raise InputError("save_labels go into a model: say where with save_model")
+        return None
+    from .mapping.fit import check_labels, model_of
+    from .mapping.storage import UNS, check_place, to_dict
+
+    labels = check_labels(adata.obs, save_labels)
+    if save_model is not True:
+        check_place(save_model, overwrite=True)
+
+    def keep(result: HarmonyResult, basis: str) -> None:
+        model = model_of(result, adata, basis, adata.obs[labels])
+        if save_model is True:
+            adata.uns[UNS] = to_dict(model)
+        else:
+            model.save(save_model, overwrite=True)
+
+    return keep
 
 
 def _listed(key: str | Sequence[str]) -> list[str]:

@@ -109,6 +109,10 @@ class HarmonyResult:
         what harmonypy calls Y.
     cluster_mass
         Cells of each level in each soft cluster, sum of R over the level's cells: (levels of all variables in turn, K).
+    ridge
+        Coefficients of the last correction, which was subtracted: (levels of all variables in turn, K, d).
+    moment
+        R^T of the corrected embedding, (K, d): with the mass and the coefficients what `HarmonyModel` is made of.
     data_sha256
         Hash of embedding and batch labels, where it was made: for a checkpoint, and when the embedding was read in
         pieces.
@@ -125,6 +129,8 @@ class HarmonyResult:
     notes: list[str]
     next_centroids: np.ndarray = field(repr=False, default_factory=lambda: np.empty((0, 0)))
     cluster_mass: np.ndarray = field(repr=False, default_factory=lambda: np.empty((0, 0)))
+    ridge: np.ndarray = field(repr=False, default_factory=lambda: np.empty((0, 0, 0)))
+    moment: np.ndarray = field(repr=False, default_factory=lambda: np.empty((0, 0)))
     data_sha256: str | None = field(repr=False, default=None)
     _assignments: Callable[[], np.ndarray] = field(repr=False, default=lambda: np.empty((0, 0)))
 

@@ -216,15 +216,19 @@ void test(const Problem& p, const InstructionSet& set, int n_threads, const std:
 
     std::vector<float> out32(p.N * p.d, 7);
     std::vector<double> out64(p.N * p.d, 7);
-    cells.emit(c, p.logp.data(), p.W.data(), out32.data(), nullptr, nullptr);
-    cells.emit(c, p.logp.data(), p.W.data(), nullptr, out64.data(), nullptr);
-    check(largest_difference({out32.begin(), out32.end()}, truth.Zc) < 3e-5, name + " emit float");
-    check(largest_difference(out64, truth.Zc) < tolerance, name + " emit double");
-
-    std::vector<double> moment(p.K * p.d, 7), want_moment(p.K * p.d), Zn(p.N * p.d);
+    std::vector<double> moment(p.K * p.d, 7), want_moment(p.K * p.d), Zn(p.N * p.d), want_emitted(p.K * p.d);
     for (int64_t i = 0; i < p.N; ++i)
         for (int64_t k = 0; k < p.K; ++k)
-            for (int64_t j = 0; j < p.d; ++j) want_moment[k * p.d + j] += truth.R[i * p.K + k] * truth.Zn_new[i * p.d + j];
+            for (int64_t j = 0; j < p.d; ++j) {
+                want_moment[k * p.d + j] += truth.R[i * p.K + k] * truth.Zn_new[i * p.d + j];
+                want_emitted[k * p.d + j] += truth.R[i * p.K + k] * truth.Zc[i * p.d + j];
+            }
+    cells.emit(c, p.logp.data(), p.W.data(), moment.data(), out32.data(), nullptr, nullptr);
+    cells.emit(c, p.logp.data(), p.W.data(), nullptr, nullptr, out64.data(), nullptr);
+    check(largest_difference({out32.begin(), out32.end()}, truth.Zc) < 3e-5, name + " emit float");
+    check(largest_difference(out64, truth.Zc) < tolerance, name + " emit double");
+    check(largest_difference(moment, want_emitted) < tolerance, name + " emit moment");
+
     cells.correct(c, p.logp.data(), p.W.data(), moment.data(), nullptr);
     for (int64_t i = 0; i < p.N; ++i)
         for (int64_t j = 0; j < p.d; ++j) Zn[p.order[i] * p.d + j] = (double)cells.Zn()[i * p.d + j];
@@ -271,9 +275,11 @@ void test_file(const Problem& p, const InstructionSet& set, int n_threads, const
     std::vector<T> Zc(p.N * p.d);
     std::vector<float> want32(sizeof(T) == 4 ? p.N * p.d : 0);
     std::vector<double> want64(sizeof(T) == 8 ? p.N * p.d : 0);
-    memory.emit(c, p.logp.data(), p.W.data(), want32.empty() ? nullptr : want32.data(),
+    std::vector<double> want_moment(p.K * p.d), moment(p.K * p.d);
+    memory.emit(c, p.logp.data(), p.W.data(), want_moment.data(), want32.empty() ? nullptr : want32.data(),
                 want64.empty() ? nullptr : want64.data(), nullptr);
-    cells.emit_in_place(c, p.logp.data(), p.W.data(), nullptr);
+    cells.emit_in_place(c, p.logp.data(), p.W.data(), moment.data(), nullptr);
+    check(moment == want_moment, name + " emitted moment in a file");
     std::rewind(file);
     check(std::fread(Zc.data(), sizeof(T), Zc.size(), file) == Zc.size(), name + " file size");
     bool same = true;

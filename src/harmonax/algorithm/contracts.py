@@ -72,5 +72,8 @@ class Cells(Protocol):
         Returns R^T Zn of the new Zn (K, d), no rows where not asked for.
         """
 
-    def emit(self, assigned: Assignment, W: np.ndarray, out: Any) -> None:
-        """Write Z - R W to `out`, in the order of the input; Zn, and with it R, stay."""
+    def emit(self, assigned: Assignment, W: np.ndarray, out: Any, moment: bool) -> np.ndarray:
+        """Write Z - R W to `out`, in the order of the input; Zn, and with it R, stay.
+
+        Returns R^T (Z - R W) (K, d), no rows where not asked for.
+        """

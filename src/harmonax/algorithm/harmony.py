@@ -36,13 +36,17 @@ class Round:
 
 @dataclass
 class Fit:
-    """Where a run ended: what the last assignment was made from, its mass (B, K), and the correction that followed."""
+    """Where a run ended.
+
+    What the last assignment was made from, the correction that followed, the mass (B, K) and R^T Zc (K, d).
+    """
 
     assigned: Assignment
     correction: Ridge
     status: Status
     history: History
     mass: np.ndarray
+    moment: np.ndarray
     notes: list[str] = field(default_factory=list)
 
 
@@ -93,8 +97,8 @@ class Harmony:
             notes += _notes(len(history.passes), ended)
             keep(ended)
             status = self._status(history)
-        self.cells.emit(ended.assigned, ended.correction.W, out)
-        return Fit(ended.assigned, ended.correction, status, history, ended.mass, notes)
+        moment = self.cells.emit(ended.assigned, ended.correction.W, out, moment=True)
+        return Fit(ended.assigned, ended.correction, status, history, ended.mass, moment, notes)
 
     def _one_round(self, Y: np.ndarray, moment: np.ndarray, history: History, progress: Progress | None) -> Round:
         """Run passes until they settle, and find the correction."""

@@ -33,8 +33,20 @@ class Ridge(NamedTuple):
     singular: np.ndarray  # (K,) bool: minimum-norm solution
 
 
-def ridge(design: BatchDesign, resolved: ResolvedParams, S: np.ndarray, O_joint: np.ndarray) -> Ridge:
-    """Return the ridge coefficients of every cluster from the moments S (J, K, d) and mass O_joint (J, K)."""
+class Anchor(NamedTuple):
+    """Cells of a reference that is held fixed: they carry the intercept and no level (Kang et al. 2021)."""
+
+    mass: np.ndarray  # (K,): N_k = sum_i R_ik
+    moment: np.ndarray  # (K, d): C_k = sum_i R_ik Zc_i
+
+
+def ridge(
+    design: BatchDesign, resolved: ResolvedParams, S: np.ndarray, O_joint: np.ndarray, anchor: Anchor | None = None
+) -> Ridge:
+    """Return the ridge coefficients of every cluster from the moments S (J, K, d) and mass O_joint (J, K).
+
+    With an anchor, N_k e0 e0^T is added to X^T diag(R_k) X, and e0 C_k^T to X^T diag(R_k) Z.
+    """
     params = resolved.params
     O = design.fold(O_joint)
     cluster_mass = O_joint.sum(axis=0)
@@ -53,15 +65,18 @@ def ridge(design: BatchDesign, resolved: ResolvedParams, S: np.ndarray, O_joint:
         active |= keep[design.joint_levels[:, f]]
     O_joint = np.where(active, O_joint, 0.0)
     singular = np.zeros(O.shape[1], bool)
+    if anchor is None:
+        anchor = Anchor(np.zeros(S.shape[1]), np.zeros(S.shape[1:]))
     if params.correction_method == "fast" and design.n_variables == 1:
-        W, W0 = one_variable(design.fold(S), design.fold(O_joint), lam, keep)
+        W, W0 = one_variable(design.fold(S), design.fold(O_joint), lam, keep, anchor)
     else:
         # S itself, the largest table, is not copied: a kept level's cells are all active, so only the sum needs this.
-        S_all = np.einsum("jk,jkd->kd", active, S)
+        S_all = np.einsum("jk,jkd->kd", active, S) + anchor.moment
+        mass = O_joint.sum(axis=0) + anchor.mass
         if params.correction_method == "fast":
-            W, W0 = _many_variables(design, S, S_all, O_joint, lam, keep, singular)
+            W, W0 = _many_variables(design, S, S_all, O_joint, mass, lam, keep, singular)
         else:
-            W, W0 = _explicit(design, S, S_all, O_joint, lam, keep, np.arange(O.shape[1]), singular)
+            W, W0 = _explicit(design, S, S_all, O_joint, mass, lam, keep, np.arange(O.shape[1]), singular)
     W[:, skipped] = 0.0
     return Ridge(W, W0, skipped, singular & ~skipped)
 
@@ -81,15 +96,19 @@ def kept_levels(design: Any, O: Any, threshold: float | None, xp: Any = np) -> t
     return keep, xp.logical_not(xp.stack(enough).any(axis=0))
 
 
-def one_variable(S: Any, O: Any, lam: Any, keep: Any, xp: Any = np) -> tuple[Any, Any]:
+def one_variable(S: Any, O: Any, lam: Any, keep: Any, anchor: Anchor | None = None, xp: Any = np) -> tuple[Any, Any]:
     """Solve in closed form, without cancellation.
 
     f_b = 1 / (O_b + lambda_b), c = sum f_b O_b lambda_b, W0 = sum f_b lambda_b S_b / c, W_b = f_b (S_b - O_b W0).
+    An anchor adds N_k to c and C_k to the sum in W0: what the intercept alone explains.
     """
     f = keep / (O + lam)
     weight = f * lam
     c = (weight * O).sum(axis=0)
-    W0 = xp.einsum("bk,bkd->kd", weight, S) / xp.where(c > 0, c, 1.0)[:, None]
+    total = xp.einsum("bk,bkd->kd", weight, S)
+    if anchor is not None:
+        c, total = c + anchor.mass, total + anchor.moment
+    W0 = total / xp.where(c > 0, c, 1.0)[:, None]
     # NumPy does the next two in place: this is the largest table.
     W = O[:, :, None] * -W0
     W += S
@@ -102,6 +121,7 @@ def _many_variables(
     S: np.ndarray,
     S_all: np.ndarray,
     O_joint: np.ndarray,
+    mass: np.ndarray,
     lam: np.ndarray,
     keep: np.ndarray,
     singular: np.ndarray,
@@ -122,7 +142,7 @@ def _many_variables(
     step = max(1, int(_CHUNK // ((1 + len(other)) * (1 + design.n_levels))))
     for lo in range(0, n_clusters, step):
         ks = slice(lo, min(n_clusters, lo + step))
-        M, lam_k, keep_k = _overlaps(design, O_joint[:, ks], keep[:, ks]), lam[:, ks], keep[:, ks]
+        M, lam_k, keep_k = _overlaps(design, O_joint[:, ks], mass[ks], keep[:, ks]), lam[:, ks], keep[:, ks]
         # Unknowns that are not kept get a row of the identity and a zero right-hand side.
         diagonal = np.einsum("bbk->bk", M)[1:]
         D = np.where(keep_k[own], diagonal[own] + lam_k[own], 1.0)  # (L, k)
@@ -142,15 +162,18 @@ def _many_variables(
         singular[ks] |= bad
     if singular.any():
         clusters = np.flatnonzero(singular)
-        W[:, clusters], W0[clusters] = _explicit(design, S, S_all, O_joint, lam, keep, clusters, singular)
+        W[:, clusters], W0[clusters] = _explicit(design, S, S_all, O_joint, mass, lam, keep, clusters, singular)
     return W, W0
 
 
-def _overlaps(design: BatchDesign, O_joint: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """Return X^T diag(R_k) X for every cluster, (1 + B, 1 + B, K); rows of levels not kept are zero."""
+def _overlaps(design: BatchDesign, O_joint: np.ndarray, mass: np.ndarray, keep: np.ndarray) -> np.ndarray:
+    """Return X^T diag(R_k) X for every cluster, (1 + B, 1 + B, K); rows of levels not kept are zero.
+
+    `mass` (K,) is that of all cells which take part.
+    """
     size = 1 + design.n_levels
     M = np.zeros((size, size, O_joint.shape[1]))
-    M[0, 0] = O_joint.sum(axis=0)
+    M[0, 0] = mass
     for f in range(design.n_variables):
         a = design.joint_levels[:, f]
         kept_a = np.where(keep[a], O_joint, 0.0)
@@ -189,6 +212,7 @@ def _explicit(
     S: np.ndarray,
     S_all: np.ndarray,
     O_joint: np.ndarray,
+    mass: np.ndarray,
     lam: np.ndarray,
     keep: np.ndarray,
     clusters: np.ndarray,
@@ -200,7 +224,7 @@ def _explicit(
     S_level = design.fold(S)
     for i, k in enumerate(clusters):
         kept = np.flatnonzero(keep[:, k])
-        A = _overlaps(design, O_joint[:, [k]], keep[:, [k]])[:, :, 0]
+        A = _overlaps(design, O_joint[:, [k]], mass[[k]], keep[:, [k]])[:, :, 0]
         rows = np.concatenate([[0], kept + 1])
         A = A[np.ix_(rows, rows)] + np.diag(np.concatenate([[0.0], lam[kept, k]]))
         b = np.concatenate([S_all[None, k], S_level[kept, k]])

@@ -163,11 +163,15 @@ class DaskCells:
         self._past.append(tables)
         return reduce(np.add, answers)
 
-    def emit(self, assigned: Assignment, W: np.ndarray, out: Any = None) -> None:
+    def emit(self, assigned: Assignment, W: np.ndarray, out: Any, moment: bool) -> np.ndarray:
         """Have the corrected embedding computed where the cells are, for `embedding`; `out` is not used."""
         da, distributed = need("dask.array", "dask"), need("distributed", "dask")
         numbers = range(len(self._fleet.parts))
-        rounds = self._shipped(_kept(assigned, W))
+        tables, sums = _kept(assigned, W), np.empty((0, self.n_features))
+        if moment:
+            self._fleet.tell(assigned.Y, assigned.sigma)
+            sums = reduce(np.add, self._fleet.ask("corrected_moment", lambda part: _own(tables, part)))
+        rounds = self._shipped(tables)
         name = f"harmonax-embedding-{self._run}-{uuid.uuid4().hex[:8]}"
         futures = [
             self._fleet.client.submit(
@@ -197,6 +201,7 @@ class DaskCells:
         empty = np.empty((0, self.n_features), self.precision)
         graph = {(name, i, 0): next(done) if n else empty for i, n in enumerate(self._row_chunks)}
         self.embedding = da.Array(graph, name, (self._row_chunks, (self.n_features,)), dtype=self.precision)
+        return sums
 
     def assignments(self, assigned: Assignment) -> Any:
         """Return R (N, K) as a Dask array; its chunks are computed when asked for."""

@@ -75,8 +75,10 @@ class DenseCells:
         self.Zn = unit(self._corrected(W))
         return self.R.T @ self.Zn if moment else np.empty((0, self.n_features))
 
-    def emit(self, assigned: Assignment, W: np.ndarray, out: Any) -> None:
-        out[:] = self._corrected(W)
+    def emit(self, assigned: Assignment, W: np.ndarray, out: Any, moment: bool) -> np.ndarray:
+        Zc = self._corrected(W)
+        out[:] = Zc
+        return self.R.T @ Zc if moment else np.empty((0, self.n_features))
 
     def assignments(self, assigned: Assignment) -> np.ndarray:
         return self.R

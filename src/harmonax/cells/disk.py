@@ -134,17 +134,18 @@ class DiskCells(NativeCells):
         with self._explained():
             return super().correct(assigned, W, moment)
 
-    def emit(self, assigned: Assignment, W: np.ndarray, out: Any) -> None:
+    def emit(self, assigned: Assignment, W: np.ndarray, out: Any, moment: bool) -> np.ndarray:
         """Write the result to what takes ``out[start:stop] = rows``.
 
         The scratch file then has it in place of Z; with None for `out` it stays there, for `embedding`.
         """
         self._mass.clear()
         with self._explained():
-            self._cells.emit_in_place(assigned.Y, assigned.sigma, assigned.logp, W)
+            sums = self._cells.emit_in_place(assigned.Y, assigned.sigma, assigned.logp, W, moment)
         if out is not None:
             for start, rows in slabs(self.embedding, self._slab * self._row):
                 out[start : start + len(rows)] = rows
+        return sums
 
     @property
     def embedding(self) -> Rows:

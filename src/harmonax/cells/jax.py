@@ -130,16 +130,21 @@ class JaxCells:
                 moments.append(own)
             return np.sum([_total(own) for own in jax.device_get(moments)], axis=0)
 
-    def emit(self, assigned: Assignment, W: np.ndarray, out: Any) -> None:
+    def emit(self, assigned: Assignment, W: np.ndarray, out: Any, moment: bool) -> np.ndarray:
         self._mass.clear()
         # Only an array takes rows by their numbers.
         target = out if isinstance(out, np.ndarray) else np.empty((self.n_cells, self.n_features), self.precision)
+        moments = []
         with self._computing():
             coefficients = self._coefficients(W)
             self._gather(kernels.corrected, assigned, target, coefficients)
+            for g, tables in enumerate(self._tables_of_blocks(assigned) if moment else ()):
+                moments.append(kernels.corrected_moment(self._Z[g], self._Zn[g], self._tiles[g], tables, coefficients))
+            sums = np.sum([_total(own) for own in jax.device_get(moments)], axis=0)
         if target is not out:
             for start, rows in slabs(target):
                 out[start : start + len(rows)] = rows
+        return sums if moment else np.empty((0, self.n_features))
 
     def assignments(self, assigned: Assignment) -> np.ndarray:
         """Return R (N, K), in the cells' precision."""

@@ -107,6 +107,18 @@ def corrected(Z: Any, Zn: Any, tiles: Tiles, tables: Any, W: Any) -> Any:
 
 
 @jax.jit
+def corrected_moment(Z: Any, Zn: Any, tiles: Tiles, tables: Any, W: Any) -> Any:
+    """Return R^T (Z - R W), (D, K, d)."""
+
+    def chunk(so_far: None, xs: Any) -> Any:
+        Z, Zn, tiles = xs
+        R = _assign(Zn, tiles, tables)[0]
+        return so_far, _moment(R, _corrected(Z, R, tiles, W), True)
+
+    return jax.vmap(lambda *own: jax.lax.scan(chunk, None, own)[1].sum(axis=0))(Z, Zn, tiles)
+
+
+@jax.jit
 def assignments(Z: Any, Zn: Any, tiles: Tiles, tables: Any, W: Any) -> Any:
     """Return R, (D, Q, T, c, K)."""
     chunk = lambda xs: _assign(xs[0], xs[1], tables)[0]  # noqa: E731

@@ -39,10 +39,10 @@ class MemoryCells(NativeCells):
     def points(self, rows: np.ndarray) -> np.ndarray:
         return unit(self._Z[rows].astype(self.precision).astype(np.float64))
 
-    def emit(self, assigned: Assignment, W: np.ndarray, out: Any) -> None:
+    def emit(self, assigned: Assignment, W: np.ndarray, out: Any, moment: bool) -> np.ndarray:
         # The tables of a thousand batches are worth letting go: this is where most memory is in use.
         self._mass.clear()
-        self._cells.emit(assigned.Y, assigned.sigma, assigned.logp, W, out)
+        return self._cells.emit(assigned.Y, assigned.sigma, assigned.logp, W, out, moment)
 
 
 def sample(Z: np.ndarray, like: NativeCells) -> MemoryCells:

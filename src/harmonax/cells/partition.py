@@ -201,15 +201,22 @@ class Partition:
         self._n_corrections += 1
         return self._cells.correct(Assignment(Y, logp, sigma), W, moment)
 
+    def corrected_moment(self, logp: np.ndarray, W: np.ndarray) -> np.ndarray:
+        """Return R^T (Z - R W)."""
+        Y, sigma = self._centroids
+        return self._emit(Assignment(Y, logp, sigma), W, moment=True)[1]
+
     def has_done(self, n_corrections: int) -> bool:
         """Return whether so many rounds were corrected for."""
         return self._n_corrections == n_corrections
 
     def corrected(self, tables: Tables) -> np.ndarray:
         """Return Z - R W."""
+        return self._emit(tables.assigned, tables.W, moment=False)[0]
+
+    def _emit(self, assigned: Assignment, W: np.ndarray, moment: bool) -> tuple[np.ndarray, np.ndarray]:
         out = np.empty((self._cells.n_cells, self._cells.n_features), self.part.precision)
-        self._cells.emit(tables.assigned, tables.W, out)
-        return out
+        return out, self._cells.emit(assigned, W, out, moment)
 
     def assignments(self, tables: Tables) -> np.ndarray:
         """Return R."""

@@ -5,6 +5,7 @@
     integrate.py   harmonax integrate
     evaluate.py    harmonax evaluate
     diagnose.py    harmonax diagnose
+    map.py         harmonax map
     tune.py        harmonax tune
     report.py      harmonax report
     demo.py        harmonax demo
@@ -28,6 +29,7 @@ from .demo import demo
 from .diagnose import diagnose
 from .evaluate import evaluate
 from .integrate import integrate
+from .map import map_command
 from .report import report
 from .terminal import complain, signals
 from .tune import tune
@@ -47,7 +49,7 @@ def cli() -> None:
     """
 
 
-for command in (run_workflow, check, integrate, evaluate, diagnose, tune, report, demo):
+for command in (run_workflow, check, integrate, map_command, evaluate, diagnose, tune, report, demo):
     cli.add_command(command)
 
 

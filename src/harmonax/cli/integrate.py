@@ -14,7 +14,7 @@ from ..params import HarmonyParams
 from .terminal import messages
 from .values import Names, Numbers, Threshold, common_options
 
-_FILES = ("output", "basis", "adjusted_basis", "metadata", "run_json", "overwrite", "batch_from")
+_FILES = ("output", "basis", "adjusted_basis", "metadata", "run_json", "overwrite", "batch_from", "save_model")
 _COLUMNS = ("combine_keys", "missing", "allow_many_levels")
 _HOW = {"seed": "rng", "threads": "n_threads"} | {
     name: name for name in ("dtype", "backend", "max_memory", "scratch", "checkpoint")
@@ -93,6 +93,8 @@ def _param(name: str, kind: Any, says: str, default: str | None = None) -> Calla
     help="What missing batch labels are.",
 )
 @click.option("--allow-many-levels", is_flag=True, help="Accept columns that look like measurements or barcodes.")
+@click.option("--save-model", metavar="MODEL", help="Keep what was learned, for harmonax map: .h5 or .zarr.")
+@click.option("--save-labels", type=Names(), multiple=True, help="Label columns that go into MODEL, with the cells.")
 @click.option("--overwrite", is_flag=True, help="Replace an OUT that is there; never IN.")
 @click.option("--run-json", metavar="PATH", help="Record of the run.  [default: run.json beside OUT]")
 @click.option("--strict", is_flag=True, help="Exit with 4 where the run did not converge; OUT is written all the same.")
@@ -124,7 +126,9 @@ def integrate(
 
         keys = [name for names in batch_key for name in names]
         also_read = [options["config"]] if options["config"] else []
-        job = FileJob(sources, keys=keys, also_read=also_read, **{name: options[name] for name in (*_FILES, *_COLUMNS)})
+        labels = [name for names in options["save_labels"] for name in names]
+        named = {name: options[name] for name in (*_FILES, *_COLUMNS)}
+        job = FileJob(sources, keys=keys, also_read=also_read, save_labels=labels, **named)
         how = {ours: options[name] for name, ours in _HOW.items()}
         result = integrate_file(
             job,

@@ -34,9 +34,9 @@ def read_annotated(path: Path, kind: Format, keys: Sequence[str], basis: str, ho
         if how.in_pieces(element):
             from .rows import AnnotatedRows
 
-            table, named = _read_obs(path, root["obs"], keys, names=how.names), how.names
+            table, named = read_obs(path, root["obs"], keys, names=how.names), how.names
             return _agreeing(Source(path, kind, AnnotatedRows(path, kind, basis, element), table, named), basis)
-        table = _read_obs(path, root["obs"], keys)
+        table = read_obs(path, root["obs"], keys)
         Z, features = _as_matrix(_read(element))
     return _agreeing(Source(path, kind, Z, table, named=True, features=features), basis)
 
@@ -156,7 +156,8 @@ def _read(element: Any) -> Any:
         return read_elem(element)
 
 
-def _read_obs(path: Path, obs: Any, keys: Sequence[str], *, names: bool = True) -> pd.DataFrame:
+def read_obs(path: Path, obs: Any, keys: Sequence[str], *, names: bool = True) -> pd.DataFrame:
+    """Read these columns of obs, indexed by the cells' names or by 0..N-1."""
     columns = [str(c) for c in obs.attrs["column-order"]]
     for key in keys:
         if key not in columns:

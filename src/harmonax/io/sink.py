@@ -6,7 +6,7 @@ import gzip
 import io
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,11 @@ class Result:
     embedding
         The corrected embedding, (N, d): an array, or what gives its rows as ``[start:stop]``.
     record
-        How it was made, for ``uns["harmonax"]``.
+        How it was made, for ``uns[key]``.
+    columns
+        Columns that are added to ``obs`` of an AnnData file, N rows.
+    obsm
+        Embeddings that are added to it besides.
     """
 
     source: Source
@@ -46,6 +50,18 @@ class Result:
     adjusted_basis: str
     embedding: Any
     record: Mapping[str, Any]
+    key: str = "harmonax"
+    columns: pd.DataFrame | None = None
+    obsm: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def embeddings(self) -> dict[str, Any]:
+        return {self.adjusted_basis: self.embedding, **self.obsm}
+
+    @property
+    def nbytes(self) -> int:
+        columns = 0 if self.columns is None else int(self.columns.memory_usage(deep=True).sum())
+        return sum(int(e.nbytes) for e in self.embeddings.values()) + 2 * columns
 
 
 def check_writable(kind: Format) -> None:
@@ -119,13 +135,34 @@ def _add(part: Path, kind: Format, result: Result) -> None:
     from .annotated import consolidate, opened, quiet
 
     with quiet():
-        with opened(part, kind, room=result.embedding.nbytes + _room(result.record) + _SLACK) as root:
-            if "uns" not in root:
-                write_elem(root, "uns", {})
-            _write_array(root["obsm"], result.adjusted_basis, result.embedding)
-            write_elem(root["uns"], "harmonax", result.record)
+        with opened(part, kind, room=result.nbytes + _room(result.record) + _SLACK) as root:
+            for group in ("uns", "obsm"):
+                if group not in root:
+                    write_elem(root, group, {})
+            for name, embedding in result.embeddings.items():
+                _write_array(root["obsm"], name, embedding)
+            write_elem(root["uns"], result.key, result.record)
+            if result.columns is not None:
+                _write_columns(root["obs"], result.columns)
         if kind is Format.ZARR:
             consolidate(part)
+
+
+def _write_columns(obs: Any, columns: pd.DataFrame) -> None:
+    from anndata.io import write_elem
+
+    order = [str(name) for name in obs.attrs["column-order"]]
+    for name in columns:
+        write_elem(
+            obs, name, columns[name].array if columns[name].dtype.name == "category" else columns[name].to_numpy()
+        )
+    names = [*order, *(name for name in columns if name not in order)]
+    # As anndata has it: Zarr's attributes are JSON.
+    obs.attrs["column-order"] = names if _in_zarr(obs) else np.array(names, dtype=object)
+
+
+def _in_zarr(group: Any) -> bool:
+    return type(group).__module__.startswith("zarr")
 
 
 def _write_array(group: Any, name: str, embedding: Any) -> None:
@@ -139,9 +176,8 @@ def _write_array(group: Any, name: str, embedding: Any) -> None:
         del group[name]
     row = embedding.shape[1] * np.dtype(embedding.dtype).itemsize
     in_chunk = min(embedding.shape[0], max(1, _CHUNK // row))
-    in_zarr = type(group).__module__.startswith("zarr")
     array = new_array(
-        group, name, embedding.shape, embedding.dtype, (in_chunk, embedding.shape[1]) if in_zarr else None
+        group, name, embedding.shape, embedding.dtype, (in_chunk, embedding.shape[1]) if _in_zarr(group) else None
     )
     array.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
     # Whole chunks at a time.

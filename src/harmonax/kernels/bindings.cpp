@@ -175,8 +175,8 @@ struct PyCells {
     }
 
     template <typename O>
-    void emit(const Array<double, 2>& Y, const Array<double, 1>& sigma, const Array<double, 3>& logp,
-              const Array<double, 3>& W, Out<O> out) {
+    nb::object emit(const Array<double, 2>& Y, const Array<double, 1>& sigma, const Array<double, 3>& logp,
+                    const Array<double, 3>& W, Out<O> out, bool want_moment) {
         const Centroids c = centroids(Y, sigma);
         check_logp(logp, c.K);
         check_W(W, c.K);
@@ -189,16 +189,24 @@ struct PyCells {
             out32 = out.data();
         else
             out64 = out.data();
-        unlocked([&] { cells->emit(c, logp.data(), W.data(), out32, out64, interrupted); });
+        double* moment;
+        nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, cells->plan().d));
+        unlocked([&] {
+            cells->emit(c, logp.data(), W.data(), want_moment ? moment : nullptr, out32, out64, interrupted);
+        });
+        return moment_array;
     }
 
-    void emit_in_place(const Array<double, 2>& Y, const Array<double, 1>& sigma, const Array<double, 3>& logp,
-                       const Array<double, 3>& W) {
+    nb::object emit_in_place(const Array<double, 2>& Y, const Array<double, 1>& sigma, const Array<double, 3>& logp,
+                             const Array<double, 3>& W, bool want_moment) {
         const Centroids c = centroids(Y, sigma);
         check_logp(logp, c.K);
         check_W(W, c.K);
         require(cells->in_file(), "cells in memory are emitted to an array");
-        unlocked([&] { cells->emit_in_place(c, logp.data(), W.data(), interrupted); });
+        double* moment;
+        nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, cells->plan().d));
+        unlocked([&] { cells->emit_in_place(c, logp.data(), W.data(), want_moment ? moment : nullptr, interrupted); });
+        return moment_array;
     }
 
     void assign(const Array<double, 2>& Y, const Array<double, 1>& sigma, const Array<double, 3>& logp,
@@ -253,9 +261,11 @@ void bind(nb::module_& m, const char* name) {
     cls.def("sweep", &P::sweep, "block"_a, "Y"_a, "sigma"_a, "logp"_a.none(), "moment"_a, "last"_a)
         .def("moments", &P::moments, "Y"_a, "sigma"_a, "logp"_a)
         .def("correct", &P::correct, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "moment"_a)
-        .def("emit", &P::template emit<float>, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "out"_a.noconvert())
-        .def("emit", &P::template emit<double>, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "out"_a.noconvert())
-        .def("emit_in_place", &P::emit_in_place, "Y"_a, "sigma"_a, "logp"_a, "W"_a)
+        .def("emit", &P::template emit<float>, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "out"_a.noconvert(),
+             "moment"_a)
+        .def("emit", &P::template emit<double>, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "out"_a.noconvert(),
+             "moment"_a)
+        .def("emit_in_place", &P::emit_in_place, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "moment"_a)
         .def("assign", &P::assign, "Y"_a, "sigma"_a, "logp"_a, "order"_a, "out"_a.noconvert());
 }
 

@@ -405,14 +405,15 @@ void Cells<T>::correct(const Centroids& c, const double* logp, const double* W, 
 }
 
 template <typename T>
-void Cells<T>::emit(const Centroids& c, const double* logp, const double* W, float* out32, double* out64,
+void Cells<T>::emit(const Centroids& c, const double* logp, const double* W, double* moment, float* out32, double* out64,
                     const Poll& poll) const {
-    correct_blocks(c, logp, W, nullptr, out32, out64, false, poll);
+    correct_blocks(c, logp, W, moment, out32, out64, false, poll);
 }
 
 template <typename T>
-void Cells<T>::emit_in_place(const Centroids& c, const double* logp, const double* W, const Poll& poll) const {
-    correct_blocks(c, logp, W, nullptr, nullptr, nullptr, true, poll);
+void Cells<T>::emit_in_place(const Centroids& c, const double* logp, const double* W, double* moment,
+                             const Poll& poll) const {
+    correct_blocks(c, logp, W, moment, nullptr, nullptr, true, poll);
 }
 
 template <typename T>

@@ -78,10 +78,11 @@ class Cells {
     void moments(const Centroids&, const double* logp, double* S, double* mass, const Poll&);
     // W: n_levels x K x d. moment: K x d or null.
     void correct(const Centroids&, const double* logp, const double* W, double* moment, const Poll&);
-    // Exactly one output, n_cells x d, in the order of the input.
-    void emit(const Centroids&, const double* logp, const double* W, float* out32, double* out64, const Poll&) const;
+    // Exactly one output, n_cells x d, in the order of the input. moment: K x d or null, R^T of the output.
+    void emit(const Centroids&, const double* logp, const double* W, double* moment, float* out32, double* out64,
+              const Poll&) const;
     // The same for cells in a file, where Z gives way to the result, in the plan's order.
-    void emit_in_place(const Centroids&, const double* logp, const double* W, const Poll&) const;
+    void emit_in_place(const Centroids&, const double* logp, const double* W, double* moment, const Poll&) const;
     // out: n_cells x K; each cell's row is given by `order`.
     void assign(const Centroids&, const double* logp, const int64_t* order, T* out, const Poll&) const;
 

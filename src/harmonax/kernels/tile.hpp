@@ -52,7 +52,7 @@ struct TileOps {
     void (*sweep)(const Layout<T>&, const Tables<T>&, int64_t s0, int64_t s1, T* scratch, GrainSums*);
     // S: d x K_pad, mass: K_pad; both are added to.
     void (*moments)(const Layout<T>&, const Tables<T>&, int64_t segment, T* scratch, double* S, double* mass);
-    // Exactly one of (Zn updated in place), out32, out64 is written; moment (d x K_pad) is added to unless null.
+    // Exactly one of (Zn updated in place), out32, out64 is written; R^T of it is added to moment (d x K_pad) unless null.
     void (*correct)(const Layout<T>&, const Tables<T>&, int64_t s0, int64_t s1, T* scratch, double* moment, float* out32,
                     double* out64);
     void (*assign)(const Layout<T>&, const Tables<T>&, int64_t s0, int64_t s1, T* scratch, T* out);

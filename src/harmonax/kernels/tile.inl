@@ -214,9 +214,9 @@ inline void outer_panel(const T* A, int64_t lda, int64_t features, const T* R, i
     }
 }
 
-// S (d x K_pad) += A^T R.
+// S (d x K_pad) += A^T R, where A's rows of d values begin lda apart.
 template <typename T>
-void outer(const T* A, int64_t d, const T* R, int64_t K_pad, int64_t rows, double* S) {
+void outer(const T* A, int64_t lda, int64_t d, const T* R, int64_t K_pad, int64_t rows, double* S) {
     const int64_t vectors = K_pad / LANES<T>, pieces = (d + ROWS - 1) / ROWS;
     for (int64_t v = 0; v < vectors; v += VECTORS) {
         const int64_t n = least(VECTORS, vectors - v);
@@ -225,13 +225,13 @@ void outer(const T* A, int64_t d, const T* R, int64_t K_pad, int64_t rows, doubl
         for (int64_t piece = 0; piece < pieces; ++piece) {
             const int64_t q = piece * d / pieces, f = (piece + 1) * d / pieces - q;
             double* s = S + q * K_pad + v * LANES<T>;
-            if (n == 1) outer_panel<T, 1>(A + q, d, f, r, K_pad, rows, s, K_pad);
+            if (n == 1) outer_panel<T, 1>(A + q, lda, f, r, K_pad, rows, s, K_pad);
             if constexpr (VECTORS >= 2)
-                if (n == 2) outer_panel<T, 2>(A + q, d, f, r, K_pad, rows, s, K_pad);
+                if (n == 2) outer_panel<T, 2>(A + q, lda, f, r, K_pad, rows, s, K_pad);
             if constexpr (VECTORS >= 3)
-                if (n == 3) outer_panel<T, 3>(A + q, d, f, r, K_pad, rows, s, K_pad);
+                if (n == 3) outer_panel<T, 3>(A + q, lda, f, r, K_pad, rows, s, K_pad);
             if constexpr (VECTORS >= 4)
-                if (n == 4) outer_panel<T, 4>(A + q, d, f, r, K_pad, rows, s, K_pad);
+                if (n == 4) outer_panel<T, 4>(A + q, lda, f, r, K_pad, rows, s, K_pad);
         }
     }
 }
@@ -411,10 +411,11 @@ void sweep(const Layout<T>& x, const Tables<T>& t, int64_t s0, int64_t s1, T* me
             normalise(m.R + r * m.K_pad, n, scale, m);
             flush_mass(m, x.n_clusters, out->mass + (s - s0) * x.n_clusters);
             if (out->S)
-                outer(x.Z + (cell + r - x.first) * x.d, x.d, m.R + r * m.K_pad, m.K_pad, n, out->S + (s - s0) * x.d * m.K_pad);
+                outer(x.Z + (cell + r - x.first) * x.d, x.d, x.d, m.R + r * m.K_pad, m.K_pad, n,
+                      out->S + (s - s0) * x.d * m.K_pad);
             r += n;
         }
-        if (out->moment) outer(x.Zn + (cell - x.first) * x.d, x.d, m.R, m.K_pad, rows, out->moment);
+        if (out->moment) outer(x.Zn + (cell - x.first) * x.d, x.d, x.d, m.R, m.K_pad, rows, out->moment);
     }
 }
 
@@ -427,7 +428,7 @@ void moments(const Layout<T>& x, const Tables<T>& t, int64_t s, T* memory, doubl
         const int64_t rows = least(TILE, x.segment_start[s + 1] - cell);
         assign_tile(x, t, cell, rows, m);
         flush_mass(m, x.n_clusters, mass);
-        outer(x.Z + (cell - x.first) * x.d, x.d, m.R, m.K_pad, rows, S);
+        outer(x.Z + (cell - x.first) * x.d, x.d, x.d, m.R, m.K_pad, rows, S);
     }
 }
 
@@ -488,9 +489,10 @@ void correct(const Layout<T>& x, const Tables<T>& t, int64_t s0, int64_t s1, T* 
             subtract_tile(x.Z + (cell - x.first) * x.d, rows, x.d, m.correction, m.d_pad);
             if (!out32 && !out64) {
                 unit_tile(m.correction, rows, x.d, m.d_pad, x.Zn + (cell - x.first) * x.d);
-                if (moment) outer(x.Zn + (cell - x.first) * x.d, x.d, m.R, m.K_pad, rows, moment);
+                if (moment) outer(x.Zn + (cell - x.first) * x.d, x.d, x.d, m.R, m.K_pad, rows, moment);
                 continue;
             }
+            if (moment) outer(m.correction, m.d_pad, x.d, m.R, m.K_pad, rows, moment);
             for (int64_t r = 0; r < rows; ++r) {
                 const T* c = m.correction + r * m.d_pad;
                 const int64_t to = x.order[cell + r - x.first] * x.d;

@@ -51,7 +51,7 @@ def ridge(config: BatchCorrectionConfig, problem: Problem, Zn: Any, Y: Any, logp
     lam = jnp.where(keep, lam, 1)
     found = _moments(config, problem, Zn, Y, logp, keep)
     if len(config.levels) == 1:
-        W, W0 = one_variable(found.S, O, lam, keep, jnp)
+        W, W0 = one_variable(found.S, O, lam, keep, xp=jnp)
     else:
         W, W0 = _several_variables(config, found, lam, keep)
     return Ridge(jnp.where(skipped[:, None], 0, W), W0, skipped)

@@ -91,7 +91,7 @@ def write_report(
     parts = parts_of(adata)
     points = points_of(parts, _list(color_by), _list(genes), int(max_points), seed_from(rng))
     figures = Figures()
-    sections = [make(parts, figures) for make in SECTIONS]
+    sections = [section for make in SECTIONS if (section := make(parts, figures)) is not None]
     about = f"{count(len(parts.obs), 'cell')} {TIMES} {count(len(parts.genes), 'gene')}"
     name = title if title is not None else parts.name or "Batch correction"
     text = page(

@@ -3,6 +3,7 @@
 check       before: is a correction needed, and is it possible
 evaluate    after: scores of embeddings, with cell types and without
 diagnose    after: too little corrected, or too much
+map_query   new cells onto an integrated reference, which does not move
 tune        learn theta, sigma and the ridge strength by gradient, then correct with them
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 from .check import check
 from .diagnose import diagnose
 from .evaluate import evaluate
+from .map_query import map_query
 from .tune import tune
 
-__all__ = ["check", "diagnose", "evaluate", "tune"]
+__all__ = ["check", "diagnose", "evaluate", "map_query", "tune"]

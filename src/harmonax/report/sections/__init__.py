@@ -1,4 +1,7 @@
-"""The sections of the page, in their order; each reads what a tool stored, or says which command makes it."""
+"""The sections of the page, in their order; each reads what a tool stored, or says which command makes it.
+
+Only that of mapped cells is left out where there are none: they are another job.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +15,18 @@ from .clusters import clusters
 from .convergence import convergence
 from .diagnosis import diagnosis
 from .evaluation import evaluation
+from .mapping import mapping
 from .maps import maps
 from .reproduce import reproduce
 from .summary import summary
 from .verdict import verdict
 
 # The maps' own markup stands in page.html; the rest is made from what is stored.
-SECTIONS: tuple[Callable[[Parts, Figures], Section], ...] = (
+SECTIONS: tuple[Callable[[Parts, Figures], Section | None], ...] = (
     verdict,
     summary,
     maps,
+    mapping,
     clusters,
     convergence,
     evaluation,

@@ -1,0 +1,90 @@
+"""The expression in an AnnData file, left there and read in pieces of cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..errors import FileFormatError, InputError, MissingKeyError, nearest
+from .annotated import opened, quiet, read_obs
+from .formats import Format
+from .source import reading
+
+
+class StoredExpression:
+    """X or a layer of a file, N cells x genes: ``[start:stop]`` gives rows as an array or a sparse matrix.
+
+    Parameters
+    ----------
+    path, kind
+        The file, .h5ad or .zarr.
+    layer
+        Instead of X.
+    """
+
+    def __init__(self, path: Path, kind: Format, layer: str | None = None) -> None:
+        self._path, self._kind, self._layer = path, kind, layer
+        with reading(path, kind), opened(path, kind) as root, quiet():
+            if layer is not None and (("layers" not in root) or layer not in root["layers"]):
+                there = sorted(root["layers"].keys()) if "layers" in root else []
+                raise MissingKeyError(f"{path} has no layer '{layer}'; {nearest(layer, there)}")
+            if layer is None and "X" not in root:
+                raise InputError(f"{path} has no X; name a layer, or an embedding that is projected already (--basis)")
+            self.shape = tuple(int(n) for n in self._open(root).shape)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Any:
+        with reading(self._path, self._kind), opened(self._path, self._kind) as root, quiet():
+            stored = self._open(root)
+            # Zarr takes lists of rows by another name.
+            return stored[rows] if isinstance(rows, slice) else getattr(stored, "oindex", stored)[rows]
+
+    def _open(self, root: Any) -> Any:
+        from anndata.io import sparse_dataset
+
+        stored = root["X"] if self._layer is None else root["layers"][self._layer]
+        return sparse_dataset(stored) if hasattr(stored, "keys") else stored
+
+
+@dataclass(frozen=True, eq=False)
+class StoredCells:
+    """What of an AnnData file its principal components are known from; X stays there."""
+
+    X: StoredExpression | None
+    var: pd.DataFrame
+    varm: dict[str, Any]
+    obsm: dict[str, Any]
+
+    @property
+    def var_names(self) -> pd.Index:
+        return self.var.index
+
+
+def stored_cells(path: Path, kind: Format, obsm: dict[str, Any], loadings: str = "PCs") -> StoredCells:
+    """Return the genes and loadings of a file, with these embeddings of it."""
+    from anndata.io import read_elem
+
+    with reading(path, kind), opened(path, kind) as root, quiet():
+        varm = root.get("varm", {})
+        read = {name: read_elem(varm[name]) for name in (loadings,) if name in varm}
+        var, has_X = read_elem(root["var"]), "X" in root
+    return StoredCells(StoredExpression(path, kind) if has_X else None, var, read, obsm)
+
+
+def read_expression(
+    path: Path, kind: Format, keys: Sequence[str], layer: str | None = None
+) -> tuple[StoredExpression, np.ndarray, pd.DataFrame]:
+    """Return the expression of a file, the genes' names, and these columns of obs, indexed by the cells' names."""
+    X = StoredExpression(path, kind, layer)
+    with reading(path, kind), opened(path, kind) as root, quiet():
+        from anndata.io import read_elem
+
+        if "obs" not in root or "var" not in root:
+            raise FileFormatError(f"{path} is not an AnnData file: it has no obs and var")
+        var = root["var"]
+        names = np.asarray(read_elem(var[var.attrs["_index"]])).astype(str)
+        return X, names, read_obs(path, root["obs"], keys)

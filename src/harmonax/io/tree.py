@@ -1,0 +1,30 @@
+"""Nested dictionaries of arrays and texts, alone in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .annotated import consolidate, created, opened, quiet
+from .formats import Format
+
+
+def write_tree(path: Path, kind: Format, tree: Mapping[str, Any], room: int) -> None:
+    """Write a nested dictionary, as anndata writes those in ``uns``; `room` is about how many bytes it takes."""
+    from anndata.io import write_elem
+
+    with quiet():
+        with created(path, kind, room) as root:
+            for name, value in tree.items():
+                write_elem(root, name, value)
+        if kind is Format.ZARR:
+            consolidate(path)
+
+
+def read_tree(path: Path, kind: Format) -> dict[str, Any]:
+    """Read what `write_tree` wrote."""
+    from anndata.io import read_elem
+
+    with quiet(), opened(path, kind) as root:
+        return {str(name): read_elem(root[name]) for name in root}

@@ -1,0 +1,250 @@
+"""What a run learned, without its cells: enough to place new ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from ..algorithm.diversity import expected, log_penalty
+from ..algorithm.seeding import seed_centroids
+from ..cells.select import Wishes, make_cells
+from ..errors import InputError
+from ..params import HarmonyParams
+from ..result import HarmonyResult, Status
+from ..schedule import Block, FixedPartition
+from .novelty import Novelty, by_distance, some
+from .projection import Projection
+from .reference import Reference
+
+
+@dataclass(frozen=True, eq=False)
+class HarmonyModel:
+    """A fitted Harmony: tables whose size does not depend on the number of cells.
+
+    Attributes
+    ----------
+    centroids
+        Unit-length centroids Y, (K, d).
+    sigma
+        Width of each soft cluster, (K,).
+    cluster_mass
+        N_k = sum_i R_ik over the reference, (K,).
+    cluster_moment
+        C_k = sum_i R_ik Zc_i, the sum of its corrected cells, (K, d).
+    ridge
+        Coefficients of the last correction, (B, K, d), for the levels of all variables in turn.
+    level_mass
+        Cells of each level in each soft cluster, (B, K).
+    theta
+        Strength of the diversity penalty of each level, (B,).
+    level_counts
+        Cells of each level, (B,).
+    n_cells
+        Cells of the reference.
+    variables, levels
+        Names of the batch variables, and of each one's levels.
+    params
+        What was run.
+    record
+        How the run ended: status, seed, versions.
+    projection
+        From genes to the embedding, or None: queries come as embeddings.
+    novelty
+        What the reference's own cells look like to the novelty score, or None.
+    reference
+        Embedding and labels of the reference's cells, for label transfer, or None.
+
+    Examples
+    --------
+    >>> import numpy as np, harmonax
+    >>> gen = np.random.default_rng(0)
+    >>> batch = np.repeat(["a", "b"], 100)
+    >>> Z = gen.normal(size=(200, 5)) + (batch == "b")[:, None]
+    >>> model = harmonax.HarmonyModel.from_result(harmonax.harmonize(Z, batch, rng=0))
+    >>> model.map(gen.normal(size=(50, 5)) - 1, np.repeat("c", 50)).shape
+    (50, 5)
+    """
+
+    centroids: np.ndarray
+    sigma: np.ndarray
+    cluster_mass: np.ndarray
+    cluster_moment: np.ndarray
+    ridge: np.ndarray
+    level_mass: np.ndarray
+    theta: np.ndarray
+    level_counts: np.ndarray
+    n_cells: int
+    variables: tuple[str, ...]
+    levels: tuple[tuple[str, ...], ...]
+    params: HarmonyParams
+    record: dict[str, Any] = field(default_factory=dict)
+    projection: Projection | None = None
+    novelty: Novelty | None = None
+    reference: Reference | None = None
+
+    @classmethod
+    def from_result(cls, result: HarmonyResult) -> HarmonyModel:
+        """Return the model of a run.
+
+        A run over one batch made no clusters; here it gets those that a run begins with, and no correction.
+
+        Raises
+        ------
+        InputError
+            If the result's embedding is on a Dask cluster and has one batch.
+        """
+        design, resolved = result.design, result.params.resolve(result.design)
+        Y, mass, moment, ridge = result.centroids, result.cluster_mass, result.moment, result.ridge
+        if result.status is Status.SINGLE_BATCH:
+            Y, mass, moment = _clusters(result)
+            ridge = np.zeros((design.n_levels, *Y.shape))
+        record = result.record()
+        return cls(
+            centroids=Y,
+            sigma=resolved.sigma,
+            cluster_mass=mass[: len(design.levels[0])].sum(axis=0),
+            cluster_moment=moment,
+            ridge=ridge,
+            level_mass=mass,
+            theta=resolved.theta,
+            level_counts=design.level_counts,
+            n_cells=design.n_cells,
+            variables=design.variables,
+            levels=design.levels,
+            params=result.params,
+            record={name: record[name] for name in ("status", "seed", "versions", "backend")},
+        )
+
+    @property
+    def n_clusters(self) -> int:
+        return len(self.centroids)
+
+    @property
+    def n_features(self) -> int:
+        return self.centroids.shape[1]
+
+    def log_penalty(self) -> np.ndarray:
+        """Return the penalty of each level at the end of the run, in log space, (B, K)."""
+        E = expected(self.level_counts / self.n_cells, self.cluster_mass)
+        return log_penalty(self.params.flavor, self.level_mass, E, self.theta)
+
+    def map(self, Z: Any, batches: Any = None, **how: Any) -> Any:
+        """Place new cells in the corrected space of the reference, which does not move.
+
+        The arguments are those of `harmonax.mapping.place`, which says how.
+
+        Parameters
+        ----------
+        Z
+            The new cells in the reference's uncorrected embedding, (N, d).
+        batches
+            Their batch labels, as for `harmonize`; None: one batch that the reference does not have.
+        **how
+            See `harmonax.mapping.place`.
+
+        Returns
+        -------
+        numpy.ndarray
+            (N, d), or what was given as ``out``.
+        """
+        from .place import place
+
+        return place(self, Z, batches, **how).embedding
+
+    def assignments(self, Z: Any) -> np.ndarray:
+        """Return the soft clusters of cells that are in the corrected space, R (N, K): softmax(-D / sigma)."""
+        from ..algorithm.seeding import unit
+
+        Z = np.asarray(Z, np.float64)
+        if Z.ndim != 2 or Z.shape[1] != self.n_features:
+            raise InputError(f"the embedding has shape {Z.shape}; allowed is (cells, {self.n_features})")
+        logits = -2.0 * (1.0 - np.einsum("nd,kd->nk", unit(Z), self.centroids)) / self.sigma
+        R = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return R / R.sum(axis=1, keepdims=True)
+
+    def with_reference(self, embedding: Any, labels: Any, batch: Any = None) -> HarmonyModel:
+        """Return the model with the reference's corrected cells, from which labels are handed on.
+
+        Parameters
+        ----------
+        embedding
+            Corrected embedding of the reference, (N, d).
+        labels
+            Labels of its cells, N rows: a table, a dictionary of columns, or one named column. Missing ones have no
+            vote.
+        batch
+            Their batches, (N,): a vote is worth what the votes of other batches' cells were. None: one batch.
+
+        Raises
+        ------
+        InputError
+            If cells and labels do not agree.
+        """
+        import pandas as pd
+
+        Z = np.asarray(embedding)
+        table = pd.DataFrame(labels if not isinstance(labels, pd.Series) else labels.to_frame())
+        if Z.shape != (self.n_cells, self.n_features) or len(table) != len(Z):
+            raise InputError(
+                f"the reference has {self.n_cells} cells x {self.n_features}; got an embedding of shape {Z.shape} and "
+                f"{len(table)} labels"
+            )
+        batch = np.zeros(len(Z)) if batch is None else np.asarray(batch)
+        model = replace(self, reference=Reference.of(Z, table, batch))
+        if model.novelty is None or model.novelty.kind != "genes":
+            rows = some(len(Z))
+            model = replace(model, novelty=by_distance(model, Z[rows]))
+        return model
+
+    def with_parts(self, **parts: Any) -> HarmonyModel:
+        """Return the model with another `projection`, `novelty` or `reference`."""
+        return replace(self, **parts)
+
+    def save(self, path: Any, *, overwrite: bool = False) -> None:
+        """Write the model to one file, ``.h5`` or ``.zarr``, whole or not at all.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written, or is there and `overwrite` is not set.
+        """
+        from .storage import save
+
+        save(self, path, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: Any) -> HarmonyModel:
+        """Read a model that `save` wrote.
+
+        Raises
+        ------
+        FileFormatError
+            If the file holds no model, is damaged, or was made by a later version.
+        """
+        from .storage import load
+
+        return load(path)
+
+    def __repr__(self) -> str:
+        kept = [name for name in ("projection", "novelty", "reference") if getattr(self, name) is not None]
+        batches = ", ".join(f"{name} ({len(own)})" for name, own in zip(self.variables, self.levels, strict=True))
+        return f"HarmonyModel of {self.n_cells:,} cells x {self.n_features}: {self.n_clusters} clusters; {batches}" + (
+            f"; with {', '.join(kept)}" if kept else ""
+        )
+
+
+def _clusters(result: HarmonyResult) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return centroids, mass (1, K) and moment of the cells of one batch."""
+    Z, design = result.embedding, result.design
+    resolved = result.params.resolve(design)
+    schedule_seed, centroid_seed = np.random.SeedSequence(result.seed).spawn(2)
+    schedule = FixedPartition(1, schedule_seed)
+    cells, _ = make_cells(Z, design, schedule, resolved, Wishes("auto"), n_result=0, digest=None)
+    Y = seed_centroids(cells, resolved.n_clusters, np.random.default_rng(centroid_seed))
+    swept = cells.sweep(Block(0), Y, resolved.sigma, None, moment=False, last=True)
+    from ..algorithm.contracts import Assignment
+
+    S, _ = cells.moments(Assignment(Y, np.zeros((1, design.n_levels, len(Y))), resolved.sigma))
+    return Y, swept.mass, S.sum(axis=0)

@@ -1,0 +1,184 @@
+"""How unlike anything in the reference new cells are.
+
+A cell type that the reference lacks is placed among the types that it has, so distances in the corrected space say
+little (`benchmarks/mapping.py` has the figures). What tells is the expression that the reference's components cannot
+explain: of a cell y, scaled by the reference's means and standard deviations, the residual e = y - V V^T y. The score
+is the mean of its largest positive entries, each in standard deviations of the reference's own residuals, after
+averaging over the cell and its nearest new cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+import scipy.sparse
+
+from .projection import Matched, Projection
+from .reference import Near
+
+if TYPE_CHECKING:
+    from .model import HarmonyModel
+
+Kind = Literal["genes", "reference", "clusters"]
+# Genes whose residuals count, and cells that are averaged over: the cell and its nearest.
+TOP, NEAR = 20, 8
+# Neighbours in the reference, where there are no genes.
+_K = 15
+# Reference cells that the score is tried on.
+_TRIED = 5_000
+# A cell is called novel this much above this quantile of the reference's own scores,
+_NOVEL, _MARGIN = 0.99, 1.15
+# after a batch's scores were made comparable by this one: a protocol that adds noise adds it to every cell.
+_KNOWN = 0.25
+# A batch whose scores are so many times the reference's is unlike it as a whole.
+UNLIKE = 2.5
+_PIECE = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Novelty:
+    """What the reference's own cells look like.
+
+    Attributes
+    ----------
+    kind
+        ``"genes"``: from residuals of expression; ``"reference"``: mean distance to the nearest reference cells;
+        ``"clusters"``: distance to the nearest cluster's mean, which is near to guessing.
+    spread
+        Standard deviation of the reference's residuals by gene, (G,); empty for the other kinds.
+    quantiles
+        Of the reference's scores, at 0, 0.01, ..., 1.
+    """
+
+    kind: Kind
+    spread: np.ndarray
+    quantiles: np.ndarray
+
+    def quantile(self, share: float) -> float:
+        """Return the score that this share of the reference's cells are below."""
+        return float(np.interp(share, np.linspace(0, 1, len(self.quantiles)), self.quantiles))
+
+    def relative(self, scores: np.ndarray) -> np.ndarray:
+        """Return scores as multiples of the reference's median."""
+        return scores / max(self.quantile(0.5), np.finfo(float).tiny)
+
+    def novel(self, scores: np.ndarray, batch: np.ndarray) -> tuple[np.ndarray, pd.Series]:
+        """Return which cells are novel, and by how much each batch's scores exceed the reference's as a whole.
+
+        Parameters
+        ----------
+        scores, batch
+            Of the new cells, (N,).
+        """
+        grouped = pd.Series(scores).groupby(np.asarray(batch), observed=True)
+        shift = (grouped.quantile(_KNOWN) / max(self.quantile(_KNOWN), np.finfo(float).tiny)).clip(lower=1.0)
+        return scores > _MARGIN * self.quantile(_NOVEL) * shift.reindex(batch).to_numpy(), shift
+
+
+def by_genes(projection: Projection, X: Any, Z: np.ndarray) -> Novelty:
+    """Summarise cells of the reference by their expression.
+
+    Parameters
+    ----------
+    X
+        Expression of the projection's genes as the components were computed from it, of some cells (see `some`).
+    Z
+        Their embedding before correction.
+    """
+    V, center = projection.loadings, projection.center
+    total = np.zeros(len(center))
+    for start in range(0, len(Z), _PIECE):
+        total += (_residual(_as_dense(X[start : start + _PIECE]) - center, V) ** 2).sum(axis=0)
+    spread = np.sqrt(total / len(Z)) + 1e-3
+    averaged = (_as_dense(mean @ X) for mean in _averages(Z))
+    scores = np.concatenate([_top(_residual(piece - center, V) / spread) for piece in averaged])
+    return Novelty("genes", spread, np.quantile(scores, np.linspace(0, 1, 101)))
+
+
+def by_distance(model: HarmonyModel, Zc: np.ndarray) -> Novelty:
+    """Summarise some cells of the reference by distances in the corrected space, `Zc`."""
+    kind: Kind = "clusters" if model.reference is None else "reference"
+    if model.reference is not None:
+        # The first is the cell itself.
+        scores = model.reference.near()(np.asarray(Zc, np.float32), _K + 1)[1][:, 1:].mean(axis=1)
+    else:
+        scores = _to_clusters(model, Zc)
+    return Novelty(kind, np.empty(0), np.quantile(scores, np.linspace(0, 1, 101)))
+
+
+def score_genes(novelty: Novelty, matched: Matched, X: Any, Z: np.ndarray | None) -> np.ndarray:
+    """Return the score of new cells from their expression, (N,).
+
+    Parameters
+    ----------
+    X
+        Expression like the reference's before scaling, N cells x genes, in pieces (`Expression`).
+    Z
+        Their embedding before correction, (N, d), in which neighbours are found; X is then in memory for a while.
+        None: every cell by itself, in which a rare type is harder to see.
+    """
+    p, n = matched.projection, X.shape[0]
+    out = np.empty(n)
+    if Z is None:
+        for start in range(0, n, _PIECE):
+            rows = slice(start, min(n, start + _PIECE))
+            out[rows] = _top(_residual(matched.scaled(X[rows]) - p.center, p.loadings) / novelty.spread)
+        return out
+    there = matched.column >= 0
+    own = X[0:n][:, matched.column[there]]
+    # Its columns are numbered anew.
+    here, start = Matched(p, np.where(there, np.cumsum(there) - 1, -1)), 0
+    for mean in _averages(Z):
+        rows = slice(start, start + mean.shape[0])
+        out[rows] = _top(_residual(here.scaled(mean @ own) - p.center, p.loadings) / novelty.spread)
+        start = rows.stop
+    return out
+
+
+def score_distance(novelty: Novelty, model: HarmonyModel, Z: np.ndarray) -> np.ndarray:
+    """Return the score of new cells from where they are in the corrected space, (N, d)."""
+    if novelty.kind == "reference" and model.reference is not None:
+        return model.reference.near()(np.asarray(Z, np.float32), _K)[1].mean(axis=1)
+    return _to_clusters(model, Z)
+
+
+def _residual(y: np.ndarray, V: np.ndarray) -> np.ndarray:
+    return y - (y @ V) @ V.T
+
+
+def _top(e: np.ndarray) -> np.ndarray:
+    """Return the mean of the largest positive entries of each row."""
+    n = min(TOP, e.shape[1])
+    return np.maximum(np.partition(e, -n, axis=1)[:, -n:], 0).mean(axis=1)
+
+
+def _averages(Z: np.ndarray) -> Iterator[Any]:
+    """Give pieces of the sparse matrix that averages over each cell and its nearest."""
+    n = len(Z)
+    Z, k = np.asarray(Z, np.float32), min(NEAR, n)
+    near = Near(Z)(Z, k)[0]
+    for start in range(0, n, _PIECE):
+        rows = near[start : start + _PIECE]
+        shape = (len(rows), n)
+        yield scipy.sparse.csr_matrix((np.full(rows.size, 1 / k), rows.ravel(), np.arange(len(rows) + 1) * k), shape)
+
+
+def _to_clusters(model: HarmonyModel, Z: np.ndarray) -> np.ndarray:
+    from scipy.spatial.distance import cdist
+
+    there = model.cluster_mass > 0
+    means = model.cluster_moment[there] / model.cluster_mass[there, None]
+    return cdist(np.asarray(Z, np.float64), means).min(axis=1)
+
+
+def some(n: int, rng: Any = 0) -> np.ndarray:
+    """Return the rows of the reference's cells that the score is tried on."""
+    return np.arange(n) if n <= _TRIED else np.sort(np.random.default_rng(rng).choice(n, _TRIED, replace=False))
+
+
+def _as_dense(X: Any) -> np.ndarray:
+    return np.asarray(X.toarray() if hasattr(X, "toarray") else X, np.float64)

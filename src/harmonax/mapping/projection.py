@@ -1,0 +1,262 @@
+"""From the expression of new cells to the embedding of the reference, gene by gene."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..embedding import Rows, take_rows
+from ..errors import InputError, warn
+
+# Values of a dense piece of expression.
+_PIECE = 1 << 23
+# Cells on which loadings must reproduce the embedding, to this share of its spread.
+_TRIED, _CLOSE = 200, 0.02
+# An expression matrix whose genes have means this near to 0, in their own spread, was scaled.
+_CENTERED = 0.1
+# A gene that varies less was the same in all cells.
+_LEAST_STD = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Projection:
+    """Loadings of the reference's principal components: Z = clip((x - mean) / std) @ loadings - offset.
+
+    Attributes
+    ----------
+    genes
+        Names of the G genes that the embedding was made of.
+    loadings
+        (G, d).
+    mean, std
+        Of each gene in the log-normalised expression, where the reference was scaled: (G,); else 0 and 1.
+    max_value
+        Where scaled values were clipped, or None.
+    offset
+        (d,).
+    center
+        Mean of each gene after scaling, (G,): the expression that cells at 0 of all components have.
+    target_sum
+        Counts per cell that the reference was normalised to, or None where that is not known.
+    """
+
+    genes: np.ndarray
+    loadings: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    max_value: float | None
+    offset: np.ndarray
+    center: np.ndarray
+    target_sum: float | None = None
+
+    @classmethod
+    def of(cls, adata: Any, basis: str = "X_pca", *, loadings: str = "PCs") -> Projection:
+        """Return the projection that made ``obsm[basis]`` from ``X``, found in ``varm[loadings]`` and tried out.
+
+        A reference that was scaled (scanpy's ``pp.scale``) has the means and standard deviations in ``var``. `adata` is
+        an AnnData, or has the like of its X, var, var_names, varm and obsm.
+
+        Raises
+        ------
+        InputError
+            If there are no loadings, or they do not reproduce the embedding.
+        """
+        if loadings not in adata.varm:
+            raise InputError(f"varm has no '{loadings}', the loadings of obsm['{basis}']")
+        if adata.X is None:
+            raise InputError("there is no expression that the loadings belong to")
+        V = np.asarray(adata.varm[loadings], np.float64)
+        Z = adata.obsm[basis]
+        if V.shape[1] != Z.shape[1]:
+            raise InputError(f"varm['{loadings}'] has {V.shape[1]} components, obsm['{basis}'] has {Z.shape[1]}")
+        used = np.flatnonzero((V != 0).any(axis=1))
+        if not len(used):
+            raise InputError(f"varm['{loadings}'] is zero everywhere")
+        V, center = V[used], _means(adata.X, used)
+        rows = np.unique(np.linspace(0, adata.X.shape[0] - 1, _TRIED).astype(int))
+        X = _dense(adata.X[rows][:, used])
+        offset = _offset(X @ V, take_rows(Z, rows), center @ V)
+        if offset is None:
+            raise InputError(
+                f"X @ varm['{loadings}'] is not obsm['{basis}']: X is not what the components were computed from"
+            )
+        mean, std, max_value = _scaling(adata, used, center, X)
+        target_sum = None if max_value is not None or mean.any() else _target_sum(adata.X)
+        genes = adata.var_names.to_numpy(str)[used]
+        return cls(genes.astype(object), V, mean, std, max_value, offset, center, target_sum)
+
+    @property
+    def scaled(self) -> bool:
+        """Whether new expression is scaled by the reference's means and standard deviations."""
+        return bool((self.std != 1).any() or self.mean.any())
+
+    def match(self, names: Any, least_share: float = 0.5) -> Matched:
+        """Find the genes among those of new cells.
+
+        Raises
+        ------
+        InputError
+            If fewer than `least_share` of them are there, or a name is there twice.
+        """
+        there = pd.Index(np.asarray(names, str))
+        if not there.is_unique:
+            twice = there[there.duplicated()][0]
+            raise InputError(f"gene '{twice}' is there more than once; call var_names_make_unique()")
+        column = there.get_indexer(self.genes.astype(str))
+        found = int((column >= 0).sum())
+        if found < least_share * len(column):
+            raise InputError(
+                f"{found} of the reference's {len(column)} genes are among those of the query; at least "
+                f"{least_share:.0%} are needed. Are the names of one kind (symbols, Ensembl)? The reference has "
+                f"{', '.join(map(repr, self.genes[:3]))}, the query {', '.join(map(repr, there[:3]))}"
+            )
+        return Matched(self, column)
+
+
+@dataclass(frozen=True, eq=False)
+class Matched:
+    """A projection and where its genes are in the expression of new cells: a column for each, or -1."""
+
+    projection: Projection
+    column: np.ndarray
+
+    @property
+    def missing(self) -> np.ndarray:
+        """Names of the genes that the new cells do not have."""
+        return self.projection.genes[self.column < 0]
+
+    def scaled(self, X: Any) -> np.ndarray:
+        """Return scaled expression of some new cells, (n, G), dense; a missing gene has the reference's mean."""
+        p, there = self.projection, self.column >= 0
+        out = np.broadcast_to(p.center, (X.shape[0], len(p.genes))).copy()
+        own = (_dense(X[:, self.column[there]]) - p.mean[there]) / p.std[there]
+        out[:, there] = own if p.max_value is None else np.clip(own, -p.max_value, p.max_value)
+        return out
+
+    def project(self, X: Any) -> Projected:
+        """Return the embedding of new cells as rows that are computed when they are read."""
+        return Projected(self, X)
+
+
+class Projected(Rows):
+    """The embedding of new cells, computed from pieces of their expression as it is read, float32."""
+
+    def __init__(self, matched: Matched, X: Any) -> None:
+        super().__init__((X.shape[0], matched.projection.loadings.shape[1]), np.float32)
+        self._matched, self._X = matched, X
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        out = np.empty((stop - start, self.shape[1]), np.float32)
+        step = max(1, _PIECE // max(1, len(self._matched.column)))
+        p = self._matched.projection
+        for lo in range(start, stop, step):
+            hi = min(stop, lo + step)
+            out[lo - start : hi - start] = self._matched.scaled(self._X[lo:hi]) @ p.loadings - p.offset
+        return out
+
+
+class Expression:
+    """The query's expression in pieces, as the reference has it before scaling.
+
+    Counts are normalised and logged where it is known how the reference was. A piece is what ``X[start:stop]`` gives:
+    an array or a sparse matrix.
+
+    Raises
+    ------
+    InputError
+        If X has counts, and how the reference was normalised is not known; or if it was scaled.
+    """
+
+    def __init__(self, projection: Projection, X: Any, what: str = "X") -> None:
+        self.shape, self._X, self._target_sum = X.shape, X, None
+        sample = _dense(X[: min(X.shape[0], _TRIED)])
+        if not np.isfinite(sample).all():
+            raise InputError(f"the query's {what} has NaN or infinite values; remove or repair them")
+        negative = bool(sample.min(initial=0) < 0)
+        if negative and (projection.scaled or projection.center.min(initial=0) >= 0):
+            raise InputError(
+                f"the query's {what} has negative values: it looks scaled. Pass log-normalised expression; it is "
+                "scaled by the reference's means and standard deviations"
+            )
+        if not negative and sample.max(initial=0) > 0 and (sample == np.rint(sample)).all():
+            if projection.target_sum is None:
+                raise InputError(
+                    f"the query's {what} has counts, and how the reference was normalised is not known: normalise "
+                    "the query alike, such as sc.pp.normalize_total and sc.pp.log1p"
+                )
+            self._target_sum = projection.target_sum
+
+    def __getitem__(self, rows: slice) -> Any:
+        X = self._X[rows]
+        if self._target_sum is None:
+            return X
+        totals = np.asarray(X.sum(axis=1), np.float64).ravel()
+        factor = np.divide(self._target_sum, totals, out=np.zeros_like(totals), where=totals > 0)[:, None]
+        return X.multiply(factor).tocsr().log1p() if hasattr(X, "toarray") else np.log1p(np.asarray(X) * factor)
+
+
+def _dense(X: Any) -> np.ndarray:
+    return np.asarray(X.toarray() if hasattr(X, "toarray") else X, np.float64)
+
+
+def _means(X: Any, used: np.ndarray) -> np.ndarray:
+    """Return the mean of these columns, in pieces of rows."""
+    total = np.zeros(len(used))
+    step = max(1, _PIECE // max(1, X.shape[1]))
+    for start in range(0, X.shape[0], step):
+        total += np.asarray(X[start : start + step][:, used].sum(axis=0), np.float64).ravel()
+    return total / X.shape[0]
+
+
+def _largest(X: Any) -> tuple[float, int]:
+    """Return the largest value, and how many there are of it."""
+    top, n_top = -np.inf, 0
+    step = max(1, _PIECE // max(1, X.shape[1]))
+    for start in range(0, X.shape[0], step):
+        piece = np.asarray(X[start : start + step])
+        own = float(piece.max())
+        n_top = int((piece == own).sum()) + (n_top if own == top else 0) if own >= top else n_top
+        top = max(top, own)
+    return top, n_top
+
+
+def _offset(projected: np.ndarray, Z: np.ndarray, mean: np.ndarray) -> np.ndarray | None:
+    """Return what to take off projected cells, the mean or nothing, so that they are the embedding."""
+    room = _CLOSE * Z.std(axis=0).max()
+    for offset in (mean, np.zeros_like(mean)):
+        if np.abs(projected - offset - Z).max() <= room:
+            return offset
+    return None
+
+
+def _scaling(
+    adata: Any, used: np.ndarray, center: np.ndarray, X: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float | None]:
+    """Return mean, std and clip of a reference that was scaled; 0, 1 and None of one that was not."""
+    none = np.zeros(len(used)), np.ones(len(used)), None
+    if X.min(initial=0) >= 0:
+        return none
+    spread = np.maximum(X.std(axis=0), _LEAST_STD)
+    if not {"mean", "std"} <= set(adata.var) or np.median(np.abs(center) / spread) > _CENTERED:
+        warn("X has negative values and var no 'mean' and 'std' of its scaling: queries must be scaled alike")
+        return none
+    std = adata.var["std"].to_numpy(np.float64)[used]
+    # Clipped values are all the same, and there is more than one.
+    top, n_top = _largest(adata.X)
+    clipped = top if n_top > 1 else None
+    return adata.var["mean"].to_numpy(np.float64)[used], np.where(std > _LEAST_STD, std, 1.0), clipped
+
+
+def _target_sum(X: Any) -> float | None:
+    """Return what every cell's counts add up to, if X is log1p of counts scaled to one sum."""
+    some = _dense(X[: min(X.shape[0], 200)])
+    if some.min(initial=0) < 0:
+        return None
+    totals = np.expm1(some).sum(axis=1)
+    totals = totals[totals > 0]
+    if not len(totals) or np.ptp(totals) > 1e-3 * totals.mean():
+        return None
+    return float(np.median(totals))

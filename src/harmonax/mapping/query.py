@@ -1,0 +1,208 @@
+"""New cells from expression or an embedding to all that is known of them: where they lie, labels, novelty."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..design import BatchDesign
+from ..embedding import slabs
+from ..errors import InputError, warn
+from .model import HarmonyModel
+from .novelty import UNLIKE, score_distance, score_genes
+from .place import Placed, place, tell_known
+from .projection import Expression, Matched, Projected
+
+NOVELTY, NOVEL, UNKNOWN = "harmonax_novelty", "harmonax_novel", "unknown"
+# More cells than this are not averaged with their neighbours, for which their expression must be in memory.
+_MOST_SMOOTHED = 200_000
+# A share of novel cells that is worth a warning.
+_TELL = 0.05
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to find out about new cells.
+
+    Attributes
+    ----------
+    labels
+        Columns of the reference's labels; None: all that the model keeps.
+    min_genes
+        Refuse new cells with a smaller share of the reference's genes.
+    min_confidence
+        Below it a label is "unknown".
+    how
+        Further arguments of `place`.
+    """
+
+    labels: Sequence[str] | None = None
+    min_genes: float = 0.5
+    min_confidence: float = 0.5
+    how: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Mapped:
+    """New cells in the reference.
+
+    Attributes
+    ----------
+    projected, embedding
+        Before and after correction, (N, d).
+    columns
+        One row per cell: ``harmonax_novelty`` (1: as the median cell of the reference), ``harmonax_novel``, and of each
+        label ``NAME_mapped`` ("unknown" where novel or not confident), ``NAME_nearest`` (whatever fits best) and
+        ``NAME_confidence``.
+    record
+        Genes found, batches, novel cells, soft clusters, versions.
+    """
+
+    projected: Any
+    embedding: Any
+    columns: pd.DataFrame
+    record: dict[str, Any]
+
+
+def project(model: HarmonyModel, X: Any, genes: Any, wanted: Wanted, *, what: str = "X") -> tuple[Projected, Matched]:
+    """Return the embedding of new cells from their expression, as rows that are computed when they are read."""
+    if model.projection is None:
+        raise InputError("the model has no loadings: give the query's embedding in the reference's components (basis=)")
+    matched = model.projection.match(genes, wanted.min_genes)
+    if len(matched.missing):
+        n, of = len(matched.missing), len(matched.column)
+        warn(f"{n} of the reference's {of} genes ({n / of:.1%}) are missing from the query: taken as its mean")
+    return matched.project(Expression(model.projection, X, what)), matched
+
+
+def map_cells(
+    model: HarmonyModel,
+    Z: Any,
+    design: BatchDesign | None,
+    wanted: Wanted,
+    matched: Matched | None = None,
+    X: Any = None,
+) -> Mapped:
+    """Place new cells, hand labels to them, and say how unlike the reference they are.
+
+    Parameters
+    ----------
+    Z
+        Uncorrected embedding, (N, d): an array or rows to be read.
+    design
+        Batches; None: one.
+    matched, X
+        Where the embedding is from, with `Expression`, if it was.
+    """
+    names = list(model.reference.labels) if model.reference is not None else []
+    if wanted.labels is not None:
+        if model.reference is None and len(wanted.labels):
+            raise InputError("the model keeps no cells to hand labels from: save it with labels, or see with_reference")
+        names = list(wanted.labels)
+        for name in names:
+            model.reference.column(name)  # type: ignore[union-attr]
+    placed = place(model, Z, design, **wanted.how)
+    tell_known(placed)
+    n = Z.shape[0]
+    found: dict[str, list[Any]] = {}
+    cluster = np.empty(n, np.int32)
+    for start, rows in slabs(placed.embedding):
+        cluster[start : start + len(rows)] = model.assignments(rows).argmax(axis=1)
+        for name in names:
+            found.setdefault(name, []).append(model.reference.transfer(rows, name))  # type: ignore[union-attr]
+    batch = _batch_names(design, n)
+    scores, novel, shift = _novelty(model, placed, Z, batch, matched, X)
+    columns = {NOVELTY: scores, NOVEL: novel} if scores is not None else {}
+    for name, pieces in found.items():
+        table = pd.concat(pieces, ignore_index=True)
+        labels = table["label"].to_numpy(object)
+        columns[f"{name}_nearest"] = pd.Categorical(labels)
+        unsure = (table["confidence"].to_numpy() < wanted.min_confidence) | (novel if novel is not None else False)
+        columns[f"{name}_mapped"] = pd.Categorical(np.where(unsure, UNKNOWN, labels))
+        columns[f"{name}_confidence"] = table["confidence"].to_numpy()
+    record = _record(model, placed, matched, wanted) | _seen(model, columns, cluster, shift, names)
+    _tell(record)
+    return Mapped(Z, placed.embedding, pd.DataFrame(columns, index=pd.RangeIndex(n)), record)
+
+
+def _novelty(
+    model: HarmonyModel, placed: Placed, Z: Any, batch: np.ndarray, matched: Matched | None, X: Any
+) -> tuple[Any, Any, Any]:
+    if model.novelty is None:
+        return None, None, None
+    if model.novelty.kind == "genes":
+        if matched is None:
+            return None, None, None
+        near = np.asarray(Z[:]) if Z.shape[0] <= _MOST_SMOOTHED else None
+        scores = score_genes(model.novelty, matched, X, near)
+    else:
+        pieces = [score_distance(model.novelty, model, rows) for _, rows in slabs(placed.embedding)]
+        scores = np.concatenate(pieces)
+    novel, shift = model.novelty.novel(scores, batch)
+    return model.novelty.relative(scores), novel, shift
+
+
+def _batch_names(design: BatchDesign | None, n: int) -> np.ndarray:
+    if design is None:
+        return np.full(n, "query", object)
+    own = design.joint_levels - design.offsets[:-1]
+    names = [", ".join(design.levels[f][b] for f, b in enumerate(row)) for row in own]
+    return np.array(names, object)[design.joint]
+
+
+def _record(model: HarmonyModel, placed: Placed, matched: Matched | None, wanted: Wanted) -> dict[str, Any]:
+    from ..version import __version__
+
+    record: dict[str, Any] = {
+        "reference": {"n_cells": model.n_cells, "n_clusters": model.n_clusters, "n_features": model.n_features},
+        "known_batches": {"batch": list(placed.known), "n_cells": list(placed.known.values())},
+        "new_batches": {"batch": list(placed.new), "n_cells": list(placed.new.values())},
+        "min_confidence": wanted.min_confidence,
+        "version": __version__,
+    }
+    if matched is not None:
+        record["genes"] = {"reference": len(matched.column), "missing": len(matched.missing)}
+    return record
+
+
+def _seen(
+    model: HarmonyModel, columns: dict[str, Any], cluster: np.ndarray, shift: pd.Series | None, names: Sequence[str]
+) -> dict[str, Any]:
+    """Return what the columns say, in short."""
+    size = np.bincount(cluster, minlength=model.n_clusters)
+    seen: dict[str, Any] = {"clusters": {"cluster": np.arange(model.n_clusters), "n_cells": size}}
+    if shift is not None:
+        mean = lambda values: np.bincount(cluster, values, model.n_clusters) / np.maximum(size, 1)  # noqa: E731
+        seen["clusters"] |= {"novelty": mean(columns[NOVELTY]), "novel": mean(columns[NOVEL].astype(float))}
+        kind = model.novelty.kind  # type: ignore[union-attr]
+        seen["novelty"] = {
+            "kind": kind,
+            "novel": float(columns[NOVEL].mean()),
+            "batch": shift.index.astype(str).tolist(),
+            "shift": shift.to_numpy(),
+        }
+    counts = {name: pd.Series(columns[f"{name}_mapped"]).value_counts() for name in names}
+    seen["labels"] = {
+        name: {"label": n.index.astype(str).tolist(), "n_cells": n.to_numpy()} for name, n in counts.items()
+    }
+    return seen
+
+
+def _tell(record: dict[str, Any]) -> None:
+    novelty = record.get("novelty")
+    if novelty is None:
+        return
+    if novelty["novel"] >= _TELL:
+        warn(f"{novelty['novel']:.0%} of the new cells are unlike anything in the reference; see obs['{NOVEL}']")
+    unlike = [(b, s) for b, s in zip(novelty["batch"], novelty["shift"], strict=True) if s >= UNLIKE]
+    if unlike:
+        worst, times = max(unlike, key=lambda pair: pair[1])
+        others = f" and {len(unlike) - 1} more" if len(unlike) > 1 else ""
+        warn(
+            f"batch '{worst}'{others} as a whole is unlike the reference (novelty {times:.1f} times that of its own "
+            "cells): another protocol or tissue? Compare with an integration of both"
+        )

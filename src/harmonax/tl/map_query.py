@@ -1,0 +1,206 @@
+"""``harmonax.tl.map_query``."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ..columns import design_from_table
+from ..engine import Backend
+from ..errors import InputError, MissingKeyError, nearest
+from ..mapping.model import HarmonyModel
+from ..mapping.place import KnownBatches
+from ..mapping.projection import Expression
+from ..mapping.query import Mapped, Wanted, map_cells, project
+from ..mapping.storage import UNS, from_dict
+from ..surroundings import chosen_threads, say
+from ..uns import storable
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+
+def map_query(
+    query: AnnData,
+    reference: HarmonyModel | AnnData | str | os.PathLike[str],
+    batch_key: str | Sequence[str] | None = None,
+    *,
+    labels: str | Sequence[str] | None = None,
+    basis: str | None = None,
+    layer: str | None = None,
+    adjusted_basis: str = "X_pca_harmony",
+    projected_basis: str = "X_pca_reference",
+    known_batches: KnownBatches = "learned",
+    ridge_lambda: float = 1.0,
+    n_iter: int = 2,
+    min_genes: float = 0.5,
+    min_confidence: float = 0.5,
+    dtype: Any = np.float32,
+    n_threads: int | None = None,
+    backend: Backend = "auto",
+    max_memory: int | str | None = None,
+    missing: Literal["error", "level"] = "error",
+    allow_many_levels: bool = False,
+    key_added: str = "harmonax_map",
+) -> Mapped:
+    """Map new cells onto an integrated reference, which does not move.
+
+    New cells are projected with the reference's loadings, assigned to its soft clusters, and corrected with the
+    reference held fixed: no integration is done again, and the time does not depend on the reference's size. Where
+    the model keeps labels, they are handed on; cells unlike anything in the reference are not forced into its types.
+
+    Parameters
+    ----------
+    query
+        N new cells. X (or `layer`) has counts or log-normalised expression, whichever the reference's model takes; not
+        scaled.
+    reference
+        A model (``harmony_integrate(..., save_model=...)``), its file, or an AnnData that has it in ``uns``.
+    batch_key
+        Column of ``query.obs`` that says which batch a cell is from, or several; None: one batch.
+    labels
+        Columns of labels to hand on; None: all that the model keeps.
+    basis
+        Entry of ``query.obsm`` that has the cells in the reference's uncorrected embedding already, (N, d). None:
+        project them from the expression.
+    layer
+        Layer to take instead of X.
+    adjusted_basis, projected_basis
+        Where in ``query.obsm`` the mapped cells go, and the projected ones before correction.
+    known_batches
+        ``"learned"``: cells of batches that the reference has, in columns of the same name, get the correction learned
+        there. ``"new"``: batches with the same name are others.
+    ridge_lambda
+        Ridge penalty for batches that the reference does not have.
+    n_iter
+        Rounds of assigning and correcting; 1 is the published method.
+    min_genes
+        Refuse a query with a smaller share of the reference's genes; missing ones are taken as the reference's mean.
+    min_confidence
+        Below it a label is "unknown". The confidence is the share of the reference's own cells, judged by cells of
+        other batches, for which such a vote was right.
+    dtype
+        Of the mapped embedding.
+    n_threads, backend, max_memory
+        As in `harmonax.pp.harmony_integrate`.
+    missing, allow_many_levels
+        How batch columns are read, as there.
+    key_added
+        Where in ``query.uns`` the record goes.
+
+    Returns
+    -------
+    Mapped
+        What was written: ``obsm[adjusted_basis]``, ``obsm[projected_basis]``, ``obs["harmonax_novelty"]`` (1: as the
+        median cell of the reference), ``obs["harmonax_novel"]``, for each label ``obs["NAME_mapped"]`` ("unknown" where
+        novel or not confident), ``obs["NAME_nearest"]`` (whatever fits best) and ``obs["NAME_confidence"]``, and
+        ``uns[key_added]``.
+
+    Raises
+    ------
+    MissingKeyError
+        If a column, label, layer or basis is not there.
+    InputError
+        If too few genes match, X is scaled, or anything else cannot be used.
+
+    Warns
+    -----
+    HarmonaxWarning
+        If genes are missing, batches are called as the reference's, or cells are unlike anything in the reference.
+
+    Notes
+    -----
+    Kang et al. 2021, Nature Communications 12:5890 (Symphony), Methods. Novelty is the expression that the reference's
+    components do not explain; see `harmonax.mapping.novelty`.
+
+    Examples
+    --------
+    >>> import anndata, harmonax, numpy as np, pandas as pd
+    >>> gen = np.random.default_rng(0)
+    >>> obs = pd.DataFrame({"batch": np.repeat(["a", "b"], 100)}, index=[f"cell{i}" for i in range(200)])
+    >>> Z = gen.normal(size=(200, 5)) + (obs["batch"] == "b").to_numpy()[:, None]
+    >>> adata = anndata.AnnData(obs=obs, obsm={"X_pca": Z})
+    >>> harmonax.pp.harmony_integrate(adata, "batch", rng=0, max_iter_harmony=50, save_model=True)
+    >>> query = anndata.AnnData(
+    ...     obs=pd.DataFrame(index=[f"new{i}" for i in range(50)]), obsm={"X_pca": gen.normal(size=(50, 5))}
+    ... )
+    >>> mapped = harmonax.tl.map_query(query, adata, basis="X_pca")
+    >>> query.obsm["X_pca_harmony"].shape
+    (50, 5)
+    """
+    model = read_model(reference)
+    design = None
+    if batch_key is not None:
+        design = design_from_table(
+            query.obs, batch_key, where="query.obs", missing=missing, allow_many_levels=allow_many_levels
+        )
+    how: dict[str, Any] = {
+        "known_batches": known_batches,
+        "ridge_lambda": ridge_lambda,
+        "n_iter": n_iter,
+        "dtype": dtype,
+        "n_threads": n_threads if n_threads is not None else chosen_threads(),
+        "backend": backend,
+        "max_memory": max_memory,
+    }
+    wanted = Wanted([labels] if isinstance(labels, str) else labels, min_genes, min_confidence, how)
+    Z, matched, X = _projected(query, model, wanted, basis, layer)
+    mapped = map_cells(model, Z, design, wanted, matched, X)
+    if basis is None:
+        query.obsm[projected_basis] = np.asarray(mapped.projected[:])
+    query.obsm[adjusted_basis] = mapped.embedding
+    for name in mapped.columns:
+        query.obs[name] = mapped.columns[name].array
+    query.uns[key_added] = storable(mapped.record) | {"adjusted_basis": adjusted_basis}
+    say(logging.INFO, summary(mapped))
+    return mapped
+
+
+def read_model(reference: Any) -> HarmonyModel:
+    """Return a model from wherever it is."""
+    if isinstance(reference, HarmonyModel):
+        return reference
+    if isinstance(reference, (str, os.PathLike)):
+        return HarmonyModel.load(reference)
+    if hasattr(reference, "uns"):
+        if UNS not in reference.uns:
+            raise MissingKeyError(
+                f"uns has no '{UNS}': integrate the reference with save_model=True, or pass its model"
+            )
+        return from_dict(reference.uns[UNS], f"uns['{UNS}']")
+    raise InputError(
+        f"reference is a {type(reference).__name__}; allowed are a HarmonyModel, its file, and an AnnData that has one"
+    )
+
+
+def _projected(query: AnnData, model: HarmonyModel, wanted: Wanted, basis: str | None, layer: str | None) -> Any:
+    if basis is not None:
+        if basis not in query.obsm:
+            raise MissingKeyError(f"query.obsm has no '{basis}'; {nearest(basis, query.obsm.keys())}")
+        return query.obsm[basis], None, None
+    if layer is not None and layer not in query.layers:
+        raise MissingKeyError(f"query.layers has no '{layer}'; {nearest(layer, query.layers.keys())}")
+    X = query.X if layer is None else query.layers[layer]
+    if X is None:
+        raise InputError("the query has no X: pass layer=, or basis= for cells that are projected already")
+    what = "X" if layer is None else f"layers['{layer}']"
+    Z, matched = project(model, X, query.var_names, wanted, what=what)
+    return Z, matched, Expression(matched.projection, X, what)
+
+
+def summary(mapped: Mapped) -> str:
+    """Return one line on what was mapped."""
+    record, n = mapped.record, mapped.embedding.shape[0]
+    counts = {word: len(record[f"{word}_batches"]["batch"]) for word in ("known", "new")}
+    batches = ", ".join(f"{count} {word} batch{'es' * (count != 1)}" for word, count in counts.items() if count)
+    parts = [f"mapped {n:,} cells", batches]
+    if "genes" in record:
+        genes = record["genes"]
+        parts.append(f"{genes['reference'] - genes['missing']:,} of {genes['reference']:,} genes")
+    if "novelty" in record:
+        parts.append(f"{record['novelty']['novel']:.1%} novel")
+    return "; ".join(parts)
