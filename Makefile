@@ -5,18 +5,20 @@ PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
 PYTEST_ARGS ?=
+RSCRIPT ?= Rscript
 BENCH_ARGS ?=
 
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet
 NATIVE := CMakeLists.txt $(wildcard src/harmonax/kernels/*.cpp src/harmonax/kernels/*.hpp src/harmonax/kernels/*.inl)
 
-.PHONY: help demo test test-kernels lint format typecheck bench package clean
+.PHONY: help demo test test-r test-kernels lint format typecheck bench package clean
 
 help:
 	@echo "make demo          simulate and correct a data set, and open the report in $(DEMO)/"
 	@echo "make test          run the tests"
 	@echo "make test-kernels  run the C++ kernels under the address and undefined-behaviour sanitizers"
+	@echo "make test-r        build the R package and run its tests (needs R with Seurat and reticulate)"
 	@echo "make lint          ruff: rules and formatting        make format     apply them"
 	@echo "make typecheck     mypy                              make bench      the benchmark table"
 	@echo "make package       sdist and wheel into dist/        make clean      remove all of the above"
@@ -26,6 +28,15 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed $(VENV)/.tests
 	$(PY) -m pytest -m "not slow" $(PYTEST_ARGS)
+
+# The package is built and installed into build/r; its engine is that of $(VENV).
+R_ENV = RETICULATE_PYTHON=$(abspath $(PY)) R_LIBS=$(abspath build/r)$(if $(R_LIBS),:$(R_LIBS))
+test-r: $(VENV)/.installed
+	mkdir -p build/r
+	cd build && $(R_ENV) R CMD build ../r/harmonax
+	$(R_ENV) R CMD INSTALL --library=build/r build/harmonax_*.tar.gz
+	cd r/harmonax/tests && $(R_ENV) HARMONAX_TEST_DATA=$(abspath $(or $(HARMONAX_TEST_DATA),../shared/data)) \
+		$(RSCRIPT) -e 'testthat::test_dir("testthat", package = "harmonax", load_package = "installed", reporter = "summary")'
 
 test-kernels: $(VENV)/.cmake
 	$(VENV)/bin/cmake -S . -B build/kernel-tests -G Ninja -DHARMONAX_KERNEL_TESTS=ON

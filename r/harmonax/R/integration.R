@@ -1,0 +1,40 @@
+#' Harmony for IntegrateLayers of Seurat 5
+#'
+#' `IntegrateLayers(object, method = harmonax::HarmonyIntegration)`. Written for Seurat 5 but tested with Seurat 4 only,
+#' by calls like those of `IntegrateLayers`.
+#'
+#' @param object Assay whose layers are the batches; not used.
+#' @param orig The reduction to correct, a `DimReduc`.
+#' @param groups A data frame with the batch of each cell in its first column, as `IntegrateLayers` makes it.
+#' @param features,scale.layer,layers,npcs Not used; here since `IntegrateLayers` passes them.
+#' @param new.reduction,key Name and key of the new reduction.
+#' @param theta,lambda,sigma,nclust,verbose As in [RunHarmony()].
+#' @param max.iter.harmony Most rounds.
+#' @param ... Further arguments of [RunHarmony()].
+#'
+#' @return A list with the new reduction, under its name.
+#' @export
+HarmonyIntegration <- function(object, orig, groups = NULL, features = NULL, scale.layer = "scale.data",
+                               new.reduction = "harmony", layers = NULL, npcs = NULL, key = "harmony_", theta = NULL,
+                               lambda = NULL, sigma = 0.1, nclust = NULL, max.iter.harmony = 10, verbose = TRUE, ...) {
+  need_package("SeuratObject")
+  if (is.null(groups)) abort("groups is missing: call this through Seurat::IntegrateLayers()")
+  Z <- SeuratObject::Embeddings(orig)
+  missing_cells <- setdiff(rownames(Z), rownames(groups))
+  if (length(missing_cells)) {
+    abort(sprintf("groups has no row for %d cells (first: cell '%s')", length(missing_cells), missing_cells[1]))
+  }
+  groups <- groups[rownames(Z), 1, drop = FALSE]
+  arguments <- list(theta = theta, sigma = sigma, lambda = lambda, nclust = nclust, max_iter = max.iter.harmony,
+                    ncores = NULL)
+  dots <- list(...)
+  # IntegrateLayers passes also what belongs to other methods.
+  dots <- dots[intersect(names(dots), c(names(SPELLINGS), PARAMETERS))]
+  options <- engine_options(arguments, harmony_options(), dots)
+  columns <- batch_columns(groups, names(groups), options$missing, rownames(Z))
+  fit <- correct(Z, columns, seeded(options), verbose = verbose, cells = rownames(Z))
+  reduction <- harmony_reduction(fit, new.reduction, SeuratObject::DefaultAssay(orig), key)
+  stats::setNames(list(reduction), new.reduction)
+}
+# How IntegrateLayers knows that this is one of its methods.
+attr(HarmonyIntegration, "Seurat.method") <- "integration"

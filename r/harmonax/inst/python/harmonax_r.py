@@ -1,0 +1,213 @@
+"""What the R package calls: cells and batch columns are read from R's own memory, the result is written to it.
+
+Errors and warnings come back as values, for R to signal as conditions. KeyboardInterrupt goes through: reticulate makes
+it R's own interrupt.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from harmonax.columns import design_from_table
+from harmonax.embedding import slabs
+from harmonax.engine import harmonize
+from harmonax.errors import HarmonaxError, HarmonaxWarning
+from harmonax.result import HarmonyResult, Status
+from harmonax.spellings import params_of
+
+# R's matrices are stored by columns: rows are turned around so many at a time, which stay in the cache.
+_ROWS = 2048
+
+
+class Outcome:
+    """A result, or the error instead of it, with the warnings on the way."""
+
+    def __init__(self) -> None:
+        self.rows: Any = None
+        self.result: HarmonyResult | None = None
+        self.record: dict[str, Any] = {}
+        self.summary, self.converged = "", True
+        self.error: str | None = None
+        self.kinds: list[str] = []
+        self.warnings: list[str] = []
+
+
+def correct(
+    cells: Mapping[str, Any],
+    columns: list[Mapping[str, Any]],
+    options: dict[str, Any],
+    progress: Callable[[str], None] | None = None,
+    keep: bool = False,
+) -> Outcome:
+    """Correct an embedding of R; `deliver` writes the result to R's memory.
+
+    Parameters
+    ----------
+    cells
+        Address of the embedding, and its shape; ``across``: a column a cell.
+    columns
+        Batch columns: names, addresses, lengths and levels.
+    options
+        Parameters of Harmony and of the run, under harmonax's names.
+    progress
+        Called with a line of text after each round.
+    keep
+        Keep the `HarmonyResult`, and with it the cells' working copies.
+    """
+    outcome = Outcome()
+    with _caught(outcome):
+        run = {k: options.pop(k) for k in ("rng", "n_threads", "backend", "max_memory", "scratch") if k in options}
+        how = {k: options.pop(k) for k in ("combine_keys", "missing", "allow_many_levels") if k in options}
+        checkpoint, drawn = options.pop("checkpoint", None), options.pop("drawn", False)
+        if drawn and checkpoint is not None and _seed_kept(checkpoint):
+            run["rng"] = None
+        params = params_of(options)
+        table = pd.DataFrame({spec["name"]: _column(spec) for spec in columns}, copy=False)
+        design = design_from_table(table, list(table.columns), where="meta_data", **how)
+        shape = int(cells["n_cells"]), int(cells["n_features"])
+        # Where memory is short, rows are read from R's memory and the result stays in the scratch file. Else it takes
+        # the place of the rows, which the native cells have no use for once they are laid out.
+        backend = run.get("backend", "auto")
+        lean = run.get("max_memory") is not None or backend == "disk"
+        Z = _theirs(cells, shape) if lean else _rows(cells, shape, params.precision)
+        result = harmonize(
+            Z,
+            design,
+            params,
+            out="lazy" if lean else Z if backend in ("auto", "memory") else None,
+            checkpoint=checkpoint,
+            progress=_line(progress, params.max_iter_harmony) if progress is not None else False,
+            **run,
+        )
+        outcome.rows = result.embedding
+        outcome.record, outcome.summary = _plain(result.record()), result.summary()
+        outcome.converged = result.status is not Status.MAX_ITERATIONS
+        outcome.result = result if keep else None
+    return outcome
+
+
+def deliver(outcome: Outcome, address: str) -> Outcome:
+    """Write the corrected embedding to R's memory, (N, d) by columns, and let it go.
+
+    A call of its own, so that R makes room for it when the engine's memory is free again.
+    """
+    delivered = Outcome()
+    with _caught(delivered):
+        target = _view(address, outcome.rows.shape, np.float64, "F")
+        for start, rows in slabs(outcome.rows):
+            _turn(rows, target[start : start + len(rows)])
+        outcome.rows = None
+    return delivered
+
+
+def assignments(result: HarmonyResult, address: str) -> Outcome:
+    """Write R, (N, K) by rows, to R's memory: there it is a matrix of K x N."""
+    outcome = Outcome()
+    with _caught(outcome):
+        _view(address, (result.design.n_cells, result.n_clusters), np.float64, "C")[:] = result.assignments()
+    return outcome
+
+
+def tables(result: HarmonyResult) -> dict[str, Any]:
+    """Return the small tables of a result as flat lists: centroids (d, K), mass and level sizes (levels)."""
+    design = result.design
+    return {
+        "Y": np.asarray(result.next_centroids).ravel().tolist(),
+        "mass": np.asarray(result.cluster_mass).ravel().tolist(),
+        "level_counts": design.level_counts.tolist(),
+        "levels": [f"{v}={name}" for v, own in zip(design.variables, design.levels, strict=True) for name in own],
+        "first": len(design.levels[0]),
+    }
+
+
+@contextmanager
+def _caught(outcome: Outcome) -> Iterator[None]:
+    """Turn errors and harmonax's warnings into values."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("always", HarmonaxWarning)
+        try:
+            yield
+        except HarmonaxError as error:
+            outcome.error = str(error)
+            outcome.kinds = [kind.__name__ for kind in type(error).__mro__ if issubclass(kind, HarmonaxError)]
+        except Exception as error:
+            outcome.error = f"{type(error).__name__}: {error}"
+    outcome.warnings = [str(warning.message) for warning in seen]
+
+
+def _seed_kept(checkpoint: str) -> bool:
+    from harmonax.checkpoint import Checkpoint
+
+    return Checkpoint(checkpoint).seed is not None
+
+
+def _view(address: str, shape: tuple[int, ...], dtype: Any, order: Any = "C") -> np.ndarray:
+    """Return R's memory as an array; R keeps it alive during the call."""
+    kind = np.dtype(dtype)
+    size = int(np.prod(shape)) * kind.itemsize
+    memory = (ctypes.c_char * size).from_address(int(address))
+    return np.frombuffer(memory, kind).reshape(shape, order=order)
+
+
+def _theirs(cells: Mapping[str, Any], shape: tuple[int, int]) -> np.ndarray:
+    """Return R's embedding where it is, cells as rows."""
+    return _view(cells["data"], shape, np.float64, "C" if cells["across"] else "F")
+
+
+def _rows(cells: Mapping[str, Any], shape: tuple[int, int], precision: str) -> np.ndarray:
+    """Return a copy of the embedding in the engine's precision, row by row, as the engine gathers cells.
+
+    It rounds to its precision first, so that rounding here changes no bit.
+    """
+    rows = np.empty(shape, precision)
+    with np.errstate(over="ignore"):
+        _turn(_theirs(cells, shape), rows)
+    return rows
+
+
+def _turn(source: np.ndarray, target: np.ndarray) -> None:
+    for start in range(0, len(source), _ROWS):
+        target[start : start + _ROWS] = source[start : start + _ROWS]
+
+
+def _column(spec: Mapping[str, Any]) -> Any:
+    """Return a batch column: a factor's codes and levels, or numbers."""
+    size = int(spec["size"])
+    if spec["levels"] is None:
+        return _view(spec["address"], (size,), np.float64 if spec["real"] else np.int32)
+    codes = _view(spec["address"], (size,), np.int32)
+    # R counts from 1; its NA is the smallest integer.
+    return pd.Categorical.from_codes(np.where(codes > 0, codes - 1, -1), categories=list(spec["levels"]))
+
+
+def _line(show: Callable[[str], None], most: int) -> Callable[[int, int, float], None]:
+    """Return what the engine calls after each pass; it tells R of a round when the next one begins.
+
+    The last round is in the line that says how the run ended.
+    """
+    before = (1, float("nan"))
+
+    def report(round_: int, pass_: int, objective: float) -> None:
+        nonlocal before
+        if round_ != before[0]:
+            show(f"Harmony {before[0]}/{most}: objective {before[1]:.6g}")
+        before = (round_, objective)
+
+    return report
+
+
+def _plain(value: Any) -> Any:
+    """Return nested values as Python's own: reticulate would need NumPy's interface for the others."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items() if v is not None}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value.item() if isinstance(value, np.generic) else value

@@ -1,0 +1,4 @@
+library(testthat)
+library(harmonax)
+
+test_check("harmonax")
