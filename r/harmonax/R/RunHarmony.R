@@ -19,7 +19,8 @@
 #'   (`"harmony2"` or `"harmony1"`), `precision` (`"float32"` or `"float64"`), `combine_keys` (join several variables into
 #'   one), `missing` (`"error"`, or `"level"`: missing labels are a batch of their own), `allow_many_levels`, `ridge`
 #'   (`"dynamic"` or `"fixed"`), `backend` (`"auto"`, `"memory"`, `"disk"`, `"jax"`, `"dense"`), `max_memory` (such as
-#'   `"4G"`), `scratch`, `checkpoint` (a directory from which a run that was stopped goes on), what [harmony_options()]
+#'   `"4G"`), `scratch`, `checkpoint` (a directory from which a run that was stopped goes on), `save_model` (a file,
+#'   `.h5` or `.zarr`, for what was learned: `harmonax map --basis` places new cells with it), what [harmony_options()]
 #'   has, and older names. An unknown argument is an error.
 #' @param data_mat Embedding: cells are rows or columns, which the number of rows of `meta_data` tells (where both fit,
 #'   rows).

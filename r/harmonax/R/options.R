@@ -11,7 +11,8 @@ SPELLINGS <- c(
 PARAMETERS <- c(
   "flavor", "n_clusters", "max_iter_harmony", "max_iter_clustering", "tol_harmony", "tol_clustering", "sigma", "theta",
   "tau", "ridge", "ridge_lambda", "alpha", "batch_prune_threshold", "correction_method", "block_proportion", "precision",
-  "rng", "n_threads", "backend", "max_memory", "scratch", "checkpoint", "combine_keys", "missing", "allow_many_levels"
+  "rng", "n_threads", "backend", "max_memory", "scratch", "checkpoint", "save_model", "combine_keys", "missing",
+  "allow_many_levels"
 )
 # What older code may pass as NULL, and nothing here stands for.
 NOT_OFFERED <- c(
@@ -109,7 +110,7 @@ typed <- function(options) {
       options[[name]] <- if (abs(value) < 2^31) as.integer(value) else format(value, scientific = FALSE)
     }
   }
-  for (name in c("checkpoint", "scratch")) {
+  for (name in c("checkpoint", "scratch", "save_model")) {
     if (is.character(options[[name]])) options[[name]] <- path.expand(options[[name]])
   }
   options[vapply(options, Negate(is.null), NA) | names(options) == "batch_prune_threshold"]

@@ -19,6 +19,8 @@ from harmonax.columns import design_from_table
 from harmonax.embedding import slabs
 from harmonax.engine import harmonize
 from harmonax.errors import HarmonaxError, HarmonaxWarning
+from harmonax.mapping.fit import model_of
+from harmonax.mapping.storage import check_place
 from harmonax.result import HarmonyResult, Status
 from harmonax.spellings import params_of
 
@@ -65,6 +67,7 @@ def correct(
     with _caught(outcome):
         run = {k: options.pop(k) for k in ("rng", "n_threads", "backend", "max_memory", "scratch") if k in options}
         how = {k: options.pop(k) for k in ("combine_keys", "missing", "allow_many_levels") if k in options}
+        model = _model_place(options.pop("save_model", None))
         checkpoint, drawn = options.pop("checkpoint", None), options.pop("drawn", False)
         if drawn and checkpoint is not None and _seed_kept(checkpoint):
             run["rng"] = None
@@ -86,6 +89,8 @@ def correct(
             progress=_line(progress, params.max_iter_harmony) if progress is not None else False,
             **run,
         )
+        if model is not None:
+            model_of(result).save(model, overwrite=True)
         outcome.rows = result.embedding
         outcome.record, outcome.summary = _plain(result.record()), result.summary()
         outcome.converged = result.status is not Status.MAX_ITERATIONS
@@ -141,6 +146,12 @@ def _caught(outcome: Outcome) -> Iterator[None]:
         except Exception as error:
             outcome.error = f"{type(error).__name__}: {error}"
     outcome.warnings = [str(warning.message) for warning in seen]
+
+
+def _model_place(path: str | None) -> str | None:
+    if path is not None:
+        check_place(path, overwrite=True)
+    return path
 
 
 def _seed_kept(checkpoint: str) -> bool:

@@ -47,6 +47,15 @@ test_that("it prints in two lines, and its parts cannot be changed", {
   expect_error(fit$R <- 1, "cannot be changed")
 })
 
+test_that("what was learned is kept in a file", {
+  file <- tempfile(fileext = ".h5")
+  quiet(data$Z, data$meta, "batch", rng = 2, save_model = file)
+  code <- sprintf("import harmonax; print(harmonax.HarmonyModel.load(%s))", shQuote(file, "cmd"))
+  said <- system2(reticulate::py_config()$python, c("-c", shQuote(code)), stdout = TRUE)
+  expect_match(said, "HarmonyModel of 300 cells x 6: 10 clusters; batch \\(3\\)")
+  expect_error(quiet(data$Z, data$meta, "batch", save_model = "model.rds"), "\\.h5 or \\.zarr", class = "harmonax_error")
+})
+
 test_that("one batch leaves nothing to report", {
   alone <- suppressWarnings(quiet(data$Z, rep("a", 300), return_object = TRUE))
   expect_identical(alone$status, "single_batch")
