@@ -21,6 +21,7 @@ import pytest
 import scipy.sparse as sp
 from test_workflow_inputs import save, write_10x_folder
 
+import harmonax
 from harmonax.cli.terminal import messages
 from harmonax.cli.workflow import run_workflow
 from harmonax.demo.simulate import simulate
@@ -694,6 +695,7 @@ def test_defaults_of_the_command_are_those_of_python(asked):
 
 OPTIONS = {
     "--max-memory 4G": {"max_memory": 4 << 30},
+    "--save-model": {"save_model": True},
     "--label-key t": {"label_key": "t"},
     "--condition-key t": {"condition_key": "t"},
     "--min-genes 5": {"min_genes": 5},
@@ -850,6 +852,27 @@ def test_an_option_of_a_result_that_is_there_has_it_made_anew(result):
 def test_the_seed_of_the_options_counts(counts):
     made = run(counts, "batch", options=WorkflowOptions(seed=5), skip=("evaluate", "diagnose"))
     assert made.uns["harmonax"]["seed"] == 5
+
+
+def test_a_result_with_its_model_takes_new_counts(counts, result, tmp_path):
+    how = {**QUICKEST, "save_model": True}
+    made = run(counts, "batch", **how)
+    np.testing.assert_array_equal(made.obsm["X_pca_harmony"], result.obsm["X_pca_harmony"])
+    made.write_h5ad(tmp_path / "ref.h5ad")
+    query = counts[made.obs_names].copy()
+    harmonax.tl.map_query(query, made, "batch", labels="leiden")
+    moved = np.linalg.norm(made.obsm["X_pca_harmony"] - made.obsm["X_pca"], axis=1)
+    off = np.linalg.norm(query.obsm["X_pca_harmony"] - made.obsm["X_pca_harmony"], axis=1)
+    assert np.median(off) < 0.05 * np.median(moved)
+    assert (
+        query.obs["leiden_nearest"].astype(str).to_numpy() == made.obs["leiden"].astype(str).to_numpy()
+    ).mean() > 0.9
+    # The same from the file.
+    again = counts[made.obs_names].copy()
+    harmonax.tl.map_query(again, tmp_path / "ref.h5ad", "batch", labels="leiden")
+    pd.testing.assert_frame_equal(again.obs, query.obs)
+    # A result without a model has the correction made again.
+    assert "harmonax_model" in run(result, "batch", **how).uns
 
 
 def test_other_counts_are_not_written_over(counts):

@@ -13,7 +13,7 @@ from .values import Names, common_options
 @click.command("map", short_help="Map new cells onto an integrated reference.")
 @click.argument("source", metavar="IN")
 @click.option("-o", "--output", metavar="OUT", required=True, help="Result: .h5ad or .zarr.")
-@click.option("--model", metavar="MODEL", required=True, help="The reference's model, from --save-model.")
+@click.option("--model", metavar="MODEL", required=True, help="The reference's model, from --save-model; or its .h5ad.")
 @click.option("--batch-key", type=Names(), multiple=True, help="Batch columns of the new cells.  [default: one batch]")
 @click.option("--label", type=Names(), multiple=True, help="Labels to hand on.  [default: all that the model keeps]")
 @click.option("--basis", metavar="NAME", help="Entry of obsm that is projected already.  [default: from X]")

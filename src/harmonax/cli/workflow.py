@@ -21,7 +21,7 @@ _LISTS = ("batch_key", "compare", "color_by", "genes", "recompute", "skip")
 _PLAIN = (
     *("label_key", "condition_key", "min_genes", "max_genes", "min_cells", "max_pct_mt", "mt_prefix", "counts_layer"),
     *("target_sum", "n_top_genes", "hvg_flavor", "n_comps", "combine_keys", "missing", "allow_many_levels", "backend"),
-    *("n_neighbors", "min_dist", "resolutions", "n_marker_genes", "seed", "max_memory"),
+    *("n_neighbors", "min_dist", "resolutions", "n_marker_genes", "seed", "max_memory", "save_model"),
 )
 _STEPS = (
     "qc, normalise, hvg, pca, check, harmony, neighbors, umap, umap_uncorrected, leiden, markers, evaluate, diagnose"
@@ -90,6 +90,7 @@ def _text(name: str, says: str) -> Any:
     help="Room for the expression, such as 4G; where that of IN (.h5ad, .zarr) takes more, it stays on the disk, and "
     "the result has no X.  [default: no limit]",
 )
+@click.option("--save-model", is_flag=True, help="Keep in the result what was learned, for harmonax map.")
 @click.option("--overwrite", is_flag=True, help="Replace the results of a finished run in DIR; never IN.")
 @click.option(
     "--strict", is_flag=True, help="Exit with 4 where Harmony did not converge; results are written all the same."

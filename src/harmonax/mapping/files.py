@@ -12,7 +12,7 @@ from .. import io
 from ..columns import design_from_table
 from ..errors import InputError
 from ..uns import storable
-from .model import HarmonyModel
+from .fit import read_model
 from .projection import Expression
 from .query import Mapped, Wanted, map_cells, project
 
@@ -31,7 +31,7 @@ class MapJob:
     source
         New cells, ``.h5ad`` or ``.zarr``. X is read in pieces, and copied.
     model
-        File of the reference's model.
+        File of the reference's model, or an ``.h5ad`` that has it in ``uns``.
     output
         ``.h5ad`` or ``.zarr``: all that `source` has, and what was found.
     keys
@@ -87,7 +87,7 @@ def map_file(job: MapJob, wanted: Wanted) -> Mapped:
     for name in (job.adjusted_basis, job.projected_basis):
         if not name or "/" in name:
             raise InputError(f"'{name}' must be a name without a slash")
-    model = HarmonyModel.load(job.model)
+    model = read_model(job.model, wanted.labels)
     matched = X = None
     if job.basis is not None:
         reading = io.Reading(_MOST_AT_ONCE)

@@ -12,11 +12,11 @@ import numpy as np
 from ..columns import design_from_table
 from ..engine import Backend
 from ..errors import InputError, MissingKeyError, nearest
+from ..mapping.fit import read_model
 from ..mapping.model import HarmonyModel
 from ..mapping.place import KnownBatches
 from ..mapping.projection import Expression
 from ..mapping.query import Mapped, Wanted, map_cells, project
-from ..mapping.storage import UNS, from_dict
 from ..surroundings import chosen_threads, say
 from ..uns import storable
 
@@ -59,11 +59,12 @@ def map_query(
         N new cells. X (or `layer`) has counts or log-normalised expression, whichever the reference's model takes; not
         scaled.
     reference
-        A model (``harmony_integrate(..., save_model=...)``), its file, or an AnnData that has it in ``uns``.
+        A model (``harmony_integrate(..., save_model=...)``), its file, or an AnnData that has it in ``uns``, or the
+        ``.h5ad`` file of one.
     batch_key
         Column of ``query.obs`` that says which batch a cell is from, or several; None: one batch.
     labels
-        Columns of labels to hand on; None: all that the model keeps.
+        Columns of labels to hand on; None: all that the model keeps. Of an AnnData, any column of ``obs``.
     basis
         Entry of ``query.obsm`` that has the cells in the reference's uncorrected embedding already, (N, d). None:
         project them from the expression.
@@ -132,7 +133,8 @@ def map_query(
     >>> query.obsm["X_pca_harmony"].shape
     (50, 5)
     """
-    model = read_model(reference)
+    wanted_labels = [labels] if isinstance(labels, str) else labels
+    model = read_model(reference, wanted_labels)
     design = None
     if batch_key is not None:
         design = design_from_table(
@@ -147,7 +149,7 @@ def map_query(
         "backend": backend,
         "max_memory": max_memory,
     }
-    wanted = Wanted([labels] if isinstance(labels, str) else labels, min_genes, min_confidence, how)
+    wanted = Wanted(wanted_labels, min_genes, min_confidence, how)
     Z, matched, X = _projected(query, model, wanted, basis, layer)
     mapped = map_cells(model, Z, design, wanted, matched, X)
     if basis is None:
@@ -158,23 +160,6 @@ def map_query(
     query.uns[key_added] = storable(mapped.record) | {"adjusted_basis": adjusted_basis}
     say(logging.INFO, summary(mapped))
     return mapped
-
-
-def read_model(reference: Any) -> HarmonyModel:
-    """Return a model from wherever it is."""
-    if isinstance(reference, HarmonyModel):
-        return reference
-    if isinstance(reference, (str, os.PathLike)):
-        return HarmonyModel.load(reference)
-    if hasattr(reference, "uns"):
-        if UNS not in reference.uns:
-            raise MissingKeyError(
-                f"uns has no '{UNS}': integrate the reference with save_model=True, or pass its model"
-            )
-        return from_dict(reference.uns[UNS], f"uns['{UNS}']")
-    raise InputError(
-        f"reference is a {type(reference).__name__}; allowed are a HarmonyModel, its file, and an AnnData that has one"
-    )
 
 
 def _projected(query: AnnData, model: HarmonyModel, wanted: Wanted, basis: str | None, layer: str | None) -> Any:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .. import pp
+from ..mapping.storage import UNS
 from . import counts
 from .inputs import silent
 from .options import leiden_key
@@ -35,6 +36,7 @@ def harmony(state: State) -> str:
         allow_many_levels=options.allow_many_levels,
         backend=options.backend,
         n_threads=options.n_threads,
+        save_model=options.save_model,
         progress=state.progress,
         **options.harmony.to_dict(),
     )
@@ -55,6 +57,8 @@ def has_harmony(state: State) -> str:
         return f"obsm['{ADJUSTED}'], made by another program"
     same = [str(k) for k in np.atleast_1d(record.get("batch_keys", []))] == list(options.batch_key)
     places = (record.get("basis"), record.get("adjusted_basis")) == (BASIS, ADJUSTED)
+    if options.save_model and UNS not in adata.uns:
+        return ""
     return f"obsm['{ADJUSTED}'], {record.get('status')}" if same and places else ""
 
 

@@ -86,6 +86,8 @@ class WorkflowOptions:
         Room for the expression of files, such as ``"4G"``. Where reading and normalising it takes more, it stays on the
         disk and is taken in pieces (`.h5ad`, `.zarr`; needs the extra ``dask``); the result has no X then. None: no
         limit.
+    save_model
+        Keep what the correction learned in ``uns["harmonax_model"]``, for `harmonax.tl.map_query`.
     n_neighbors, min_dist
         Of the neighbour graph, and of UMAP.
     resolutions
@@ -138,6 +140,7 @@ class WorkflowOptions:
     backend: Literal["auto", "memory", "dense"] = "auto"
     n_threads: int | None = None
     max_memory: int | str | None = None
+    save_model: bool = False
     n_neighbors: int = 15
     min_dist: float = 0.5
     resolutions: tuple[float, ...] = (0.3, 0.5, 0.8)
