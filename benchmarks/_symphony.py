@@ -18,6 +18,7 @@ for seed in seeds:
     np.random.seed(seed)  # noqa: NPY002
     sp.tl.map_embedding(query, ref, key="batch")
     basis = "X_pca_harmony" if "X_pca_harmony" in ref.obsm else "X_pca"
-    sp.tl.transfer_labels_kNN(query, ref, "cell_type", ref_basis=basis, query_labels="mapped")
+    known = ref[ref.obs["cell_type"] != "unlabelled"].copy()
+    sp.tl.transfer_labels_kNN(query, known, "cell_type", ref_basis=basis, query_labels="mapped")
     labels = query.obs["mapped"].astype(str).to_numpy()
     np.savez(f"{folder}/{seed}.npz", ref=ref.obsm[basis], query=query.obsm["X_pca_harmony"], labels=labels)

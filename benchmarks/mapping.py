@@ -16,7 +16,7 @@ import subprocess
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -84,10 +84,10 @@ def ours(ref: anndata.AnnData, query: anndata.AnnData, seed: int, n_iter: int, p
     return np.asarray(run.embedding), mapped.embedding, query.obs["cell_type_nearest"].astype(str).to_numpy()
 
 
-def held_out(python: str | None, n_seeds: int) -> Iterator[str]:
+def held_out(python: str | None, n_seeds: int, sets: Sequence[str]) -> Iterator[str]:
     yield "| set | held out | cells | how | iLISI | accuracy |"
     yield "|---|---|---|---|---|---|"
-    for name in SETS:
+    for name in sets:
         cells = prepared(name)
         levels = cells.obs["batch"].value_counts().index
         few = len(levels) < 10
@@ -226,6 +226,7 @@ def main() -> None:
     add_argument(parser)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=["heldout", "self", "novelty", "speed"])
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="of the held-out batches")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -234,7 +235,7 @@ def main() -> None:
     for part in wanted:
         python = pythons(asked.env, ["symphonypy"]).get("symphonypy") if part == "heldout" else None
         made = {
-            "heldout": lambda p=python: held_out(p, asked.seeds),
+            "heldout": lambda p=python: held_out(p, asked.seeds, asked.sets),
             "self": itself,
             "novelty": novelty,
             "speed": speed,

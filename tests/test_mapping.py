@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+
 import anndata
 import numpy as np
 import pytest
+import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from queries import SHORT, experiment, fitted, logged, reference
@@ -15,6 +18,8 @@ from harmonax import HarmonyModel, HarmonyParams
 from harmonax.algorithm.seeding import unit
 from harmonax.errors import HarmonaxWarning, InputError, MissingKeyError
 from harmonax.mapping import place
+from harmonax.mapping.projection import Expression, Projection
+from harmonax.mapping.storage import from_dict
 
 
 def soft(Z, Y, sigma):
@@ -151,6 +156,23 @@ class TestPlace:
         assert sum(both.new.values()) == is_new.sum()
         assert all(name.startswith("00") for name in both.known)
 
+    def test_variables_may_come_in_any_order_and_joined(self):
+        Z, names, _, model = fitted((3, 2))
+        expected = place(model, Z, names)
+        turned = place(model, Z, {name: names[name] for name in reversed(names)})
+        assert turned.known == expected.known
+        np.testing.assert_array_equal(turned.embedding, expected.embedding)
+        with pytest.warns(HarmonaxWarning, match="all of the query's batches are taken as new"):
+            assert not place(model, Z, {"v0": names["v0"]}).known
+        joined = harmonax.harmonize(Z, names, rng=0, combine_keys=True, progress=False)
+        assert place(HarmonyModel.from_result(joined), Z, names).known
+
+    def test_a_query_without_batches_is_a_new_one_whatever_the_reference_calls_its_own(self):
+        Z, codes = cells_with_batches(200, 4, (2,), 0)
+        labels = {"query": np.where(codes[:, 0] == 0, "query", "other")}
+        model = HarmonyModel.from_result(harmonax.harmonize(Z, labels, rng=0, progress=False))
+        assert place(model, Z).new == {"query": 200}
+
     def test_one_cell_and_no_batches(self):
         model = fitted()[3]
         assert model.map(np.zeros((1, 6))).shape == (1, 6)
@@ -176,6 +198,8 @@ class TestPlace:
             ({"known_batches": "maybe"}, "allowed are 'learned', 'new'"),
             ({"ridge_lambda": 0.0}, "ridge_lambda"),
             ({"backend": "dask"}, "Dask"),
+            ({"dtype": "int8"}, "dtype=int8"),
+            ({"out": np.empty((3, 6))}, "out has shape"),
         ],
     )
     def test_bad_input_is_refused(self, change, says):
@@ -193,8 +217,6 @@ def model(request):
     harmonax.pp.harmony_integrate(
         adata, "batch", rng=0, max_iter_harmony=50, save_model=True, save_labels="cell_type", verbose=False
     )
-    from harmonax.mapping.storage import from_dict
-
     return from_dict(adata.uns["harmonax_model"])
 
 
@@ -280,6 +302,10 @@ class TestMapQuery:
             ({"basis": "X_pca"}, MissingKeyError, "obsm has no 'X_pca'"),
             ({"layer": "logs"}, MissingKeyError, "layers has no 'logs'"),
             ({"reference": 3}, InputError, "reference is a int"),
+            ({"adjusted_basis": "X_pca_reference"}, InputError, "cannot both be"),
+            ({"adjusted_basis": "a/b"}, InputError, "slash"),
+            ({"min_genes": "0.5"}, InputError, "min_genes='0.5'"),
+            ({"min_confidence": float("nan")}, InputError, "min_confidence=nan"),
         ],
     )
     def test_bad_input_is_refused_and_nothing_written(self, model, arguments, error, says):
@@ -293,8 +319,6 @@ class TestMapQuery:
 class TestKeeping:
     def test_labels_may_come_later(self, adata):
         harmonax.pp.harmony_integrate(adata, "batch", rng=0, save_model=True, verbose=False)
-        from harmonax.mapping.storage import from_dict
-
         model = from_dict(adata.uns["harmonax_model"])
         assert model.reference is None
         assert model.novelty.kind == "clusters"
@@ -307,6 +331,26 @@ class TestKeeping:
         with pytest.raises(InputError, match="180 cells x 6"):
             model.with_reference(adata.obsm["X_pca_harmony"][:9], adata.obs[["group"]][:9])
 
+    def test_one_cell_from_expression_and_a_model_that_pickles(self):
+        adata = reference(False)
+        harmonax.pp.harmony_integrate(adata, "batch", rng=0, save_model=True, save_labels="cell_type", verbose=False)
+        model = from_dict(adata.uns["harmonax_model"])
+        query = logged(experiment(5, n=1, batches=(1,)))
+        harmonax.tl.map_query(query, model, "batch", labels=["cell_type", "cell_type"])
+        assert query.obsm["X_pca_harmony"].shape == (1, 8)
+        again, Z = pickle.loads(pickle.dumps(model)), query.obsm["X_pca_reference"]
+        np.testing.assert_array_equal(again.map(Z), model.map(Z))
+
+    @pytest.mark.parametrize(
+        ("column", "says"),
+        [(["type", "type"], "more than once"), ("none", "no labels"), ("a/b", "slash")],
+    )
+    def test_labels_are_looked_at_before_any_work(self, adata, column, says):
+        adata.obs = adata.obs.assign(type="t", none=np.nan, **{"a/b": "t"})
+        with pytest.raises(InputError, match=says):
+            harmonax.pp.harmony_integrate(adata, "batch", save_model=True, save_labels=column)
+        assert "X_pca_harmony" not in adata.obsm
+
     def test_labels_need_a_model(self, adata):
         with pytest.raises(InputError, match="save_model"):
             harmonax.pp.harmony_integrate(adata, "batch", save_labels="group")
@@ -314,16 +358,107 @@ class TestKeeping:
             harmonax.pp.harmony_integrate(adata, "batch", save_model=True, save_labels="grou")
         assert "X_pca_harmony" not in adata.obsm
 
-    def test_loadings_of_another_embedding_are_not_kept(self, adata, caplog):
+    def test_loadings_of_another_embedding_are_not_kept(self, adata):
         adata = anndata.AnnData(np.random.default_rng(0).normal(size=(180, 9)), obs=adata.obs, obsm=dict(adata.obsm))
         adata.varm["PCs"] = np.ones((9, 6))
-        caplog.set_level("INFO", "harmonax")
-        harmonax.pp.harmony_integrate(adata, "batch", rng=0, save_model=True, verbose=False)
-        assert "X @ varm['PCs'] is not obsm['X_pca']" in caplog.text
+        with pytest.warns(HarmonaxWarning, match=r"X @ varm\['PCs'\] is not obsm\['X_pca'\]"):
+            harmonax.pp.harmony_integrate(adata, "batch", rng=0, save_model=True, verbose=False)
         with pytest.raises(InputError, match="no loadings"):
             harmonax.tl.map_query(adata.copy(), adata, "batch")
-        with pytest.raises(MissingKeyError, match="save_model=True"):
+        with pytest.raises(MissingKeyError, match="integrate it with save_model"):
             harmonax.tl.map_query(adata.copy(), anndata.AnnData(np.ones((2, 2))))
+
+
+def prepared(how):
+    """Return a reference made in one of the ways of scanpy's users, and its cells before scaling."""
+    import scanpy as sc
+
+    adata = logged(experiment(0, n=600))
+    adata.X = adata.X.toarray()
+    before = adata.copy()
+    if how == "regressed":
+        adata.X = adata.X - 0.3 * (adata.obs["batch"] == "b1").to_numpy()[:, None]
+    if how not in ("logged", "chosen", "subset"):
+        sc.pp.scale(adata, zero_center=how != "uncentered", max_value=2 if how == "clipped" else None)
+    if how == "negative side":
+        adata.X = np.maximum(adata.X, -1.0)
+    if how == "sparse":
+        adata.X = scipy.sparse.csr_matrix(adata.X)
+    if how == "chosen":
+        sc.pp.highly_variable_genes(before, n_top_genes=40)
+        adata.var["highly_variable"] = before.var["highly_variable"]
+    sc.pp.pca(adata, n_comps=8, **({"mask_var": "highly_variable"} if how == "chosen" else {}))
+    return adata[:500].copy() if how == "subset" else adata, before
+
+
+WAYS = ["logged", "scaled", "uncentered", "clipped", "sparse", "chosen", "subset"]
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_the_projection_reproduces_the_reference(how):
+    adata, before = prepared(how)
+    projection = Projection.of(adata)
+    Z = projection.match(before.var_names).project(before.X)[:][: adata.n_obs]
+    assert np.abs(Z - adata.obsm["X_pca"]).max() < 5e-3 * adata.obsm["X_pca"].std()
+
+
+def test_what_cannot_be_reproduced_is_no_projection():
+    with pytest.raises(InputError, match="queries cannot be treated alike"):
+        Projection.of(prepared("regressed")[0])
+    adata, _ = prepared("logged")
+    adata.X[0] += 1
+    with pytest.raises(InputError, match="not what the components"):
+        Projection.of(adata)
+    adata, _ = prepared("logged")
+    adata.var_names = ["g", "g", *adata.var_names[2:]]
+    with pytest.raises(InputError, match="gene 'g' is in var_names more than once"):
+        Projection.of(adata)
+
+
+def test_components_of_counts_take_counts():
+    import scanpy as sc
+
+    adata = experiment(0, n=300)
+    sc.pp.pca(adata, n_comps=5)
+    projection = Projection.of(adata)
+    Z = projection.match(adata.var_names).project(Expression(projection, adata.X))[:]
+    np.testing.assert_allclose(Z, adata.obsm["X_pca"], atol=2e-3)
+
+
+class TestExpression:
+    def test_empty_cells_do_not_hide_counts(self):
+        projection = Projection.of(reference(False))
+        query = experiment(1, n=400)
+        X = query.X.toarray()
+        X[:380] = 0
+        got = projection.match(query.var_names).project(Expression(projection, X))[380:400]
+        want = projection.match(query.var_names).project(logged(query).X)[380:400]
+        np.testing.assert_allclose(got, want, atol=1e-4)
+
+    @pytest.mark.parametrize("kind", [np.asarray, scipy.sparse.csr_matrix, scipy.sparse.csc_matrix])
+    def test_bad_values_anywhere_are_named(self, kind):
+        projection = Projection.of(reference(False))
+        for value, says in ((np.nan, "query's X has NaN"), (-1.0, "negative values")):
+            X = logged(experiment(1, n=1000)).X.toarray()
+            X[777, 3] = value
+            with pytest.raises(InputError, match=says):
+                projection.match([f"g{i}" for i in range(60)]).project(Expression(projection, kind(X)))[:]
+
+
+class TestNovel:
+    def test_a_query_of_one_unknown_type_is_not_forced(self):
+        adata = reference(False)
+        harmonax.pp.harmony_integrate(adata, "batch", rng=0, save_model=True, save_labels="cell_type", verbose=False)
+        query = logged(experiment(6, n=600, kinds=6, batches=(2,)))
+        query = query[query.obs["cell_type"] == "t5"].copy()
+        with pytest.warns(HarmonaxWarning, match="as a whole is unlike"):
+            harmonax.tl.map_query(query, adata, "batch")
+        assert (query.obs["cell_type_mapped"] == "unknown").all()
+        # A batch that the reference has cannot be of another protocol.
+        query.obs["batch"] = "b1"
+        with pytest.warns(HarmonaxWarning):
+            harmonax.tl.map_query(query, adata, "batch")
+        assert query.obs["harmonax_novel"].mean() > 0.9
 
 
 @pytest.mark.parametrize("held", ["stim", "ctrl"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import anndata
@@ -84,6 +83,7 @@ def test_a_model_of_an_older_version_loads():
     # Written by version 0.1.0 (format 1); `python tests/test_model_files.py` made it.
     model = HarmonyModel.load(STORED)
     assert (model.n_cells, model.n_clusters, model.n_features) == (120, 4, 3)
+    assert (len(model.projection.genes), model.novelty.kind, list(model.reference.labels)) == (12, "genes", ["kind"])
     assert model.variables == ("batch",)
     assert model.levels == (("a", "b"),)
     Z = np.array([[1.0, 0.0, -1.0], [4.0, 0.5, 0.0]])
@@ -139,6 +139,19 @@ class TestDamage:
         with pytest.raises(InputError, match=r"kept in \.h5 or \.zarr"):
             HarmonyModel.load(tmp_path / "model.pkl")
 
+    def test_only_a_model_is_replaced(self, tmp_path, adata):
+        import h5py
+
+        with h5py.File(tmp_path / "tenx.h5", "w") as root:
+            root["matrix"] = 1
+        before = (tmp_path / "tenx.h5").read_bytes()
+        for place in (tmp_path / "tenx.h5", tmp_path / "folder.zarr"):
+            (tmp_path / "folder.zarr").mkdir(exist_ok=True)
+            with pytest.raises(OutputError, match=r"no model|directory"):
+                harmonax.pp.harmony_integrate(adata, "batch", save_model=place)
+        assert (tmp_path / "tenx.h5").read_bytes() == before
+        assert "X_pca_harmony" not in adata.obsm
+
     def test_what_is_there_is_kept(self, file):
         content = file.read_bytes()
         with pytest.raises(OutputError, match="exists already"):
@@ -159,16 +172,20 @@ class TestCommand:
         assert run(["integrate", f"{folder}/ref.h5ad", "-o", f"{folder}/out.h5ad", *arguments]) == 0
         return folder
 
-    @pytest.mark.parametrize("suffix", [".h5ad", ".zarr"])
-    def test_maps_as_python_does(self, folder, suffix, tmp_path):
+    @pytest.mark.parametrize("zarr_format", [2, 3])
+    @pytest.mark.parametrize(("read", "suffix"), [(".h5ad", ".h5ad"), (".h5ad", ".zarr"), (".zarr", ".zarr")])
+    @pytest.mark.filterwarnings("ignore:Writing zarr v2", "ignore::FutureWarning", "ignore:.*zarr:UserWarning")
+    def test_maps_as_python_does(self, folder, suffix, read, zarr_format, tmp_path):
+        query, source = anndata.read_h5ad(folder / "query.h5ad"), folder / "query.h5ad"
+        if read == ".zarr":
+            if "zarr_write_format" not in dir(anndata.settings):
+                pytest.skip("this anndata writes one version of Zarr")
+            source = tmp_path / "query.zarr"
+            with anndata.settings.override(zarr_write_format=zarr_format):
+                query.write_zarr(source)
         out = tmp_path / f"mapped{suffix}"
-        assert (
-            run(
-                ["map", f"{folder}/query.h5ad", "-o", str(out), "--model", f"{folder}/model.h5", "--batch-key", "batch"]
-            )
-            == 0
-        )
-        query = anndata.read_h5ad(folder / "query.h5ad")
+        arguments = ["-o", str(out), "--model", f"{folder}/model.h5", "--batch-key", "batch"]
+        assert run(["map", str(source), *arguments]) == 0
         harmonax.tl.map_query(query, folder / "model.h5", "batch")
         got = anndata.read_h5ad(out) if suffix == ".h5ad" else anndata.read_zarr(out)
         for name in ("X_pca_harmony", "X_pca_reference"):
@@ -236,7 +253,8 @@ class TestCommand:
         ("arguments", "says"),
         [
             (["--model", "{folder}/none.h5"], "no such file"),
-            (["--model", "{folder}/ref.h5ad"], "kept in .h5 or .zarr"),
+            (["--model", "{folder}/ref.h5ad"], "has no 'harmonax_model'"),
+            (["--model", "{folder}/model.rds"], "kept in .h5 or .zarr"),
             (["--model", "{folder}/model.h5", "--batch-key", "bach"], "did you mean 'batch'"),
             (["--model", "{folder}/model.h5", "--label", "type"], "keeps no labels 'type'"),
             (["--model", "{folder}/model.h5", "--layer", "logs"], "no layer 'logs'"),
@@ -261,12 +279,13 @@ class TestCommand:
 
 if __name__ == "__main__":
     gen = np.random.default_rng(0)
-    batch = np.repeat(["a", "b"], 60)
-    cells = gen.normal(size=(120, 3)) * 3 + (batch == "b")[:, None]
-    how = harmonax.HarmonyParams(precision="float64", n_clusters=4)
-    made = HarmonyModel.from_result(harmonax.harmonize(cells, {"batch": batch}, how, rng=0, progress=False))
-    STORED.parent.mkdir(exist_ok=True)
-    made.save(STORED, overwrite=True)
+    batch, kind = np.repeat(["a", "b"], 60), gen.choice(["T", "B"], 120)
+    rate = np.exp(gen.normal(size=12)) * np.where(kind == "T", 1.0, 4.0)[:, None] ** (np.arange(12) < 5)
+    X = np.log1p(gen.poisson(rate * np.where(batch == "a", 1.0, 1.5)[:, None]))
+    V = np.linalg.svd(X - X.mean(axis=0), full_matrices=False)[2][:3].T
+    obs = pd.DataFrame({"batch": batch, "kind": kind}, index=[f"c{i}" for i in range(120)])
+    cells = anndata.AnnData(X, obs=obs, obsm={"X_pca": (X - X.mean(axis=0)) @ V}, varm={"PCs": V})
+    how = {"rng": 0, "n_clusters": 4, "precision": "float64", "max_iter_harmony": 50, "verbose": False}
+    harmonax.pp.harmony_integrate(cells, "batch", save_model=STORED, save_labels="kind", **how)
     new = np.array([[1.0, 0.0, -1.0], [4.0, 0.5, 0.0]])
-    np.save(STORED.with_suffix(".npy"), made.map(new, {"batch": ["a", "c"]}))
-    print(json.dumps(made.record))
+    np.save(STORED.with_suffix(".npy"), HarmonyModel.load(STORED).map(new, {"batch": ["a", "c"]}))

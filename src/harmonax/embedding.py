@@ -105,7 +105,7 @@ def slabs(Z: Any, slab_bytes: int = 32 << 20) -> Iterator[tuple[int, np.ndarray]
 def take_rows(Z: Any, rows: np.ndarray) -> np.ndarray:
     """Return some rows of an embedding, by rising numbers, wherever it is."""
     if not is_sliced(Z):
-        array: np.ndarray = np.asarray(Z)[rows]
+        array: np.ndarray = as_array(Z, "the embedding")[rows]
         return array
     found = []
     for start, piece in slabs(Z):

@@ -130,7 +130,7 @@ def harmonize(
         )
     resolved = params.resolve(design)
     seed = kept.seed if kept is not None and kept.seed is not None and rng is None else seed_from(rng)
-    dtype = _result_dtype(dtype if dtype is not None else params.precision)
+    dtype = result_dtype(dtype if dtype is not None else params.precision)
     lazy = isinstance(out, str) and out == "lazy"
     if out is not None and not lazy and tuple(np.shape(out)) != tuple(Z.shape):
         raise InputError(f"out has shape {np.shape(out)}; allowed is that of the embedding, {tuple(Z.shape)}")
@@ -230,7 +230,8 @@ def _read_batches(batches: Any, how: dict[str, Any]) -> BatchDesign:
     return design_from_table(table, table.columns.tolist(), where="batches", **how)
 
 
-def _result_dtype(dtype: Any) -> np.dtype:
+def result_dtype(dtype: Any) -> np.dtype:
+    """Return the dtype of a result, float32 or float64."""
     try:
         known = np.dtype(dtype)
     except TypeError:

@@ -129,7 +129,8 @@ def integrate_file(job: FileJob, params: HarmonyParams | None = None, **how: Any
         allowed = f"{memory.human(limit)} are allowed: raise max_memory (--max-memory)"
         raise InputError(f"reading the batch columns took {memory.human(held)}, but {allowed}")
     n_bytes = math.prod(source.Z.shape) * np.dtype(how.get("dtype") or params.precision).itemsize
-    needed = io.size_of(source, places.kind, n_bytes)
+    # A model with labels has the corrected cells too.
+    needed = io.size_of(source, places.kind, n_bytes) + (math.prod(source.Z.shape) * 4 if job.save_labels else 0)
     io.check_space(places.result, needed)
     how["scratch"] = how.get("scratch") or places.result.parent
     result = harmonize(source.Z, design, params, out="lazy", **how)
@@ -221,6 +222,10 @@ def _read(job: FileJob, how: dict[str, Any]) -> tuple[io.Source, BatchDesign]:
         log.warning(note)
     where = "obs" if job.metadata is None else job.metadata
     design = design_from_table(source.table, job.keys, where=where, **job.columns())
+    if job.save_labels:
+        from .mapping.fit import check_labels
+
+        check_labels(source.table, job.save_labels)
     if not is_sliced(source.Z):
         check_embedding(source.Z, job.sources[0], source.table.index if source.named else None)
     levels = ", ".join(f"{name}: {len(own)} levels" for name, own in zip(design.variables, design.levels, strict=True))

@@ -134,8 +134,9 @@ def harmony_integrate(
     ridge
         ``"dynamic"`` (harmony2's own) or ``"fixed"``.
     save_model
-        Keep what was learned, for `harmonax.tl.map_query`: a file, ``.h5`` or ``.zarr`` (replaced if it is there), or
-        True: ``adata.uns["harmonax_model"]``. Loadings in ``varm["PCs"]`` that reproduce `basis` from X go with it.
+        Keep what was learned, for `harmonax.tl.map_query`: a file, ``.h5`` or ``.zarr`` (an earlier model there is
+        replaced), or True: ``adata.uns["harmonax_model"]``. Loadings in ``varm["PCs"]`` that reproduce `basis` from X
+        go with it.
     save_labels
         Columns of ``adata.obs`` to keep in the model with the corrected cells, for label transfer.
         `HarmonyModel.with_reference` adds labels that come later.
@@ -190,7 +191,7 @@ def harmony_integrate(
     asked = {name: value for name, value in locals().items() if name not in ("adata", "key", "harmonypy")}
     options = merge(asked, harmonypy, harmony_integrate)
     params = params_of(options)
-    _check_places(adata, adjusted_basis)
+    check_target(adata, adjusted_basis)
     keep = _model_place(adata, save_model, save_labels)
     how: dict[str, Any] = {
         "combine_keys": combine_keys,
@@ -232,7 +233,8 @@ def _model_place(
 
     labels = check_labels(adata.obs, save_labels)
     if save_model is not True:
-        check_place(save_model, overwrite=True)
+        own = getattr(adata, "filename", None)
+        check_place(save_model, inputs=[str(own)] if own else [], overwrite=True)
 
     def keep(result: HarmonyResult, basis: str) -> None:
         model = model_of(result, adata, basis, adata.obs[labels])
@@ -248,11 +250,12 @@ def _listed(key: str | Sequence[str]) -> list[str]:
     return [key] if isinstance(key, str) else [str(name) for name in key]
 
 
-def _check_places(adata: Any, adjusted_basis: str) -> None:
+def check_target(adata: Any, adjusted_basis: str, what: str = "adata") -> None:
+    """Refuse what a result cannot be written to."""
     if not all(hasattr(adata, name) for name in ("obs", "obsm", "uns")):
-        raise InputError(f"adata is a {type(adata).__name__}, not an AnnData; for arrays there is harmonax.harmonize")
+        raise InputError(f"{what} is a {type(adata).__name__}, not an AnnData; for arrays there is harmonax.harmonize")
     if adata.is_view and adata.isbacked:
-        raise InputError("adata is a view of a file, which cannot be written to; pass adata.to_memory()")
+        raise InputError(f"{what} is a view of a file, which cannot be written to; pass {what}.to_memory()")
     if not isinstance(adjusted_basis, str) or not adjusted_basis or "/" in adjusted_basis:
         raise InputError(f"adjusted_basis={adjusted_basis!r} must be a name without a slash")
 

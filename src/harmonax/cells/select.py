@@ -142,7 +142,7 @@ def make_cells(
 
 def _loaded(Z: Any, digest: Any) -> np.ndarray:
     """Return the embedding as an array in memory; one that is read only now is checked now."""
-    return check_embedding(np.asarray(Z[:]), digest=digest) if is_sliced(Z) else Z
+    return check_embedding(np.asarray(Z[:]), digest=digest, least=1) if is_sliced(Z) else Z
 
 
 def _on_dask(

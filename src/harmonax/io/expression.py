@@ -86,5 +86,5 @@ def read_expression(
         if "obs" not in root or "var" not in root:
             raise FileFormatError(f"{path} is not an AnnData file: it has no obs and var")
         var = root["var"]
-        names = np.asarray(read_elem(var[var.attrs["_index"]])).astype(str)
+        names = np.array([str(name) for name in np.asarray(read_elem(var[var.attrs["_index"]]), object)])
         return X, names, read_obs(path, root["obs"], keys)

@@ -151,7 +151,9 @@ def _add(part: Path, kind: Format, result: Result) -> None:
 def _write_columns(obs: Any, columns: pd.DataFrame) -> None:
     from anndata.io import write_elem
 
-    order = [str(name) for name in obs.attrs["column-order"]]
+    order, index = [str(name) for name in obs.attrs["column-order"]], str(obs.attrs["_index"])
+    if index in columns:
+        raise OutputError(f"obs has its cells' names under '{index}', where a column of that name would go; rename it")
     for name in columns:
         write_elem(
             obs, name, columns[name].array if columns[name].dtype.name == "category" else columns[name].to_numpy()

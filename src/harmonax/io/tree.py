@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,9 @@ def write_tree(path: Path, kind: Format, tree: Mapping[str, Any], room: int) -> 
             consolidate(path)
 
 
-def read_tree(path: Path, kind: Format) -> dict[str, Any]:
-    """Read what `write_tree` wrote."""
+def read_tree(path: Path, kind: Format, only: Sequence[str] | None = None) -> dict[str, Any]:
+    """Read what `write_tree` wrote, or only some of it."""
     from anndata.io import read_elem
 
     with quiet(), opened(path, kind) as root:
-        return {str(name): read_elem(root[name]) for name in root}
+        return {str(name): read_elem(root[name]) for name in root if only is None or name in only}

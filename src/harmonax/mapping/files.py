@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from .. import io
 from ..columns import design_from_table
-from ..errors import InputError
 from ..uns import storable
 from .fit import read_model
 from .projection import Expression
-from .query import Mapped, Wanted, map_cells, project
+from .query import Mapped, Wanted, check_places, map_cells, project
 
 log = logging.getLogger("harmonax")
 
@@ -84,13 +83,12 @@ def map_file(job: MapJob, wanted: Wanted) -> Mapped:
     kind, target = io.format_of(job.source, annotated), io.format_of(job.output, annotated)
     io.check_writable(target)
     place = io.check_destination(job.output, inputs=[job.source, job.model, *job.also_read], overwrite=job.overwrite)
-    for name in (job.adjusted_basis, job.projected_basis):
-        if not name or "/" in name:
-            raise InputError(f"'{name}' must be a name without a slash")
+    check_places(job.adjusted_basis, job.basis or job.projected_basis)
+    up_to = 0 if wanted.how.get("max_memory") is not None else _MOST_AT_ONCE
     model = read_model(job.model, wanted.labels)
     matched = X = None
     if job.basis is not None:
-        reading = io.Reading(_MOST_AT_ONCE)
+        reading = io.Reading(up_to)
         source = io.read_source(job.source, job.keys, basis=job.basis, metadata=None, how=reading)
         Z, obsm = source.Z, {}
     else:
@@ -99,11 +97,13 @@ def map_file(job: MapJob, wanted: Wanted) -> Mapped:
         what = "X" if job.layer is None else f"layers['{job.layer}']"
         Z, matched = project(model, stored, genes, wanted, what=what)
         X = Expression(matched.projection, stored, what)
-        if Z.nbytes <= _MOST_AT_ONCE:
+        if Z.nbytes <= up_to:
             Z = Z[:]
         source, obsm = io.Source(path, kind, Z, table, True), {job.projected_basis: Z}
     design = design_from_table(source.table, list(job.keys), **job.columns) if job.keys else None
-    wanted.how.setdefault("scratch", place.parent)
+    wanted = replace(wanted, how={"scratch": place.parent} | wanted.how)
+    # What the columns take is little beside the rest.
+    io.check_space(place, io.size_of(source, target, (1 + len(obsm)) * Z.shape[0] * Z.shape[1] * 4))
     mapped = map_cells(model, Z, design, wanted, matched, X)
     record = storable(
         mapped.record | {"adjusted_basis": job.adjusted_basis, "model_file": io.file_facts(Path(job.model))}

@@ -14,7 +14,7 @@ import pandas as pd
 
 from .. import io
 from ..embedding import take_rows
-from ..errors import InputError, MissingKeyError, nearest
+from ..errors import InputError, MissingKeyError, nearest, warn
 from ..extras import need
 from ..result import HarmonyResult
 from .model import HarmonyModel
@@ -33,6 +33,12 @@ def check_labels(obs: pd.DataFrame, labels: str | Sequence[str] | None) -> list[
     for name in names:
         if name not in obs:
             raise MissingKeyError(f"obs has no column '{name}'; {nearest(name, obs.columns)}")
+        if names.count(name) > 1 or obs.columns.tolist().count(name) > 1:
+            raise InputError(f"label column '{name}' is there, or named, more than once")
+        if "/" in str(name):
+            raise InputError(f"label column '{name}' has a slash, which no name in a file may have; rename it")
+        if obs[name].isna().all():
+            raise InputError(f"label column '{name}' has no labels")
     if names:
         need("sklearn", "workflow")
     return names
@@ -60,7 +66,9 @@ def model_of(result: HarmonyResult, adata: Any = None, basis: str = "X_pca", lab
         try:
             projection = Projection.of(adata, basis)
         except InputError as error:
-            log.info("the model takes embeddings, not expression: %s", error)
+            said = f"the model takes embeddings, not expression: {error}"
+            # Without loadings nobody expects it to.
+            warn(said) if "PCs" in adata.varm and adata.X is not None else log.info(said)
     if projection is None:
         if model.novelty is None:
             model = model.with_parts(novelty=by_distance(model, take_rows(result.embedding, rows)))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..algorithm.diversity import expected, log_penalty
-from ..algorithm.seeding import seed_centroids
+from ..algorithm.seeding import seed_centroids, unit
 from ..cells.select import Wishes, make_cells
 from ..errors import InputError
 from ..params import HarmonyParams
@@ -153,16 +153,13 @@ class HarmonyModel:
 
         return place(self, Z, batches, **how).embedding
 
-    def assignments(self, Z: Any) -> np.ndarray:
-        """Return the soft clusters of cells that are in the corrected space, R (N, K): softmax(-D / sigma)."""
-        from ..algorithm.seeding import unit
-
-        Z = np.asarray(Z, np.float64)
-        if Z.ndim != 2 or Z.shape[1] != self.n_features:
-            raise InputError(f"the embedding has shape {Z.shape}; allowed is (cells, {self.n_features})")
-        logits = -2.0 * (1.0 - np.einsum("nd,kd->nk", unit(Z), self.centroids)) / self.sigma
-        R = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return R / R.sum(axis=1, keepdims=True)
+    def nearest_cluster(self, Z: np.ndarray) -> np.ndarray:
+        """Return the soft cluster that each cell in the corrected space is most in, (N,)."""
+        toward = unit(np.asarray(Z, np.float32)) @ self.centroids.T.astype(np.float32)
+        if np.ptp(self.sigma) > 0:
+            toward = (toward - 1) / self.sigma.astype(np.float32)
+        nearest: np.ndarray = toward.argmax(axis=1)
+        return nearest
 
     def with_reference(self, embedding: Any, labels: Any, batch: Any = None) -> HarmonyModel:
         """Return the model with the reference's corrected cells, from which labels are handed on.

@@ -10,7 +10,7 @@ averaging over the cell and its nearest new cells.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -52,11 +52,14 @@ class Novelty:
         Standard deviation of the reference's residuals by gene, (G,); empty for the other kinds.
     quantiles
         Of the reference's scores, at 0, 0.01, ..., 1.
+    alone
+        The same of scores that were not averaged over neighbours; empty for the other kinds.
     """
 
     kind: Kind
     spread: np.ndarray
     quantiles: np.ndarray
+    alone: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     def quantile(self, share: float) -> float:
         """Return the score that this share of the reference's cells are below."""
@@ -66,17 +69,20 @@ class Novelty:
         """Return scores as multiples of the reference's median."""
         return scores / max(self.quantile(0.5), np.finfo(float).tiny)
 
-    def novel(self, scores: np.ndarray, batch: np.ndarray) -> tuple[np.ndarray, pd.Series]:
+    def novel(self, scores: np.ndarray, batch: np.ndarray, known: Any = ()) -> tuple[np.ndarray, pd.Series]:
         """Return which cells are novel, and by how much each batch's scores exceed the reference's as a whole.
 
         Parameters
         ----------
         scores, batch
             Of the new cells, (N,).
+        known
+            Batches that the reference has: nothing explains that their scores exceed its own but novel cells.
         """
         grouped = pd.Series(scores).groupby(np.asarray(batch), observed=True)
         shift = (grouped.quantile(_KNOWN) / max(self.quantile(_KNOWN), np.finfo(float).tiny)).clip(lower=1.0)
-        return scores > _MARGIN * self.quantile(_NOVEL) * shift.reindex(batch).to_numpy(), shift
+        allowed = shift.where(~shift.index.isin(list(known)), 1.0)
+        return scores > _MARGIN * self.quantile(_NOVEL) * allowed.reindex(batch).to_numpy(), shift
 
 
 def by_genes(projection: Projection, X: Any, Z: np.ndarray) -> Novelty:
@@ -94,9 +100,13 @@ def by_genes(projection: Projection, X: Any, Z: np.ndarray) -> Novelty:
     for start in range(0, len(Z), _PIECE):
         total += (_residual(_as_dense(X[start : start + _PIECE]) - center, V) ** 2).sum(axis=0)
     spread = np.sqrt(total / len(Z)) + 1e-3
-    averaged = (_as_dense(mean @ X) for mean in _averages(Z))
-    scores = np.concatenate([_top(_residual(piece - center, V) / spread) for piece in averaged])
-    return Novelty("genes", spread, np.quantile(scores, np.linspace(0, 1, 101)))
+    several = (_as_dense(mean @ X) for mean in _averages(Z))
+    single = (_as_dense(X[start : start + _PIECE]) for start in range(0, len(Z), _PIECE))
+    quantiles, alone = (
+        np.quantile(np.concatenate([_top(_residual(x - center, V) / spread) for x in pieces]), np.linspace(0, 1, 101))
+        for pieces in (several, single)
+    )
+    return Novelty("genes", spread, quantiles, alone)
 
 
 def by_distance(model: HarmonyModel, Zc: np.ndarray) -> Novelty:
@@ -129,7 +139,8 @@ def score_genes(novelty: Novelty, matched: Matched, X: Any, Z: np.ndarray | None
             out[rows] = _top(_residual(matched.scaled(X[rows]) - p.center, p.loadings) / novelty.spread)
         return out
     there = matched.column >= 0
-    own = X[0:n][:, matched.column[there]]
+    pieces = (X[start : min(n, start + _PIECE)][:, matched.column[there]] for start in range(0, n, _PIECE))
+    own = scipy.sparse.vstack([scipy.sparse.csr_matrix(piece, dtype=np.float32) for piece in pieces], format="csr")
     # Its columns are numbered anew.
     here, start = Matched(p, np.where(there, np.cumsum(there) - 1, -1)), 0
     for mean in _averages(Z):

@@ -20,10 +20,10 @@ import pandas as pd
 from ..algorithm.contracts import Assignment, Cells
 from ..algorithm.ridge import Anchor, ridge
 from ..cells.select import Wishes, make_cells
-from ..columns import as_table, design_from_table
+from ..columns import as_table, combined, design_from_table
 from ..design import BatchDesign
 from ..embedding import check_embedding, check_shape, is_dask, is_sliced
-from ..engine import Backend
+from ..engine import Backend, result_dtype
 from ..errors import InputError, warn
 from ..memory import parse_size
 from ..params import HarmonyParams, ResolvedParams
@@ -119,16 +119,18 @@ def place(
         raise InputError("new cells on a Dask cluster are not mapped; pass an array, or one file after another")
     Z = _embedding(Z, model.n_features)
     how: dict[str, Any] = {"missing": missing, "allow_many_levels": allow_many_levels}
-    asked = _batches(batches, Z.shape[0], how)
-    layout = _Layout.of(model, asked, known_batches)
+    asked = as_model(model, _batches(batches, Z.shape[0], how))
+    layout = _Layout.of(model, asked, known_batches if batches is not None else "new")
     params = HarmonyParams(
         flavor="harmony1", n_clusters=None, ridge_lambda=ridge_lambda, precision=model.params.precision
     )
     resolved = ResolvedParams(
         params, model.n_clusters, model.sigma, np.zeros(layout.design.n_levels), np.ones(layout.design.n_levels)
     )
-    dtype = np.dtype(dtype if dtype is not None else params.precision)
+    dtype = result_dtype(dtype if dtype is not None else params.precision)
     lazy = isinstance(out, str) and out == "lazy"
+    if out is not None and not lazy and tuple(np.shape(out)) != tuple(Z.shape):
+        raise InputError(f"out has shape {np.shape(out)}; allowed is that of the embedding, {tuple(Z.shape)}")
     wishes = Wishes(backend, resolve_threads(n_threads), parse_size(max_memory), scratch)
     schedule = FixedPartition(1, np.random.SeedSequence(0))
     n_result = dtype.itemsize if out is None else 0
@@ -238,6 +240,23 @@ def _batches(batches: Any, n_cells: int, how: dict[str, Any]) -> BatchDesign:
     if design.n_cells != n_cells:
         raise InputError(f"there are {n_cells} new cells but {design.n_cells} batch labels; they must agree")
     return design
+
+
+def as_model(model: HarmonyModel, asked: BatchDesign) -> BatchDesign:
+    """Return the batches with the model's variables in its order, where they have them."""
+    if model.variables == ("+".join(asked.variables),) and asked.n_variables > 1:
+        return combined(asked)
+    if asked.variables == model.variables or not set(asked.variables) & set(model.variables):
+        return asked
+    if set(asked.variables) != set(model.variables):
+        warn(
+            f"the reference's batch variables are {', '.join(model.variables)}, the query's "
+            f"{', '.join(asked.variables)}: all of the query's batches are taken as new"
+        )
+        return asked
+    order = [asked.variables.index(name) for name in model.variables]
+    codes = (asked.joint_levels - asked.offsets[:-1])[:, order]
+    return BatchDesign.from_codes(codes[asked.joint], model.variables, [asked.levels[f] for f in order])
 
 
 def tell_known(placed: Placed) -> None:

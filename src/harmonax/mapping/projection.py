@@ -15,8 +15,8 @@ from ..errors import InputError, warn
 _PIECE = 1 << 23
 # Cells on which loadings must reproduce the embedding, to this share of its spread.
 _TRIED, _CLOSE = 200, 0.02
-# An expression matrix whose genes have means this near to 0, in their own spread, was scaled.
-_CENTERED = 0.1
+# How far means of genes may be off, as a share of themselves, to be those of a scaling: clipping moves them.
+_MATCHING = 0.05
 # A gene that varies less was the same in all cells.
 _LEAST_STD = 1e-12
 
@@ -41,6 +41,8 @@ class Projection:
         Mean of each gene after scaling, (G,): the expression that cells at 0 of all components have.
     target_sum
         Counts per cell that the reference was normalised to, or None where that is not known.
+    integers
+        Whether the components are those of whole numbers, such as counts themselves.
     """
 
     genes: np.ndarray
@@ -51,6 +53,7 @@ class Projection:
     offset: np.ndarray
     center: np.ndarray
     target_sum: float | None = None
+    integers: bool = False
 
     @classmethod
     def of(cls, adata: Any, basis: str = "X_pca", *, loadings: str = "PCs") -> Projection:
@@ -68,6 +71,9 @@ class Projection:
             raise InputError(f"varm has no '{loadings}', the loadings of obsm['{basis}']")
         if adata.X is None:
             raise InputError("there is no expression that the loadings belong to")
+        names = pd.Index(np.asarray(adata.var_names, str))
+        if not names.is_unique:
+            raise InputError(f"gene '{names[names.duplicated()][0]}' is in var_names more than once")
         V = np.asarray(adata.varm[loadings], np.float64)
         Z = adata.obsm[basis]
         if V.shape[1] != Z.shape[1]:
@@ -76,17 +82,21 @@ class Projection:
         if not len(used):
             raise InputError(f"varm['{loadings}'] is zero everywhere")
         V, center = V[used], _means(adata.X, used)
-        rows = np.unique(np.linspace(0, adata.X.shape[0] - 1, _TRIED).astype(int))
-        X = _dense(adata.X[rows][:, used])
-        offset = _offset(X @ V, take_rows(Z, rows), center @ V)
-        if offset is None:
+        rows = _spread(adata.X.shape[0])
+        X, whole = _dense(adata.X[rows][:, used]), _dense(adata.X[rows])
+        # One and the same for all cells: the mean of all that the components were computed from, or nothing.
+        off = X @ V - take_rows(Z, rows)
+        offset = off.mean(axis=0)
+        if np.abs(off - offset).max() > _CLOSE * take_rows(Z, rows).std(axis=0).max():
             raise InputError(
                 f"X @ varm['{loadings}'] is not obsm['{basis}']: X is not what the components were computed from"
             )
         mean, std, max_value = _scaling(adata, used, center, X)
-        target_sum = None if max_value is not None or mean.any() else _target_sum(adata.X)
-        genes = adata.var_names.to_numpy(str)[used]
-        return cls(genes.astype(object), V, mean, std, max_value, offset, center, target_sum)
+        plain = not mean.any() and bool((std == 1).all())
+        integers = plain and _are_counts(whole)
+        target_sum = _target_sum(whole) if plain and not integers else None
+        genes = names.to_numpy()[used]
+        return cls(genes.astype(object), V, mean, std, max_value, offset, center, target_sum, integers)
 
     @property
     def scaled(self) -> bool:
@@ -161,8 +171,8 @@ class Projected(Rows):
 class Expression:
     """The query's expression in pieces, as the reference has it before scaling.
 
-    Counts are normalised and logged where it is known how the reference was. A piece is what ``X[start:stop]`` gives:
-    an array or a sparse matrix.
+    Counts are normalised and logged where it is known how the reference was; they must have all genes then. A piece is
+    what ``X[start:stop]`` gives: an array or a sparse matrix.
 
     Raises
     ------
@@ -171,17 +181,11 @@ class Expression:
     """
 
     def __init__(self, projection: Projection, X: Any, what: str = "X") -> None:
-        self.shape, self._X, self._target_sum = X.shape, X, None
-        sample = _dense(X[: min(X.shape[0], _TRIED)])
-        if not np.isfinite(sample).all():
-            raise InputError(f"the query's {what} has NaN or infinite values; remove or repair them")
-        negative = bool(sample.min(initial=0) < 0)
-        if negative and (projection.scaled or projection.center.min(initial=0) >= 0):
-            raise InputError(
-                f"the query's {what} has negative values: it looks scaled. Pass log-normalised expression; it is "
-                "scaled by the reference's means and standard deviations"
-            )
-        if not negative and sample.max(initial=0) > 0 and (sample == np.rint(sample)).all():
+        self.shape, self._X, self._what, self._target_sum = X.shape, X, what, None
+        self._may_be_negative = not projection.scaled and bool(projection.center.min(initial=0) < 0)
+        sample = _dense(X[_spread(X.shape[0])])
+        self._check(sample)
+        if not projection.integers and _are_counts(sample):
             if projection.target_sum is None:
                 raise InputError(
                     f"the query's {what} has counts, and how the reference was normalised is not known: normalise "
@@ -191,15 +195,39 @@ class Expression:
 
     def __getitem__(self, rows: slice) -> Any:
         X = self._X[rows]
+        X = X.compute() if hasattr(X, "compute") else X
+        self._check(X.data if hasattr(X, "toarray") else np.asarray(X))
         if self._target_sum is None:
             return X
         totals = np.asarray(X.sum(axis=1), np.float64).ravel()
         factor = np.divide(self._target_sum, totals, out=np.zeros_like(totals), where=totals > 0)[:, None]
         return X.multiply(factor).tocsr().log1p() if hasattr(X, "toarray") else np.log1p(np.asarray(X) * factor)
 
+    def _check(self, values: np.ndarray) -> None:
+        least = float(values.min(initial=0.0))
+        # NaN and infinity pass through.
+        if not np.isfinite(least) or not np.isfinite(float(values.max(initial=0.0))):
+            raise InputError(f"the query's {self._what} has NaN or infinite values; remove or repair them")
+        if least < 0 and not self._may_be_negative:
+            raise InputError(
+                f"the query's {self._what} has negative values: it looks scaled. Pass log-normalised expression; it is "
+                "scaled by the reference's means and standard deviations"
+            )
+
 
 def _dense(X: Any) -> np.ndarray:
+    X = X.compute() if hasattr(X, "compute") else X
     return np.asarray(X.toarray() if hasattr(X, "toarray") else X, np.float64)
+
+
+def _spread(n: int) -> np.ndarray:
+    """Return some rows from the first to the last."""
+    return np.unique(np.linspace(0, max(n - 1, 0), _TRIED).astype(int))[: max(n, 0)]
+
+
+def _are_counts(sample: np.ndarray) -> bool:
+    """Return whether all values are whole numbers, and some are not 0."""
+    return bool(sample.max(initial=0) > 0 and sample.min(initial=0) >= 0 and (sample == np.rint(sample)).all())
 
 
 def _means(X: Any, used: np.ndarray) -> np.ndarray:
@@ -212,47 +240,52 @@ def _means(X: Any, used: np.ndarray) -> np.ndarray:
 
 
 def _largest(X: Any) -> tuple[float, int]:
-    """Return the largest value, and how many there are of it."""
-    top, n_top = -np.inf, 0
+    """Return the largest absolute value, and how many there are of it."""
+    top, n_top = 0.0, 0
     step = max(1, _PIECE // max(1, X.shape[1]))
     for start in range(0, X.shape[0], step):
-        piece = np.asarray(X[start : start + step])
+        piece = np.abs(_dense(X[start : start + step]))
         own = float(piece.max())
         n_top = int((piece == own).sum()) + (n_top if own == top else 0) if own >= top else n_top
         top = max(top, own)
     return top, n_top
 
 
-def _offset(projected: np.ndarray, Z: np.ndarray, mean: np.ndarray) -> np.ndarray | None:
-    """Return what to take off projected cells, the mean or nothing, so that they are the embedding."""
-    room = _CLOSE * Z.std(axis=0).max()
-    for offset in (mean, np.zeros_like(mean)):
-        if np.abs(projected - offset - Z).max() <= room:
-            return offset
-    return None
-
-
 def _scaling(
     adata: Any, used: np.ndarray, center: np.ndarray, X: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, float | None]:
-    """Return mean, std and clip of a reference that was scaled; 0, 1 and None of one that was not."""
-    none = np.zeros(len(used)), np.ones(len(used)), None
-    if X.min(initial=0) >= 0:
-        return none
-    spread = np.maximum(X.std(axis=0), _LEAST_STD)
-    if not {"mean", "std"} <= set(adata.var) or np.median(np.abs(center) / spread) > _CENTERED:
-        warn("X has negative values and var no 'mean' and 'std' of its scaling: queries must be scaled alike")
-        return none
-    std = adata.var["std"].to_numpy(np.float64)[used]
+    """Return mean, std and clip of a reference that was scaled; 0, 1 and None of one that was not.
+
+    What ``var`` says is tried out: with it, X must come from values that are never negative.
+    """
+    zero, one = np.zeros(len(used)), np.ones(len(used))
+    if not {"mean", "std"} <= set(adata.var):
+        if X.min(initial=0) < 0:
+            warn("X has negative values, and var no 'mean' and 'std' of a scaling: queries are taken as they come")
+        return zero, one, None
+    mean, std = (adata.var[name].to_numpy(np.float64)[used] for name in ("mean", "std"))
+    std = np.where(std > _LEAST_STD, std, 1.0)
+    room = _MATCHING * np.median(np.abs(mean))
+    if X.min(initial=0) >= 0 and np.median(np.abs(center - mean)) <= room:
+        return zero, one, None
     # Clipped values are all the same, and there is more than one.
     top, n_top = _largest(adata.X)
-    clipped = top if n_top > 1 else None
-    return adata.var["mean"].to_numpy(np.float64)[used], np.where(std > _LEAST_STD, std, 1.0), clipped
+    clip = top if n_top > 1 else None
+    if X.min(initial=0) >= 0 and np.median(np.abs(center * std - mean)) <= room:
+        return zero, std, clip
+    before = np.where(np.abs(X) < top, X * std + mean, np.nan)
+    least = np.nan_to_num(np.nanmin(before, axis=0)) / np.maximum(mean, _LEAST_STD)
+    # Where low values were clipped, the zeros are not to be seen.
+    if (least >= -_MATCHING).all() and (np.median(least) <= _MATCHING or clip is not None):
+        return mean, std, clip
+    raise InputError(
+        "X is not what var['mean'] and var['std'] make of log-normalised expression (was there a regression, or an "
+        "earlier scaling?): queries cannot be treated alike"
+    )
 
 
-def _target_sum(X: Any) -> float | None:
-    """Return what every cell's counts add up to, if X is log1p of counts scaled to one sum."""
-    some = _dense(X[: min(X.shape[0], 200)])
+def _target_sum(some: np.ndarray) -> float | None:
+    """Return what every cell's counts add up to, if these are log1p of counts scaled to one sum."""
     if some.min(initial=0) < 0:
         return None
     totals = np.expm1(some).sum(axis=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -12,14 +12,17 @@ import pandas as pd
 from ..design import BatchDesign
 from ..embedding import slabs
 from ..errors import InputError, warn
+from ..memory import parse_size, resident
 from .model import HarmonyModel
 from .novelty import UNLIKE, score_distance, score_genes
-from .place import Placed, place, tell_known
+from .place import Placed, as_model, place, tell_known
 from .projection import Expression, Matched, Projected
 
 NOVELTY, NOVEL, UNKNOWN = "harmonax_novelty", "harmonax_novel", "unknown"
-# More cells than this are not averaged with their neighbours, for which their expression must be in memory.
-_MOST_SMOOTHED = 200_000
+# Fewer cells than this are not averaged with their neighbours, which would be unlike them, and more take much memory.
+_FEWEST_SMOOTHED, _MOST_SMOOTHED = 50, 200_000
+# Mapped cells that are looked at together, in bytes.
+_SLAB_BYTES = 4 << 20
 # A share of novel cells that is worth a warning.
 _TELL = 0.05
 
@@ -45,6 +48,14 @@ class Wanted:
     min_confidence: float = 0.5
     how: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        for name in ("min_genes", "min_confidence"):
+            value = getattr(self, name)
+            if isinstance(value, (bool, str)) or not 0 <= value <= 1:
+                raise InputError(f"{name}={value!r} must be a share, from 0 to 1")
+        if self.labels is not None:
+            object.__setattr__(self, "labels", list(dict.fromkeys(self.labels)))
+
 
 @dataclass(frozen=True, eq=False)
 class Mapped:
@@ -66,6 +77,17 @@ class Mapped:
     embedding: Any
     columns: pd.DataFrame
     record: dict[str, Any]
+
+
+def check_places(*names: str) -> None:
+    """Refuse names of embeddings that no file may have, or that would write over each other."""
+    for name in names:
+        if not isinstance(name, str) or not name or "/" in name:
+            raise InputError(f"{name!r} must be a name without a slash")
+    if len(set(names)) < len(names):
+        raise InputError(
+            f"the mapped and the uncorrected cells cannot both be '{names[0]}': name one of them otherwise"
+        )
 
 
 def project(model: HarmonyModel, X: Any, genes: Any, wanted: Wanted, *, what: str = "X") -> tuple[Projected, Matched]:
@@ -105,23 +127,26 @@ def map_cells(
         names = list(wanted.labels)
         for name in names:
             model.reference.column(name)  # type: ignore[union-attr]
+    design = as_model(model, design) if design is not None else None
     placed = place(model, Z, design, **wanted.how)
     tell_known(placed)
     n = Z.shape[0]
     found: dict[str, list[Any]] = {}
     cluster = np.empty(n, np.int32)
-    for start, rows in slabs(placed.embedding):
-        cluster[start : start + len(rows)] = model.assignments(rows).argmax(axis=1)
+    for start, rows in slabs(placed.embedding, _SLAB_BYTES):
+        cluster[start : start + len(rows)] = model.nearest_cluster(rows)
         for name in names:
             found.setdefault(name, []).append(model.reference.transfer(rows, name))  # type: ignore[union-attr]
     batch = _batch_names(design, n)
-    scores, novel, shift = _novelty(model, placed, Z, batch, matched, X)
+    scores, novel, shift = _novelty(model, placed, Z, batch, matched, X, parse_size(wanted.how.get("max_memory")))
     columns = {NOVELTY: scores, NOVEL: novel} if scores is not None else {}
+    # Whether a batch that is unlike the reference as a whole is of another protocol or of other cells, nothing tells.
+    doubtful = novel | np.isin(batch, shift.index[shift >= UNLIKE]) if scores is not None else np.zeros(n, bool)
     for name, pieces in found.items():
         table = pd.concat(pieces, ignore_index=True)
         labels = table["label"].to_numpy(object)
         columns[f"{name}_nearest"] = pd.Categorical(labels)
-        unsure = (table["confidence"].to_numpy() < wanted.min_confidence) | (novel if novel is not None else False)
+        unsure = (table["confidence"].to_numpy() < wanted.min_confidence) | doubtful
         columns[f"{name}_mapped"] = pd.Categorical(np.where(unsure, UNKNOWN, labels))
         columns[f"{name}_confidence"] = table["confidence"].to_numpy()
     record = _record(model, placed, matched, wanted) | _seen(model, columns, cluster, shift, names)
@@ -130,20 +155,34 @@ def map_cells(
 
 
 def _novelty(
-    model: HarmonyModel, placed: Placed, Z: Any, batch: np.ndarray, matched: Matched | None, X: Any
+    model: HarmonyModel,
+    placed: Placed,
+    Z: Any,
+    batch: np.ndarray,
+    matched: Matched | None,
+    X: Any,
+    max_memory: int | None,
 ) -> tuple[Any, Any, Any]:
     if model.novelty is None:
         return None, None, None
     if model.novelty.kind == "genes":
         if matched is None:
             return None, None, None
-        near = np.asarray(Z[:]) if Z.shape[0] <= _MOST_SMOOTHED else None
+        near = np.asarray(Z[:]) if _is_room(Z.shape[0], len(matched.column), max_memory) else None
         scores = score_genes(model.novelty, matched, X, near)
+        novelty = model.novelty if near is not None else replace(model.novelty, quantiles=model.novelty.alone)
     else:
         pieces = [score_distance(model.novelty, model, rows) for _, rows in slabs(placed.embedding)]
-        scores = np.concatenate(pieces)
-    novel, shift = model.novelty.novel(scores, batch)
-    return model.novelty.relative(scores), novel, shift
+        scores, novelty = np.concatenate(pieces), model.novelty
+    novel, shift = novelty.novel(scores, batch, placed.known)
+    return novelty.relative(scores), novel, shift
+
+
+def _is_room(n: int, n_genes: int, max_memory: int | None) -> bool:
+    """Return whether cells' expression is averaged with their neighbours', for which it must be in memory."""
+    return _FEWEST_SMOOTHED <= n <= _MOST_SMOOTHED and (
+        max_memory is None or resident() + 8 * n * n_genes <= max_memory
+    )
 
 
 def _batch_names(design: BatchDesign | None, n: int) -> np.ndarray:
@@ -204,5 +243,5 @@ def _tell(record: dict[str, Any]) -> None:
         others = f" and {len(unlike) - 1} more" if len(unlike) > 1 else ""
         warn(
             f"batch '{worst}'{others} as a whole is unlike the reference (novelty {times:.1f} times that of its own "
-            "cells): another protocol or tissue? Compare with an integration of both"
+            "cells): another protocol, or other cells? Its labels are 'unknown'; what is nearest is beside them"
         )

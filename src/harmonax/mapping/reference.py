@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..algorithm.seeding import unit
+from ..embedding import check_embedding
 from ..errors import InputError, MissingKeyError, nearest
 from ..extras import need
 
@@ -65,7 +66,12 @@ class Reference:
         Each label is compared with the vote among the nearest cells of other batches, since new cells are of another
         batch too; with one batch, among all others.
         """
-        Z = np.asarray(embedding, np.float32)
+        Z = check_embedding(np.asarray(embedding, np.float32), "the reference's embedding")
+        if len(batch) != len(Z) or len(labels) != len(Z):
+            raise InputError(
+                f"there are {len(Z)} cells, {len(labels)} labels and {len(batch)} batches; they must agree"
+            )
+        batch = pd.factorize(np.asarray(batch))[0]
         columns = {}
         for name in labels.columns:
             column = labels[name].astype("category").cat.remove_unused_categories()
@@ -73,7 +79,7 @@ class Reference:
             codes = column.cat.codes.to_numpy(np.int32)
             if len(names) == 0:
                 raise InputError(f"column '{name}' has no labels")
-            columns[str(name)] = _calibrated(Z, names, codes, np.asarray(batch), np.random.default_rng(rng))
+            columns[str(name)] = _calibrated(Z, names, codes, batch, np.random.default_rng(rng))
         return cls(Z, columns)
 
     def column(self, name: str) -> Labels:
@@ -106,20 +112,31 @@ class Reference:
 
 
 class Near:
-    """Rows and distances of the k nearest of some cells, (n, k) each; approximate where the cells are many."""
+    """Rows and distances of the k nearest of some cells, (n, k) each; approximate where the cells are many.
 
-    def __init__(self, cells: np.ndarray) -> None:
-        self._n = len(cells)
-        if len(cells) > _EXACT:
-            index = need("pynndescent", "workflow").NNDescent(cells, n_neighbors=_GRAPH, random_state=0)
-            self._find = lambda queries, k: index.query(queries, k=k)
+    Parameters
+    ----------
+    cells
+        Cells x dimensions.
+    exact
+        Never approximate: for few questions an index is not worth its making.
+    """
+
+    def __init__(self, cells: np.ndarray, *, exact: bool = False) -> None:
+        self._n, self._index = len(cells), None
+        if len(cells) > _EXACT and not exact:
+            self._index = need("pynndescent", "workflow").NNDescent(cells, n_neighbors=_GRAPH, random_state=0)
         else:
-            search = need("sklearn.neighbors", "workflow").NearestNeighbors().fit(cells)
-            self._find = lambda queries, k: search.kneighbors(queries, n_neighbors=k)[::-1]
+            algorithm = "brute" if len(cells) > _EXACT else "auto"
+            self._search = need("sklearn.neighbors", "workflow").NearestNeighbors(algorithm=algorithm).fit(cells)
 
     def __call__(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-        found: tuple[np.ndarray, np.ndarray] = self._find(queries, min(k, self._n))
-        return found
+        k = min(k, self._n)
+        if self._index is not None:
+            found: tuple[np.ndarray, np.ndarray] = self._index.query(queries, k=k)
+            return found
+        distances, rows = self._search.kneighbors(queries, n_neighbors=k)
+        return rows, distances
 
 
 def _vote(codes: np.ndarray, n_names: int) -> tuple[np.ndarray, np.ndarray]:
@@ -148,7 +165,7 @@ def _calibrated(
         # A type that no other batch has cannot be right, and says nothing of the vote.
         own = tried[(batch[tried] == level) & np.isin(codes[tried], codes[others])]
         if len(own) and len(others) > 1:
-            near = others[Near(Z[others])(Z[own], K + skip)[0]][:, skip:]
+            near = others[Near(Z[others], exact=True)(Z[own], K + skip)[0]][:, skip:]
             winner, share = _vote(codes[near], len(names))
             shares.append(share)
             right.append(winner == codes[own])

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .. import io
-from ..errors import FileFormatError, InputError
+from ..errors import FileFormatError, InputError, OutputError
 from ..params import HarmonyParams
 from .model import HarmonyModel
 from .novelty import Novelty
@@ -47,16 +47,33 @@ def write(model: HarmonyModel, part: Path, path: str | os.PathLike[str]) -> None
 def check_place(
     path: str | os.PathLike[str], *, inputs: Sequence[str] = (), overwrite: bool = False
 ) -> tuple[io.Format, Path]:
-    """Refuse, before any work, a place where no model can be written; return its format and the place."""
-    return _format(path), io.check_destination(path, inputs=inputs, overwrite=overwrite)
+    """Refuse, before any work, a place where no model can be written; return its format and the place.
+
+    Only a model is replaced.
+    """
+    kind = _format(path)
+    place = io.check_destination(path, inputs=inputs, overwrite=overwrite)
+    if place.exists() and not _is_model(place, kind):
+        raise OutputError(f"{path} exists already and is no model; choose another name")
+    return kind, place
 
 
 def load(path: str | os.PathLike[str]) -> HarmonyModel:
     """Read a model from a file."""
     kind, place = _format(path), Path(path)
     with io.reading(place, kind):
+        if str(io.read_tree(place, kind, only=("format",)).get("format", "")) != FORMAT:
+            raise FileFormatError(f"{place} holds no harmonax model")
         plain = io.read_tree(place, kind)
     return from_dict(plain, str(place))
+
+
+def _is_model(place: Path, kind: io.Format) -> bool:
+    try:
+        with io.reading(place, kind):
+            return str(io.read_tree(place, kind, only=("format",)).get("format", "")) == FORMAT
+    except InputError:
+        return False
 
 
 def to_dict(model: HarmonyModel) -> dict[str, Any]:
@@ -77,9 +94,9 @@ def to_dict(model: HarmonyModel) -> dict[str, Any]:
     if (p := model.projection) is not None:
         numbers = {name: getattr(p, name) for name in ("loadings", "mean", "std", "offset", "center")}
         known = {name: getattr(p, name) for name in ("max_value", "target_sum") if getattr(p, name) is not None}
-        plain["projection"] = {"genes": p.genes.astype(object), **numbers, **known}
+        plain["projection"] = {"genes": p.genes.astype(object), "integers": p.integers, **numbers, **known}
     if (n := model.novelty) is not None:
-        plain["novelty"] = {"kind": n.kind, "spread": n.spread, "quantiles": n.quantiles}
+        plain["novelty"] = {name: getattr(n, name) for name in ("kind", "spread", "quantiles", "alone")}
     if (r := model.reference) is not None:
         columns = {
             str(i): {
@@ -105,7 +122,10 @@ def from_dict(plain: Mapping[str, Any], where: str = "the model") -> HarmonyMode
     """
     if not isinstance(plain, Mapping) or str(plain.get("format", "")) != FORMAT:
         raise FileFormatError(f"{where} holds no harmonax model")
-    version = int(plain.get("version", 0))
+    try:
+        version = int(plain.get("version", 0))
+    except (TypeError, ValueError):
+        raise FileFormatError(f"{where} is damaged: its version is no number; save the model again") from None
     if version > VERSION:
         raise FileFormatError(
             f"{where} was written in version {version} of the format; this harmonax reads up to {VERSION}: update it"
@@ -135,11 +155,12 @@ def from_dict(plain: Mapping[str, Any], where: str = "the model") -> HarmonyMode
 def _projection(plain: Mapping[str, Any]) -> Projection:
     known = {name: float(plain[name]) if name in plain else None for name in ("max_value", "target_sum")}
     numbers = {name: np.asarray(plain[name]) for name in ("loadings", "mean", "std", "offset", "center")}
-    return Projection(genes=_texts(plain["genes"]), **numbers, **known)  # type: ignore[arg-type]
+    return Projection(genes=_texts(plain["genes"]), integers=bool(plain["integers"]), **numbers, **known)  # type: ignore[arg-type]
 
 
 def _novelty(plain: Mapping[str, Any]) -> Novelty:
-    return Novelty(str(plain["kind"]), np.asarray(plain["spread"]), np.asarray(plain["quantiles"]))  # type: ignore[arg-type]
+    kind: Any = str(plain["kind"])
+    return Novelty(kind, *(np.asarray(plain[name]) for name in ("spread", "quantiles", "alone")))
 
 
 def _reference(plain: Mapping[str, Any]) -> Reference:

@@ -16,12 +16,16 @@ from ..mapping.fit import read_model
 from ..mapping.model import HarmonyModel
 from ..mapping.place import KnownBatches
 from ..mapping.projection import Expression
-from ..mapping.query import Mapped, Wanted, map_cells, project
+from ..mapping.query import Mapped, Wanted, check_places, map_cells, project
+from ..pp import check_target
 from ..surroundings import chosen_threads, say
 from ..uns import storable
 
 if TYPE_CHECKING:
     from anndata import AnnData
+
+# Embeddings above this many bytes are computed piece by piece.
+_MOST_AT_ONCE = 1 << 30
 
 
 def map_query(
@@ -98,8 +102,8 @@ def map_query(
     Mapped
         What was written: ``obsm[adjusted_basis]``, ``obsm[projected_basis]``, ``obs["harmonax_novelty"]`` (1: as the
         median cell of the reference), ``obs["harmonax_novel"]``, for each label ``obs["NAME_mapped"]`` ("unknown" where
-        novel or not confident), ``obs["NAME_nearest"]`` (whatever fits best) and ``obs["NAME_confidence"]``, and
-        ``uns[key_added]``.
+        novel, not confident, or of a batch unlike the reference as a whole), ``obs["NAME_nearest"]`` (whatever fits
+        best) and ``obs["NAME_confidence"]``, and ``uns[key_added]``.
 
     Raises
     ------
@@ -111,7 +115,8 @@ def map_query(
     Warns
     -----
     HarmonaxWarning
-        If genes are missing, batches are called as the reference's, or cells are unlike anything in the reference.
+        If genes are missing, only some batches are called as the reference's, or cells or whole batches are unlike
+        anything there.
 
     Notes
     -----
@@ -133,6 +138,8 @@ def map_query(
     >>> query.obsm["X_pca_harmony"].shape
     (50, 5)
     """
+    check_target(query, adjusted_basis, "query")
+    check_places(adjusted_basis, basis or projected_basis)
     wanted_labels = [labels] if isinstance(labels, str) else labels
     model = read_model(reference, wanted_labels)
     design = None
@@ -174,7 +181,9 @@ def _projected(query: AnnData, model: HarmonyModel, wanted: Wanted, basis: str |
         raise InputError("the query has no X: pass layer=, or basis= for cells that are projected already")
     what = "X" if layer is None else f"layers['{layer}']"
     Z, matched = project(model, X, query.var_names, wanted, what=what)
-    return Z, matched, Expression(matched.projection, X, what)
+    # Computed once, where it may be in memory.
+    whole = Z.nbytes <= _MOST_AT_ONCE and wanted.how.get("max_memory") is None
+    return Z[:] if whole else Z, matched, Expression(matched.projection, X, what)
 
 
 def summary(mapped: Mapped) -> str:

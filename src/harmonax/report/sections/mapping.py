@@ -26,16 +26,26 @@ def mapping(parts: Parts, figures: Figures) -> Section | None:
     own = parts.part("harmonax_map")
     if not own:
         return None
-    there = dict(own.get("reference", {}))
-    cells, clusters = (int(as_float(there.get(name, 0))) for name in ("n_cells", "n_clusters"))
+    there = _part(own, "reference")
+    cells, clusters = (_whole(there.get(name)) for name in ("n_cells", "n_clusters"))
     says = f"These cells were mapped onto a reference of {count(cells, 'cell')} in {count(clusters, 'soft cluster')}."
     lead = paragraph(says, kind="lead")
     body = lead + _numbers(own, len(parts.obs)) + _button(parts) + _batches(own) + _labels(own, parts) + _clusters(own)
     return Section("mapping", "How do the new cells fit the reference?", body)
 
 
+def _part(own: dict[str, Any], name: str) -> dict[str, Any]:
+    value: Any = own.get(name)
+    return dict(value) if hasattr(value, "keys") else {}
+
+
+def _whole(value: Any) -> int:
+    number = as_float(value)
+    return 0 if pd.isna(number) else int(number)
+
+
 def _numbers(own: dict[str, Any], n_cells: int) -> Safe:
-    genes, novelty = dict(own.get("genes", {})), dict(own.get("novelty", {}))
+    genes, novelty = _part(own, "genes"), _part(own, "novelty")
     made = [card("Mapped cells", count(n_cells, "cell"), "None of them moved the reference.")]
     if genes:
         there = as_float(genes.get("reference")) - as_float(genes.get("missing"))
@@ -56,7 +66,7 @@ def _button(parts: Parts) -> Safe:
 
 
 def _batches(own: dict[str, Any]) -> Safe:
-    novelty = dict(own.get("novelty", {}))
+    novelty = _part(own, "novelty")
     shift = dict(zip(np.ravel(novelty.get("batch", ())).astype(str), np.ravel(novelty.get("shift", ())), strict=False))
     rows = []
     for key, word in (("known_batches", "learned there"), ("new_batches", "found with the reference held fixed")):
@@ -64,7 +74,7 @@ def _batches(own: dict[str, Any]) -> Safe:
         for _, row in held.iterrows() if held is not None else ():
             times = as_float(shift.get(str(row["batch"])))
             shown = number(times) if not pd.isna(times) else ""
-            rows.append((row["batch"], f"{int(row['n_cells']):,}", word, shown))
+            rows.append((row["batch"], f"{_whole(row['n_cells']):,}", word, shown))
     if not rows:
         return Safe("")
     says = (
@@ -76,14 +86,16 @@ def _batches(own: dict[str, Any]) -> Safe:
 
 def _labels(own: dict[str, Any], parts: Parts) -> Safe:
     made = Safe("")
-    for name, value in dict(own.get("labels", {})).items():
+    for name, value in _part(own, "labels").items():
         held = frame(value, ("label", "n_cells"))
         if held is None:
             continue
-        total, sure = held["n_cells"].sum(), f"{name}_confidence"
+        held = held.assign(n_cells=[_whole(n) for n in held["n_cells"]])
+        total, sure = max(1, held["n_cells"].sum()), f"{name}_confidence"
         mapped = f"{name}_mapped"
         there = sure in parts.obs and mapped in parts.obs
-        mean = parts.obs.groupby(parts.obs[mapped].astype(str))[sure].mean() if there else pd.Series(dtype=float)
+        sured = pd.to_numeric(parts.obs[sure], errors="coerce") if there else pd.Series(dtype=float)
+        mean = sured.groupby(parts.obs[mapped].astype(str)).mean() if there else sured
         rows = [
             (
                 row["label"],
@@ -107,6 +119,7 @@ def _clusters(own: dict[str, Any]) -> Safe:
     held = frame(own.get("clusters"), ("cluster", "n_cells", "novelty", "novel"))
     if held is None:
         return Safe("")
+    held = held.apply(pd.to_numeric, errors="coerce").fillna(0)
     held = held[held["n_cells"] > 0].sort_values("novel", ascending=False)
     rows = [
         (
