@@ -119,7 +119,9 @@ def place(
         raise InputError("new cells on a Dask cluster are not mapped; pass an array, or one file after another")
     Z = _embedding(Z, model.n_features)
     how: dict[str, Any] = {"missing": missing, "allow_many_levels": allow_many_levels}
-    asked = as_model(model, _batches(batches, Z.shape[0], how))
+    asked = _batches(batches, Z.shape[0], how)
+    if known_batches == "learned":
+        asked = as_model(model, asked)
     layout = _Layout.of(model, asked, known_batches if batches is not None else "new")
     params = HarmonyParams(
         flavor="harmony1", n_clusters=None, ridge_lambda=ridge_lambda, precision=model.params.precision

@@ -127,7 +127,8 @@ def map_cells(
         names = list(wanted.labels)
         for name in names:
             model.reference.column(name)  # type: ignore[union-attr]
-    design = as_model(model, design) if design is not None else None
+    if design is not None and wanted.how.get("known_batches", "learned") == "learned":
+        design = as_model(model, design)
     placed = place(model, Z, design, **wanted.how)
     tell_known(placed)
     n = Z.shape[0]
