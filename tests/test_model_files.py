@@ -174,12 +174,8 @@ class TestCommand:
 
     @pytest.mark.parametrize("zarr_format", [2, 3])
     @pytest.mark.parametrize(("read", "suffix"), [(".h5ad", ".h5ad"), (".h5ad", ".zarr"), (".zarr", ".zarr")])
-    @pytest.mark.filterwarnings(
-        "ignore:Writing zarr v2",
-        "ignore:This setting will be removed",
-        "ignore::FutureWarning",
-        "ignore:.*zarr:UserWarning",
-    )
+    # What anndata and zarr announce of their own formats.
+    @pytest.mark.filterwarnings("ignore:.*zarr", "ignore:This setting will be removed")
     def test_maps_as_python_does(self, folder, suffix, read, zarr_format, tmp_path):
         query, source = anndata.read_h5ad(folder / "query.h5ad"), folder / "query.h5ad"
         if read == ".zarr":
