@@ -12,7 +12,6 @@ from .. import io
 from ..columns import design_from_table
 from ..uns import storable
 from .fit import read_model
-from .projection import Expression
 from .query import Mapped, Wanted, check_places, map_cells, project
 
 log = logging.getLogger("harmonax")
@@ -95,8 +94,7 @@ def map_file(job: MapJob, wanted: Wanted) -> Mapped:
         path = Path(job.source)
         stored, genes, table = io.read_expression(path, kind, job.keys, job.layer)
         what = "X" if job.layer is None else f"layers['{job.layer}']"
-        Z, matched = project(model, stored, genes, wanted, what=what)
-        X = Expression(matched.projection, stored, what)
+        Z, matched, X = project(model, stored, genes, wanted, what=what)
         if Z.nbytes <= up_to:
             Z = Z[:]
         source, obsm = io.Source(path, kind, Z, table, True), {job.projected_basis: Z}

@@ -90,15 +90,18 @@ def check_places(*names: str) -> None:
         )
 
 
-def project(model: HarmonyModel, X: Any, genes: Any, wanted: Wanted, *, what: str = "X") -> tuple[Projected, Matched]:
-    """Return the embedding of new cells from their expression, as rows that are computed when they are read."""
+def project(
+    model: HarmonyModel, X: Any, genes: Any, wanted: Wanted, *, what: str = "X"
+) -> tuple[Projected, Matched, Expression]:
+    """Return the embedding of new cells, as rows that are computed when they are read, and what it is made of."""
     if model.projection is None:
         raise InputError("the model has no loadings: give the query's embedding in the reference's components (basis=)")
     matched = model.projection.match(genes, wanted.min_genes)
     if len(matched.missing):
         n, of = len(matched.missing), len(matched.column)
         warn(f"{n} of the reference's {of} genes ({n / of:.1%}) are missing from the query: taken as its mean")
-    return matched.project(Expression(model.projection, X, what)), matched
+    expression = Expression(model.projection, X, what)
+    return matched.project(expression), matched, expression
 
 
 def map_cells(

@@ -15,7 +15,6 @@ from ..errors import InputError, MissingKeyError, nearest
 from ..mapping.fit import read_model
 from ..mapping.model import HarmonyModel
 from ..mapping.place import KnownBatches
-from ..mapping.projection import Expression
 from ..mapping.query import Mapped, Wanted, check_places, map_cells, project
 from ..pp import check_target
 from ..surroundings import chosen_threads, say
@@ -180,10 +179,10 @@ def _projected(query: AnnData, model: HarmonyModel, wanted: Wanted, basis: str |
     if X is None:
         raise InputError("the query has no X: pass layer=, or basis= for cells that are projected already")
     what = "X" if layer is None else f"layers['{layer}']"
-    Z, matched = project(model, X, query.var_names, wanted, what=what)
+    Z, matched, expression = project(model, X, query.var_names, wanted, what=what)
     # Computed once, where it may be in memory.
     whole = Z.nbytes <= _MOST_AT_ONCE and wanted.how.get("max_memory") is None
-    return Z[:] if whole else Z, matched, Expression(matched.projection, X, what)
+    return Z[:] if whole else Z, matched, expression
 
 
 def summary(mapped: Mapped) -> str:
