@@ -69,7 +69,7 @@ class Novelty:
         """Return scores as multiples of the reference's median."""
         return scores / max(self.quantile(0.5), np.finfo(float).tiny)
 
-    def novel(self, scores: np.ndarray, batch: np.ndarray, known: Any = ()) -> tuple[np.ndarray, pd.Series]:
+    def novel(self, scores: np.ndarray, batch: Any, known: Any = ()) -> tuple[np.ndarray, pd.Series]:
         """Return which cells are novel, and by how much each batch's scores exceed the reference's as a whole.
 
         Parameters
@@ -79,10 +79,12 @@ class Novelty:
         known
             Batches that the reference has: nothing explains that their scores exceed its own but novel cells.
         """
-        grouped = pd.Series(scores).groupby(np.asarray(batch), observed=True)
-        shift = (grouped.quantile(_KNOWN) / max(self.quantile(_KNOWN), np.finfo(float).tiny)).clip(lower=1.0)
-        allowed = shift.where(~shift.index.isin(list(known)), 1.0)
-        return scores > _MARGIN * self.quantile(_NOVEL) * allowed.reindex(batch).to_numpy(), shift
+        own = pd.Categorical(batch)
+        lower = [np.quantile(scores[own.codes == code], _KNOWN) for code in range(len(own.categories))]
+        shift = pd.Series(lower, own.categories) / max(self.quantile(_KNOWN), np.finfo(float).tiny)
+        shift = shift.clip(lower=1.0)
+        allowed = shift.where(~shift.index.isin(list(known)), 1.0).to_numpy()
+        return scores > _MARGIN * self.quantile(_NOVEL) * allowed[own.codes], shift
 
 
 def by_genes(projection: Projection, X: Any, Z: np.ndarray) -> Novelty:

@@ -145,7 +145,7 @@ def map_cells(
     scores, novel, shift = _novelty(model, placed, Z, batch, matched, X, parse_size(wanted.how.get("max_memory")))
     columns = {NOVELTY: scores, NOVEL: novel} if scores is not None else {}
     # Whether a batch that is unlike the reference as a whole is of another protocol or of other cells, nothing tells.
-    doubtful = novel | np.isin(batch, shift.index[shift >= UNLIKE]) if scores is not None else np.zeros(n, bool)
+    doubtful = novel | (shift.to_numpy() >= UNLIKE)[batch.codes] if scores is not None else np.zeros(n, bool)
     for name, pieces in found.items():
         table = pd.concat(pieces, ignore_index=True)
         labels = table["label"].to_numpy(object)
@@ -162,7 +162,7 @@ def _novelty(
     model: HarmonyModel,
     placed: Placed,
     Z: Any,
-    batch: np.ndarray,
+    batch: pd.Categorical,
     matched: Matched | None,
     X: Any,
     max_memory: int | None,
@@ -189,12 +189,14 @@ def _is_room(n: int, n_genes: int, max_memory: int | None) -> bool:
     )
 
 
-def _batch_names(design: BatchDesign | None, n: int) -> np.ndarray:
+def _batch_names(design: BatchDesign | None, n: int) -> pd.Categorical:
+    """Return the batch of each cell, one name for a combination of levels."""
     if design is None:
-        return np.full(n, "query", object)
+        return pd.Categorical.from_codes(np.zeros(n, np.int8), ["query"])
     own = design.joint_levels - design.offsets[:-1]
     names = [", ".join(design.levels[f][b] for f, b in enumerate(row)) for row in own]
-    return np.array(names, object)[design.joint]
+    codes, unique = pd.factorize(np.array(names, object))
+    return pd.Categorical.from_codes(codes[design.joint], unique)
 
 
 def _record(model: HarmonyModel, placed: Placed, matched: Matched | None, wanted: Wanted) -> dict[str, Any]:
