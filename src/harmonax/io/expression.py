@@ -78,7 +78,7 @@ def stored_cells(path: Path, kind: Format, obsm: dict[str, Any], loadings: str =
 def read_expression(
     path: Path, kind: Format, keys: Sequence[str], layer: str | None = None
 ) -> tuple[StoredExpression, np.ndarray, pd.DataFrame]:
-    """Return the expression of a file, the genes' names, and these columns of obs, indexed by the cells' names."""
+    """Return the expression of a file, the genes' names, and these columns of obs, indexed by 0..N-1."""
     X = StoredExpression(path, kind, layer)
     with reading(path, kind), opened(path, kind) as root, quiet():
         from anndata.io import read_elem
@@ -87,4 +87,4 @@ def read_expression(
             raise FileFormatError(f"{path} is not an AnnData file: it has no obs and var")
         var = root["var"]
         names = np.array([str(name) for name in np.asarray(read_elem(var[var.attrs["_index"]]), object)])
-        return X, names, read_obs(path, root["obs"], keys)
+        return X, names, read_obs(path, root["obs"], keys, names=False)

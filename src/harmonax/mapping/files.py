@@ -87,7 +87,8 @@ def map_file(job: MapJob, wanted: Wanted) -> Mapped:
     model = read_model(job.model, wanted.labels)
     matched = X = None
     if job.basis is not None:
-        reading = io.Reading(up_to)
+        # The output is a copy, names and all.
+        reading = io.Reading(up_to, names=False)
         source = io.read_source(job.source, job.keys, basis=job.basis, metadata=None, how=reading)
         Z, obsm = source.Z, {}
     else:
@@ -97,7 +98,7 @@ def map_file(job: MapJob, wanted: Wanted) -> Mapped:
         Z, matched, X = project(model, stored, genes, wanted, what=what)
         if Z.nbytes <= up_to:
             Z = Z[:]
-        source, obsm = io.Source(path, kind, Z, table, True), {job.projected_basis: Z}
+        source, obsm = io.Source(path, kind, Z, table, False), {job.projected_basis: Z}
     design = design_from_table(source.table, list(job.keys), **job.columns) if job.keys else None
     wanted = replace(wanted, how={"scratch": place.parent} | wanted.how)
     # What the columns take is little beside the rest.

@@ -176,7 +176,7 @@ def _novelty(
         scores = score_genes(model.novelty, matched, X, near)
         novelty = model.novelty if near is not None else replace(model.novelty, quantiles=model.novelty.alone)
     else:
-        pieces = [score_distance(model.novelty, model, rows) for _, rows in slabs(placed.embedding)]
+        pieces = [score_distance(model.novelty, model, rows) for _, rows in slabs(placed.embedding, _SLAB_BYTES)]
         scores, novelty = np.concatenate(pieces), model.novelty
     novel, shift = novelty.novel(scores, batch, placed.known)
     return novelty.relative(scores), novel, shift
