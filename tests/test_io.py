@@ -21,7 +21,7 @@ from harmonax import HarmonyParams, io
 from harmonax.errors import FileFormatError, InputError, MissingExtraError, MissingKeyError, OutputError
 from harmonax.files import FileJob, integrate_file
 from harmonax.io import staging
-from harmonax.io.annotated import quiet
+from harmonax.io.annotated import nullable_strings, quiet
 from harmonax.io.convert import _Copy
 
 PARAMS = HarmonyParams(max_iter_harmony=2, n_clusters=4)
@@ -741,3 +741,16 @@ def test_one_batch_gives_the_input_and_a_record_without_nan(adata, tmp_path):
 )
 def test_sizes_for_people(size, text):
     assert io.formats.human(size) == text
+
+
+def test_names_that_may_be_missing(adata, tmp_path):
+    # anndata 0.13 writes them as a group of values and a mask; from disk they are counted, not read.
+    adata.write_h5ad(tmp_path / "a.h5ad")
+    with h5py.File(tmp_path / "a.h5ad", "r+") as root, nullable_strings():
+        del root["obs/_index"]
+        write_elem(root["obs"], "_index", pd.array(adata.obs_names, dtype="string"))
+        assert isinstance(root["obs/_index"], h5py.Group)
+    job = FileJob(str(tmp_path / "a.h5ad"), str(tmp_path / "b.h5ad"), ["batch"])
+    integrate_file(job, rng=0, progress=False, backend="disk")
+    with h5py.File(tmp_path / "b.h5ad") as root:
+        assert root["obsm/X_pca_harmony"].shape == (180, 6)

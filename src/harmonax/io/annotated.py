@@ -167,7 +167,9 @@ def read_obs(path: Path, obs: Any, keys: Sequence[str], *, names: bool = True) -
         return _read(obs)[list(keys)]
     known = obs[obs.attrs["_index"]]
     # A hundred million names would take more memory than all else.
-    index = pd.Index(_strings(_read(known))).astype(str) if names else pd.RangeIndex(known.shape[0])
+    # Newer text that may be missing is a group of values and a mask.
+    n_cells = (known["values"] if hasattr(known, "keys") else known).shape[0]
+    index = pd.Index(_strings(_read(known))).astype(str) if names else pd.RangeIndex(n_cells)
     # A repeated key is for the design to refuse.
     read = {key: _strings(_read(obs[key])) for key in keys}
     for key, values in read.items():
