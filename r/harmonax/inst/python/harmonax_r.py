@@ -144,6 +144,9 @@ def _caught(outcome: Outcome) -> Iterator[None]:
             outcome.error = str(error)
             outcome.kinds = [kind.__name__ for kind in type(error).__mro__ if issubclass(kind, HarmonaxError)]
         except Exception as error:
+            # What reticulate makes of a jump of R that crosses Python, which an interrupt is where R sees it first.
+            if str(error) == "(Unknown exception occurred)":
+                raise KeyboardInterrupt from None
             outcome.error = f"{type(error).__name__}: {error}"
     outcome.warnings = [str(warning.message) for warning in seen]
 
