@@ -140,11 +140,8 @@ def _flat_columns(columns: Mapping[Any, Any]) -> dict[Any, Any]:
 
 def combined(design: BatchDesign) -> BatchDesign:
     """Return the design with its variables joined into one, a level per observed combination."""
-    joined = [
-        "|".join(design.levels[f][b - design.offsets[f]] for f, b in enumerate(row)) for row in design.joint_levels
-    ]
     name = "+".join(design.variables)
-    return BatchDesign.from_codes(design.joint, [name], [joined])
+    return BatchDesign.from_codes(design.joint, [name], [design.joint_names("|")])
 
 
 def _encode(column: pd.Series, label: str, missing: str, allow_many: bool) -> tuple[np.ndarray, list[str]]:

@@ -110,6 +110,11 @@ class BatchDesign:
             np.add.at(out, self.joint_levels[:, f], per_joint)
         return out
 
+    def joint_names(self, between: str) -> list[str]:
+        """Return the names of the levels that each joint level consists of, joined."""
+        own = self.joint_levels - self.offsets[:-1]
+        return [between.join(self.levels[f][b] for f, b in enumerate(row)) for row in own]
+
     def per_level(self, name: str, value: Any) -> np.ndarray:
         """Spread one number, one per variable, or one per level over the B levels."""
         values = np.atleast_1d(np.asarray(value, np.float64))

@@ -192,10 +192,11 @@ def _check_places(job: FileJob) -> _Places:
 def _write_model(job: FileJob, source: io.Source, result: HarmonyResult, part: Path) -> None:
     """Write what was learned; of one AnnData file with its loadings, where they reproduce the embedding."""
     from .mapping.fit import model_of
-    from .mapping.storage import write
+    from .mapping.storage import to_dict, write
 
     cells = io.stored_cells(source.path, source.format, {job.basis: source.Z}) if source.whole else None
-    write(model_of(result, cells, job.basis, source.table[list(job.save_labels)]), part, str(job.save_model))
+    model = model_of(result, cells, job.basis, source.table[list(job.save_labels)])
+    write(to_dict(model), part, str(job.save_model))
 
 
 def _read(job: FileJob, how: dict[str, Any]) -> tuple[io.Source, BatchDesign]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .annotated import consolidate, created, opened, quiet
+from .annotated import created, opened, quiet
 from .formats import Format
 
 
@@ -14,12 +14,9 @@ def write_tree(path: Path, kind: Format, tree: Mapping[str, Any], room: int) -> 
     """Write a nested dictionary, as anndata writes those in ``uns``; `room` is about how many bytes it takes."""
     from anndata.io import write_elem
 
-    with quiet():
-        with created(path, kind, room) as root:
-            for name, value in tree.items():
-                write_elem(root, name, value)
-        if kind is Format.ZARR:
-            consolidate(path)
+    with quiet(), created(path, kind, room) as root:
+        for name, value in tree.items():
+            write_elem(root, name, value)
 
 
 def read_tree(path: Path, kind: Format, only: Sequence[str] | None = None) -> dict[str, Any]:

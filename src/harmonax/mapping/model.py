@@ -6,7 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from ..algorithm.contracts import Assignment
 from ..algorithm.diversity import expected, log_penalty
 from ..algorithm.seeding import seed_centroids, unit
 from ..cells.select import Wishes, make_cells
@@ -89,11 +91,6 @@ class HarmonyModel:
         """Return the model of a run.
 
         A run over one batch made no clusters; here it gets those that a run begins with, and no correction.
-
-        Raises
-        ------
-        InputError
-            If the result's embedding is on a Dask cluster and has one batch.
         """
         design, resolved = result.design, result.params.resolve(result.design)
         Y, mass, moment, ridge = result.centroids, result.cluster_mass, result.moment, result.ridge
@@ -179,8 +176,6 @@ class HarmonyModel:
         InputError
             If cells and labels do not agree.
         """
-        import pandas as pd
-
         Z = np.asarray(embedding)
         table = pd.DataFrame(labels if not isinstance(labels, pd.Series) else labels.to_frame())
         if Z.shape != (self.n_cells, self.n_features) or len(table) != len(Z):
@@ -241,7 +236,5 @@ def _clusters(result: HarmonyResult) -> tuple[np.ndarray, np.ndarray, np.ndarray
     cells, _ = make_cells(Z, design, schedule, resolved, Wishes("auto"), n_result=0, digest=None)
     Y = seed_centroids(cells, resolved.n_clusters, np.random.default_rng(centroid_seed))
     swept = cells.sweep(Block(0), Y, resolved.sigma, None, moment=False, last=True)
-    from ..algorithm.contracts import Assignment
-
     S, _ = cells.moments(Assignment(Y, np.zeros((1, design.n_levels, len(Y))), resolved.sigma))
     return Y, swept.mass, S.sum(axis=0)

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse
 
-from .projection import Matched, Projection
+from .projection import Matched, Projection, dense
 from .reference import Near
 
 if TYPE_CHECKING:
@@ -100,10 +100,10 @@ def by_genes(projection: Projection, X: Any, Z: np.ndarray) -> Novelty:
     V, center = projection.loadings, projection.center
     total = np.zeros(len(center))
     for start in range(0, len(Z), _PIECE):
-        total += (_residual(_as_dense(X[start : start + _PIECE]) - center, V) ** 2).sum(axis=0)
+        total += (_residual(dense(X[start : start + _PIECE]) - center, V) ** 2).sum(axis=0)
     spread = np.sqrt(total / len(Z)) + 1e-3
-    several = (_as_dense(mean @ X) for mean in _averages(Z))
-    single = (_as_dense(X[start : start + _PIECE]) for start in range(0, len(Z), _PIECE))
+    several = (dense(mean @ X) for mean in _averages(Z))
+    single = (dense(X[start : start + _PIECE]) for start in range(0, len(Z), _PIECE))
     quantiles, alone = (
         np.quantile(np.concatenate([_top(_residual(x - center, V) / spread) for x in pieces]), np.linspace(0, 1, 101))
         for pieces in (several, single)
@@ -191,7 +191,3 @@ def _to_clusters(model: HarmonyModel, Z: np.ndarray) -> np.ndarray:
 def some(n: int, rng: Any = 0) -> np.ndarray:
     """Return the rows of the reference's cells that the score is tried on."""
     return np.arange(n) if n <= _TRIED else np.sort(np.random.default_rng(rng).choice(n, _TRIED, replace=False))
-
-
-def _as_dense(X: Any) -> np.ndarray:
-    return np.asarray(X.toarray() if hasattr(X, "toarray") else X, np.float64)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from .model import HarmonyModel
 
 KnownBatches = Literal["learned", "new"]
+# What joins the names of a cell's batches into one.
+BETWEEN = ", "
 # Where all coefficients are known, rounds only settle which clusters cells are in; after so many little changes.
 _SETTLED = 10
 
@@ -46,11 +48,14 @@ class Placed:
     ----------
     embedding
         (N, d): an array, or what was given as `out`.
+    batches
+        Their batches, with the variables in the model's order.
     known, new
-        Cells of each batch that the reference has, and of each that it does not.
+        Cells of each batch that the reference has, and of each that it does not, by `BatchDesign.joint_names`.
     """
 
     embedding: Any
+    batches: BatchDesign
     known: dict[str, int]
     new: dict[str, int]
 
@@ -121,7 +126,7 @@ def place(
     how: dict[str, Any] = {"missing": missing, "allow_many_levels": allow_many_levels}
     asked = _batches(batches, Z.shape[0], how)
     if known_batches == "learned":
-        asked = as_model(model, asked)
+        asked = _as_model(model, asked)
     layout = _Layout.of(model, asked, known_batches if batches is not None else "new")
     params = HarmonyParams(
         flavor="harmony1", n_clusters=None, ridge_lambda=ridge_lambda, precision=model.params.precision
@@ -149,7 +154,7 @@ def place(
         if round_ < rounds - 1:
             cells.correct(assigned, W, moment=False)
     cells.emit(assigned, W, target, moment=False)
-    return Placed(cells.embedding.astype(dtype) if stays else target, layout.known, layout.new)
+    return Placed(cells.embedding.astype(dtype) if stays else target, asked, layout.known, layout.new)
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +176,7 @@ class _Layout:
     def of(cls, model: HarmonyModel, asked: BatchDesign, known_batches: str) -> _Layout:
         own = asked.joint_levels - asked.offsets[:-1]
         same = known_batches == "learned" and asked.variables == model.variables
-        n_learned = [len(levels) if same else 0 for levels in model.levels] if same else [0] * asked.n_variables
+        n_learned = [len(levels) for levels in model.levels] if same else [0] * asked.n_variables
         theirs = np.full(own.shape, -1)
         if same:
             for f, levels in enumerate(asked.levels):
@@ -187,7 +192,7 @@ class _Layout:
         joint_new = np.array(
             [level[0][row[0]] >= n_learned[0] for row in design.joint_levels - design.offsets[:-1]], bool
         )
-        names = [", ".join(asked.levels[f][b] for f, b in enumerate(row)) for row in own]
+        names = asked.joint_names(BETWEEN)
         counts = dict(zip(names, asked.joint_counts.tolist(), strict=True))
         known = {name: counts[name] for name, yes in zip(names, is_known, strict=True) if yes}
         new = {name: n for name, n in counts.items() if name not in known}
@@ -244,7 +249,7 @@ def _batches(batches: Any, n_cells: int, how: dict[str, Any]) -> BatchDesign:
     return design
 
 
-def as_model(model: HarmonyModel, asked: BatchDesign) -> BatchDesign:
+def _as_model(model: HarmonyModel, asked: BatchDesign) -> BatchDesign:
     """Return the batches with the model's variables in its order, where they have them."""
     if model.variables == ("+".join(asked.variables),) and asked.n_variables > 1:
         return combined(asked)

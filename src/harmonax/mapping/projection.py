@@ -83,11 +83,12 @@ class Projection:
             raise InputError(f"varm['{loadings}'] is zero everywhere")
         V, center = V[used], _means(adata.X, used)
         rows = _spread(adata.X.shape[0])
-        X, whole = _dense(adata.X[rows][:, used]), _dense(adata.X[rows])
+        whole, tried = dense(adata.X[rows]), take_rows(Z, rows)
+        X = whole[:, used]
         # One and the same for all cells: the mean of all that the components were computed from, or nothing.
-        off = X @ V - take_rows(Z, rows)
+        off = X @ V - tried
         offset = off.mean(axis=0)
-        if np.abs(off - offset).max() > _CLOSE * take_rows(Z, rows).std(axis=0).max():
+        if np.abs(off - offset).max() > _CLOSE * tried.std(axis=0).max():
             raise InputError(
                 f"X @ varm['{loadings}'] is not obsm['{basis}']: X is not what the components were computed from"
             )
@@ -142,7 +143,7 @@ class Matched:
         """Return scaled expression of some new cells, (n, G), dense; a missing gene has the reference's mean."""
         p, there = self.projection, self.column >= 0
         out = np.broadcast_to(p.center, (X.shape[0], len(p.genes))).copy()
-        own = (_dense(X[:, self.column[there]]) - p.mean[there]) / p.std[there]
+        own = (dense(X[:, self.column[there]]) - p.mean[there]) / p.std[there]
         out[:, there] = own if p.max_value is None else np.clip(own, -p.max_value, p.max_value)
         return out
 
@@ -183,7 +184,7 @@ class Expression:
     def __init__(self, projection: Projection, X: Any, what: str = "X") -> None:
         self.shape, self._X, self._what, self._target_sum = X.shape, X, what, None
         self._may_be_negative = not projection.scaled and bool(projection.center.min(initial=0) < 0)
-        sample = _dense(X[_spread(X.shape[0])])
+        sample = dense(X[_spread(X.shape[0])])
         self._check(sample)
         if not projection.integers and _are_counts(sample):
             if projection.target_sum is None:
@@ -215,7 +216,8 @@ class Expression:
             )
 
 
-def _dense(X: Any) -> np.ndarray:
+def dense(X: Any) -> np.ndarray:
+    """Return expression as a dense array, float64."""
     X = X.compute() if hasattr(X, "compute") else X
     return np.asarray(X.toarray() if hasattr(X, "toarray") else X, np.float64)
 
@@ -244,7 +246,7 @@ def _largest(X: Any) -> tuple[float, int]:
     top, n_top = 0.0, 0
     step = max(1, _PIECE // max(1, X.shape[1]))
     for start in range(0, X.shape[0], step):
-        piece = np.abs(_dense(X[start : start + step]))
+        piece = np.abs(dense(X[start : start + step]))
         own = float(piece.max())
         n_top = int((piece == own).sum()) + (n_top if own == top else 0) if own >= top else n_top
         top = max(top, own)

@@ -15,7 +15,7 @@ from ..errors import InputError, warn
 from ..memory import parse_size, resident
 from .model import HarmonyModel
 from .novelty import UNLIKE, score_distance, score_genes
-from .place import Placed, as_model, place, tell_known
+from .place import BETWEEN, Placed, place, tell_known
 from .projection import Expression, Matched, Projected
 
 NOVELTY, NOVEL, UNKNOWN = "harmonax_novelty", "harmonax_novel", "unknown"
@@ -130,8 +130,6 @@ def map_cells(
         names = list(wanted.labels)
         for name in names:
             model.reference.column(name)  # type: ignore[union-attr]
-    if design is not None and wanted.how.get("known_batches", "learned") == "learned":
-        design = as_model(model, design)
     placed = place(model, Z, design, **wanted.how)
     tell_known(placed)
     n = Z.shape[0]
@@ -141,7 +139,7 @@ def map_cells(
         cluster[start : start + len(rows)] = model.nearest_cluster(rows)
         for name in names:
             found.setdefault(name, []).append(model.reference.transfer(rows, name))  # type: ignore[union-attr]
-    batch = _batch_names(design, n)
+    batch = _batch_names(placed.batches)
     scores, novel, shift = _novelty(model, placed, Z, batch, matched, X, parse_size(wanted.how.get("max_memory")))
     columns = {NOVELTY: scores, NOVEL: novel} if scores is not None else {}
     # Whether a batch that is unlike the reference as a whole is of another protocol or of other cells, nothing tells.
@@ -189,13 +187,9 @@ def _is_room(n: int, n_genes: int, max_memory: int | None) -> bool:
     )
 
 
-def _batch_names(design: BatchDesign | None, n: int) -> pd.Categorical:
+def _batch_names(design: BatchDesign) -> pd.Categorical:
     """Return the batch of each cell, one name for a combination of levels."""
-    if design is None:
-        return pd.Categorical.from_codes(np.zeros(n, np.int8), ["query"])
-    own = design.joint_levels - design.offsets[:-1]
-    names = [", ".join(design.levels[f][b] for f, b in enumerate(row)) for row in own]
-    codes, unique = pd.factorize(np.array(names, object))
+    codes, unique = pd.factorize(np.array(design.joint_names(BETWEEN), object))
     return pd.Categorical.from_codes(codes[design.joint], unique)
 
 

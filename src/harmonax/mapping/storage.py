@@ -34,13 +34,13 @@ _SUFFIXES = {".h5": io.Format.H5AD, ".zarr": io.Format.ZARR}
 def save(model: HarmonyModel, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write a model to a file, whole or not at all."""
     _, place = check_place(path, overwrite=overwrite)
-    with io.whole_or_nothing(place, overwrite=overwrite, needed=_size(to_dict(model))) as (part,):
-        write(model, part, path)
-
-
-def write(model: HarmonyModel, part: Path, path: str | os.PathLike[str]) -> None:
-    """Write a model to `part`, in the format that the name of `path` tells."""
     plain = to_dict(model)
+    with io.whole_or_nothing(place, overwrite=overwrite, needed=_size(plain)) as (part,):
+        write(plain, part, path)
+
+
+def write(plain: Mapping[str, Any], part: Path, path: str | os.PathLike[str]) -> None:
+    """Write what `to_dict` made of a model to `part`, in the format that the name of `path` tells."""
     io.write_tree(part, _format(path), plain, _size(plain))
 
 
