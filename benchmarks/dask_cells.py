@@ -22,12 +22,12 @@ import distributed
 import numpy as np
 
 from harmonax.algorithm.harmony import Harmony
+from harmonax.algorithm.schedule import FixedPartition
 from harmonax.algorithm.seeding import unit
-from harmonax.cells.dask import DaskCells
+from harmonax.cells.dask.cells import DaskCells
 from harmonax.cells.memory import MemoryCells
 from harmonax.design import BatchDesign
 from harmonax.params import HarmonyParams
-from harmonax.schedule import FixedPartition
 
 D, K, CHUNKS = 50, 100, 4
 # What a network link moves in a second, and one message's way there and back on it; assumed for the table.

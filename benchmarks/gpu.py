@@ -21,13 +21,13 @@ import jax
 import numpy as np
 
 from harmonax.algorithm.harmony import Fit, Harmony
+from harmonax.algorithm.schedule import FixedPartition
 from harmonax.algorithm.seeding import seed_centroids
-from harmonax.cells.jax import JaxCells
+from harmonax.cells.jax.cells import JaxCells
 from harmonax.cells.memory import MemoryCells
 from harmonax.design import BatchDesign
 from harmonax.params import HarmonyParams, ResolvedParams
-from harmonax.schedule import FixedPartition
-from harmonax.threads import resolve_threads
+from harmonax.system.cpus import resolve_threads
 
 D, CLUSTERS, PASSES = 50, 100, 4
 HEADER = "| cells | where | first (s) | round (s) | emit (s) | times as fast | embedding differs | objective differs |"

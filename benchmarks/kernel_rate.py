@@ -19,9 +19,9 @@ from collections.abc import Callable
 import data
 import numpy as np
 
+from harmonax.algorithm.schedule import FixedPartition
 from harmonax.cells.memory import MemoryCells
 from harmonax.design import BatchDesign
-from harmonax.schedule import FixedPartition
 
 
 def best_seconds(call: Callable[[], object], repeats: int = 7) -> float:

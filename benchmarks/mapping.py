@@ -30,8 +30,8 @@ from sklearn.metrics import roc_auc_score
 import harmonax
 from harmonax import HarmonyModel
 from harmonax.evaluation.lisi import lisi
-from harmonax.mapping import place
-from harmonax.mapping.fit import model_of
+from harmonax.mapping import symphony as place
+from harmonax.mapping.build import model_of
 from harmonax.mapping.novelty import score_genes
 from harmonax.mapping.projection import Expression
 

@@ -26,7 +26,7 @@ import numpy as np
 import scanpy as sc
 
 import harmonax
-from harmonax.neural import mmd_integrate, wgan_integrate
+from harmonax.pp import mmd_integrate, wgan_integrate
 
 DATA = Path(os.environ.get("HARMONAX_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 SETS = ("kang_fullgenes", "pancreas_3prot")

@@ -12,8 +12,8 @@ import pytest
 
 import harmonax
 from harmonax import HarmonyParams, errors, harmonize, run_harmony
-from harmonax.embedding import check_embedding
 from harmonax.errors import HarmonaxWarning, InputError, MissingKeyError, nearest
+from harmonax.inputs.embedding import check_embedding
 from harmonax.pp import harmony_integrate
 
 
@@ -46,7 +46,7 @@ def _no_work(request, monkeypatch, caplog):
         def fail(*args, **kwargs):
             raise AssertionError("work began before the input was checked")
 
-        monkeypatch.setattr("harmonax.engine.make_cells", fail)
+        monkeypatch.setattr("harmonax.engine.run.make_cells", fail)
 
 
 def refused(front, adata, message, error=InputError, **kwargs):

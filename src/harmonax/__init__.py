@@ -6,15 +6,16 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from . import pl, pp, report, tl, workflow
-from .engine import harmonize
-from .harmonypy import run_harmony
+from .compat import moved
+from .compat.harmonypy import run_harmony
+from .engine.run import harmonize
 from .mapping import HarmonyModel
 from .params import HarmonyParams, harmony1, harmony2
 from .result import HarmonyResult, Status
-from .version import __version__
+from .system.version import __version__
 
 if TYPE_CHECKING:
-    from .sklearn import Harmony
+    from .compat.sklearn import Harmony
 
 __all__ = [
     "Harmony",
@@ -34,6 +35,8 @@ __all__ = [
     "workflow",
 ]
 
+moved.install()
+
 # ``from harmonax import *`` must not ask for scikit-learn where it is not installed.
 if find_spec("sklearn") is None:
     __all__.remove("Harmony")
@@ -42,7 +45,7 @@ if find_spec("sklearn") is None:
 def __getattr__(name: str) -> Any:
     """Load scikit-learn when `Harmony` is asked for, not before."""
     if name == "Harmony":
-        from .sklearn import Harmony
+        from .compat.sklearn import Harmony
 
         return Harmony
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -157,7 +157,7 @@ class HarmonyResult:
         """Return everything but the arrays, as plain values for JSON and ``adata.uns``."""
         import sys
 
-        from .version import __version__
+        from .system.version import __version__
 
         return {
             "params": {k: v for k, v in self.params.to_dict().items() if v is not None},

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 
 from harmonax.algorithm.harmony import Harmony
+from harmonax.algorithm.schedule import RecordedSchedule
 from harmonax.cells.dense import DenseCells
 from harmonax.design import BatchDesign
 from harmonax.params import HarmonyParams
-from harmonax.schedule import RecordedSchedule
 
 
 class Difference(NamedTuple):

@@ -1,6 +1,6 @@
 """The method, written once, over tables. Pure functions on NumPy arrays; no files, no pandas, no threads.
 
-May import: `harmonax.params`, `design`, `schedule`, `result`, `errors`. Cells are known only by their contract.
+May import: `harmonax.params`, `design`, `result`, `errors`. Cells are known only by their contract.
 
 ========= ========== ==========================================================================
 letter    shape      meaning

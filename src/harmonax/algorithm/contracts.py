@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..schedule import Block
+from .schedule import Block
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ import numpy as np
 from ..design import BatchDesign
 from ..params import ResolvedParams
 from ..result import History, Status
-from ..schedule import FixedPartition, RecordedSchedule
 from .contracts import Assignment, Cells, Sweep
 from .convergence import passes_converged, rounds_converged
-from .diversity import expected, log_penalty
 from .objective import Objective, objective
+from .penalty import expected, log_penalty
 from .ridge import Ridge, ridge
+from .schedule import FixedPartition, RecordedSchedule
 from .seeding import unit
 
 Progress = Callable[[int, int, float], None]

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..params import Flavor
-from .diversity import log_excess
+from .penalty import log_excess
 
 
 class Objective(NamedTuple):

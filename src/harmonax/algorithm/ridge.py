@@ -16,7 +16,7 @@ import numpy as np
 
 from ..design import BatchDesign
 from ..params import ResolvedParams
-from .diversity import expected
+from .penalty import expected
 
 # Largest array of one chunk of clusters, in float64 values (64 MiB).
 _CHUNK = 8 << 20

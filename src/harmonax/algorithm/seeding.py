@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..schedule import Block
 from .contracts import Cells
+from .schedule import Block
 
 # Cells per cluster in the sample, and the least sample.
 _PER_CLUSTER = 100

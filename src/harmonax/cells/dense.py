@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..algorithm.contracts import Assignment, Sweep
+from ..algorithm.schedule import Block, FixedPartition, RecordedSchedule
 from ..algorithm.seeding import unit
 from ..design import BatchDesign
-from ..schedule import Block, FixedPartition, RecordedSchedule
 
 
 class DenseCells:

@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..algorithm.contracts import Assignment
+from ..algorithm.schedule import FixedPartition
 from ..algorithm.seeding import unit
 from ..design import BatchDesign
-from ..embedding import Rows, slabs
 from ..errors import InputError, OutputError
-from ..schedule import FixedPartition
+from ..inputs.embedding import Rows, slabs
 from .memory import MemoryCells, sample
 from .native import NativeCells, count_runs, order, plan
 

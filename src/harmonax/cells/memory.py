@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..algorithm.contracts import Assignment
+from ..algorithm.schedule import FixedPartition
 from ..algorithm.seeding import unit
 from ..design import BatchDesign
-from ..schedule import FixedPartition
 from .native import NativeCells, order, plan
 
 

@@ -1,7 +1,7 @@
 """Cells behind the native kernels, R never stored (ALGORITHM.md, "The streaming form"): what memory and disk share.
 
 Cells lie in the order (block, joint level), so that each run of them has one row of penalties. The plain statement of
-every method here is `cells/dense.py`; `tests/test_memory.py` compares the two on one and the same schedule.
+every method here is `cells/dense.py`; `tests/cells/test_memory.py` compares the two on one and the same schedule.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from ..algorithm.contracts import Assignment, Sweep
+from ..algorithm.schedule import Block, FixedPartition
 from ..design import BatchDesign
 from ..errors import InputError
 from ..kernels import _native
-from ..schedule import Block, FixedPartition
-from ..threads import resolve_threads
+from ..system.cpus import resolve_threads
 
 # A grain, the piece of a block that one thread takes at a time: at least so many cells, and at most so many a block.
 _LEAST_GRAIN = 256

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import click
 
 from ..errors import HarmonaxError, NotConvergedError
-from ..version import __version__
+from ..system.version import __version__
 from .check import check
 from .demo import demo
 from .diagnose import diagnose

@@ -14,7 +14,7 @@ from .terminal import messages
 from .values import Names, common_options
 
 if TYPE_CHECKING:
-    from ..evaluation.scores import Evaluation
+    from ..evaluation.scores.table import Evaluation
 
 _FIGURES = (".png", ".pdf", ".svg")
 

@@ -121,7 +121,7 @@ def integrate(
     harmonax integrate pca.csv --metadata cells.csv -o corrected.csv --batch-key batch
     """
     with messages(quiet=options["quiet"], verbose=options["verbose"]):
-        from ..files import FileJob, integrate_file
+        from ..files.integrate import FileJob, integrate_file
         from ..result import Status
 
         keys = [name for names in batch_key for name in names]

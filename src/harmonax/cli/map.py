@@ -67,7 +67,7 @@ def map_command(source: str, batch_key: tuple[tuple[str, ...], ...], **options: 
     harmonax map new.h5ad -o new_mapped.h5ad --model atlas.h5 --batch-key donor
     """
     with messages(quiet=options["quiet"], verbose=options["verbose"]):
-        from ..mapping.files import MapJob, map_file
+        from ..files.map import MapJob, map_file
         from ..mapping.query import Wanted
         from ..tl.map_query import summary
 

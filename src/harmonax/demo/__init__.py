@@ -1,6 +1,6 @@
 """`harmonax demo`: a multi-batch data set from nothing, corrected, scored and drawn.
 
-simulate (counts from a stated model) -> prepare (counts to principal components) -> `harmonax.pp.harmony_integrate`
+`datasets.simulate` -> `datasets.prepare` (counts to principal components) -> `pp.harmony_integrate`
 -> scores and figure. A front: imports `harmonax.pp`; nothing imports it but the command line.
 """
 

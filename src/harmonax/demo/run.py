@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 
 from .. import pp, tl
+from ..datasets.preparation import prepare
+from ..datasets.simulation import ABSENT, simulate
 from ..errors import InputError, OutputError
 from ..io import check_destination, whole_or_nothing
 from .figure import Labels, View, draw
 from .layout import INSTALL, has_igraph, lay_out, leiden
-from .prepare import prepare
 from .scores import N_NEIGHBOURS, Scores, neighbours, score
-from .simulate import ABSENT, simulate
 
 _LEAST_CELLS = 100
 # Scores and figure take a sample of more cells than this.

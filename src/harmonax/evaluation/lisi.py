@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError
-from ..extras import need
-from .scib import quiet
+from ..system.extras import need
+from .scores.scib import quiet
 
 
 def lisi(embedding: np.ndarray, labels: Any, perplexity: float = 30) -> np.ndarray:

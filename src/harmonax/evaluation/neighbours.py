@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..extras import need
+from ..system.extras import need
 
 
 def nearest_cells(embedding: np.ndarray, k: int, queries: np.ndarray | None = None) -> np.ndarray:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ..columns import design_from_table
 from ..errors import InputError, MissingKeyError, nearest
+from ..inputs.columns import design_from_table
 from .findings import Finding, Level
 
 # What annotators write where they know no label.

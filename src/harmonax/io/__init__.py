@@ -14,7 +14,7 @@
     record.py     run.json
     staging.py    beside its place first, then flushed, then renamed
 
-Knows pandas, anndata, h5py and zarr; of harmonax only the values (errors, design). Runs nothing: `files.py` does.
+Knows pandas, anndata, h5py and zarr; of harmonax only the values (errors, design). Runs nothing: `harmonax.files` does.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..embedding import Rows
 from ..errors import InputError
+from ..inputs.embedding import Rows
 from .formats import format_of
 from .names import short_names
 from .source import Reading, Source, read_source

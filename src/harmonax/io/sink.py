@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..embedding import is_sliced, slabs
 from ..errors import MissingExtraError, OutputError
+from ..inputs.embedding import is_sliced, slabs
 from .arrays import new_array
 from .formats import Format
 from .source import Source

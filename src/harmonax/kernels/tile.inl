@@ -3,7 +3,7 @@
 //
 // A tile is TILE cells. Its logits are a small dense product Zn Y^T; a softmax per row turns them into R, which lives
 // in scratch only until its sums are taken. ALGORITHM.md, "The streaming form", has the derivation; the plain
-// statement is cells/dense.py, and tests/test_memory.py compares the two.
+// statement is cells/dense.py, and tests/cells/test_memory.py compares the two.
 //
 // Vectors run over clusters (or features), never over cells: each cell may then have its own penalty row, and short
 // runs cost nothing. GCC's and Clang's vector extensions keep this free of intrinsics.

@@ -16,7 +16,7 @@ size. Of harmonax it imports values only. Needs ``pip install 'harmonax[jax]'``.
 A mixing loss alone can be won by destroying the biology: combine it with `NeighborhoodPreservationLoss`.
 """
 
-from ..extras import need
+from ..system.extras import need
 
 for _module in ("jax", "flax"):
     need(_module, "jax")

@@ -1,12 +1,12 @@
 """A fitted model: what a run learned, kept without its cells, and new cells placed with it.
 
     model.py        HarmonyModel: the tables
-    place.py        new cells into the reference's corrected space, which does not move
+    symphony.py      new cells into the reference's corrected space, which does not move
     projection.py   from genes to the reference's uncorrected embedding
     novelty.py      how unlike anything in the reference a new cell is
     reference.py    the reference's cells and labels, and handing those on
-    fit.py          all of it from an AnnData that was corrected
-    storage.py      one file, or ``adata.uns``
+    build.py        all of it from an AnnData that was corrected
+    serialise.py    one file, or ``adata.uns``
 
 Kang et al. 2021, Nature Communications 12:5890 (Symphony). Knows the cells' contract and the ridge, not the loop.
 """
@@ -14,6 +14,6 @@ Kang et al. 2021, Nature Communications 12:5890 (Symphony). Knows the cells' con
 from __future__ import annotations
 
 from .model import HarmonyModel
-from .place import Placed, place
+from .symphony import Placed, place
 
 __all__ = ["HarmonyModel", "Placed", "place"]

@@ -9,13 +9,13 @@ import numpy as np
 import pandas as pd
 
 from ..algorithm.contracts import Assignment
-from ..algorithm.diversity import expected, log_penalty
+from ..algorithm.penalty import expected, log_penalty
+from ..algorithm.schedule import Block, FixedPartition
 from ..algorithm.seeding import seed_centroids, unit
-from ..cells.select import Wishes, make_cells
+from ..engine.placement import Wishes, make_cells
 from ..errors import InputError
 from ..params import HarmonyParams
 from ..result import HarmonyResult, Status
-from ..schedule import Block, FixedPartition
 from .novelty import Novelty, by_distance, some
 from .projection import Projection
 from .reference import Reference
@@ -130,7 +130,7 @@ class HarmonyModel:
     def map(self, Z: Any, batches: Any = None, **how: Any) -> Any:
         """Place new cells in the corrected space of the reference, which does not move.
 
-        The arguments are those of `harmonax.mapping.place`, which says how.
+        The arguments are those of `harmonax.mapping.symphony`, which says how.
 
         Parameters
         ----------
@@ -139,14 +139,14 @@ class HarmonyModel:
         batches
             Their batch labels, as for `harmonize`; None: one batch that the reference does not have.
         **how
-            See `harmonax.mapping.place`.
+            See `harmonax.mapping.symphony`.
 
         Returns
         -------
         numpy.ndarray
             (N, d), or what was given as ``out``.
         """
-        from .place import place
+        from .symphony import place
 
         return place(self, Z, batches, **how).embedding
 
@@ -202,7 +202,7 @@ class HarmonyModel:
         OutputError
             If it cannot be written, or is there and `overwrite` is not set.
         """
-        from .storage import save
+        from .serialise import save
 
         save(self, path, overwrite=overwrite)
 
@@ -215,7 +215,7 @@ class HarmonyModel:
         FileFormatError
             If the file holds no model, is damaged, or was made by a later version.
         """
-        from .storage import load
+        from .serialise import load
 
         return load(path)
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..embedding import Rows, take_rows
 from ..errors import InputError, warn
+from ..inputs.embedding import Rows, take_rows
 
 # Values of a dense piece of expression.
 _PIECE = 1 << 23

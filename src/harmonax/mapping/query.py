@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 
 from ..design import BatchDesign
-from ..embedding import slabs
 from ..errors import InputError, warn
-from ..memory import parse_size, resident
+from ..inputs.embedding import slabs
+from ..system.memory import parse_size, resident
 from .model import HarmonyModel
 from .novelty import UNLIKE, score_distance, score_genes
-from .place import BETWEEN, Placed, place, tell_known
 from .projection import Expression, Matched, Projected
+from .symphony import BETWEEN, Placed, place, tell_known
 
 NOVELTY, NOVEL, UNKNOWN = "harmonax_novelty", "harmonax_novel", "unknown"
 # Fewer cells than this are not averaged with their neighbours, which would be unlike them, and more take much memory.
@@ -194,7 +194,7 @@ def _batch_names(design: BatchDesign) -> pd.Categorical:
 
 
 def _record(model: HarmonyModel, placed: Placed, matched: Matched | None, wanted: Wanted) -> dict[str, Any]:
-    from ..version import __version__
+    from ..system.version import __version__
 
     record: dict[str, Any] = {
         "reference": {"n_cells": model.n_cells, "n_clusters": model.n_clusters, "n_features": model.n_features},

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from ..algorithm.seeding import unit
-from ..embedding import check_embedding
 from ..errors import InputError, MissingKeyError, nearest
-from ..extras import need
+from ..inputs.embedding import check_embedding
+from ..system.extras import need
 
 # Votes of so many reference cells decide, the nearest by angle, as Harmony's clusters see them. Of 5, 10 and 15, by
 # angle and by distance, this gave the best labels on held-out batches (`benchmarks/mapping.py`).

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError, MissingKeyError
-from ..evaluation.structure import NEIGHBOURS
+from ..evaluation.after.structure import NEIGHBOURS
 from .canvas import Canvas, check_save, tidy
 from .colours import INK, MISSING, MUTED, NUMBERS, OKABE_ITO
 from .names import shown, verbatim

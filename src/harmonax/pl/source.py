@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ..adata import uns_record
+from ..compat.harmonypy import HarmonypyResult
 from ..errors import InputError, MissingKeyError, nearest
-from ..harmonypy import HarmonypyResult
 from ..result import HarmonyResult
-from ..uns import uns_record
 
 CORRECT = "harmonax.pp.harmony_integrate(adata, batch_key)"
 

@@ -10,8 +10,8 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from ..extras import need
-from ..version import __version__
+from ..system.extras import need
+from ..system.version import __version__
 from .points import Points
 from .sections import Section
 from .sections.maps import PLACE

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..io import check_destination, whole_or_nothing
-from ..randomness import seed_from
+from ..system.rng import seed_from
 from .figures import Figures
 from .page import page
 from .points import points_of

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..embedding import check_embedding
 from ..errors import InputError, MissingKeyError, nearest
-from ..evaluation.check import Check
-from ..evaluation.check import check as check_table
+from ..evaluation.before.check import Check
+from ..evaluation.before.check import check as check_table
+from ..inputs.embedding import check_embedding
 
 if TYPE_CHECKING:
     import numpy as np

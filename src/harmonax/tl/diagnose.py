@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ..columns import design_from_table
 from ..design import BatchDesign
-from ..embedding import check_embedding
-from ..engine import harmonize
+from ..engine.run import harmonize
 from ..errors import InputError, MissingKeyError, nearest
-from ..evaluation.cells import UNLABELLED
-from ..evaluation.diagnose import Case, Diagnosis
-from ..evaluation.diagnose import diagnose as diagnose_case
+from ..evaluation.after.diagnose import Case, Diagnosis
+from ..evaluation.after.diagnose import diagnose as diagnose_case
+from ..evaluation.labels import UNLABELLED
+from ..inputs.columns import design_from_table
+from ..inputs.embedding import check_embedding
 from ..params import HarmonyParams
-from ..randomness import seed_from
+from ..system.rng import seed_from
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from .. import io
 from ..errors import InputError, MissingKeyError, nearest
-from ..evaluation.cells import UNLABELLED
-from ..evaluation.evaluate import Evaluation, Progress
-from ..evaluation.evaluate import evaluate as evaluate_arrays
+from ..evaluation.labels import UNLABELLED
+from ..evaluation.scores.evaluate import Evaluation, Progress
+from ..evaluation.scores.evaluate import evaluate as evaluate_arrays
 
 if TYPE_CHECKING:
     from anndata import AnnData

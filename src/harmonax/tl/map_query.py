@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from ..columns import design_from_table
-from ..engine import Backend
+from ..adata import storable
+from ..engine.run import Backend
 from ..errors import InputError, MissingKeyError, nearest
-from ..mapping.fit import read_model
+from ..inputs.columns import design_from_table
+from ..mapping.build import read_model
 from ..mapping.model import HarmonyModel
-from ..mapping.place import KnownBatches
 from ..mapping.query import Mapped, Wanted, check_places, map_cells, project
-from ..pp import check_target
-from ..surroundings import chosen_threads, say
-from ..uns import storable
+from ..mapping.symphony import KnownBatches
+from ..pp.harmony import check_target
+from ..system.log import chosen_threads, say
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from ..columns import design_from_table
+from ..adata import storable
 from ..design import BatchDesign
-from ..embedding import check_embedding
-from ..engine import harmonize
+from ..engine.run import harmonize
 from ..errors import InputError, MissingKeyError, nearest
+from ..evaluation.after.structure import neighbours_kept
 from ..evaluation.mixing import own_batch_excess
-from ..evaluation.structure import neighbours_kept
-from ..extras import need
+from ..inputs.columns import design_from_table
+from ..inputs.embedding import check_embedding
 from ..params import Flavor, HarmonyParams
 from ..pp import harmony_integrate
-from ..randomness import seed_from
-from ..surroundings import chosen_threads, say
-from ..uns import storable
+from ..system.extras import need
+from ..system.log import chosen_threads, say
+from ..system.rng import seed_from
 
 if TYPE_CHECKING:
     from os import PathLike

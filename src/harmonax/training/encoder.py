@@ -13,13 +13,13 @@ import optax
 import pandas as pd
 from flax import nnx
 
-from ..columns import design_from_table
 from ..errors import InputError, MissingKeyError, nearest
-from ..operators.harmony import BatchCorrectionConfig, DifferentiableHarmony
-from ..randomness import seed_from
-from .loop import fit
-from .outcome import FitResult
-from .presets import WEIGHTS, correction_losses
+from ..fitting.loop import fit
+from ..fitting.outcome import FitResult
+from ..fitting.presets import WEIGHTS, correction_losses
+from ..inputs.columns import design_from_table
+from ..operators.harmony.operator import BatchCorrectionConfig, DifferentiableHarmony
+from ..system.rng import seed_from
 
 # Standard deviations beyond which a gene's value is cut: one outlier must not be what is learned.
 _MOST = 10.0

@@ -21,10 +21,10 @@ from flax import nnx
 
 from ..errors import InputError
 from ..losses import BatchMixingLoss, NeighborhoodPreservationLoss
-from ..operators.harmony import BatchCorrectionConfig, DifferentiableHarmony
-from ..operators.harmony_checks import check
+from ..operators.harmony.checks import check
+from ..operators.harmony.operator import BatchCorrectionConfig, DifferentiableHarmony
 from ..params import Flavor, HarmonyParams
-from ..randomness import seed_from
+from ..system.rng import seed_from
 
 _CLIP = 1.0
 # Norm of a gradient that leads nowhere, and by how much sigma is then widened.

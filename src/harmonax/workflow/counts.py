@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from ..errors import InputError, MissingKeyError, nearest
-from . import beyond
+from . import out_of_core as beyond
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from .. import pp
-from ..mapping.storage import UNS
+from ..mapping.serialise import UNS
 from . import counts
 from .inputs import silent
 from .options import leiden_key

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import io
 from ..errors import FileFormatError, HarmonaxError, InputError, MissingKeyError, nearest, warn
-from ..extras import need
 from ..io.names import short_names
-from . import beyond
+from ..system.extras import need
+from . import out_of_core as beyond
 
 if TYPE_CHECKING:
     from anndata import AnnData

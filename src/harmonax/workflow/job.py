@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ..columns import design_from_table
 from ..errors import InputError, MissingKeyError, nearest, warn
-from ..extras import need
-from . import beyond, checkpoint, counts, inputs, meter, outputs, steps
+from ..inputs.columns import design_from_table
+from ..system.extras import need
+from . import counts, inputs, meter, outputs, steps
+from . import out_of_core as beyond
+from . import resume as checkpoint
 from .options import WorkflowOptions, leiden_key
 from .state import Done, State, Step
 

@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .. import memory
-from ..surroundings import say
+from ..system import memory
+from ..system.log import say
 from .state import Done
 
 _RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import InputError, nearest
-from ..memory import parse_size
 from ..params import HarmonyParams
+from ..system.memory import parse_size
 
 STEPS = (
     "qc",

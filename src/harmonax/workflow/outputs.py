@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from .. import io
 from ..errors import OutputError
 from . import meter, summaries
-from .checkpoint import Work, versions
 from .inputs import silent
 from .prepare import scanpy
+from .resume import Work, versions
 from .state import Done, State
 
 if TYPE_CHECKING:

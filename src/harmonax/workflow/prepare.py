@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ..columns import design_from_table
 from ..errors import InputError, warn
-from ..extras import need
-from . import beyond, counts
+from ..inputs.columns import design_from_table
+from ..system.extras import need
+from . import counts
+from . import out_of_core as beyond
 from .inputs import silent
 from .options import WorkflowOptions
 from .state import BASIS, Skip, State

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InputError
-from ..extras import need
-from ..memory import parse_size
-from ..randomness import seed_from
-from . import beyond, inputs
+from ..system.extras import need
+from ..system.memory import parse_size
+from ..system.rng import seed_from
+from . import inputs
+from . import out_of_core as beyond
 from .job import Job, Progress
 from .options import WorkflowOptions
 

@@ -7,7 +7,8 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from ..errors import warn
-from . import counts, embed, judge, prepare
+from . import assess as judge
+from . import counts, embed, prepare
 from .options import WorkflowOptions
 from .state import Skip, State, Step
 

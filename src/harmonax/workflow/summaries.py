@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from .. import memory
-from ..version import __version__
-from .checkpoint import versions
+from ..system import memory
+from ..system.version import __version__
+from .resume import versions
 from .state import Done
 
 if TYPE_CHECKING:

@@ -15,14 +15,19 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from harmonax.columns import design_from_table
-from harmonax.embedding import slabs
-from harmonax.engine import harmonize
-from harmonax.errors import HarmonaxError, HarmonaxWarning
-from harmonax.mapping.fit import model_of
-from harmonax.mapping.storage import check_place
-from harmonax.result import HarmonyResult, Status
-from harmonax.spellings import params_of
+from harmonax.interop import (
+    HarmonaxError,
+    HarmonaxWarning,
+    HarmonyResult,
+    Status,
+    checkpoint_has_seed,
+    design_from_table,
+    harmonize,
+    model_of,
+    model_path,
+    params_of,
+    slabs,
+)
 
 # R's matrices are stored by columns: rows are turned around so many at a time, which stay in the cache.
 _ROWS = 2048
@@ -67,9 +72,9 @@ def correct(
     with _caught(outcome):
         run = {k: options.pop(k) for k in ("rng", "n_threads", "backend", "max_memory", "scratch") if k in options}
         how = {k: options.pop(k) for k in ("combine_keys", "missing", "allow_many_levels") if k in options}
-        model = _model_place(options.pop("save_model", None))
+        model = model_path(options.pop("save_model", None))
         checkpoint, drawn = options.pop("checkpoint", None), options.pop("drawn", False)
-        if drawn and checkpoint is not None and _seed_kept(checkpoint):
+        if drawn and checkpoint is not None and checkpoint_has_seed(checkpoint):
             run["rng"] = None
         params = params_of(options)
         table = pd.DataFrame({spec["name"]: _column(spec) for spec in columns}, copy=False)
@@ -149,18 +154,6 @@ def _caught(outcome: Outcome) -> Iterator[None]:
                 raise KeyboardInterrupt from None
             outcome.error = f"{type(error).__name__}: {error}"
     outcome.warnings = [str(warning.message) for warning in seen]
-
-
-def _model_place(path: str | None) -> str | None:
-    if path is not None:
-        check_place(path, overwrite=True)
-    return path
-
-
-def _seed_kept(checkpoint: str) -> bool:
-    from harmonax.checkpoint import Checkpoint
-
-    return Checkpoint(checkpoint).seed is not None
 
 
 def _view(address: str, shape: tuple[int, ...], dtype: Any, order: Any = "C") -> np.ndarray:

@@ -1,0 +1,285 @@
+"""Cells on the workers of a Dask cluster, which send tables only.
+
+Each chunk of rows is a partition (`partition.py`) that answers with the kernels of `cells/memory.py`; the answers
+are added here in the order of the partitions, so the bits depend on the chunks but not on workers, threads or timing.
+`tests/cells/test_dask.py` compares with memory.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any, cast
+
+import numpy as np
+
+from ...algorithm.contracts import Assignment, Sweep
+from ...algorithm.schedule import Block, FixedPartition
+from ...algorithm.seeding import unit
+from ...design import BatchDesign
+from ...errors import InputError
+from ...inputs.embedding import ValueCheck, check_shape
+from ...system.cpus import resolve_threads
+from ...system.extras import need
+from ..memory import MemoryCells, sample
+from ..native import NativeCells, available_set
+from .partition import Again, Part, Tables, ended, same
+from .workers import Fleet, large_graphs
+
+_LOOK = 5.0
+
+
+class DaskCells:
+    """Cells on the workers of a Dask cluster.
+
+    They hold 2 N d values there, and for a while the input. A lost worker's cells are made anew from the input, so it
+    must compute to the same values again: persist it, or store it, where that is expensive or in doubt. Errors in its
+    graph come out as they are.
+
+    Parameters
+    ----------
+    Z
+        Embedding, a Dask array (N, d) with rows in any chunks; every chunk is a partition. One or a few a worker are
+        best.
+    design, schedule, precision
+        As for `MemoryCells`.
+    n_threads
+        Threads of each worker; None: those that Dask gave it. The bits do not depend on it.
+    client
+        Of the cluster; None: the current one.
+
+    Attributes
+    ----------
+    embedding
+        The corrected embedding after `emit`: a Dask array with the rows of Z in the same chunks, in the workers' memory
+        and computed again, from Z and the tables of all rounds, where a worker is lost.
+    """
+
+    embedding: Any = None
+
+    def __init__(
+        self,
+        Z: Any,
+        design: BatchDesign,
+        schedule: FixedPartition,
+        *,
+        precision: str = "float32",
+        n_threads: int | None = None,
+        client: Any = None,
+    ) -> None:
+        Z = _checked(Z, design)
+        client = client if client is not None else current_client()
+        if client.asynchronous:
+            raise InputError("the Dask client is asynchronous; make one with asynchronous=False")
+        self.n_cells, self.n_features = (int(n) for n in Z.shape)
+        self.design, self.schedule, self.precision = design, schedule, precision
+        # For the sample that seeding takes, which is computed here.
+        self.n_threads = resolve_threads(n_threads)
+        self.instruction_set = available_set()
+        self._run = uuid.uuid4().hex[:12]
+        self._row_chunks = tuple(int(n) for n in Z.chunks[0])
+        starts = np.cumsum((0, *self._row_chunks))
+        full = [i for i, n in enumerate(self._row_chunks) if n]
+        how: dict[str, Any] = {"precision": precision, "n_threads": n_threads}
+        parts = [
+            Part.of(design, schedule, int(starts[i]), int(starts[i + 1]), self._run, number, **how)
+            for number, i in enumerate(full)
+        ]
+        chunks = Z.to_delayed().ravel()
+        self._mass: dict[int, np.ndarray] = {}
+        self._past: list[Tables] = []
+        self._again: list[Again] = []
+        self._fleet = Fleet(client, [chunks[i] for i in full], parts, self._history)
+        try:
+            self._fleet.ask("ready", lambda part: ())
+            _check_values([about.check for _, about in sorted(self._fleet.about.items())])
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Where the cells live, for the record of a run."""
+        about = self._fleet.about.values()
+        return {
+            "cells": "dask",
+            "n_partitions": len(self._fleet.parts),
+            "n_workers": len({each.address for each in about}),
+            "n_threads": sorted({each.n_threads for each in about}),
+            "instruction_set": ", ".join(sorted({each.instruction_set for each in about})),
+        }
+
+    def take(self, rows: np.ndarray) -> MemoryCells:
+        return sample(self._rows(rows), cast(NativeCells, self))
+
+    def points(self, rows: np.ndarray) -> np.ndarray:
+        return unit(self._rows(rows).astype(self.precision).astype(np.float64))
+
+    def mass(self, block: Block) -> np.ndarray:
+        return self._mass[block.index]
+
+    def sweep(
+        self,
+        block: Block,
+        Y: np.ndarray,
+        sigma: np.ndarray,
+        logp: np.ndarray | None,
+        *,
+        moment: bool,
+        last: bool = False,
+    ) -> Sweep:
+        if not last:
+            self._again.clear()
+        self._fleet.tell(Y, sigma)
+        answers = self._fleet.ask(
+            "sweep", lambda part: (block.index, None if logp is None else logp[part.levels], moment, last)
+        )
+        if last:
+            self._again.append(Again(block.index, Y.copy(), sigma.copy(), None if logp is None else logp.copy()))
+        mass = np.zeros((self.design.n_levels, len(Y)))
+        for part, answer in zip(self._fleet.parts, answers, strict=True):
+            mass[part.levels] += answer[0]
+        self._mass[block.index] = mass
+        _, log_partition, entropy, moments = zip(*answers, strict=True)
+        return Sweep(mass, sum(log_partition), sum(entropy), reduce(np.add, moments))
+
+    def moments(self, assigned: Assignment) -> tuple[np.ndarray, np.ndarray]:
+        self._fleet.tell(assigned.Y, assigned.sigma)
+        answers = self._fleet.ask("moments", lambda part: (assigned.logp.take(part.levels, axis=1),))
+        self._again.clear()
+        S = np.zeros((self.design.n_joint, *assigned.Y.shape))
+        mass = np.zeros(S.shape[:2])
+        for part, (own_S, own_mass) in zip(self._fleet.parts, answers, strict=True):
+            S[part.joint] += own_S
+            mass[part.joint] += own_mass
+        return S, mass
+
+    def correct(self, assigned: Assignment, W: np.ndarray, moment: bool) -> np.ndarray:
+        tables = _kept(assigned, W)
+        self._again.clear()
+        self._fleet.tell(assigned.Y, assigned.sigma)
+        answers = self._fleet.ask("correct", lambda part: (*_own(tables, part), moment))
+        self._past.append(tables)
+        return reduce(np.add, answers)
+
+    def emit(self, assigned: Assignment, W: np.ndarray, out: Any, moment: bool) -> np.ndarray:
+        """Have the corrected embedding computed where the cells are, for `embedding`; `out` is not used."""
+        da, distributed = need("dask.array", "dask"), need("distributed", "dask")
+        numbers = range(len(self._fleet.parts))
+        tables, sums = _kept(assigned, W), np.empty((0, self.n_features))
+        if moment:
+            self._fleet.tell(assigned.Y, assigned.sigma)
+            sums = reduce(np.add, self._fleet.ask("corrected_moment", lambda part: _own(tables, part)))
+        rounds = self._shipped(tables)
+        name = f"harmonax-embedding-{self._run}-{uuid.uuid4().hex[:8]}"
+        futures = [
+            self._fleet.client.submit(
+                ended,
+                "corrected",
+                chunk,
+                self._fleet.part_futures[number],
+                *rounds,
+                workers=[self._fleet.about[number].address],
+                allow_other_workers=True,
+                key=f"{name}-{number}",
+            )
+            for number, chunk in zip(numbers, self._fleet.fetch(numbers), strict=True)
+        ]
+        while True:
+            try:
+                with self._fleet.client.as_current():
+                    distributed.wait(futures, timeout=_LOOK)
+                break
+            except TimeoutError:
+                self._fleet.workers()
+        for future in futures:
+            if future.status != "finished":
+                future.result()
+        done = iter(futures)
+        # Chunks without rows have no partition.
+        empty = np.empty((0, self.n_features), self.precision)
+        graph = {(name, i, 0): next(done) if n else empty for i, n in enumerate(self._row_chunks)}
+        self.embedding = da.Array(graph, name, (self._row_chunks, (self.n_features,)), dtype=self.precision)
+        return sums
+
+    def assignments(self, assigned: Assignment) -> Any:
+        """Return R (N, K) as a Dask array; its chunks are computed when asked for."""
+        da, dask = need("dask.array", "dask"), need("dask", "dask")
+        rounds = self._shipped(_kept(assigned, np.empty((self.design.n_levels, 0))))
+        one = dask.delayed(ended, pure=False)
+        K = len(assigned.Y)
+        arrays = [
+            da.from_delayed(one("assignments", chunk, part, *rounds), (own.design.n_cells, K), self.precision)
+            for chunk, part, own in zip(self._fleet.chunks, self._fleet.part_futures, self._fleet.parts, strict=True)
+        ]
+        return da.concatenate(arrays)
+
+    def close(self) -> None:
+        """Let the workers' cells go; `embedding` stays."""
+        self._fleet.close()
+
+    def _rows(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows as they came, before any sweep."""
+        parts = self._fleet.parts
+        number = np.searchsorted([part.start for part in parts], rows, side="right") - 1
+        answers = self._fleet.ask("rows", lambda part: (rows[number == part.number] - part.start,))
+        out = np.empty((len(rows), self.n_features), np.result_type(*answers))
+        for part, answer in zip(parts, answers, strict=True):
+            out[number == part.number] = answer
+        return out
+
+    def _history(self, part: Part) -> tuple[list[Tables], list[Again]]:
+        """Return what brings cells as they came to where the run is, for one partition."""
+        again = [a._replace(logp=None if a.logp is None else a.logp[part.levels]) for a in self._again]
+        return [tables.of(part) for tables in self._past], again
+
+    def _shipped(self, end: Tables) -> list[Any]:
+        """Put the tables of all rounds on the cluster, where they are as long as an array needs them."""
+        with large_graphs():
+            return [self._fleet.client.submit(same, tables, pure=False) for tables in (*self._past, end)]
+
+
+def current_client() -> Any:
+    """Return the Dask client of this process."""
+    try:
+        return need("distributed", "dask").get_client()
+    except ValueError:
+        raise InputError(
+            "there is no Dask client; make one first, such as dask.distributed.Client('tcp://scheduler:8786'), "
+            "or dask.distributed.Client() for this machine alone"
+        ) from None
+
+
+def _checked(Z: Any, design: BatchDesign) -> Any:
+    """Return Z with one chunk of columns; refuse what is no embedding, before anything is computed."""
+    if len(Z.shape) == 2 and any(np.isnan(n) for axis in Z.chunks for n in axis):
+        raise InputError(
+            "the embedding is a Dask array with chunks of unknown size; call its compute_chunk_sizes() first"
+        )
+    check_shape(tuple(Z.shape))
+    if Z.dtype.kind not in "fiub":
+        raise InputError(f"the embedding has dtype {Z.dtype}; allowed are real numbers")
+    if Z.shape[0] != design.n_cells:
+        raise InputError(
+            f"the embedding has {Z.shape[0]} cells but the batch labels have {design.n_cells}; they must agree"
+        )
+    return Z if Z.numblocks[1] == 1 else Z.rechunk({1: -1})
+
+
+def _check_values(checks: Sequence[ValueCheck]) -> None:
+    """Refuse values that cannot be corrected."""
+    total = ValueCheck("the embedding")
+    for check in checks:
+        total.merge(check)
+    total.finish()
+
+
+def _kept(assigned: Assignment, W: np.ndarray) -> Tables:
+    """Return copies: the loop writes its penalties over."""
+    return Tables(Assignment(assigned.Y.copy(), assigned.logp.copy(), assigned.sigma.copy()), W.copy())
+
+
+def _own(tables: Tables, part: Part) -> tuple[np.ndarray, np.ndarray]:
+    own = tables.of(part)
+    return own.assigned.logp, own.W

@@ -1,0 +1,255 @@
+"""The partitions of one run on the workers of a Dask cluster, whatever becomes of these workers.
+
+Every partition is an actor. A worker answers for all of its partitions at once, so a question takes one message a
+worker. When a worker is lost its partitions are made anew on others, brought to where the run is, and asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import pickle
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from ...errors import HarmonaxError, InputError
+from ...system.extras import need
+from .partition import About, Again, GoneError, Part, Partition, Tables, same
+
+# How often one question may lose a partition; what kills a worker each time will go on doing so.
+_ATTEMPTS = 4
+# Seconds between looks at whether a worker that has not answered is still there, and to wait for one to come at all.
+_LOOK = 0.25
+_NO_WORKERS = 60.0
+_PROTOCOL = pickle.HIGHEST_PROTOCOL
+# What distributed says, in errors of no type of their own, when a worker is lost.
+_ACTOR_LOST = "Worker holding Actor was lost"
+
+
+class Fleet:
+    """The partitions of one run.
+
+    Parameters
+    ----------
+    client
+        Of the cluster.
+    chunks
+        Rows of every partition, each a `Delayed`.
+    parts
+        What each partition is told.
+    history
+        The corrections and sweeps by which a partition is brought to where the run is.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        chunks: Sequence[Any],
+        parts: Sequence[Part],
+        history: Callable[[Part], tuple[list[Tables], list[Again]]],
+    ) -> None:
+        self.client, self.parts = client, parts
+        self.chunks, self._history = chunks, history
+        self._told: set[str] = set()
+        self._centroids: tuple[np.ndarray, np.ndarray] | None = None
+        self._futures: dict[int, Any] = {}
+        self._actors: dict[int, Any] = {}
+        self._builds: dict[int, int] = {}
+        self.about: dict[int, About] = {}
+        self._n_built = self.bytes_sent = self.bytes_received = 0
+        with large_graphs():
+            self.part_futures = [
+                client.submit(same, part, key=f"harmonax-part-{part.run}-{number}") for number, part in enumerate(parts)
+            ]
+
+    def tell(self, Y: np.ndarray, sigma: np.ndarray) -> None:
+        """Have these centroids known to whoever is asked next; sent once to each worker."""
+        if self._centroids is None or not all(map(np.array_equal, self._centroids, (Y, sigma))):
+            self._centroids = (Y.copy(), sigma.copy())
+            self._told.clear()
+
+    def ask(self, method: str, each: Callable[[Part], tuple[Any, ...]]) -> list[Any]:
+        """Call a method of every partition and return the answers in the order of the partitions."""
+        answers: dict[int, Any] = {}
+        for _ in range(_ATTEMPTS):
+            self._revive()
+            self._call(method, each, [n for n in self._actors if n not in answers], answers)
+            if len(answers) == len(self.parts):
+                return [answers[n] for n in range(len(self.parts))]
+        lost = [part for part in self.parts if part.number not in answers]
+        first, last = lost[0].start, lost[0].start + lost[0].design.n_cells - 1
+        raise HarmonaxError(
+            f"{len(lost)} partitions (first: rows {first} to {last}) were lost with their workers {_ATTEMPTS} times in "
+            "a row; look for what ends them in the logs of the workers, such as too little memory"
+        )
+
+    def fetch(self, numbers: Sequence[int]) -> list[Any]:
+        """Have the embedding's rows of these partitions computed; return futures."""
+        futures: list[Any] = self.client.compute([self.chunks[n] for n in numbers])
+        return futures
+
+    def workers(self) -> dict[str, int]:
+        """Return the threads of every worker, once there is one."""
+        threads: dict[str, int] = self.client.nthreads()
+        if not threads:
+            try:
+                self.client.wait_for_workers(1, timeout=_NO_WORKERS)
+            except TimeoutError:
+                raise HarmonaxError(
+                    f"the Dask cluster has had no workers for {_NO_WORKERS:.0f} s; start some and run again"
+                ) from None
+            threads = self.client.nthreads()
+        return threads
+
+    def close(self) -> None:
+        """Let the actors go."""
+        self._lose(list(self._futures))
+
+    def _revive(self) -> None:
+        """Make what partitions there are not, and bring them to where the run is."""
+        missing = [n for n in range(len(self.parts)) if n not in self._actors]
+        if not missing:
+            return
+        self._build(missing)
+        about: dict[int, About] = {}
+        self._call("restore", self._history, [n for n in missing if n in self._actors], about)
+        for number, now in about.items():
+            if number in self.about:
+                self._compare(number, self.about[number].fingerprint, now.fingerprint)
+            self.about[number] = now
+            self._told.discard(now.address)
+
+    def _build(self, numbers: Sequence[int]) -> None:
+        """Start actors, as evenly over the workers as their sizes allow."""
+        homes = self._place(numbers)
+        self._n_built += 1
+        chunks = self.fetch(numbers)
+        for number, chunk, home in zip(numbers, chunks, homes, strict=True):
+            self._builds[number] = self._n_built
+            self._futures[number] = self.client.submit(
+                Partition,
+                chunk,
+                self.part_futures[number],
+                self._n_built,
+                actor=True,
+                # A worker that is paused, or lost by then, is no reason to wait.
+                workers=[home],
+                allow_other_workers=True,
+                key=f"harmonax-cells-{self.parts[number].run}-{number}-{self._n_built}",
+            )
+        for number in numbers:
+            actor = self._started(self._futures[number])
+            if actor is None:
+                self._lose([number])
+            else:
+                self._actors[number] = actor
+
+    def _place(self, numbers: Sequence[int]) -> list[str]:
+        threads = self.workers()
+        load: dict[str, int] = dict.fromkeys(threads, 0)
+        for number in self._actors:
+            address = self.about[number].address
+            load[address] = load.get(address, 0) + self.parts[number].design.n_cells
+        homes = []
+        for number in numbers:
+            size = self.parts[number].design.n_cells
+            homes.append(min(threads, key=lambda address: ((load[address] + size) / threads[address], address)))
+            load[homes[-1]] += size
+        return homes
+
+    def _started(self, future: Any) -> Any:
+        """Return the actor when it has started, None if it was lost since; an error of the user's graph is raised."""
+        while True:
+            try:
+                actor = future.result(timeout=_LOOK)
+                with self.client.as_current():
+                    # An actor speaks through the client that was current when it was made, which may be another.
+                    return copy.copy(actor)
+            except TimeoutError:
+                if future.status == "error":
+                    raise
+                self.workers()
+            except RuntimeError as error:
+                if _ACTOR_LOST not in str(error):
+                    raise
+                return None
+
+    def _call(
+        self, method: str, each: Callable[[Part], tuple[Any, ...]], numbers: Sequence[int], answers: dict[int, Any]
+    ) -> None:
+        """Ask these partitions, all workers at once; those that do not answer are lost."""
+        by_worker = defaultdict(list)
+        for number in numbers:
+            # Where a new actor lives it says itself, in its first answer.
+            by_worker[self.about[number].address if method != "restore" else str(number)].append(number)
+        calls = []
+        for address, theirs in by_worker.items():
+            centroids = None if address in self._told or method == "restore" else self._centroids
+            message = pickle.dumps(
+                (method, centroids, {n: (self._builds[n], each(self.parts[n])) for n in theirs}), _PROTOCOL
+            )
+            self.bytes_sent += len(message)
+            try:
+                calls.append((theirs, self._actors[theirs[0]].ask(message)))
+                self._told.add(address)
+            except RuntimeError:  # it is known to be lost
+                self._lose(theirs)
+        # All in one go: to wait for each in turn costs the client half as much time again.
+        for (theirs, _), message in zip(calls, self.client.sync(self._gather, calls), strict=True):
+            if message is None:
+                self._lose(theirs)
+            else:
+                self.bytes_received += len(message)
+                answers.update(pickle.loads(message))
+
+    async def _gather(self, calls: Sequence[tuple[list[int], Any]]) -> list[bytes | None]:
+        return [await self._answer(call, theirs[0]) for theirs, call in calls]
+
+    async def _answer(self, call: Any, number: int) -> bytes | None:
+        """Wait for an answer, and look whether it can still come: None if not."""
+        while True:
+            try:
+                # A wait with a limit costs more, and most have come by now.
+                message: bytes = await (call if call.done() else asyncio.wait_for(_waiting(call), _LOOK))
+                return message
+            except TimeoutError:
+                if self._futures[number].status != "finished":
+                    return None
+            except (OSError, GoneError):
+                return None
+
+    def _lose(self, numbers: Sequence[int]) -> None:
+        """Let actors go, where they are still there."""
+        for number in numbers:
+            self._actors.pop(number, None)
+            if number in self.about:
+                self._told.discard(self.about[number].address)
+        gone = [self._futures.pop(number) for number in numbers if number in self._futures]
+        # Dask would release them with their last reference, and an exception may hold one for long.
+        if gone and self.client.status == "running":
+            self.client.cancel(gone)
+
+    def _compare(self, number: int, before: np.ndarray, now: np.ndarray) -> None:
+        """Refuse rows that were computed again with another result: what the run knows of them would be wrong."""
+        # Other machines may round otherwise.
+        if not np.allclose(now[0], before[0], rtol=0, atol=1e-4 * float(before[1].max())):
+            part = self.parts[number]
+            raise InputError(
+                f"rows {part.start} to {part.start + part.design.n_cells - 1} of the embedding were computed again "
+                "after a worker was lost and have other values now; store or persist the embedding before the run"
+            )
+
+
+async def _waiting(call: Any) -> Any:
+    return await call
+
+
+@contextlib.contextmanager
+def large_graphs() -> Iterator[None]:
+    """Keep Dask from warning of values in tasks: ours are there so that they can be found again."""
+    with need("dask", "dask").config.set({"distributed.admin.large-graph-warning-threshold": "1TB"}):
+        yield

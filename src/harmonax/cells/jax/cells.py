@@ -1,0 +1,220 @@
+"""Cells on a GPU, a TPU or any other device of JAX, or on several: the tiles of `cells/jax/tiles.py`, jitted.
+
+The plain statement of every method is `cells/dense.py`; `tests/cells/test_jax_cells.py` compares with memory. Nothing is
+summed across devices, and within one in a fixed order: each answers with tables of its own, which are added here in
+float64.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
+
+import numpy as np
+
+from ...algorithm.contracts import Assignment, Sweep
+from ...algorithm.schedule import Block, FixedPartition
+from ...algorithm.seeding import unit
+from ...design import BatchDesign
+from ...errors import InputError
+from ...inputs.embedding import slabs
+from ...system.cpus import resolve_threads
+from ...system.extras import need
+from ...system.memory import human
+from ..memory import MemoryCells, sample
+from ..native import NativeCells, available_set
+from .tiles import Tiling, cut, describe, level_steps
+
+need("jax", "jax")
+
+import jax  # noqa: E402
+
+from . import kernels as kernels  # noqa: E402
+
+# The most values in any array of a chunk: what stays in a CPU's cache; what keeps a GPU busy, and small beside Z.
+_MOST_VALUES = {"cpu": 1 << 18}
+_MOST_VALUES_ELSE = 1 << 24
+
+
+class JaxCells:
+    """Cells on JAX devices, which hold 2 N d values together and a few percent of padding.
+
+    Parameters
+    ----------
+    Z
+        Embedding (N, d), an array.
+    design, schedule, precision
+        As for `MemoryCells`. For ``"float64"`` JAX's 64-bit mode is on during each call, and as it was after it.
+    devices
+        JAX devices of one kind; None: all local ones of the default kind. The bits depend on their number.
+    """
+
+    def __init__(
+        self,
+        Z: np.ndarray,
+        design: BatchDesign,
+        schedule: FixedPartition,
+        *,
+        precision: str = "float32",
+        devices: Sequence[Any] | None = None,
+    ) -> None:
+        self.n_cells, self.n_features = Z.shape
+        self.design, self.schedule, self.precision = design, schedule, precision
+        self.devices = list(devices) if devices is not None else jax.local_devices()
+        # For the sample that seeding takes, which is computed here: every backend begins with the same centroids.
+        self.n_threads = resolve_threads(None)
+        self.instruction_set = available_set()
+        mesh = jax.sharding.Mesh(np.array(self.devices), ("devices",))
+        self._spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
+        self._everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+        self._input = Z
+        self._tiling: Tiling | None = None
+        self._mass: dict[int, np.ndarray] = {}
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Where the cells live, for the record of a run."""
+        return {"cells": "jax", "device": self.devices[0].device_kind, "n_devices": len(self.devices)}
+
+    def take(self, rows: np.ndarray) -> MemoryCells:
+        return sample(self._input[rows], cast(NativeCells, self))
+
+    def points(self, rows: np.ndarray) -> np.ndarray:
+        return unit(self._input[rows].astype(self.precision).astype(np.float64))
+
+    def mass(self, block: Block) -> np.ndarray:
+        return self._mass[block.index]
+
+    def sweep(
+        self,
+        block: Block,
+        Y: np.ndarray,
+        sigma: np.ndarray,
+        logp: np.ndarray | None,
+        *,
+        moment: bool,
+        last: bool = False,
+    ) -> Sweep:
+        with self._computing():
+            self._open(len(Y))
+            logp = np.zeros((self.design.n_levels, len(Y))) if logp is None else logp
+            tables = self._tables(Y, sigma, logp)
+            g = block.index
+            answer = kernels.sweep(self._Zn[g], self._tiles[g], tables, self._levels, moment=moment)
+            mass, sums, moments = (_total(a) for a in jax.device_get(answer))
+        self._mass[g] = mass
+        log_partition, entropy = sums.sum(axis=0)
+        return Sweep(mass, float(log_partition), float(entropy), moments)
+
+    def moments(self, assigned: Assignment) -> tuple[np.ndarray, np.ndarray]:
+        with self._computing():
+            mass = (len(self.devices), self.design.n_joint, len(assigned.Y))
+            # Twice, since both are donated.
+            sums, errors = (
+                kernels.zeros(((*mass, self.n_features), mass), self.precision, self._spread) for _ in range(2)
+            )
+            for g, tables in enumerate(self._tables_of_blocks(assigned)):
+                sums, errors = kernels.moments(self._Z[g], self._Zn[g], self._tiles[g], tables, sums, errors)
+            S, O = (_total(a) + _total(b) for a, b in jax.device_get(list(zip(sums, errors, strict=True))))
+        return S, O
+
+    def correct(self, assigned: Assignment, W: np.ndarray, moment: bool) -> np.ndarray:
+        with self._computing():
+            coefficients = self._coefficients(W)
+            moments = []
+            for g, tables in enumerate(self._tables_of_blocks(assigned)):
+                self._Zn[g], own = kernels.correct(
+                    self._Z[g], self._Zn[g], self._tiles[g], tables, coefficients, moment=moment
+                )
+                moments.append(own)
+            return np.sum([_total(own) for own in jax.device_get(moments)], axis=0)
+
+    def emit(self, assigned: Assignment, W: np.ndarray, out: Any, moment: bool) -> np.ndarray:
+        self._mass.clear()
+        # Only an array takes rows by their numbers.
+        target = out if isinstance(out, np.ndarray) else np.empty((self.n_cells, self.n_features), self.precision)
+        moments = []
+        with self._computing():
+            coefficients = self._coefficients(W)
+            self._gather(kernels.corrected, assigned, target, coefficients)
+            for g, tables in enumerate(self._tables_of_blocks(assigned) if moment else ()):
+                moments.append(kernels.corrected_moment(self._Z[g], self._Zn[g], self._tiles[g], tables, coefficients))
+            sums = np.sum([_total(own) for own in jax.device_get(moments)], axis=0)
+        if target is not out:
+            for start, rows in slabs(target):
+                out[start : start + len(rows)] = rows
+        return sums if moment else np.empty((0, self.n_features))
+
+    def assignments(self, assigned: Assignment) -> np.ndarray:
+        """Return R (N, K), in the cells' precision."""
+        out = np.empty((self.n_cells, len(assigned.Y)), self.precision)
+        with self._computing():
+            self._gather(kernels.assignments, assigned, out, None)
+        return out
+
+    def _gather(self, kernel: Any, assigned: Assignment, out: np.ndarray, coefficients: Any) -> None:
+        """Write what `kernel` makes of the cells in their order, one block computed while another is copied."""
+        coming: list[tuple[int, Any]] = []
+        for g, tables in enumerate(self._tables_of_blocks(assigned)):
+            coming.append((g, kernel(self._Z[g], self._Zn[g], self._tiles[g], tables, coefficients)))
+            coming[-1][1].copy_to_host_async()
+            if g:
+                self._put(out, *coming.pop(0))
+        self._put(out, *coming.pop())
+
+    def _put(self, out: np.ndarray, g: int, tiled: Any) -> None:
+        tiling = cast(Tiling, self._tiling)
+        out[tiling.rows(g)] = np.asarray(tiled).reshape(-1, out.shape[1])[tiling.places(g)]
+
+    def _open(self, n_clusters: int) -> None:
+        """Lay the cells out, block by block, at the first question about them."""
+        if self._tiling is not None:
+            return
+        most = _MOST_VALUES.get(self.devices[0].platform, _MOST_VALUES_ELSE)
+        tiling = cut(self.design, self.schedule, self.n_features, n_clusters, len(self.devices), most)
+        spread = lambda tree: jax.device_put(tree, self._spread)  # noqa: E731
+        self._tiles = [spread(tiles) for tiles in describe(tiling, self.design)]
+        self._levels = jax.device_put(level_steps(self.design), self._everywhere)
+        self._Z, self._Zn = [], []
+        for g in range(self.schedule.n_blocks):
+            # A new one each time: on a CPU the device may use this very memory.
+            rows = np.zeros((np.prod(tiling.shape), self.n_features), self.precision)
+            rows[tiling.places(g)] = self._input[tiling.rows(g)]
+            self._Z.append(spread(rows.reshape(*tiling.shape, self.n_features)))
+            self._Zn.append(kernels.unit(self._Z[g]))
+        self._tiling = tiling
+
+    def _tables(self, *tables: np.ndarray) -> tuple[np.ndarray, ...]:
+        # Sent with the call: for small tables that takes half the time of device_put. Copied, since the caller may
+        # change them while the device still computes.
+        return tuple(np.array(t, self.precision) for t in tables)
+
+    def _coefficients(self, W: np.ndarray) -> Any:
+        return jax.device_put(np.array(W, self.precision), self._everywhere)
+
+    def _tables_of_blocks(self, assigned: Assignment) -> Iterator[Any]:
+        # A run that goes on from an earlier one does not begin with a sweep.
+        self._open(len(assigned.Y))
+        Y, sigma = self._tables(assigned.Y, assigned.sigma)
+        for logp in assigned.logp:
+            yield (Y, sigma, *self._tables(logp))
+
+    @contextlib.contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Compute in the cells' precision, and say what to do where the device has too little memory."""
+        try:
+            with kernels.x64(self.precision == "float64"):
+                yield
+        except jax.errors.JaxRuntimeError as error:
+            if "RESOURCE_EXHAUSTED" not in str(error):
+                raise
+            least = 2 * self.n_cells * self.n_features * np.dtype(self.precision).itemsize
+            raise InputError(
+                f"{len(self.devices)} x {self.devices[0].device_kind}: out of memory with cells that take "
+                f"{human(least)} and some more; use more devices, precision='float32', or backend='auto'"
+            ) from error
+
+
+def _total(by_device: Any) -> np.ndarray:
+    return np.asarray(by_device).sum(axis=0, dtype=np.float64)

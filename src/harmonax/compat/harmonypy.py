@@ -1,0 +1,255 @@
+"""harmonypy's front: `run_harmony` with its signature, and a result with its attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from ..algorithm.seeding import unit
+from ..engine.run import Backend, harmonize
+from ..errors import InputError
+from ..inputs.columns import as_table, design_from_table
+from ..inputs.embedding import as_array, check_embedding
+from ..params import Floats
+from ..result import HarmonyResult, Status
+from ..system.log import announce
+from .names import HARMONYPY, merge, params_of
+
+__all__ = ["HarmonypyResult", "run_harmony"]
+
+
+class HarmonypyResult:
+    """What harmonypy's users expect of a result; cells are rows, as in harmonypy 2.
+
+    Attributes
+    ----------
+    Z_corr, Z_orig, Z_cos
+        Corrected and original embedding, and the corrected one with rows of unit length, (N, d) float64.
+    R
+        Soft assignments, (N, K) float64; computed when first asked for. (N, 0) for a single batch.
+    Y
+        Centroids after the last correction, (d, K) float64.
+    K
+        Number of clusters.
+    objective_harmony
+        J_0 and the objective at the end of every round.
+    objective_kmeans
+        J_0 and the objective after every clustering pass.
+    kmeans_rounds
+        Number of passes in each round.
+    details
+        The `HarmonyResult`: status, seed, parameters and all else.
+    """
+
+    def __init__(self, details: HarmonyResult, original: np.ndarray) -> None:
+        self.details = details
+        self._original = original
+
+    @property
+    def Z_corr(self) -> np.ndarray:
+        return self.details.embedding
+
+    @cached_property
+    def Z_orig(self) -> np.ndarray:
+        return np.array(self._original, np.float64)
+
+    @cached_property
+    def Z_cos(self) -> np.ndarray:
+        return unit(self.Z_corr)
+
+    @cached_property
+    def R(self) -> np.ndarray:
+        R = self.details.assignments()
+        return np.asarray(R, np.float64) if self.K else np.empty((len(self.Z_corr), 0))
+
+    @property
+    def Y(self) -> np.ndarray:
+        return np.ascontiguousarray(self.details.next_centroids.T)
+
+    @property
+    def K(self) -> int:
+        return self.details.n_clusters
+
+    @property
+    def objective_harmony(self) -> list[float]:
+        return [] if self._nothing_done else [float(v) for v in self.details.history.rounds]
+
+    @property
+    def objective_kmeans(self) -> list[float]:
+        history = self.details.history
+        return [] if self._nothing_done else [float(history.initial), *history.total]
+
+    @property
+    def kmeans_rounds(self) -> list[int]:
+        return list(self.details.history.passes)
+
+    def result(self) -> np.ndarray:
+        """Return Z_corr."""
+        return self.Z_corr
+
+    def __repr__(self) -> str:
+        n, d = self.Z_corr.shape
+        return f"HarmonypyResult({n} cells x {d}, K={self.K}: {self.details.summary()})"
+
+    @property
+    def _nothing_done(self) -> bool:
+        return self.details.status is Status.SINGLE_BATCH
+
+
+def run_harmony(
+    data_mat: Any,
+    meta_data: pd.DataFrame | Mapping[str, Any],
+    vars_use: str | Sequence[str],
+    theta: Floats | None = None,
+    lamb: Floats | None = None,
+    sigma: Floats = 0.1,
+    nclust: int | None = None,
+    tau: float = 0,
+    block_size: float = 0.05,
+    max_iter_harmony: int = 10,
+    max_iter_kmeans: int = 4,
+    epsilon_cluster: float = 1e-3,
+    epsilon_harmony: float = 1e-2,
+    alpha: float = 0.2,
+    batch_prop_cutoff: float | None = 1e-5,
+    verbose: bool = True,
+    random_state: Any = 0,
+    ncores: int = 0,
+    *,
+    precision: Literal["float32", "float64"] = "float32",
+    n_threads: int | None = None,
+    backend: Backend = "auto",
+    combine_keys: bool = False,
+    missing: Literal["error", "level"] = "error",
+    allow_many_levels: bool = False,
+    ridge: Literal["dynamic", "fixed"] | None = None,
+    progress: bool | Callable[[int, int, float], None] | None = None,
+) -> HarmonypyResult:
+    """Run Harmony2 with harmonypy's arguments and defaults.
+
+    The defaults are harmonypy's own (4 passes a round, a tolerance of 1e-2), so that its users get its answer; they
+    often stop early. `harmonax.harmonize` and `harmonax.pp.harmony_integrate` have tighter ones.
+
+    Parameters
+    ----------
+    data_mat
+        Embedding, (N, d) or (d, N): array or DataFrame. Where both sides are N it is taken as cells x features.
+    meta_data
+        One row per cell: a DataFrame, or a dictionary of columns.
+    vars_use
+        Batch column or columns of `meta_data`; several are separate variables whose penalties multiply.
+    theta
+        Strength of the diversity penalty: one number, one per column, or one per level of all columns. None: 2.
+    lamb
+        Fixed ridge penalty: one number, one per column, or one per level. None, or -1 as in harmonypy: dynamic.
+    sigma
+        Width of the soft clusters: one number or one per cluster.
+    nclust
+        Number of clusters K. None: ``min(100, N / 30)``, at least 2.
+    tau
+        Protects small batches: their theta is multiplied by ``1 - exp(-(N_b / (K tau))^2)``. 0: off.
+    block_size
+        Share of the cells reassigned at a time, in (0, 1].
+    max_iter_harmony, max_iter_kmeans
+        Most rounds, and most clustering passes in a round.
+    epsilon_cluster, epsilon_harmony
+        Relative changes of the objective below which passes and rounds stop.
+    alpha
+        Dynamic ridge penalty, relative to the expected number of cells.
+    batch_prop_cutoff
+        A batch is left out of a cluster's correction where less than this share of its cells is there. None: never.
+    verbose
+        Show a progress line where stderr is a terminal, and log how the run ended. False: neither.
+    random_state
+        Seed, Generator, SeedSequence, or None for a fresh seed.
+    ncores
+        Threads; 0: the CPUs this process may use. The result does not depend on it.
+    precision, n_threads, backend, combine_keys, missing, allow_many_levels, ridge, progress
+        As in `harmonax.pp.harmony_integrate`; `n_threads` and `progress` replace `ncores` and `verbose`.
+
+    Returns
+    -------
+    HarmonypyResult
+        With ``Z_corr`` (N, d). Code written for harmonypy before 0.1, where it was (d, N), says ``ho.Z_corr.T``: there
+        the ``.T`` must go.
+
+    Raises
+    ------
+    MissingKeyError
+        If a column is not there; a ValueError and a KeyError.
+    InputError
+        If a parameter, the embedding or the labels cannot be used; a ValueError.
+
+    Notes
+    -----
+    Korsunsky et al. 2019, Nature Methods 16:1289; Patikas et al. 2026 (Harmony2).
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> from harmonax import run_harmony
+    >>> gen = np.random.default_rng(0)
+    >>> meta = pd.DataFrame({"batch": np.repeat(["a", "b"], 100)})
+    >>> ho = run_harmony(gen.normal(size=(200, 5)) + (meta[["batch"]] == "b").to_numpy(), meta, "batch")
+    >>> ho.Z_corr.shape, ho.Y.shape == (5, ho.K)
+    ((200, 5), True)
+    """
+    asked = locals()
+    ours = {name: value for name, value in asked.items() if name not in HARMONYPY}
+    theirs = {name: value for name, value in asked.items() if name in HARMONYPY}
+    if n_threads is not None and ncores == 0:
+        del theirs["ncores"]
+    if progress is not None and verbose:
+        del theirs["verbose"]
+    options = merge(ours, theirs, run_harmony)
+    table = _table(meta_data)
+    Z = _cells_by_features(data_mat, table)
+    design = design_from_table(
+        table,
+        vars_use,
+        where="meta_data",
+        combine_keys=combine_keys,
+        missing=missing,
+        allow_many_levels=allow_many_levels,
+    )
+    result = harmonize(
+        Z,
+        design,
+        params_of(options),
+        rng=options["rng"],
+        dtype=np.float64,
+        n_threads=options["n_threads"],
+        backend=backend,
+        progress=options["progress"],
+    )
+    if verbose:
+        announce(result)
+    return HarmonypyResult(result, Z)
+
+
+def _table(meta_data: Any) -> pd.DataFrame:
+    if not isinstance(meta_data, (pd.DataFrame, Mapping)):
+        raise InputError(f"meta_data is a {type(meta_data).__name__}; allowed are a DataFrame or a dict of columns")
+    return as_table(meta_data)
+
+
+def _cells_by_features(data_mat: Any, table: pd.DataFrame) -> np.ndarray:
+    """Return the embedding with cells as rows, whichever way round it came."""
+    data = data_mat if hasattr(data_mat, "shape") else as_array(data_mat, "data_mat")
+    n_cells, shape = len(table), tuple(data.shape)
+    if len(shape) != 2 or n_cells not in shape:
+        raise InputError(f"data_mat has shape {shape} but meta_data has {n_cells} cells; one side must be the cells")
+    across = shape[0] != n_cells
+    if isinstance(data, pd.DataFrame) and not isinstance(table.index, pd.RangeIndex):
+        _check_order(data.columns if across else data.index, table.index)
+    return check_embedding(data.T if across else data, "data_mat", table.index)
+
+
+def _check_order(cells: pd.Index, rows: pd.Index) -> None:
+    """Refuse tables that name the same cells in another order: rows are matched by place, as in harmonypy."""
+    if not cells.equals(rows) and len(cells.symmetric_difference(rows)) == 0:
+        raise InputError("data_mat and meta_data name the same cells in a different order; reindex one of them")

@@ -1,0 +1,250 @@
+"""An embedding and batch labels in, `HarmonyResult` out: what every front calls."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from ..algorithm.harmony import Harmony
+from ..algorithm.schedule import FixedPartition
+from ..algorithm.seeding import seed_centroids, unit
+from ..design import BatchDesign
+from ..errors import InputError, warn
+from ..inputs.columns import as_table, design_from_table
+from ..inputs.embedding import (
+    as_array,
+    begin_digest,
+    check_embedding,
+    check_shape,
+    end_digest,
+    is_dask,
+    is_sliced,
+    slabs,
+)
+from ..params import HarmonyParams, ResolvedParams
+from ..result import HarmonyResult, History, Status
+from ..system.cpus import resolve_threads
+from ..system.memory import parse_size
+from ..system.progress import reporter
+from ..system.rng import seed_from
+from .placement import Wishes, make_cells
+
+Backend = Literal["auto", "memory", "disk", "dask", "jax", "dense"]
+_BACKENDS = get_args(Backend)
+# Tables (moments per combination of levels, penalties per block) above this many bytes are refused.
+_MOST_TABLES = 8 << 30
+
+
+def harmonize(
+    Z: Any,
+    batches: Any,
+    params: HarmonyParams | None = None,
+    *,
+    rng: Any = None,
+    dtype: Any = None,
+    n_threads: int | None = None,
+    backend: Backend = "auto",
+    max_memory: int | str | None = None,
+    scratch: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    out: Any = None,
+    combine_keys: bool = False,
+    missing: Literal["error", "level"] = "error",
+    allow_many_levels: bool = False,
+    progress: bool | Callable[[int, int, float], None] | None = None,
+) -> HarmonyResult:
+    """Remove batch effects from an embedding.
+
+    Parameters
+    ----------
+    Z
+        Embedding, such as principal components, (N, d). Never changed. What is no array but gives rows as
+        ``Z[start:stop]``, such as a data set of HDF5 or Zarr, is read in pieces where the cells live on disk. A Dask
+        array stays on its cluster.
+    batches
+        Batch labels of the N cells: an array (N,) or (N, F), a table or a dictionary with one column per variable,
+        or a `BatchDesign`.
+    params
+        What to run; None: `HarmonyParams` as they come (Harmony2, at most 50 rounds).
+    rng
+        Seed, Generator, SeedSequence or None. The same seed gives the same bits, whatever the number of threads.
+    dtype
+        Of the returned embedding; None: that of the arithmetic (``params.precision``).
+    n_threads
+        Threads; None: the CPUs this process may use.
+    backend
+        Where the cells live: ``"memory"`` or ``"disk"`` (native kernels; the same bits), ``"dask"`` (the workers of a
+        cluster; Z must be a Dask array), ``"jax"`` (a GPU, a TPU), ``"dense"`` (plain NumPy, the reference; small N),
+        or ``"auto"``: the cluster for a Dask array where there is a client, memory where it suffices, else disk.
+    max_memory
+        The most memory that this process may hold, in bytes or such as ``"4G"``; None: what is free.
+    scratch
+        Directory of the scratch file when the cells live on disk, which takes 2 N d values; None: ``$TMPDIR``, or
+        ``/var/tmp``.
+    checkpoint
+        Directory for the tables of every round. Called again with the same arguments, a run that was stopped goes on
+        after its last round, with the same bits.
+    out
+        What takes the result as ``out[start:stop] = rows``, such as a data set of HDF5 or Zarr, and becomes
+        ``result.embedding``; None: an array, or a Dask array for cells on a cluster. ``"lazy"``: where the cells live
+        on disk, ``result.embedding`` gives rows as ``[start:stop]`` from the scratch file.
+    combine_keys, missing, allow_many_levels
+        How batch columns are read: see `harmonax.pp.harmony_integrate`.
+    progress
+        Show a progress line on stderr; None: where that is a terminal. Or a function called after each pass with
+        (round, pass, objective).
+
+    Returns
+    -------
+    HarmonyResult
+        With the corrected embedding (N, d) and how it was reached.
+
+    Raises
+    ------
+    InputError
+        If the embedding or the labels cannot be used, or `max_memory` does not suffice.
+    OutputError
+        If the scratch file or the checkpoint cannot be written.
+
+    Notes
+    -----
+    Korsunsky et al. 2019, Nature Methods 16:1289; Patikas et al. 2026 (Harmony2).
+
+    Examples
+    --------
+    >>> import numpy as np, harmonax
+    >>> gen = np.random.default_rng(0)
+    >>> batch = np.repeat(["a", "b"], 100)
+    >>> Z = gen.normal(size=(200, 5)) + (batch == "b")[:, None]
+    >>> result = harmonax.harmonize(Z, batch, rng=0)
+    >>> result.embedding.shape
+    (200, 5)
+    """
+    params = params if params is not None else HarmonyParams()
+    if backend not in _BACKENDS:
+        raise InputError(f"backend={backend!r} is not known; allowed are {', '.join(map(repr, _BACKENDS))}")
+    resolve_threads(n_threads)
+    wishes = Wishes(backend, n_threads, parse_size(max_memory), scratch)
+    kept = _checkpoint(checkpoint)
+    Z, digest = _embedding(Z, hashed=kept is not None)
+    how = {"combine_keys": combine_keys, "missing": missing, "allow_many_levels": allow_many_levels}
+    design = batches if isinstance(batches, BatchDesign) else _read_batches(batches, how)
+    if design.n_cells != Z.shape[0]:
+        raise InputError(
+            f"the embedding has {Z.shape[0]} cells but the batch labels have {design.n_cells}; they must agree"
+        )
+    resolved = params.resolve(design)
+    seed = kept.seed if kept is not None and kept.seed is not None and rng is None else seed_from(rng)
+    dtype = result_dtype(dtype if dtype is not None else params.precision)
+    lazy = isinstance(out, str) and out == "lazy"
+    if out is not None and not lazy and tuple(np.shape(out)) != tuple(Z.shape):
+        raise InputError(f"out has shape {np.shape(out)}; allowed is that of the embedding, {tuple(Z.shape)}")
+    for name in params.idle():
+        warn(f"{name} has no effect with flavor='{params.flavor}' and ridge='{params.ridge}'")
+    if design.n_joint == 1:
+        return _unchanged(Z, design, params, seed, np.empty(Z.shape, dtype) if out is None or lazy else out)
+    _check_tables(design, resolved, Z.shape[1])
+    schedule_seed, centroid_seed = np.random.SeedSequence(seed).spawn(2)
+    schedule = FixedPartition(params.n_blocks(design.n_cells), schedule_seed)
+    if backend == "dask" and out is not None and not lazy:
+        raise InputError("cells on a cluster give a Dask array: leave out=None and write that, for instance to_zarr")
+    n_result = dtype.itemsize if out is None else 0
+    cells, described = make_cells(Z, design, schedule, resolved, wishes, n_result=n_result, digest=digest)
+    sha256 = end_digest(digest, design) if digest is not None else None
+    past = kept.begin(params, seed, str(sha256), schedule.n_blocks, resolved.sigma) if kept is not None else []
+    seeding = np.random.default_rng(centroid_seed)
+    stays = hasattr(cells, "embedding") and (lazy or described["cells"] == "dask")
+    target = None if stays else np.empty(Z.shape, dtype) if out is None or lazy else out
+    with contextlib.closing(cells) if described["cells"] == "dask" else contextlib.nullcontext():
+        Y = past[-1].assigned.Y if past else seed_centroids(cells, resolved.n_clusters, seeding)
+        with reporter(progress, params) as report:
+            keep = kept.keep if kept is not None else lambda ended: None
+            fit = Harmony(cells, design, schedule, resolved).run(Y, target, report, past, keep)
+    return HarmonyResult(
+        embedding=cells.embedding.astype(dtype) if stays else target,
+        status=fit.status,
+        history=fit.history,
+        centroids=fit.assigned.Y,
+        params=params,
+        design=design,
+        seed=seed,
+        backend=described,
+        notes=fit.notes,
+        next_centroids=np.where(fit.correction.skipped[:, None], fit.assigned.Y, unit(fit.correction.W0)),
+        cluster_mass=fit.mass,
+        ridge=fit.correction.W,
+        moment=fit.moment,
+        data_sha256=sha256,
+        _assignments=lambda: cells.assignments(fit.assigned),
+    )
+
+
+def _checkpoint(directory: str | os.PathLike[str] | None) -> Any:
+    if directory is None:
+        return None
+    from .checkpoint import Checkpoint
+
+    return Checkpoint(directory)
+
+
+def _embedding(Z: Any, *, hashed: bool) -> tuple[Any, Any]:
+    """Return the embedding, checked as far as it is in memory, and the hash its values go into, if any."""
+    if is_sliced(Z):
+        check_shape(tuple(Z.shape))
+        if np.dtype(Z.dtype).kind not in "fiub":
+            raise InputError(f"the embedding has dtype {Z.dtype}; allowed are real numbers")
+        digest = begin_digest(Z.dtype, Z.shape)
+        if is_dask(Z):
+            # Its name is a hash of how it is made.
+            digest.update(Z.name.encode())
+        return Z, digest
+    array = as_array(Z, "the embedding")
+    digest = begin_digest(array.dtype, array.shape) if hashed else None
+    return check_embedding(array, digest=digest), digest
+
+
+def _unchanged(Z: Any, design: BatchDesign, params: HarmonyParams, seed: int, out: Any) -> HarmonyResult:
+    """Return the input: with one batch there is nothing to correct."""
+    warn(f"{', '.join(design.variables)}: {Status.SINGLE_BATCH.advice}")
+    if is_dask(Z):
+        out = Z.astype(out.dtype)
+    else:
+        for start, rows in slabs(Z):
+            out[start : start + len(rows)] = rows
+    none = np.empty((0, Z.shape[1]))
+    return HarmonyResult(out, Status.SINGLE_BATCH, History(), none, params, design, seed, {}, [], none)
+
+
+def _check_tables(design: BatchDesign, resolved: ResolvedParams, n_features: int) -> None:
+    """Refuse batch variables whose tables would not be small."""
+    moments = design.n_joint * resolved.n_clusters * n_features
+    penalties = resolved.params.n_blocks(design.n_cells) * design.n_levels * resolved.n_clusters
+    # With several variables each cluster has a ridge system, and that its factors.
+    systems = 4 * (1 + design.n_levels) ** 2 if design.n_variables > 1 else 0
+    size = 8 * (2 * moments + 3 * penalties + systems)
+    if size > _MOST_TABLES:
+        raise InputError(
+            f"{', '.join(design.variables)}: {design.n_levels} levels in {design.n_joint} combinations need tables of "
+            f"{size / 2**30:.0f} GiB; allowed are {_MOST_TABLES >> 30} GiB: use fewer batch variables, coarser ones, "
+            "or fewer clusters"
+        )
+
+
+def _read_batches(batches: Any, how: dict[str, Any]) -> BatchDesign:
+    table = as_table(batches)
+    return design_from_table(table, table.columns.tolist(), where="batches", **how)
+
+
+def result_dtype(dtype: Any) -> np.dtype:
+    """Return the dtype of a result, float32 or float64."""
+    try:
+        known = np.dtype(dtype)
+    except TypeError:
+        raise InputError(f"dtype={dtype!r} is not known; allowed are float32 and float64") from None
+    if known not in (np.dtype("float32"), np.dtype("float64")):
+        raise InputError(f"dtype={known} is not known; allowed are float32 and float64")
+    return known

@@ -1,0 +1,9 @@
+"""After a correction: too little, or too much.
+
+diagnose    `diagnose`: all of it, with a verdict
+rules       from what was measured to findings
+structure   neighbours kept, and how far cells moved
+states      states that only one batch has
+markers     are markers still where they were
+null        what a correction does where there is nothing to correct
+"""

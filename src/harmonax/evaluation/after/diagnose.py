@@ -1,0 +1,253 @@
+"""Too little corrected, or too much? Measured per cell, per group, and against a correction of nothing.
+
+The measure of too much is what happens *within* batches. A batch effect moves the cells of a batch, or those of one
+type in it, together; neighbours within a batch that are neighbours no longer were torn apart by the correction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..before.embedding_checks import levels_apart, matters
+from ..findings import Finding, from_table, plain, to_table, told
+from ..mixing import explained_by_batch, own_batch_excess
+from ..neighbours import nearest_cells
+from . import rules as judge
+from .markers import marker_table
+from .null import Correct, Null, calibrate
+from .states import batch_table, group_table, linked_batches, one_batch_states
+from .structure import moved_share, movement, neighbours_kept
+
+_NEAR = 30
+# Share of the cells that need labels for mixing to be measured within types.
+_LABELLED = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosis:
+    """What a correction did, and whether that was too little, too much, or right.
+
+    Attributes
+    ----------
+    verdict
+        "fine"; "caution" (look at the findings); "over_corrected"; "under_corrected"; "not_needed" (there was no batch
+        effect); "impossible" (batch and biology cannot be told apart).
+    summary
+        The verdict in a sentence.
+    findings
+        What was measured, with advice.
+    numbers
+        ``neighbours_kept`` (mean over batches), own-batch neighbours in excess (``excess_before``, ``excess_after``:
+        0 mixed as by chance, 1 apart), variance explained by batch (``explained_before``, ``explained_after``),
+        squared ``movement`` as a share of the variance, and ``movement_apart``, the mean move apart from the batch.
+    null
+        The distortion where there was nothing to correct; None where it was not measured.
+    mixing, batches, groups, one_batch_states, markers
+        Tables: per batch variable (the numbers have the one that was furthest apart), per batch, per group, per state
+        that one batch alone has, per marker gene.
+    kept, moved
+        Per cell, (N,): share of own-batch neighbours kept (nan where a sample was taken), and movement.
+    """
+
+    verdict: str
+    summary: str
+    findings: list[Finding]
+    numbers: dict[str, float]
+    null: Null | None
+    mixing: pd.DataFrame
+    batches: pd.DataFrame
+    groups: pd.DataFrame
+    one_batch_states: pd.DataFrame
+    markers: pd.DataFrame
+    about: dict[str, Any] = field(default_factory=dict)
+    kept: np.ndarray = field(repr=False, default_factory=lambda: np.empty(0))
+    moved: np.ndarray = field(repr=False, default_factory=lambda: np.empty(0))
+
+    def to_uns(self) -> dict[str, Any]:
+        """Return everything but the values per cell, as files keep it."""
+        return {
+            "verdict": self.verdict,
+            "summary": self.summary,
+            "findings": to_table(self.findings),
+            "numbers": dict(self.numbers),
+            "null": self.null.to_dict() if self.null is not None else {},
+            "mixing": self.mixing,
+            "batches": self.batches,
+            "clusters": self.groups,
+            "one_batch_states": self.one_batch_states,
+            "markers": self.markers,
+            **self.about,
+        }
+
+    def to_record(self) -> dict[str, Any]:
+        """Return the same as plain values, tables as lists of rows: for JSON."""
+        return plain(self.to_uns())
+
+    @classmethod
+    def from_uns(cls, stored: Mapping[str, Any]) -> Diagnosis:
+        """Return the diagnosis that `to_uns` stored, without the values per cell."""
+        null = dict(stored["null"])
+        tables = {"mixing", "batches", "clusters", "one_batch_states", "markers"}
+        parts = {"verdict", "summary", "findings", "numbers", "null", *tables}
+        return cls(
+            verdict=str(stored["verdict"]),
+            summary=str(stored["summary"]),
+            findings=from_table(stored["findings"]),
+            numbers={name: float(value) for name, value in stored["numbers"].items()},
+            null=Null(str(null.pop("batch")), int(null.pop("n_cells")), **null) if null else None,
+            mixing=stored["mixing"],
+            batches=stored["batches"],
+            groups=stored["clusters"],
+            one_batch_states=stored["one_batch_states"],
+            markers=stored["markers"],
+            about={name: value for name, value in stored.items() if name not in parts},
+        )
+
+    def __str__(self) -> str:
+        return "\n".join(told(self.verdict.replace("_", "-"), self.summary, self.findings))
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """What is diagnosed: N cells before and after, and what is known of them.
+
+    Attributes
+    ----------
+    before, after
+        Embeddings, both (N, d).
+    batch, levels
+        Code of each cell's batch, (N,), and the batches' names; of several batch variables, of their combinations.
+    variables
+        Code of each cell's level, (N,), of each batch variable by its name.
+    labels
+        Name of each cell's type, "" for none; None: no types are known.
+    groups
+        Name of each cell's group, by which results are shown; None: the labels, else one group.
+    expression, markers
+        Expression (N cells x genes) of the genes of `markers`, which are named by cell type.
+    status, last_change
+        How the run ended, if known: "converged", "max_iterations" or "".
+    hvg_per_batch
+        Whether variable genes were chosen within batches; None: not known.
+    """
+
+    before: np.ndarray
+    after: np.ndarray
+    batch: np.ndarray
+    levels: list[str]
+    variables: Mapping[str, np.ndarray] = field(default_factory=dict)
+    labels: np.ndarray | None = None
+    groups: np.ndarray | None = None
+    expression: pd.DataFrame | None = None
+    markers: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    status: str = ""
+    last_change: float = float("nan")
+    hvg_per_batch: bool | None = None
+
+    def take(self, rows: np.ndarray) -> Case:
+        """Return the case of some of the cells."""
+        parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        for name in ("before", "after", "batch", "labels", "groups"):
+            parts[name] = None if parts[name] is None else parts[name][rows]
+        parts["variables"] = {name: codes[rows] for name, codes in self.variables.items()}
+        parts["expression"] = None if self.expression is None else self.expression.iloc[rows]
+        return Case(**parts)
+
+
+def diagnose(
+    case: Case, *, correct: Correct | None = None, max_cells: int = 20_000, rng: np.random.Generator
+) -> Diagnosis:
+    """Measure what a correction did.
+
+    Parameters
+    ----------
+    case
+        The cells, before and after.
+    correct
+        The correction itself, for the null calibration; None: that is left out.
+    max_cells
+        Of more cells a sample of this size is taken for all that needs neighbours.
+    rng
+        Draws the sample and the halves of the null calibration.
+    """
+    n = len(case.before)
+    rows = np.arange(n) if n <= max_cells else np.sort(rng.choice(n, max_cells, replace=False))
+    moved = movement(case.before, case.after, case.batch)
+    part = case.take(rows)
+    kept = np.full(n, np.nan)
+    kept[rows] = neighbours_kept(part.before, part.after, part.batch)
+    null = calibrate(part.before, part.batch, part.levels, correct, rng) if correct is not None else None
+    near = nearest_cells(part.after, min(_NEAR, len(rows) - 1))
+    labels = part.labels if part.labels is not None else np.full(len(rows), "")
+    groups = next((g for g in (part.groups, part.labels) if g is not None), np.full(len(rows), "all cells"))
+    clusters = group_table(groups, part.batch, part.before, kept[rows], moved[rows], near)
+    states = one_batch_states(part.before, labels, part.batch, part.levels, near)
+    markers = pd.DataFrame(columns=["cell_type", "gene", "before", "after"])
+    if part.expression is not None:
+        markers = marker_table(part.before, part.after, labels, part.expression, part.markers)
+    n_labelled, n_linked = linked_batches(labels, part.batch)
+    batches = batch_table(part.batch, part.levels, kept[rows])
+    # Within types where enough of them are in several batches: then the batches may hold different numbers of each.
+    within = labels if n_linked < n_labelled and (labels != "").mean() > _LABELLED else None
+    mixing = _mixing(part, within, rng)
+    numbers = _numbers(part, mixing, batches, kept[rows], moved)
+    measured = judge.Measured(
+        numbers=numbers,
+        mixing=mixing,
+        null=null,
+        groups=clusters,
+        states=states,
+        markers=markers,
+        n_levels=len(np.unique(part.batch)),
+        batches=batches,
+        n_labelled=n_labelled,
+        n_linked=n_linked,
+        status=case.status,
+        last_change=case.last_change,
+        hvg_per_batch=case.hvg_per_batch,
+    )
+    verdict, summary, findings = judge.judge(measured)
+    about = {"n_cells": n, "n_used": len(rows)}
+    return Diagnosis(
+        verdict, summary, findings, numbers, null, mixing, batches, clusters, states, markers, about, kept, moved
+    )
+
+
+def _mixing(part: Case, labels: np.ndarray | None, rng: np.random.Generator) -> pd.DataFrame:
+    """Return how far the batches of each variable lie apart, before and after."""
+    groups = None if labels is None else np.unique(labels, return_inverse=True)[1] - int((labels == "").any())
+    rows = []
+    for name, codes in (part.variables or {"batch": part.batch}).items():
+        own = np.unique(codes, return_inverse=True)[1]
+        before, after = (own_batch_excess(Z, own, rng, groups=groups) for Z in (part.before, part.after))
+        counts = np.bincount(own)
+        apart = [int(levels_apart(excess, counts).sum()) if len(counts) > 1 else 0 for excess in (before, after)]
+        needed = len(counts) > 1 and (matters(before) or apart[0] > 0)
+        rows.append((name, before.overall, after.overall, max(before.chance, after.chance), needed, *apart))
+    names = ["batch_key", "before", "after", "chance", "needed", "levels_apart_before", "levels_apart_after"]
+    return pd.DataFrame(rows, columns=names, index=[str(i) for i in range(len(rows))])
+
+
+def _numbers(
+    part: Case, mixing: pd.DataFrame, batches: pd.DataFrame, kept: np.ndarray, moved: np.ndarray
+) -> dict[str, float]:
+    """Return the numbers of a diagnosis; mixing is that of the variable whose batches lay furthest apart."""
+    codes = np.unique(part.batch, return_inverse=True)[1]
+    explained = [float(np.prod(explained_by_batch(Z, codes), axis=0).sum()) for Z in (part.before, part.after)]
+    # Where every batch is small, all their cells together.
+    known = next((v for v in (batches["neighbours_kept"].dropna(), kept[np.isfinite(kept)]) if len(v)), [np.nan])
+    worst = mixing.iloc[int(np.argmax(mixing["before"].fillna(-np.inf)))]
+    return {
+        "neighbours_kept": float(np.mean(known)),
+        "excess_before": float(worst["before"]),
+        "excess_after": float(worst["after"]),
+        "explained_before": explained[0],
+        "explained_after": explained[1],
+        "movement": moved_share(np.asarray(part.before, np.float64), np.asarray(part.after, np.float64)),
+        "movement_apart": float(moved.mean()),
+    }

@@ -1,0 +1,73 @@
+"""What a correction did to single cells: the neighbours they kept, and how far they moved apart from their batch."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..neighbours import own_batch_neighbours, share_kept
+
+NEIGHBOURS = 15
+
+
+def neighbours_kept(before: np.ndarray, after: np.ndarray, batch: np.ndarray) -> np.ndarray:
+    """Return which share of each cell's 15 nearest neighbours in its own batch is still among them after.
+
+    A batch effect moves a batch, or its cells of one type, as one; what changes neighbours *within* a batch is
+    distortion. nan in batches of fewer than three cells.
+
+    Parameters
+    ----------
+    before, after
+        Embeddings, (N, d) and (N, any).
+    batch
+        Code of each cell's batch, (N,).
+
+    Examples
+    --------
+    >>> Z = np.random.default_rng(0).normal(size=(60, 4))
+    >>> batch = np.repeat([0, 1], 30)
+    >>> float(neighbours_kept(Z, Z + 10 * batch[:, None], batch).mean())
+    1.0
+    """
+    return share_kept(*(own_batch_neighbours(Z, batch, NEIGHBOURS) for Z in (before, after)))
+
+
+def movement(before: np.ndarray, after: np.ndarray, batch: np.ndarray) -> np.ndarray:
+    """Return how far each cell moved apart from its batch.
+
+    The length of its move less the median move of its batch, in units of the spread of a batch: the root mean square
+    distance of cells from the mean of their batch before. 0 where a batch moved as one.
+
+    Parameters
+    ----------
+    before, after
+        Embeddings, both (N, d).
+    batch
+        Code of each cell's batch, (N,).
+
+    Examples
+    --------
+    >>> Z, batch = np.random.default_rng(0).normal(size=(60, 4)), np.repeat([0, 1], 30)
+    >>> float(movement(Z, Z + 10 * batch[:, None], batch).max()) < 1e-12
+    True
+    """
+    move = np.asarray(after, np.float64) - np.asarray(before, np.float64)
+    spread = 0.0
+    for code in np.unique(batch):
+        own = batch == code
+        move[own] -= np.median(move[own], axis=0)
+        spread += float(((before[own] - before[own].mean(axis=0)) ** 2).sum())
+    unit = np.sqrt(spread / len(before))
+    return np.linalg.norm(move, axis=1) / unit if unit > 0 else np.zeros(len(before))
+
+
+def moved_share(before: np.ndarray, after: np.ndarray) -> float:
+    """Return the squared length of all moves as a share of the variance before.
+
+    Examples
+    --------
+    >>> moved_share(np.array([[-1.0], [1.0]]), np.array([[-1.0], [1.0]]))
+    0.0
+    """
+    total = float(((before - before.mean(axis=0)) ** 2).sum())
+    return float(((after - before) ** 2).sum()) / total if total > 0 else 0.0

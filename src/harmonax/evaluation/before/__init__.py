@@ -1,0 +1,7 @@
+"""Before a correction: is it needed, and is it possible.
+
+check              `check`: all of it, with a verdict
+design_checks      sizes of batches; batches against conditions and types
+embedding_checks   how far batches lie apart
+association        how two variables of the cells are related
+"""

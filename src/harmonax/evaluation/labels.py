@@ -1,0 +1,166 @@
+"""What is evaluated: embeddings, batch columns and labels of the same cells, checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..errors import InputError, warn
+from ..inputs.columns import design_from_table
+from .variables import UNLABELLED
+
+__all__ = ["UNLABELLED", "Cells", "read_cells"]
+
+# Fewer have no neighbourhoods to speak of; up to so many, scores say little.
+FEWEST_CELLS, FEW_CELLS = 30, 100
+# Cell types have names, and hardly more numbers than this.
+_MOST_NUMBERS = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """The cells that have a batch.
+
+    Attributes
+    ----------
+    embeddings
+        (n, d) float32 each; the first is the baseline.
+    batches
+        Code of each cell's level, (n,), for each batch variable.
+    labels
+        Code of each cell's label, (n,), -1 where it has none; None without labels.
+    n_cells
+        Cells before any were left out.
+    notes
+        What was left out, and what cannot be scored.
+    """
+
+    embeddings: dict[str, np.ndarray]
+    batches: dict[str, np.ndarray]
+    labels: np.ndarray | None
+    n_cells: int
+    notes: list[str]
+
+    @property
+    def n(self) -> int:
+        return len(next(iter(self.batches.values())))
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """Rows of the cells that have a label."""
+        return np.flatnonzero(self.labels >= 0) if self.labels is not None else np.array([], np.int64)
+
+
+def read_cells(
+    embeddings: Mapping[str, Any],
+    batches: pd.DataFrame,
+    labels: Any,
+    label_key: str,
+    unlabelled: Iterable[str],
+    allow_many_levels: bool,
+) -> Cells:
+    """Check what was passed and leave out cells without a batch, with a word."""
+    n = len(batches)
+    arrays = {str(name): _embedding(array, str(name), n) for name, array in embeddings.items()}
+    if not arrays:
+        raise InputError("no embedding given; name at least one")
+    keep = _with_batches(batches)
+    if keep.sum() < FEWEST_CELLS:
+        raise InputError(f"there are {int(keep.sum())} cells with a batch; at least {FEWEST_CELLS} are needed")
+    notes = []
+    if not keep.all():
+        notes.append(f"{int((~keep).sum())} of {n} cells have no batch and are left out")
+        warn(notes[0])
+    design = design_from_table(batches[keep], list(batches.columns), allow_many_levels=allow_many_levels)
+    own = design.joint_levels[design.joint] - design.offsets[:-1]
+    codes = None if labels is None else _labels(labels, n, label_key, unlabelled)[keep]
+    cells = Cells(
+        {name: np.ascontiguousarray(array[keep]) for name, array in arrays.items()},
+        {name: own[:, f] for f, name in enumerate(design.variables)},
+        codes if codes is not None and (codes >= 0).sum() >= FEWEST_CELLS else None,
+        n,
+        notes,
+    )
+    notes += _words(cells, codes, label_key)
+    return cells
+
+
+def _with_batches(batches: pd.DataFrame) -> np.ndarray:
+    """Return which cells have a level of every batch variable."""
+    keys = [str(key) for key in batches.columns]
+    if not keys:
+        raise InputError("no batch column given; name at least one")
+    for key in keys:
+        if keys.count(key) > 1:
+            raise InputError(f"batch column '{key}' is given more than once; name each once")
+    keep = np.asarray(batches.notna().all(axis=1))
+    for key in batches.columns:
+        if not batches[key].notna().any():
+            raise InputError(f"batch column '{key}' has no value for any cell; name another")
+    return keep
+
+
+def _labels(labels: Any, n: int, label_key: str, unlabelled: Iterable[str]) -> np.ndarray:
+    """Return codes of labels in sorted order, -1 for none."""
+    column = pd.Series(np.asarray(labels, object))
+    if len(column) != n:
+        raise InputError(f"there are {len(column)} labels for {n} cells; allowed is one per cell")
+    none = {str(word).strip().casefold() for word in unlabelled}
+    text = column.astype(str).str.strip()
+    has = np.asarray(column.notna() & ~text.str.casefold().isin(none))
+    codes = np.full(n, -1)
+    codes[has], levels = pd.factorize(text[has], sort=True)
+    numbers = pd.api.types.is_numeric_dtype(column.infer_objects().dtype)
+    if len(levels) > (_MOST_NUMBERS if numbers else max(_MOST_NUMBERS, has.sum() // 2)):
+        raise InputError(
+            f"label column '{label_key}' has {len(levels)} different values in {int(has.sum())} cells: it looks like a "
+            "measurement or like cell barcodes, not like cell types; name another"
+        )
+    return codes
+
+
+def _words(cells: Cells, labels: np.ndarray | None, label_key: str) -> list[str]:
+    """Return what the user should know about what is, or cannot be, scored."""
+    words = []
+    if cells.n < FEW_CELLS:
+        words.append(f"{cells.n} cells are few: the scores are rough")
+    for key, codes in cells.batches.items():
+        if len(np.unique(codes)) < 2:
+            words.append(f"'{key}' has one batch only: nothing says how batches mix")
+    if labels is None:
+        return words
+    has = labels >= 0
+    if not has.all():
+        words.append(
+            f"{int((~has).sum())} of {cells.n} cells have no label in '{label_key}': no part in scores with labels"
+        )
+    if has.sum() < FEWEST_CELLS:
+        words.append(
+            f"{int(has.sum())} cells have a label in '{label_key}', {FEWEST_CELLS} are needed: no scores with labels"
+        )
+    elif len(np.unique(labels[has])) < 2:
+        words.append(f"'{label_key}' has one label only: nothing says how labels stay apart, and there is no total")
+    return words
+
+
+def _embedding(value: Any, name: str, n: int) -> np.ndarray:
+    """Return an embedding as scib-metrics is given it, or refuse it."""
+    value = value.toarray() if hasattr(value, "toarray") else value
+    array = value.to_numpy() if isinstance(value, pd.DataFrame) else np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise InputError(f"embedding '{name}' holds {array.dtype}; allowed are real numbers")
+    if array.ndim != 2 or len(array) != n or array.shape[1] == 0:
+        raise InputError(f"embedding '{name}' has shape {array.shape}; allowed is ({n}, features): one row per cell")
+    array = array.astype(np.float32)
+    bad = ~np.isfinite(array).all(axis=1)
+    if bad.any():
+        first = int(np.argmax(bad))
+        raise InputError(
+            f"embedding '{name}' has NaN or infinite values in {int(bad.sum())} cells (first: row {first}); "
+            "remove or repair them"
+        )
+    return array

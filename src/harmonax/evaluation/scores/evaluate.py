@@ -1,0 +1,181 @@
+"""Score embeddings side by side: scib-metrics' scores where there are labels, label-free ones always."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib.metadata import version
+from itertools import chain
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from ...errors import InputError
+from ...system.extras import need
+from ...system.rng import seed_from
+from ..labels import FEWEST_CELLS, UNLABELLED, Cells, read_cells
+from . import labelfree, scib
+from .sample import N_SAMPLES, disjoint_samples, interval
+from .table import KINDS, Evaluation, frame_of
+
+__all__ = ["Evaluation", "evaluate"]
+
+Progress = Callable[[int, int, str], None]
+SHUFFLED = "shuffled"
+_PACKAGES = ("scib-metrics", "jax", "pynndescent", "scikit-learn", "numpy")
+
+
+def evaluate(
+    embeddings: Mapping[str, Any],
+    batches: pd.DataFrame,
+    labels: Any = None,
+    *,
+    label_key: str = "label",
+    max_cells: int = 50_000,
+    rng: Any = 0,
+    unlabelled: Iterable[str] = UNLABELLED,
+    allow_many_levels: bool = False,
+    controls: bool = False,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Score embeddings of the same cells side by side; for AnnData there is `harmonax.tl.evaluate`.
+
+    Parameters
+    ----------
+    embeddings
+        Arrays of N cells x dimensions by name, the uncorrected one first.
+    batches
+        A column for each batch variable, N rows; cells with a missing one are left out, with a warning.
+    labels
+        Cell type of each cell, (N,); None: label-free scores only.
+    label_key, max_cells, rng, unlabelled, allow_many_levels, controls, progress
+        As in `harmonax.tl.evaluate`.
+
+    Raises
+    ------
+    InputError
+        If embeddings, batches and labels do not fit together or cannot be scored.
+
+    Examples
+    --------
+    >>> gen = np.random.default_rng(0)
+    >>> batch = pd.DataFrame({"batch": np.repeat(["a", "b"], 100)})
+    >>> x = gen.normal(size=(200, 5))
+    >>> result = evaluate({"apart": x + 9 * (batch == "b").to_numpy(), "mixed": x}, batch)  # doctest: +SKIP
+    """
+    seed = seed_from(rng)
+    if max_cells < N_SAMPLES * FEWEST_CELLS:
+        raise InputError(f"max_cells={max_cells} is too few; allowed is from {N_SAMPLES * FEWEST_CELLS} on")
+    for module in ("scib_metrics", "sklearn"):
+        need(module, "workflow")
+    cells = read_cells(embeddings, batches, labels, label_key, unlabelled, allow_many_levels)
+    gen = np.random.default_rng(seed)
+    if controls:
+        _add_control(cells, gen)
+    anyone = disjoint_samples(np.arange(cells.n), max_cells, gen)
+    labelled = disjoint_samples(cells.labelled, max_cells, gen)
+    found = _score_all(cells, anyone, labelled, seed, progress)
+    return Evaluation(
+        frame_of([_summed_up(row, values) for row, values in found.items() if np.isfinite(values).any()]),
+        n_cells=cells.n_cells,
+        n_used=sum(map(len, anyone)),
+        label_key=label_key if cells.labels is not None else "",
+        batch_keys=tuple(cells.batches),
+        embeddings=tuple(cells.embeddings),
+        baseline=next(iter(cells.embeddings)),
+        seed=seed,
+        versions={name.replace("-", "_"): version(name) for name in _PACKAGES},
+        notes=tuple(cells.notes + _words(cells, found, anyone, labelled)),
+    )
+
+
+class _Row(NamedTuple):
+    embedding: str
+    batch_key: str
+    metric: str
+    kind: str
+
+
+def _score_all(
+    cells: Cells, anyone: list[np.ndarray], labelled: list[np.ndarray], seed: int, progress: Progress | None
+) -> dict[_Row, list[float]]:
+    """Return every score of every sample, by kind."""
+    found: dict[_Row, list[float]] = {}
+    baseline: dict[str, np.ndarray] = {}
+    for done, name in enumerate(cells.embeddings):
+        if progress is not None:
+            progress(done, len(cells.embeddings), name)
+        scores = [_with_labels(cells, name, rows, seed) for rows in labelled]
+        for row, value in chain(_without_labels(cells, name, anyone, baseline), *scores):
+            found.setdefault(row, []).append(value)
+    return dict(sorted(found.items(), key=lambda item: KINDS.index(item[0].kind)))
+
+
+def _without_labels(
+    cells: Cells, name: str, samples: list[np.ndarray], baseline: dict[str, np.ndarray]
+) -> Iterator[tuple[_Row, float]]:
+    """Score samples of one embedding; `baseline` keeps the first embedding's neighbours for those that follow."""
+    x, rows = cells.embeddings[name], np.concatenate(samples)
+    near = labelfree.near_of(x, rows)
+    for key, batch in cells.batches.items():
+        own = labelfree.own_neighbours(x, batch, rows)
+        values = labelfree.cell_values(near, x, batch, baseline.setdefault(key, own), own)
+        for part in np.split(values, len(samples)):
+            for metric, value in labelfree.scores_of(part).items():
+                yield _Row(name, key, metric, "label-free"), value
+
+
+def _with_labels(cells: Cells, name: str, rows: np.ndarray, seed: int) -> Iterator[tuple[_Row, float]]:
+    """Score one embedding of labelled cells."""
+    if cells.labels is None:
+        return
+    x, label = cells.embeddings[name][rows], cells.labels[rows]
+    neighbours = scib.neighbours_of(x, seed)
+    bio = scib.bio_scores(x, neighbours, label)
+    yield from _labelled(name, "", "bio", bio)
+    for key, codes in cells.batches.items():
+        scores = scib.batch_scores(x, neighbours, codes[rows], label)
+        yield from _labelled(name, key, "batch", scores)
+        yield _Row(name, key, "total", "total"), scib.total_score(scores["batch"], bio["bio"])
+
+
+def _labelled(name: str, key: str, kind: str, scores: dict[str, float]) -> Iterator[tuple[_Row, float]]:
+    for metric, value in scores.items():
+        yield _Row(name, key, metric, "total" if metric == kind else kind), value
+
+
+def _summed_up(row: _Row, values: list[float]) -> tuple[Any, ...]:
+    return (*row, *interval(np.array(values)))
+
+
+def _add_control(cells: Cells, gen: np.random.Generator) -> None:
+    """Add the baseline with its cells shuffled: what perfect mixing without any structure left scores."""
+    if SHUFFLED in cells.embeddings:
+        raise InputError(f"an embedding is called '{SHUFFLED}', as the control is; rename it, or leave out controls")
+    first = next(iter(cells.embeddings.values()))
+    cells.embeddings[SHUFFLED] = first[gen.permutation(len(first))]
+
+
+def _words(
+    cells: Cells, found: dict[_Row, list[float]], anyone: list[np.ndarray], labelled: list[np.ndarray]
+) -> list[str]:
+    """Return what was sampled, and which scores the data do not define."""
+    words = []
+    if len(anyone) > 1:
+        words.append(f"label-free scores are those of {sum(map(len, anyone))} random cells, with 95 % intervals")
+    if len(labelled) > 1:
+        words.append(
+            f"scores with labels are means over {len(labelled)} disjoint random samples of {len(labelled[0])} cells, "
+            "with 95 % intervals for samples of that size; kBET and iLISI would be lower with more cells"
+        )
+    gone: dict[str, list[str]] = {}
+    for row, values in found.items():
+        several = row.kind == "batch" and len(np.unique(cells.batches[row.batch_key])) > 1
+        if several and not np.isfinite(values).any() and row.metric not in gone.setdefault(row.batch_key, []):
+            gone[row.batch_key].append(row.metric)
+    words += [
+        f"no label has enough cells of two batches of '{key}' for {', '.join(metrics)}: there is no mean over them"
+        for key, metrics in gone.items()
+        if metrics
+    ]
+    return words

@@ -1,0 +1,15 @@
+"""The training loop, which knows no operator: losses and a model in, a fitted model out (JAX, Optax).
+
+loop          `fit`: one update after the other, until it ends, stops early or stops being finite
+updates       one update, compiled: losses, gradients, and whether all of it is finite
+terms         which losses there are, and their weights
+presets       weights by situation, and the losses that they weigh
+minibatches   which cells an update sees
+checkpoint    a run's state in one file, written whole or not at all
+outcome       FitResult, FitStatus, EarlyStopping
+"""
+
+from ..system.extras import need
+
+for _module in ("jax", "flax", "optax"):
+    need(_module, "jax")

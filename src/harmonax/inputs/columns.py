@@ -1,0 +1,200 @@
+"""Batch columns as users have them (pandas, arrays, dictionaries) to a `BatchDesign`, checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from ..design import BatchDesign
+from ..errors import InputError, MissingKeyError, nearest
+
+# A numeric column with more distinct values than this looks like a measurement.
+_MOST_NUMERIC_LEVELS = 100
+# Any column with more levels than this share of the cells looks like cell barcodes,
+_MOST_LEVELS_SHARE = 0.5
+# but only from this many levels on: small data may well have one-cell batches,
+_BARCODE_LEVELS = 50
+# though hardly this many and no other.
+_FEWEST_BARCODES = 10
+
+
+def design_from_table(
+    table: pd.DataFrame,
+    keys: str | Iterable[str],
+    *,
+    where: str = "obs",
+    combine_keys: bool = False,
+    missing: Literal["error", "level"] = "error",
+    allow_many_levels: bool = False,
+) -> BatchDesign:
+    """Read batch columns of a table, one row per cell.
+
+    Parameters
+    ----------
+    table
+        One row per cell, such as ``adata.obs``.
+    keys
+        One column or several; several are separate batch variables unless `combine_keys`.
+    where
+        What messages call the table.
+    combine_keys
+        Join the columns into one variable with a level per observed combination.
+    missing
+        ``"error"``: refuse missing labels; ``"level"``: make them a level of their own, "missing".
+    allow_many_levels
+        Accept columns that look like measurements or cell barcodes.
+
+    Raises
+    ------
+    MissingKeyError
+        If a column is not there.
+    InputError
+        If a column has missing labels, or looks like a measurement or like cell barcodes.
+    """
+    names = [keys] if isinstance(keys, str) or not isinstance(keys, Iterable) else list(keys)
+    if not names:
+        raise InputError(f"no batch column given; name at least one column of {where}")
+    if missing not in ("error", "level"):
+        raise InputError(f"missing={missing!r} is not known; allowed are 'error', 'level'")
+    known = [str(c) for c in table.columns]
+    codes, levels = [], []
+    for name in names:
+        if name not in table.columns:
+            raise MissingKeyError(f"{where} has no column '{name}'; {nearest(str(name), known)}")
+        if names.count(name) > 1:
+            raise InputError(f"batch column '{name}' is named more than once")
+        column = table[name]
+        if isinstance(column, pd.DataFrame):
+            raise InputError(f"{where} has {column.shape[1]} columns called '{name}'; rename all but one")
+        own_codes, own_levels = _encode(column, f"{where}['{name}']", missing, allow_many_levels)
+        codes.append(own_codes)
+        levels.append(own_levels)
+    design = BatchDesign.from_codes(np.column_stack(codes), [str(n) for n in names], levels)
+    return combined(design) if combine_keys and len(names) > 1 else design
+
+
+def as_table(batches: Any) -> pd.DataFrame:
+    """Return batch labels given as a table, a mapping, a 1-D or 2-D array, or a list of labels as one table.
+
+    Raises
+    ------
+    InputError
+        If columns differ in length or are not flat.
+    """
+    if isinstance(batches, pd.DataFrame):
+        return batches
+    if isinstance(batches, Mapping):
+        return pd.DataFrame(_flat_columns(batches))
+    if isinstance(batches, (pd.Series, pd.Categorical, pd.Index)):
+        name = getattr(batches, "name", None)
+        return pd.DataFrame({"batch" if name is None else name: pd.Series(batches).array})
+    array = _labels(batches)
+    array = array[:, None] if array.ndim == 1 else array
+    if array.ndim != 2:
+        raise InputError(f"batches has shape {array.shape}; allowed are (cells,) or (cells, variables)")
+    names = ["batch"] if array.shape[1] == 1 else [f"batch{i}" for i in range(array.shape[1])]
+    return pd.DataFrame({name: array[:, i] for i, name in enumerate(names)})
+
+
+def table_like(batches: Any, names: Sequence[str]) -> pd.DataFrame:
+    """Return the batch labels of other cells as a table with these columns, in this order.
+
+    A single variable is the one that is named; columns of tables and mappings are found by name, of arrays by place.
+
+    Raises
+    ------
+    InputError
+        If the variables are others.
+    """
+    table = as_table(batches)
+    own = [str(name) for name in table.columns]
+    named = len(own) > 1 and isinstance(batches, (pd.DataFrame, Mapping))
+    if len(own) == len(names) and not named:
+        return table.set_axis(list(names), axis=1)
+    if sorted(own) != sorted(names):
+        there, asked = (", ".join(f"'{name}'" for name in some) for some in (own, names))
+        raise InputError(
+            f"batch has the variables {there}, the fit had {asked}: pass those, or known_batches='new' where all of "
+            "these cells' batches are new"
+        )
+    return table.set_axis(own, axis=1)[list(names)]
+
+
+def _flat_columns(columns: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return the columns as arrays of one length; rows are matched by place, never by index."""
+    flat: dict[Any, Any] = {}
+    for name, column in columns.items():
+        pandas_like = isinstance(column, (pd.Series, pd.Categorical, pd.Index))
+        flat[name] = pd.Series(column).array if pandas_like else _labels(column)
+    for name, column in flat.items():
+        if column.ndim != 1:
+            raise InputError(f"batch labels '{name}' have shape {column.shape}; allowed is (cells,)")
+    if len({len(column) for column in flat.values()}) > 1:
+        lengths = ", ".join(f"'{name}' has {len(column)}" for name, column in flat.items())
+        raise InputError(f"the batch labels differ in length: {lengths}")
+    return flat
+
+
+def combined(design: BatchDesign) -> BatchDesign:
+    """Return the design with its variables joined into one, a level per observed combination."""
+    name = "+".join(design.variables)
+    return BatchDesign.from_codes(design.joint, [name], [design.joint_names("|")])
+
+
+def _encode(column: pd.Series, label: str, missing: str, allow_many: bool) -> tuple[np.ndarray, list[str]]:
+    """Return each cell's code and the names of the codes."""
+    gaps = np.asarray(column.isna())
+    if gaps.any() and missing == "error":
+        first = column.index[int(np.argmax(gaps))]
+        raise InputError(
+            f"{label} has {int(gaps.sum())} missing values (first: cell '{first}'); "
+            "fill them, drop those cells, or pass missing='level'"
+        )
+    column = column.infer_objects()
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        codes, values = np.asarray(column.cat.codes, np.int64), column.cat.categories
+    else:
+        codes, values = _factorize(column, gaps)
+    if not allow_many:
+        numbers = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
+        _refuse_unlikely(label, len(column), len(np.unique(codes[~gaps])), numbers)
+    names = [str(v) for v in values]
+    if gaps.any():
+        # A level that is called so takes them in.
+        names.append("missing")
+        codes = np.where(gaps, names.index("missing"), codes)
+    return codes, names
+
+
+def _factorize(column: pd.Series, gaps: np.ndarray) -> tuple[np.ndarray, pd.Index]:
+    """Number the values in sorted order; labels of mixed types are compared as text, so that 1 and "1" are one."""
+    if column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) != "string":
+        column = column.astype(str).astype(object).mask(gaps, None)
+    codes, values = pd.factorize(column, sort=True)
+    return np.asarray(codes, np.int64), pd.Index(values)
+
+
+def _refuse_unlikely(label: str, n: int, n_levels: int, numbers: bool) -> None:
+    insist = "if these really are batches, pass allow_many_levels=True (--allow-many-levels)"
+    if numbers and n_levels > _MOST_NUMERIC_LEVELS:
+        raise InputError(f"{label} is numeric with {n_levels} distinct values: it looks like a measurement; {insist}")
+    each_its_own = n_levels == n and n >= _FEWEST_BARCODES
+    if each_its_own or (n_levels >= _BARCODE_LEVELS and n_levels > _MOST_LEVELS_SHARE * n):
+        raise InputError(f"{label} has {n_levels} levels for {n} cells: it looks like a cell barcode; {insist}")
+
+
+def _labels(values: Any) -> np.ndarray:
+    """Return labels as an array; those of a list keep their types: as NumPy text, a missing one would read "nan"."""
+    if hasattr(values, "__array__"):
+        return np.asarray(values)
+    refusal = "batches must be labels, one per cell, or rows of labels of one length"
+    try:
+        array = np.asarray(list(values), dtype=object)
+    except (TypeError, ValueError):
+        raise InputError(refusal) from None
+    if array.ndim == 1 and any(isinstance(v, (list, tuple, np.ndarray)) for v in array):
+        raise InputError(refusal)
+    return array

@@ -1,0 +1,276 @@
+"""New cells into the corrected space of a reference that is held fixed (Kang et al. 2021).
+
+Cells of a batch that the reference has are corrected with what was learned for it: soft clusters under that batch's
+penalty at the end of the run, and its ridge coefficients. Every other batch gets coefficients of its own, from
+
+    B_k = (X^T diag(R_k) X + N_k e0 e0^T + diag(0, lambda))^-1 (X^T diag(R_k) Zq + e0 C_k^T)
+
+with X = [1, one-hot of batches] and R = softmax(-D / sigma), and Zq -= diag(R_k) X[:, 1:] B_k[1:]. Both are the run's
+own questions to its cells (`algorithm/contracts.py`), so new cells may live wherever the reference's could.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from ..algorithm.contracts import Assignment, Cells
+from ..algorithm.ridge import Anchor, ridge
+from ..algorithm.schedule import FixedPartition
+from ..design import BatchDesign
+from ..engine.placement import Wishes, make_cells
+from ..engine.run import Backend, result_dtype
+from ..errors import InputError, warn
+from ..inputs.columns import as_table, combined, design_from_table
+from ..inputs.embedding import check_embedding, check_shape, is_dask, is_sliced
+from ..params import HarmonyParams, ResolvedParams
+from ..system.cpus import resolve_threads
+from ..system.memory import parse_size
+
+if TYPE_CHECKING:
+    from .model import HarmonyModel
+
+KnownBatches = Literal["learned", "new"]
+# What joins the names of a cell's batches into one.
+BETWEEN = ", "
+# Where all coefficients are known, rounds only settle which clusters cells are in; after so many little changes.
+_SETTLED = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Placed:
+    """New cells in the corrected space, (N, d), and how many of them each way was taken for.
+
+    Attributes
+    ----------
+    embedding
+        (N, d): an array, or what was given as `out`.
+    batches
+        Their batches, with the variables in the model's order.
+    known, new
+        Cells of each batch that the reference has, and of each that it does not, by `BatchDesign.joint_names`.
+    """
+
+    embedding: Any
+    batches: BatchDesign
+    known: dict[str, int]
+    new: dict[str, int]
+
+
+def place(
+    model: HarmonyModel,
+    Z: Any,
+    batches: Any = None,
+    *,
+    known_batches: KnownBatches = "learned",
+    ridge_lambda: float = 1.0,
+    n_iter: int = 2,
+    dtype: Any = None,
+    out: Any = None,
+    n_threads: int | None = None,
+    backend: Backend = "auto",
+    max_memory: int | str | None = None,
+    scratch: Any = None,
+    missing: Literal["error", "level"] = "error",
+    allow_many_levels: bool = False,
+) -> Placed:
+    """Place new cells in the corrected space of the reference.
+
+    Parameters
+    ----------
+    model
+        Of the reference.
+    Z
+        New cells in the reference's uncorrected embedding, (N, d): an array, or what gives rows as ``Z[start:stop]``.
+    batches
+        Their batch labels, as for `harmonize`; None: one batch that the reference does not have.
+    known_batches
+        ``"learned"``: cells all of whose batches the reference has, in variables of the same names, get the
+        correction that was learned there. ``"new"``: a level that is called as one of the reference's is not it.
+    ridge_lambda
+        Ridge penalty of batches that the reference does not have.
+    n_iter
+        Rounds of assigning and correcting. 1 is the published method; the second assigns cells to clusters without
+        the shift that the first has found, which matters where it is large. Cells of known batches alone take 10 at
+        least: their coefficients do not change.
+    dtype
+        Of the result; None: that of the reference's arithmetic.
+    out
+        What takes the result as ``out[start:stop] = rows``; None: an array. ``"lazy"``: from the scratch file, where
+        the cells live on disk.
+    n_threads, backend, max_memory, scratch
+        Where the cells live, as in `harmonize`; Dask arrays are not taken.
+    missing, allow_many_levels
+        How batch columns are read: see `harmonax.pp.harmony_integrate`.
+
+    Returns
+    -------
+    Placed
+        The mapped cells, and which batches were known.
+
+    Raises
+    ------
+    InputError
+        If the embedding or the labels cannot be used.
+    """
+    if known_batches not in ("learned", "new"):
+        raise InputError(f"known_batches={known_batches!r} is not known; allowed are 'learned', 'new'")
+    if isinstance(n_iter, bool) or not isinstance(n_iter, (int, np.integer)) or n_iter < 1:
+        raise InputError(f"n_iter={n_iter!r} must be a whole number of at least 1")
+    if is_dask(Z) or backend == "dask":
+        raise InputError("new cells on a Dask cluster are not mapped; pass an array, or one file after another")
+    Z = _embedding(Z, model.n_features)
+    how: dict[str, Any] = {"missing": missing, "allow_many_levels": allow_many_levels}
+    asked = _batches(batches, Z.shape[0], how)
+    if known_batches == "learned":
+        asked = _as_model(model, asked)
+    layout = _Layout.of(model, asked, known_batches if batches is not None else "new")
+    params = HarmonyParams(
+        flavor="harmony1", n_clusters=None, ridge_lambda=ridge_lambda, precision=model.params.precision
+    )
+    resolved = ResolvedParams(
+        params, model.n_clusters, model.sigma, np.zeros(layout.design.n_levels), np.ones(layout.design.n_levels)
+    )
+    dtype = result_dtype(dtype if dtype is not None else params.precision)
+    lazy = isinstance(out, str) and out == "lazy"
+    if out is not None and not lazy and tuple(np.shape(out)) != tuple(Z.shape):
+        raise InputError(f"out has shape {np.shape(out)}; allowed is that of the embedding, {tuple(Z.shape)}")
+    wishes = Wishes(backend, resolve_threads(n_threads), parse_size(max_memory), scratch)
+    schedule = FixedPartition(1, np.random.SeedSequence(0))
+    n_result = dtype.itemsize if out is None else 0
+    cells, _ = make_cells(Z, layout.design, schedule, resolved, wishes, n_result=n_result, digest=None)
+    stays = lazy and hasattr(cells, "embedding")
+    target = None if stays else np.empty(Z.shape, dtype) if out is None or lazy else out
+    assigned = Assignment(model.centroids, layout.log_penalty(model)[None], model.sigma)
+    rounds = n_iter if layout.joint_new.any() else max(n_iter, _SETTLED)
+    for round_ in range(rounds):
+        for block in schedule.all_blocks():
+            logp = assigned.logp[block.index]
+            cells.sweep(block, assigned.Y, assigned.sigma, logp, moment=False, last=bool(layout.joint_new.any()))
+        W = layout.coefficients(model, cells, assigned, params)
+        if round_ < rounds - 1:
+            cells.correct(assigned, W, moment=False)
+    cells.emit(assigned, W, target, moment=False)
+    return Placed(cells.embedding.astype(dtype) if stays else target, asked, layout.known, layout.new)
+
+
+@dataclass(frozen=True, eq=False)
+class _Layout:
+    """The new cells' batches, those of the reference and those that it does not have side by side.
+
+    Of each variable, levels of the reference come first under their own numbers; those of new cells come after them. A
+    cell has either only levels of the reference or only new ones.
+    """
+
+    design: BatchDesign
+    learned: np.ndarray  # (B,): which level of the reference each one is, or -1
+    joint_codes: np.ndarray  # (J, F): of the joint levels that are new
+    joint_new: np.ndarray  # (J,) bool
+    known: dict[str, int]
+    new: dict[str, int]
+
+    @classmethod
+    def of(cls, model: HarmonyModel, asked: BatchDesign, known_batches: str) -> _Layout:
+        own = asked.joint_levels - asked.offsets[:-1]
+        same = known_batches == "learned" and asked.variables == model.variables
+        n_learned = [len(levels) for levels in model.levels] if same else [0] * asked.n_variables
+        theirs = np.full(own.shape, -1)
+        if same:
+            for f, levels in enumerate(asked.levels):
+                place = pd.Index(model.levels[f]).get_indexer(list(levels))
+                theirs[:, f] = place[own[:, f]]
+        is_known: np.ndarray = np.all(theirs >= 0, axis=1)
+        codes = np.where(is_known[:, None], theirs, own + np.array(n_learned))
+        design = BatchDesign.from_codes(codes[asked.joint])
+        # Unnamed levels are called by their codes, and those that no cell carries are left out.
+        level = [np.array([int(name) for name in names]) for names in design.levels]
+        starts = np.concatenate([[0], np.cumsum(n_learned)])
+        learned = [np.where(c < n, c + starts[f], -1) for f, (c, n) in enumerate(zip(level, n_learned, strict=True))]
+        joint_new = np.array(
+            [level[0][row[0]] >= n_learned[0] for row in design.joint_levels - design.offsets[:-1]], bool
+        )
+        names = asked.joint_names(BETWEEN)
+        counts = dict(zip(names, asked.joint_counts.tolist(), strict=True))
+        known = {name: counts[name] for name, yes in zip(names, is_known, strict=True) if yes}
+        new = {name: n for name, n in counts.items() if name not in known}
+        return cls(design, np.concatenate(learned), design.joint_levels[joint_new], joint_new, known, new)
+
+    def log_penalty(self, model: HarmonyModel) -> np.ndarray:
+        """Return the penalty of each level, (B, K): what the reference's run ended with, none for new ones."""
+        learned = self.learned >= 0
+        return np.where(learned[:, None], model.log_penalty()[np.where(learned, self.learned, 0)], 0.0)
+
+    def coefficients(
+        self, model: HarmonyModel, cells: Cells, assigned: Assignment, params: HarmonyParams
+    ) -> np.ndarray:
+        """Return the ridge coefficients of each level, (B, K, d)."""
+        learned = self.learned >= 0
+        W = np.where(learned[:, None, None], model.ridge[np.where(learned, self.learned, 0)], 0.0)
+        if self.joint_new.any():
+            # Sorted joint levels stay sorted where some are left out.
+            design = BatchDesign.from_codes(self.joint_codes)
+            resolved = ResolvedParams(
+                params,
+                model.n_clusters,
+                model.sigma,
+                np.zeros(design.n_levels),
+                design.per_level("ridge_lambda", params.ridge_lambda),
+            )
+            anchor = Anchor(model.cluster_mass, model.cluster_moment)
+            S, O_joint = cells.moments(assigned)
+            found = ridge(design, resolved, S[self.joint_new], O_joint[self.joint_new], anchor)
+            W[~learned] = found.W
+        return W
+
+
+def _embedding(Z: Any, n_features: int) -> Any:
+    if is_sliced(Z):
+        check_shape(tuple(Z.shape), least=1)
+    else:
+        Z = check_embedding(Z, least=1)
+    if Z.shape[1] != n_features:
+        raise InputError(f"the new cells have {Z.shape[1]} features; the model has {n_features}")
+    return Z
+
+
+def _batches(batches: Any, n_cells: int, how: dict[str, Any]) -> BatchDesign:
+    if batches is None:
+        return BatchDesign.from_codes(np.zeros(n_cells, np.int64), ["query"], [["query"]])
+    if isinstance(batches, BatchDesign):
+        design = batches
+    else:
+        table = as_table(batches)
+        design = design_from_table(table, table.columns.tolist(), where="batches", **how)
+    if design.n_cells != n_cells:
+        raise InputError(f"there are {n_cells} new cells but {design.n_cells} batch labels; they must agree")
+    return design
+
+
+def _as_model(model: HarmonyModel, asked: BatchDesign) -> BatchDesign:
+    """Return the batches with the model's variables in its order, where they have them."""
+    if model.variables == ("+".join(asked.variables),) and asked.n_variables > 1:
+        return combined(asked)
+    if asked.variables == model.variables or not set(asked.variables) & set(model.variables):
+        return asked
+    if set(asked.variables) != set(model.variables):
+        warn(
+            f"the reference's batch variables are {', '.join(model.variables)}, the query's "
+            f"{', '.join(asked.variables)}: all of the query's batches are taken as new"
+        )
+        return asked
+    order = [asked.variables.index(name) for name in model.variables]
+    codes = (asked.joint_levels - asked.offsets[:-1])[:, order]
+    return BatchDesign.from_codes(codes[asked.joint], model.variables, [asked.levels[f] for f in order])
+
+
+def tell_known(placed: Placed) -> None:
+    """Warn where some of the new cells' batches are called as batches of the reference, and some are not."""
+    if placed.known and placed.new:
+        first = ", ".join(f"'{name}'" for name in list(placed.known)[:3])
+        warn(
+            f"the reference has batches of the same names as the query's ({first}): those cells get the correction "
+            "learned there; if they only share the name, pass known_batches='new'"
+        )

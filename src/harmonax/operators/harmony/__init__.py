@@ -1,0 +1,18 @@
+"""Differentiable Harmony: the method of `harmonax.algorithm`, traced.
+
+operator     DifferentiableHarmony
+config       BatchCorrectionConfig
+checks       what arrives, looked at once
+seeding      centroids from the data
+cells        cells, levels and masks as traced arrays
+tiles        cells in tiles, so that R is never stored
+rounds       passes and rounds
+ridge        the correction
+early_stop   rounds until convergence
+implicit     gradients by the implicit function theorem
+"""
+
+from .config import BatchCorrectionConfig
+from .operator import DifferentiableHarmony
+
+__all__ = ["BatchCorrectionConfig", "DifferentiableHarmony"]

@@ -1,0 +1,189 @@
+"""What a differentiable correction is asked to do: one frozen, validated value."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from ...errors import InputError
+from ...params import Flavor, HarmonyParams
+
+LEARNABLE = ("theta", "sigma", "ridge")
+
+
+@dataclass(frozen=True)
+class BatchCorrectionConfig:
+    """Parameters of `DifferentiableHarmony`, checked when made.
+
+    Parameters
+    ----------
+    n_clusters
+        Number of soft clusters K.
+    n_features
+        Number of features F of the embedding.
+    n_batches
+        Required. Number of levels of the batch variable, or one number per variable. Labels run from 0 to that
+        number - 1; levels that no cell carries change nothing.
+    n_iterations
+        Rounds; with `early_stop`, the most there may be.
+    theta, sigma
+        Strength of the diversity penalty and width of the soft clusters, as in `HarmonyParams`. Where they are
+        learned, these are the values they start from. A theta of 0 stays 0.
+    temperature
+        The effective width is sigma x temperature. Not learned.
+    flavor, tau, ridge, ridge_lambda, alpha, batch_prune_threshold, block_proportion
+        As in `HarmonyParams`. Tables have the cells' precision: with several variables of which one is nested in
+        another, and a fixed ridge_lambda below a thousandth of a cluster's mass, float32 is exact to about
+        1e-7 x mass / lambda only (the dynamic ridge is not concerned); use x64 there.
+    n_passes
+        Clustering passes in a round; with `early_stop`, the most there may be.
+    learn
+        Which of ``"theta"``, ``"sigma"`` and ``"ridge"`` (alpha, or the fixed ridge_lambda) are learnable parameters.
+    learnable_centroids
+        Make the first centroids a learnable parameter too, instead of seeding them from the data of every call.
+    differentiation
+        ``"unrolled"``: the gradient of the rounds that were run. ``"implicit"``: the gradient at the fixed point of a
+        round, in the memory of one round; refused where the rounds have not converged.
+    early_stop
+        For inference: stop as the engine does, by `tol_harmony` and `tol_clustering`. Has no gradient.
+    tol_harmony, tol_clustering
+        Relative change of the objective below which rounds and passes stop, with `early_stop`.
+    tol_fixed_point
+        With ``"implicit"``: largest change that one more round may make to a unit-length cell.
+
+    Raises
+    ------
+    InputError
+        If a value is outside what it allows.
+
+    Examples
+    --------
+    >>> from harmonax.operators import BatchCorrectionConfig
+    >>> BatchCorrectionConfig(n_features=30, n_batches=(3, 2), theta=(2.0, 1.0)).levels
+    (3, 2)
+    """
+
+    n_clusters: int = 20
+    n_features: int = 50
+    n_batches: int | tuple[int, ...] | None = None
+    n_iterations: int = 10
+    theta: float | tuple[float, ...] = 2.0
+    sigma: float | tuple[float, ...] = 0.1
+    temperature: float = 1.0
+    flavor: Flavor = "harmony2"
+    n_passes: int = 4
+    tau: float = 0.0
+    ridge: Literal["dynamic", "fixed"] | None = None
+    ridge_lambda: float | tuple[float, ...] = 1.0
+    alpha: float = 0.2
+    batch_prune_threshold: float | None = 1e-5
+    block_proportion: float = 0.05
+    learn: tuple[str, ...] = LEARNABLE
+    learnable_centroids: bool = False
+    differentiation: Literal["unrolled", "implicit"] = "unrolled"
+    early_stop: bool = False
+    tol_harmony: float = 1e-4
+    tol_clustering: float = 1e-5
+    tol_fixed_point: float = 1e-3
+
+    def __post_init__(self) -> None:
+        put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
+        if self.n_batches is None:
+            raise InputError("n_batches is required: the number of levels of the batch variable, or one per variable")
+        several = isinstance(self.n_batches, (Sequence, np.ndarray))
+        levels = tuple(self.n_batches) if several else (self.n_batches,)  # type: ignore[arg-type]
+        if not levels:
+            raise InputError("n_batches is empty; give the number of levels of every batch variable")
+        levels = tuple(_at_least_one("n_batches", n) for n in levels)
+        put("n_batches", levels if several else levels[0])
+        for name in ("n_features", "n_clusters"):
+            put(name, _at_least_one(name, getattr(self, name)))
+        shared = self._params()
+        for name in ("theta", "sigma", "ridge_lambda", "alpha", "tau", "ridge", "tol_harmony", "tol_clustering"):
+            put(name, getattr(shared, name))
+        put("n_iterations", shared.max_iter_harmony)
+        put("n_passes", shared.max_iter_clustering)
+        put("batch_prune_threshold", shared.batch_prune_threshold)
+        put("block_proportion", shared.block_proportion)
+        for name in ("temperature", "tol_fixed_point"):
+            value = getattr(self, name)
+            if not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
+                raise InputError(f"{name}={value!r} must be a finite number greater than 0")
+        put("learn", (self.learn,) if isinstance(self.learn, str) else tuple(self.learn))
+        unknown = [name for name in self.learn if name not in LEARNABLE]
+        if unknown:
+            raise InputError(f"learn has {unknown[0]!r}; allowed are {', '.join(map(repr, LEARNABLE))}")
+        if self.differentiation not in ("unrolled", "implicit"):
+            raise InputError(
+                f"differentiation={self.differentiation!r} is not known; allowed are 'unrolled', 'implicit'"
+            )
+        if self.early_stop and self.differentiation == "implicit":
+            raise InputError("early_stop has no gradient: leave it off with differentiation='implicit'")
+        if np.ndim(self.sigma) and np.size(self.sigma) not in (1, self.n_clusters):
+            raise InputError(
+                f"sigma has {np.size(self.sigma)} values; allowed are 1 or one per cluster ({self.n_clusters})"
+            )
+        for name in ("theta", "ridge_lambda"):
+            self.index_per_level(name)
+
+    def _params(self) -> HarmonyParams:
+        names = (
+            "flavor n_clusters theta sigma tau ridge ridge_lambda alpha batch_prune_threshold "
+            "block_proportion tol_harmony tol_clustering"
+        )
+        shared = {name: getattr(self, name) for name in names.split()}
+        return HarmonyParams(max_iter_harmony=self.n_iterations, max_iter_clustering=self.n_passes, **shared)
+
+    @cached_property
+    def levels(self) -> tuple[int, ...]:
+        """Number of levels of every batch variable."""
+        return self.n_batches if isinstance(self.n_batches, tuple) else (int(self.n_batches or 0),)
+
+    @cached_property
+    def offsets(self) -> tuple[int, ...]:
+        """Where each variable's levels begin in a table over all levels, with their number B at the end."""
+        return (0, *(int(n) for n in np.cumsum(self.levels)))
+
+    @property
+    def pruning(self) -> float | None:
+        """The prune threshold in force: None for harmony1."""
+        return self.batch_prune_threshold if self.flavor == "harmony2" else None
+
+    @property
+    def params(self) -> HarmonyParams:
+        """The engine's parameters for the same run. With tolerances 0 it stops only where an objective repeats."""
+        stop = (self.tol_harmony, self.tol_clustering) if self.early_stop else (0.0, 0.0)
+        sigma = np.multiply(self.sigma, self.temperature).tolist()
+        return self._params().replace(sigma=sigma, tol_harmony=stop[0], tol_clustering=stop[1])
+
+    @cached_property
+    def structure(self) -> BatchCorrectionConfig:
+        """This configuration without the values that are data to traced code, so that they compile nothing anew."""
+        values: dict[str, Any] = {"theta": 1.0, "sigma": 1.0, "ridge_lambda": 1.0, "alpha": 1.0, "temperature": 1.0}
+        return dataclasses.replace(self, **values, learn=LEARNABLE, learnable_centroids=False, tol_fixed_point=1.0)
+
+    def index_per_level(self, name: str) -> np.ndarray:
+        """Return which of the values given for `name` each of the B levels has, (B,)."""
+        size, n_levels, n_variables = np.size(getattr(self, name)), self.offsets[-1], len(self.levels)
+        if size == n_levels:
+            return np.arange(n_levels)
+        if size == n_variables:
+            return np.repeat(np.arange(n_variables), self.levels)
+        if size == 1:
+            return np.zeros(n_levels, np.int64)
+        raise InputError(
+            f"{name} has {size} values; allowed are 1, one per batch variable ({n_variables}) "
+            f"or one per level of all variables ({n_levels})"
+        )
+
+
+def _at_least_one(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise InputError(f"{name}={value!r} must be a whole number of at least 1")
+    return int(value)

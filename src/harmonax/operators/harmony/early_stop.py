@@ -1,0 +1,102 @@
+"""Rounds that stop as the engine's do, for inference: `lax.while_loop` has no reverse derivative.
+
+The rules are those of `algorithm/convergence.py` over traced values; a test compares the passes and rounds that result.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ...algorithm.objective import objective
+from ...algorithm.penalty import expected
+from .cells import Problem, logits, objective_sums, one_hot, shares, unit
+from .config import BatchCorrectionConfig
+from .ridge import ridge
+from .rounds import State, correct, next_state, one_pass
+
+_WINDOW = 3
+
+
+class _Passes(NamedTuple):
+    done: Any  # passes in this round
+    Y: Any
+    mass: Any
+    logp: Any
+    moment: Any
+    recent: Any  # (4,): J of the last passes
+    stop: Any
+
+
+class _Rounds(NamedTuple):
+    done: Any
+    passes: Any  # in all rounds: the next row of the schedule
+    state: State
+    previous: Any
+    converged: Any
+
+
+def rounds_until_converged(
+    config: BatchCorrectionConfig, problem: Problem, state: State, orders: Any
+) -> tuple[State, Any, Any]:
+    """Return the end state, the number of rounds, and whether they converged; orders are (rounds, passes, G)."""
+    flat = orders.reshape(-1, orders.shape[-1])
+
+    def round_(at: _Rounds) -> _Rounds:
+        Zn, mass, moment = correct(config, problem, at.state)
+
+        def pass_(p: _Passes) -> _Passes:
+            Y = unit(p.moment) if config.flavor == "harmony1" else p.Y
+            order = flat[at.passes + p.done]
+            mass, logp, moment, parts = one_pass(config, problem, Zn, Y, p.mass, order, scored=True)
+            recent = jnp.append(p.recent[1:], _objective(config, problem, mass, logp, parts))
+            return _Passes(p.done + 1, Y, mass, logp, moment, recent, _passes_stop(config, recent, p.done + 1))
+
+        begin = _Passes(0, at.state.Y_next, mass, jnp.zeros_like(mass), moment, jnp.zeros(4, Zn.dtype), False)
+        end = jax.lax.while_loop(lambda p: ~p.stop & (p.done < config.n_passes), pass_, begin)
+        J = end.recent[-1]
+        change = at.previous - J
+        converged = change < config.tol_harmony * jnp.abs(at.previous)
+        if config.flavor == "harmony2":
+            converged &= change >= 0
+        found = ridge(config, problem, Zn, end.Y, end.logp, end.mass)
+        return _Rounds(at.done + 1, at.passes + end.done, next_state(Zn, end.Y, end.logp, found), J, converged)
+
+    begin = _Rounds(0, 0, state, _first_objective(config, problem, state), False)
+    end = jax.lax.while_loop(lambda at: ~at.converged & (at.done < config.n_iterations), round_, begin)
+    return end.state, end.done, end.converged
+
+
+def _passes_stop(config: BatchCorrectionConfig, recent: Any, done: Any) -> Any:
+    new, old = recent[-_WINDOW:].sum(), recent[:_WINDOW].sum()
+    change = old - new if config.flavor == "harmony1" else jnp.abs(old - new)
+    first = _WINDOW + 1 if config.flavor == "harmony1" else _WINDOW + 2
+    return (done >= first) & (change < config.tol_clustering * jnp.abs(old))
+
+
+def _objective(config: BatchCorrectionConfig, problem: Problem, mass: Any, logp: Any, parts: Any) -> Any:
+    """Return J from the sums of a pass: log-partition and entropy."""
+    hyper, O = problem.hyper, mass.sum(axis=0)
+    log_partition, entropy = parts
+    distance = (mass * logp * hyper.sigma).sum() - log_partition - entropy
+    cluster_mass = O[: config.levels[0]].sum(axis=0)
+    E = expected(shares(problem, config), cluster_mass)
+    n_cells = problem.counts[: config.levels[0]].sum()
+    return objective(config.flavor, n_cells, distance, entropy, O, E, hyper.theta, hyper.sigma, jnp).total
+
+
+def _first_objective(config: BatchCorrectionConfig, problem: Problem, state: State) -> Any:
+    """Return J_0, of the unpenalised assignment to the first centroids."""
+    sigma, n_levels = problem.hyper.sigma, len(problem.counts)
+
+    def step(total: Any, xs: Any) -> Any:
+        cells, Zn, logp = xs
+        X = one_hot(cells.levels, n_levels, Zn.dtype)
+        l = logits(Zn, state.Y, sigma, logp, X)
+        R = jax.nn.softmax(l, axis=-1) * cells.weight[:, :, None]
+        return total + objective_sums(R, l, sigma), X.T @ R.sum(axis=1)
+
+    parts, mass = jax.lax.scan(step, jnp.zeros(2, state.Zn.dtype), (problem.tiles, state.Zn, state.logp))
+    return _objective(config, problem, mass, state.logp, parts)

@@ -1,0 +1,255 @@
+"""Harmony as a differentiable operator: the engine's answer, with gradients."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from ...errors import InputError, NotConvergedError
+from ...params import HarmonyParams
+from .cells import Hyper, Problem, effective_theta, unit
+from .checks import check, traced
+from .config import BatchCorrectionConfig
+from .early_stop import rounds_until_converged
+from .implicit import rounds_to_fixed_point
+from .rounds import State, all_rounds, emit, first_state, one_round
+from .seeding import Schedule, draw, seed_centroids
+from .tiles import TileShape, lay_out, pick_up, slots, tile_shape
+
+__all__ = ["BatchCorrectionConfig", "DifferentiableHarmony"]
+
+
+class DifferentiableHarmony(nnx.Module):
+    """Batch correction by Harmony with gradients for the embedding and for every strength.
+
+    The forward pass is that of `harmonax.harmonize` with `harmony_params()` and ``rng=op.seed``: same equations, same
+    first centroids, same schedule. The number of rounds and passes is fixed.
+
+    Parameters
+    ----------
+    config
+        What to run.
+    rngs
+        Its ``params`` stream gives `seed`; None: ``nnx.Rngs(0)``. The same seed, data and parameters give the same
+        result at every call.
+
+    Attributes
+    ----------
+    log_theta, log_sigma, log_ridge
+        ``nnx.Param``: logarithm of each strength relative to the configuration's value, so it begins at 0 and the
+        strength stays positive. Shaped as the configuration's value. None where it is not learned.
+    centroids
+        ``nnx.Param`` (K, F) with `learnable_centroids`, scaled to unit length in use; else None. Random directions
+        until `seed_from` sets them from data.
+    seed
+        The integer that all of the run's randomness is made of.
+
+    Notes
+    -----
+    Memory of the gradient: about one embedding per round up to a dozen rounds, and about ``2 sqrt(n_iterations)``
+    above; assignments (N, K) are made again for a block at a time. Korsunsky et al. 2019, Nature Methods 16:1289;
+    Patikas et al. 2026 (Harmony2).
+
+    Examples
+    --------
+    >>> import jax, jax.numpy as jnp
+    >>> from flax import nnx
+    >>> from harmonax.operators import BatchCorrectionConfig, DifferentiableHarmony
+    >>> labels = jnp.arange(60) % 2
+    >>> cells = jax.random.normal(jax.random.key(0), (60, 4)) + labels[:, None]
+    >>> config = BatchCorrectionConfig(n_clusters=3, n_features=4, n_batches=2, n_iterations=2)
+    >>> op = DifferentiableHarmony(config, rngs=nnx.Rngs(0))
+    >>> result, _, _ = op.apply({"embeddings": cells, "batch_labels": labels}, {}, None)
+    >>> result["corrected_embeddings"].shape, result["cluster_assignments"].shape
+    ((60, 4), (60, 3))
+    """
+
+    def __init__(self, config: BatchCorrectionConfig, *, rngs: nnx.Rngs | None = None) -> None:
+        rngs = rngs if rngs is not None else nnx.Rngs(0)
+        self.config = config
+        self.seed = int(jax.random.bits(rngs.params(), dtype=jnp.uint32))
+        learnt = lambda name, value: nnx.Param(jnp.zeros(np.shape(value))) if name in config.learn else None  # noqa: E731
+        self.log_theta = learnt("theta", config.theta)
+        self.log_sigma = learnt("sigma", config.sigma)
+        self.log_ridge = learnt("ridge", config.alpha if config.ridge == "dynamic" else config.ridge_lambda)
+        shape = (config.n_clusters, config.n_features)
+        self.centroids = nnx.Param(jax.random.normal(rngs.params(), shape)) if config.learnable_centroids else None
+
+    @property
+    def theta(self) -> jax.Array:
+        """Strength of the diversity penalty, before tau; shaped as in the configuration."""
+        return _strength(self.config.theta, self.log_theta)
+
+    @property
+    def sigma(self) -> jax.Array:
+        """Width of the soft clusters, before the temperature; shaped as in the configuration."""
+        return _strength(self.config.sigma, self.log_sigma)
+
+    @property
+    def ridge(self) -> jax.Array:
+        """Ridge strength: alpha, or the fixed ridge_lambda; shaped as in the configuration."""
+        value = self.config.alpha if self.config.ridge == "dynamic" else self.config.ridge_lambda
+        return _strength(value, self.log_ridge)
+
+    def apply(
+        self,
+        data: dict[str, Any],
+        state: Any = None,
+        metadata: Any = None,
+        random_params: Any = None,
+        stats: dict[str, Any] | None = None,
+    ) -> tuple[dict[str, Any], Any, Any]:
+        """Correct a batch of cells.
+
+        Parameters
+        ----------
+        data
+            ``embeddings`` (N, F); ``batch_labels`` (N,), or (N, n_variables), integers from 0; optionally ``mask``
+            (N,) bool, False for padding, whose cells are returned as they came, with assignments 0, and influence
+            nothing; optionally ``centroids`` (K, F) to begin from. Never changed.
+        state, metadata
+            Passed through.
+        random_params, stats
+            Accepted for the convention of operators, and not used.
+
+        Returns
+        -------
+        tuple
+            The data with ``corrected_embeddings`` (N, F) and ``cluster_assignments`` (N, K), rows that sum to 1; state;
+            metadata. With `early_stop` also ``n_rounds`` and ``converged``; with implicit differentiation
+            ``fixed_point_change``, what the next round would change of a unit-length cell at most.
+
+        Raises
+        ------
+        InputError
+            If shapes do not fit or, outside traced code, values are not usable.
+        NotConvergedError
+            If implicit differentiation finds no fixed point (inside jit: see ``fixed_point_change``).
+        """
+        Z, labels, mask, Y = check(self.config, data)
+        if Y is None and self.centroids is not None:
+            Y = self.centroids[...]
+        schedule = self._schedule(len(Z))
+        shape = tile_shape(schedule.block, schedule.orders.shape[-1], self.config.levels, self.config.n_features)
+        found = _correct(self.config.structure, shape, Z, labels, mask, self._tables(Z.dtype), Y, schedule)
+        self._refuse_no_fixed_point(found.get("fixed_point_change"))
+        return {**data, **found}, state, metadata
+
+    def harmony_params(self) -> HarmonyParams:
+        """Return the engine's parameters with the values learned so far (not inside traced code).
+
+        Examples
+        --------
+        >>> from harmonax.operators import BatchCorrectionConfig, DifferentiableHarmony
+        >>> DifferentiableHarmony(BatchCorrectionConfig(n_batches=2, temperature=2.0)).harmony_params().sigma
+        0.2
+        """
+        base = self.config.params
+        learnt: dict[str, Any] = {}
+        if self.log_theta is not None:
+            learnt["theta"] = base.theta * np.exp(np.asarray(self.log_theta[...], np.float64))
+        if self.log_sigma is not None:
+            learnt["sigma"] = base.sigma * np.exp(np.asarray(self.log_sigma[...], np.float64))
+        if self.log_ridge is not None:
+            name = "alpha" if self.config.ridge == "dynamic" else "ridge_lambda"
+            learnt[name] = getattr(base, name) * np.exp(np.asarray(self.log_ridge[...], np.float64))
+        return base.replace(**learnt)
+
+    def seed_from(self, data: dict[str, Any]) -> None:
+        """Set the learnable centroids to those that this data would be seeded with.
+
+        Raises
+        ------
+        InputError
+            If the centroids are not learnable, or the data cannot be used.
+        """
+        if self.centroids is None:
+            raise InputError("the centroids are not learnable; pass learnable_centroids=True to the configuration")
+        Z, _, mask, _ = check(self.config, data)
+        schedule = self._schedule(len(Z))
+        Y = _seeded(self.config.n_clusters, Z, mask, schedule.sample, schedule.first)
+        self.centroids[...] = Y.astype(self.centroids[...].dtype)
+
+    def _tables(self, dtype: Any) -> Hyper:
+        """Spread the strengths over levels and clusters."""
+        config = self.config
+        theta, sigma, ridge = (jnp.ravel(value).astype(dtype) for value in (self.theta, self.sigma, self.ridge))
+        n_levels = config.offsets[-1]
+        which = np.zeros(n_levels, int) if config.ridge == "dynamic" else config.index_per_level("ridge_lambda")
+        return Hyper(
+            theta=theta[config.index_per_level("theta")],
+            sigma=jnp.broadcast_to(sigma * config.temperature, (config.n_clusters,)),
+            ridge=ridge[which],
+        )
+
+    def _refuse_no_fixed_point(self, change: Any) -> None:
+        most = self.config.tol_fixed_point
+        if change is not None and not traced(change) and not float(change) <= most:
+            raise NotConvergedError(
+                f"after {self.config.n_iterations} rounds another one moves a unit-length cell by {float(change):.1e}; "
+                f"implicit differentiation allows {most:.1e}: raise n_iterations, or use differentiation='unrolled'"
+            )
+
+    def _schedule(self, n_cells: int) -> Schedule:
+        config = self.config
+        n_blocks = config.params.n_blocks(n_cells)
+        return draw(self.seed, n_cells, n_blocks, config.n_clusters, config.n_iterations, config.n_passes)
+
+
+def _strength(start: float | tuple[float, ...], log: nnx.Param | None) -> jax.Array:
+    """Return start x exp(log): exactly the start while log is 0, and positive whatever it becomes."""
+    if log is None:
+        return jnp.asarray(start, jnp.result_type(float))
+    return jnp.asarray(start, log[...].dtype) * jnp.exp(log[...])
+
+
+_seeded = partial(jax.jit, static_argnums=0)(
+    lambda n_clusters, Z, mask, sample, first: seed_centroids(Z, mask, sample, first, n_clusters)
+)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _correct(
+    config: BatchCorrectionConfig,
+    shape: TileShape,
+    Z: jax.Array,
+    labels: jax.Array,
+    mask: jax.Array,
+    strengths: Hyper,
+    Y: jax.Array | None,
+    schedule: Schedule,
+) -> dict[str, jax.Array]:
+    """Return the corrected embedding (N, F), R (N, K), and how the rounds ended."""
+    # Accelerators would otherwise multiply float32 with fewer bits.
+    with jax.default_matmul_precision("highest"):
+        given, weight = Z, mask.astype(Z.dtype)
+        # NaN in padding must not reach a sum.
+        Z = jnp.where(mask[:, None], Z, 0)
+        Y = seed_centroids(Z, mask, schedule.sample, schedule.first, config.n_clusters) if Y is None else unit(Y)
+        slot = slots(shape, schedule.block, labels)
+        tiles = lay_out(shape, slot, Z, labels, weight, config.offsets)
+        counts = jnp.concatenate(
+            [weight @ jax.nn.one_hot(labels[:, f], n, dtype=Z.dtype) for f, n in enumerate(config.levels)]
+        )
+        strengths = strengths._replace(theta=effective_theta(config, strengths.theta, counts))
+        problem = Problem(tiles, strengths, counts)
+        state, report = _run(config, problem, Y.astype(Z.dtype), schedule.orders)
+        corrected, R = emit(problem, state)
+        corrected = jnp.where(mask[:, None], pick_up(corrected, slot), given)
+        return {"corrected_embeddings": corrected, "cluster_assignments": pick_up(R, slot), **report}
+
+
+def _run(config: BatchCorrectionConfig, problem: Problem, Y: Any, orders: Any) -> tuple[State, dict[str, Any]]:
+    """Return the end state, and what is to be said about how it was reached."""
+    if config.early_stop:
+        state, n_rounds, converged = rounds_until_converged(config, problem, first_state(problem, Y), orders)
+        return state, {"n_rounds": n_rounds, "converged": converged}
+    if config.differentiation == "implicit":
+        state, change = rounds_to_fixed_point(config, problem, Y, orders)
+        return state, {"fixed_point_change": change}
+    return all_rounds(partial(one_round, config, problem), first_state(problem, Y), orders), {}

@@ -1,0 +1,8 @@
+"""Correction of expression by an autoencoder whose codes forget the batch.
+
+base          what both correctors share
+autoencoder   the batch-conditional autoencoder
+discrepancy   the maximum mean discrepancy between batches
+critic        the critic of the Wasserstein distance
+mmd, wgan     the two correctors
+"""

@@ -1,0 +1,125 @@
+"""What the MMD and WGAN corrections share: the autoencoder, its view of cells in training, and the training itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from ..checks import Cells, read_cells
+from .autoencoder import AutoencoderConfig, BatchAutoencoder
+from .discrepancy import composition_weights, standardised
+
+
+class LatentCorrection(nnx.Module):
+    """An autoencoder whose latent and corrected expression are to be the same in all batches.
+
+    Subclasses say how that is measured: `apply`, and `training_losses` as `harmonax.training.fit` wants them.
+    """
+
+    def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs) -> None:
+        self.config = config
+        self.autoencoder = BatchAutoencoder(config, rngs=rngs)
+
+    def calibrate(self, data: Mapping[str, Any]) -> None:
+        """Scale to the data: subtract each gene's mean, divide by its spread. `fit` does it; a loop of your own should.
+
+        Parameters
+        ----------
+        data
+            As for `apply`.
+        """
+        self.autoencoder.calibrate(self._cells(data))
+
+    def fit(
+        self,
+        data: Mapping[str, Any],
+        steps: int = 2000,
+        batch_size: int | None = 256,
+        learning_rate: float = 1e-3,
+        rng: Any = 0,
+        **options: Any,
+    ) -> Any:
+        """Calibrate, then train with `harmonax.training.fit`; the operator changes in place.
+
+        Parameters
+        ----------
+        data
+            As for `apply`.
+        steps
+            Updates; the learning rate falls to 0 along half a cosine.
+        batch_size
+            Cells in an update; None: all.
+        learning_rate
+            At the start.
+        rng
+            Seed of all that is random.
+        **options
+            Further arguments of `harmonax.training.fit`: ``losses``, ``weights``, ``progress``, ``checkpoint``, ...
+
+        Returns
+        -------
+        harmonax.training.FitResult
+            History and status. If a loss was not finite, a warning names the step, and the operator is as it was
+            before.
+
+        Raises
+        ------
+        InputError
+            If the data cannot be used.
+        """
+        # Here, since the training knows nothing of operators and this module should load without it.
+        from ...training import fit
+
+        self.calibrate(data)
+        options = {"optimizer": self.optimizer(steps, learning_rate), **options}
+        return fit(self, data, steps=steps, batch_size=batch_size, rng=rng, **options)
+
+    def optimizer(self, steps: int, learning_rate: float = 1e-3) -> Any:
+        """Return the optimiser of Optax that `fit` uses, for a loop of your own."""
+        schedule = optax.cosine_decay_schedule(learning_rate, steps)
+        return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=1e-4))
+
+    def _cells(self, data: Mapping[str, Any]) -> Cells:
+        return read_cells(data, "expression", self.config.n_genes, self.config.n_batches)
+
+    def _latent(self, cells: Cells, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Return the latent, (N, latent_dim); with `rngs`, as in training: of a cell some genes of which are hidden."""
+        shown, hide = cells.values, self.config.gene_dropout
+        if rngs is not None and hide:
+            centre = self.autoencoder.centre[...]
+            seen = jax.random.bernoulli(rngs(), 1 - hide, shown.shape)
+            shown = centre + jnp.where(seen, (shown - centre) / (1 - hide), 0.0)
+        return self.autoencoder.encode(shown, cells.labels)
+
+    def _reconstruction(self, cells: Cells, latent: jax.Array, rngs: nnx.Rngs | None = None) -> jax.Array:
+        """Return the reconstruction error; with `rngs`, as in training: from a latent with noise."""
+        if rngs is not None and self.config.latent_noise:
+            share = cells.weight / jnp.maximum(cells.weight.sum(), 1.0)
+            variance = (share @ (latent - share @ latent) ** 2).mean()
+            noise = jax.random.normal(rngs(), latent.shape, latent.dtype)
+            # The variance of one cell is 0, where a root has no gradient.
+            latent = latent + self.config.latent_noise * jnp.sqrt(variance + 1e-12) * noise
+        return self.autoencoder.reconstruction_error(cells, latent)
+
+    def _unevenness(self, cells: Cells, corrected: jax.Array) -> jax.Array:
+        """Return, with its weight, the variance within batches of what cells are moved by; a mean over genes."""
+        moved = corrected - self.autoencoder.scaled(cells.values)
+        member = jax.nn.one_hot(cells.labels, self.config.n_slots, dtype=moved.dtype) * cells.weight[:, None]
+        mean = member.T @ moved / jnp.maximum(member.sum(axis=0), 1.0)[:, None]
+        apart = ((moved - mean[cells.labels]) ** 2).mean(axis=1)
+        return self.config.evenness * (cells.weight @ apart) / jnp.maximum(cells.weight.sum(), 1.0)
+
+    def _views(self, cells: Cells, latent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Return what is to be the same in all batches, and the weight of each cell in saying so.
+
+        The latent alone would not do: where a trace of the batch is left in it, the decoder uses that rather than the
+        batch's codes, and the difference of two decodings is too small.
+        """
+        points = standardised(latent, cells.weight)
+        weight = composition_weights(points, cells.labels, self.config.n_slots, cells.weight)
+        return points, self.autoencoder.scaled(self.autoencoder.corrected(cells, latent)), weight

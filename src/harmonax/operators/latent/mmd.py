@@ -1,0 +1,167 @@
+"""Batch correction by an autoencoder whose latent has no discrepancy between batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from ..checks import at_least_zero, positive
+from .autoencoder import AutoencoderConfig
+from .base import LatentCorrection
+from .discrepancy import batch_discrepancy, fourier_features, median_distance, standardised
+
+# Frequencies of the random features: a multiple of the number of kernel widths.
+_FREQUENCIES = 250
+
+
+@dataclass(frozen=True)
+class MMDBatchCorrectionConfig(AutoencoderConfig):
+    """Parameters of `DifferentiableMMDBatchCorrection`, checked when made.
+
+    Parameters
+    ----------
+    n_genes
+        Features of the expression, G.
+    hidden_dim, latent_dim
+        Width of the hidden layers, and of the latent.
+    kernel_bandwidth
+        Middle width of the Gaussian kernels, in units of the median distance of cells; the others are 1/4, 1/2, 2 and 4
+        times as wide.
+    n_batches
+        Number of batches; labels run from 0 to ``n_batches - 1``. None: not said, with room for 64.
+    target
+        Batch that ``corrected_expression`` is decoded to: ``"average"``, of the batches in the data at hand, or the
+        label of one. Cells of one batch alone need a named one: they are their own average.
+    batch_in_encoder
+        Tell the encoder the batch, beside the decoder.
+    gene_dropout, latent_noise
+        What training hides from the encoder and the decoder: see `AutoencoderConfig`.
+    mmd_weight
+        Weight of the discrepancy against the reconstruction in training.
+
+    Raises
+    ------
+    InputError
+        If a value is outside what it allows.
+
+    Examples
+    --------
+    >>> MMDBatchCorrectionConfig(n_genes=30, n_batches=2).latent_dim
+    64
+    """
+
+    kernel_bandwidth: float = 1.0
+    _: KW_ONLY
+    mmd_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "kernel_bandwidth", positive("kernel_bandwidth", self.kernel_bandwidth))
+        object.__setattr__(self, "mmd_weight", at_least_zero("mmd_weight", self.mmd_weight))
+
+
+class DifferentiableMMDBatchCorrection(LatentCorrection):
+    """Batch-conditional autoencoder, trained until the maximum mean discrepancy of batches is gone.
+
+    It minimises the reconstruction error, plus the squared MMD between batches (Gretton et al. 2012, JMLR 13:723) of
+    the latent and of the corrected expression, plus the unevenness of the correction. Every pair of batches counts,
+    unbiased for unequal sizes, in time and memory linear in the number of cells; in training, cells are weighted so
+    that batches may differ in composition. Untrained it corrects nothing: call `fit`, or `calibrate` and a loop of your
+    own.
+
+    Parameters
+    ----------
+    config
+        Sizes, kernel and target.
+    rngs
+        Initial weights.
+
+    Examples
+    --------
+    >>> expression = jax.random.normal(jax.random.key(0), (60, 5)).at[30:].add(3.0)
+    >>> data = {"expression": expression, "batch_labels": jnp.repeat(jnp.arange(2), 30)}
+    >>> config = MMDBatchCorrectionConfig(n_genes=5, hidden_dim=16, latent_dim=4, n_batches=2)
+    >>> op = DifferentiableMMDBatchCorrection(config, rngs=nnx.Rngs(0))
+    >>> history = op.fit(data, steps=300, learning_rate=0.003).history
+    >>> corrected = op.apply(data, {}, None)[0]["corrected_expression"]
+    >>> bool(abs(corrected[:30].mean() - corrected[30:].mean()) < 1)
+    True
+    """
+
+    config: MMDBatchCorrectionConfig
+
+    def __init__(self, config: MMDBatchCorrectionConfig, *, rngs: nnx.Rngs) -> None:
+        super().__init__(config, rngs=rngs)
+
+    def apply(self, data: Mapping[str, Any], state: Any, metadata: Any, *_: Any) -> tuple[dict[str, Any], Any, Any]:
+        """Correct cells.
+
+        Parameters
+        ----------
+        data
+            ``expression`` (N, G), log-normalised, and ``batch_labels`` (N,) int; ``mask`` (N,), false for padding, is
+            optional. Never changed.
+        state, metadata
+            Passed through.
+
+        Returns
+        -------
+        tuple
+            The data with ``corrected_expression`` (N, G), ``latent`` (N, latent_dim), and two scalars: ``mmd_loss``,
+            the squared MMD of the latent (0 within noise, so perhaps negative, where batches are the same), and
+            ``reconstruction_loss``, the mean squared error in units of the genes' spreads that `calibrate` found. The
+            corrected expression is ``x + D(z, target) - D(z, own batch)``: what the model cannot explain is kept, a
+            cell of the target batch does not move, and small values may turn negative. Then state and metadata.
+
+        Raises
+        ------
+        MissingKeyError
+            If an entry is missing.
+        InputError
+            If a shape is wrong or, outside jit, a value is not finite or a label out of range.
+        """
+        cells = self._cells(data)
+        latent = self._latent(cells)
+        points = standardised(latent, cells.weight)
+        found = {
+            "corrected_expression": self.autoencoder.corrected(cells, latent),
+            "latent": latent,
+            "mmd_loss": self._discrepancy(points, cells.labels, cells.weight, jax.random.key(0)),
+            "reconstruction_loss": self.autoencoder.reconstruction_error(cells, latent),
+        }
+        return {**data, **found}, state, metadata
+
+    def training_losses(self, data: Mapping[str, Any], rngs: nnx.Rngs | None = None) -> dict[str, jax.Array]:
+        """Return what training minimises the sum of, each with its weight: scalars by name.
+
+        Parameters
+        ----------
+        data
+            As for `apply`.
+        rngs
+            Noise and kernel frequencies; None: no noise, the same frequencies each time.
+        """
+        cells = self._cells(data)
+        latent = self._latent(cells, rngs)
+        points, corrected, weight = self._views(cells, latent)
+        key = jax.random.key(0) if rngs is None else rngs()
+        return {
+            "reconstruction": self._reconstruction(cells, latent, rngs),
+            "latent_mmd": self.config.mmd_weight * self._discrepancy(points, cells.labels, weight, key),
+            "expression_mmd": self.config.mmd_weight * self._discrepancy(corrected, cells.labels, weight, key),
+            "unevenness": self._unevenness(cells, corrected),
+        }
+
+    def loss(self, data: Mapping[str, Any]) -> jax.Array:
+        """Return the sum of `training_losses` without noise: a scalar for `nnx.grad`."""
+        return jnp.stack(list(self.training_losses(data).values())).sum()
+
+    def _discrepancy(self, points: jax.Array, labels: jax.Array, weight: jax.Array, key: jax.Array) -> jax.Array:
+        bandwidth = self.config.kernel_bandwidth * jax.lax.stop_gradient(median_distance(points, weight))
+        frequencies = jax.random.normal(key, (points.shape[1], _FREQUENCIES), points.dtype)
+        return batch_discrepancy(fourier_features(points, frequencies, bandwidth), labels, self.config.n_slots, weight)

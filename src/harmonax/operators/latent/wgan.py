@@ -1,0 +1,228 @@
+"""Batch correction by an autoencoder whose latent no critic can tell batches from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from ..checks import Cells, at_least_zero, whole
+from .autoencoder import AutoencoderConfig
+from .base import LatentCorrection
+from .critic import Critic
+
+# Updates of the critics for one of the autoencoder: what is followed must be near its best.
+_CRITIC_UPDATES = 3
+
+
+@dataclass(frozen=True)
+class WGANBatchCorrectionConfig(AutoencoderConfig):
+    """Parameters of `DifferentiableWGANBatchCorrection`, checked when made.
+
+    Parameters
+    ----------
+    n_genes
+        Features of the expression, G.
+    hidden_dim, latent_dim
+        Width of the autoencoder's hidden layers, and of the latent.
+    discriminator_hidden_dim
+        Width of the critics' two hidden layers.
+    n_batches
+        Number of batches; labels run from 0 to ``n_batches - 1``. None: not said, with room for 64.
+    target
+        Batch that ``corrected_expression`` is decoded to: ``"average"``, of the batches in the data at hand, or the
+        label of one. Cells of one batch alone need a named one: they are their own average.
+    batch_in_encoder
+        Tell the encoder the batch, beside the decoder.
+    gene_dropout, latent_noise
+        What training hides from the encoder and the decoder: see `AutoencoderConfig`.
+    adversarial_weight
+        Weight of the critics' distance against the reconstruction in training.
+    gradient_penalty
+        Weight of the penalty on critics steeper than 1.
+
+    Raises
+    ------
+    InputError
+        If a value is outside what it allows.
+
+    Examples
+    --------
+    >>> WGANBatchCorrectionConfig(n_genes=30).discriminator_hidden_dim
+    64
+    """
+
+    discriminator_hidden_dim: int = 64
+    _: KW_ONLY
+    adversarial_weight: float = 1.0
+    gradient_penalty: float = 10.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        width = whole("discriminator_hidden_dim", self.discriminator_hidden_dim, 1)
+        object.__setattr__(self, "discriminator_hidden_dim", width)
+        for name in ("adversarial_weight", "gradient_penalty"):
+            object.__setattr__(self, name, at_least_zero(name, getattr(self, name)))
+
+
+class Critics(nnx.Module):
+    """One critic of the latent and one of the corrected expression."""
+
+    def __init__(self, config: WGANBatchCorrectionConfig, *, rngs: nnx.Rngs) -> None:
+        width, slots = config.discriminator_hidden_dim, config.n_slots
+        self.latent = Critic(config.latent_dim, width, slots, rngs=rngs)
+        self.expression = Critic(config.n_genes, width, slots, rngs=rngs)
+
+
+class DifferentiableWGANBatchCorrection(LatentCorrection):
+    """Batch-conditional autoencoder, trained against critics that try to tell batches apart.
+
+    The critics estimate the Wasserstein distance of each batch from the others (Arjovsky et al. 2017) in the latent and
+    in the corrected expression, held to a slope of 1 by a gradient penalty (Gulrajani et al. 2017); the autoencoder
+    minimises it beside the reconstruction error and the unevenness of the correction. The latent is scaled to unit
+    variance for its critic, so that collapsing it wins nothing. Cells are weighted so that batches may differ in
+    composition. Untrained it corrects nothing: call `fit`, which updates the critics three times for each update of the
+    autoencoder.
+
+    Parameters
+    ----------
+    config
+        Sizes, weights and target.
+    rngs
+        Initial weights.
+
+    Examples
+    --------
+    >>> expression = jax.random.normal(jax.random.key(0), (60, 5)).at[30:].add(3.0)
+    >>> data = {"expression": expression, "batch_labels": jnp.repeat(jnp.arange(2), 30)}
+    >>> config = WGANBatchCorrectionConfig(n_genes=5, hidden_dim=16, latent_dim=4, n_batches=2)
+    >>> op = DifferentiableWGANBatchCorrection(config, rngs=nnx.Rngs(0))
+    >>> history = op.fit(data, steps=300, learning_rate=0.003).history
+    >>> corrected = op.apply(data, {}, None)[0]["corrected_expression"]
+    >>> bool(abs(corrected[:30].mean() - corrected[30:].mean()) < 1)
+    True
+    """
+
+    config: WGANBatchCorrectionConfig
+
+    def __init__(self, config: WGANBatchCorrectionConfig, *, rngs: nnx.Rngs) -> None:
+        super().__init__(config, rngs=rngs)
+        self.critics = Critics(config, rngs=rngs)
+
+    def apply(self, data: Mapping[str, Any], state: Any, metadata: Any, *_: Any) -> tuple[dict[str, Any], Any, Any]:
+        """Correct cells.
+
+        Parameters
+        ----------
+        data
+            ``expression`` (N, G), log-normalised, and ``batch_labels`` (N,) int; ``mask`` (N,), false for padding, is
+            optional. Never changed.
+        state, metadata
+            Passed through.
+
+        Returns
+        -------
+        tuple
+            The data with ``corrected_expression`` (N, G), ``latent`` (N, latent_dim), ``discriminator_scores`` (N,),
+            how much the latent critic takes each cell for one of its own batch, and two scalars: ``generator_loss`` and
+            ``discriminator_loss``, what autoencoder and critics minimise. The corrected expression is
+            ``x + D(z, target) - D(z, own batch)``: what the model cannot explain is kept, a cell of the target batch
+            does not move, and small values may turn negative. Then state and metadata.
+
+        Raises
+        ------
+        MissingKeyError
+            If an entry is missing.
+        InputError
+            If a shape is wrong or, outside jit, a value is not finite or a label out of range.
+        """
+        cells = self._cells(data)
+        latent = self._latent(cells)
+        views = self._unit_views(cells, latent)
+        found = {
+            "corrected_expression": self.autoencoder.corrected(cells, latent),
+            "latent": latent,
+            "discriminator_scores": self.critics.latent.own_scores(views[0], cells.labels),
+            "generator_loss": _total(self._generator_losses(cells, latent, None)),
+            "discriminator_loss": _total(self._critic_losses(cells, views, nnx.Rngs(0))),
+        }
+        return {**data, **found}, state, metadata
+
+    def training_groups(self) -> dict[str, tuple[Any, int]]:
+        """Return who learns in turn, with the updates of each in a step (see `harmonax.training.fit`)."""
+        critics = nnx.All(nnx.Param, nnx.PathContains("critics"))
+        return {
+            "discriminator": (critics, _CRITIC_UPDATES),
+            "generator": (nnx.All(nnx.Param, nnx.Not(nnx.PathContains("critics"))), 1),
+        }
+
+    def training_losses(
+        self, data: Mapping[str, Any], rngs: nnx.Rngs | None = None, group: str = "generator"
+    ) -> dict[str, jax.Array]:
+        """Return what a group minimises the sum of, each with its weight: scalars by name.
+
+        Parameters
+        ----------
+        data
+            As for `apply`.
+        rngs
+            Noise and the points of the gradient penalty; None: no noise, the same points each time.
+        group
+            ``"generator"`` or ``"discriminator"``.
+        """
+        cells = self._cells(data)
+        latent = self._latent(cells, rngs)
+        if group == "generator":
+            return self._generator_losses(cells, latent, rngs)
+        views = jax.lax.stop_gradient(self._unit_views(cells, latent))
+        return self._critic_losses(cells, views, nnx.Rngs(0) if rngs is None else rngs)
+
+    def loss(self, data: Mapping[str, Any], group: str = "generator") -> jax.Array:
+        """Return the sum of `training_losses` without noise: a scalar for `nnx.grad`."""
+        return _total(self.training_losses(data, None, group))
+
+    def optimizer(self, steps: int, learning_rate: float = 1e-3) -> dict[str, optax.GradientTransformation]:
+        """Return the optimisers of Optax that `fit` uses, by group."""
+        # Little momentum, as in the gradient penalty's paper: the critics' aim moves.
+        return {
+            "discriminator": optax.adam(learning_rate, b1=0.5, b2=0.9),
+            "generator": super().optimizer(steps, learning_rate),
+        }
+
+    def _unit_views(self, cells: Cells, latent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Return the views with distances that do not grow with the dimensions, as a slope of 1 asks for."""
+        points, corrected, weight = self._views(cells, latent)
+        return points / self.config.latent_dim**0.5, corrected / self.config.n_genes**0.5, weight
+
+    def _generator_losses(self, cells: Cells, latent: jax.Array, rngs: nnx.Rngs | None) -> dict[str, jax.Array]:
+        points, corrected, weight = self._unit_views(cells, latent)
+        scale, critics = self.config.adversarial_weight, self.critics
+        return {
+            "reconstruction": self._reconstruction(cells, latent, rngs),
+            "latent_distance": scale * critics.latent.distance(points, cells.labels, weight),
+            "expression_distance": scale * critics.expression.distance(corrected, cells.labels, weight),
+            "unevenness": self._unevenness(cells, corrected * self.config.n_genes**0.5),
+        }
+
+    def _critic_losses(
+        self, cells: Cells, views: tuple[jax.Array, jax.Array, jax.Array], rngs: nnx.Rngs
+    ) -> dict[str, jax.Array]:
+        points, corrected, weight = views
+        terms = {}
+        for name, critic, view in (
+            ("latent", self.critics.latent, points),
+            ("expression", self.critics.expression, corrected),
+        ):
+            terms[f"{name}_critic"] = -critic.distance(view, cells.labels, weight)
+            slope = critic.steepness(view, cells.labels, cells.weight, rngs())
+            terms[f"{name}_penalty"] = self.config.gradient_penalty * slope
+        return terms
+
+
+def _total(terms: Mapping[str, jax.Array]) -> jax.Array:
+    return jnp.stack(list(terms.values())).sum()

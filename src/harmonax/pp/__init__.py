@@ -1,0 +1,12 @@
+"""Corrections of an AnnData, with scanpy's conventions.
+
+harmony   `harmony_integrate`: drop-in for ``scanpy.pp.harmony_integrate``
+latent    `mmd_integrate`, `wgan_integrate`: expression through an autoencoder (``harmonax[jax]``)
+"""
+
+from __future__ import annotations
+
+from .harmony import harmony_integrate
+from .latent import mmd_integrate, wgan_integrate
+
+__all__ = ["harmony_integrate", "mmd_integrate", "wgan_integrate"]

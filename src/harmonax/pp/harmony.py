@@ -1,0 +1,266 @@
+"""The scanpy-shaped front: AnnData in, AnnData out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from ..adata import uns_record
+from ..compat.names import merge, params_of
+from ..engine.run import Backend, harmonize
+from ..errors import InputError, MissingKeyError, nearest
+from ..inputs.columns import design_from_table
+from ..inputs.embedding import check_embedding, is_sliced
+from ..params import Flavor, Floats
+from ..result import HarmonyResult
+from ..system.log import announce, chosen_threads
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+__all__ = ["harmony_integrate"]
+
+
+def harmony_integrate(
+    adata: AnnData,
+    key: str | Sequence[str],
+    *,
+    basis: str = "X_pca",
+    adjusted_basis: str = "X_pca_harmony",
+    dtype: Any = np.float64,
+    flavor: Flavor = "harmony2",
+    n_clusters: int | None = None,
+    max_iter_harmony: int = 10,
+    max_iter_clustering: int | None = 200,
+    tol_harmony: float | None = 1e-4,
+    tol_clustering: float | None = 1e-5,
+    sigma: Floats = 0.1,
+    theta: Floats | None = 2.0,
+    tau: float = 0,
+    ridge_lambda: Floats = 1.0,
+    alpha: float = 0.2,
+    batch_prune_threshold: float | None = 1e-5,
+    correction_method: Literal["fast", "original"] = "fast",
+    block_proportion: float = 0.05,
+    rng: Any = None,
+    precision: Literal["float32", "float64"] = "float32",
+    n_threads: int | None = None,
+    backend: Backend = "auto",
+    max_memory: int | str | None = None,
+    scratch: str | os.PathLike[str] | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    combine_keys: bool = False,
+    missing: Literal["error", "level"] = "error",
+    allow_many_levels: bool = False,
+    ridge: Literal["dynamic", "fixed"] | None = None,
+    save_model: str | os.PathLike[str] | bool | None = None,
+    save_labels: str | Sequence[str] | None = None,
+    progress: bool | Callable[[int, int, float], None] | None = None,
+    **harmonypy: Any,
+) -> None:
+    """Remove batch effects from an embedding of an AnnData, with Harmony.
+
+    Takes the arguments of ``scanpy.pp.harmony_integrate``, and those of ``scanpy.external.pp.harmony_integrate`` and
+    harmonypy under their own names.
+
+    Parameters
+    ----------
+    adata
+        N cells with an embedding. A view becomes a copy of its own when the result is written, as with scanpy; of a
+        file opened with ``backed=``, `X` is not touched.
+    key
+        Column of ``adata.obs`` that says which batch a cell is from, or several. Several are modelled as separate
+        variables whose penalties multiply.
+    basis
+        Embedding in ``adata.obsm``, (N, d): an array, a DataFrame or a sparse matrix. Of a Dask array, with a
+        `distributed.Client` there, the cells stay on the cluster, and the result is a Dask array.
+    adjusted_basis
+        Where in ``adata.obsm`` the corrected embedding goes.
+    dtype
+        Of the result only; `precision` is that of the arithmetic.
+    flavor
+        ``"harmony2"``, or ``"harmony1"`` for the method as published in 2019.
+    n_clusters
+        Number of soft clusters K. None: ``min(100, N / 30)``, at least 2.
+    max_iter_harmony
+        Most rounds of clustering and correction. The default of 10 often ends before convergence: the log line and
+        ``adata.uns["harmonax"]`` say so, with the remaining change.
+    max_iter_clustering, tol_harmony, tol_clustering
+        Most clustering passes in a round, and the relative changes of the objective below which rounds and passes
+        stop. None: the values of the flavor's reference program (4, 1e-2 and 1e-3 for harmony2; 200, 1e-4 and 1e-5 for
+        harmony1), as in scanpy.
+    sigma
+        Width of the soft clusters: one number or one per cluster.
+    theta
+        Strength of the diversity penalty: one number, one per column, or one per level of all columns in turn. 0
+        removes the penalty, not the ridge correction: cells still move.
+    tau
+        Protects small batches: their theta is multiplied by ``1 - exp(-(N_b / (K tau))^2)``. 0: off.
+    ridge_lambda
+        Fixed ridge penalty: one number, one per column, or one per level. For harmony2 a value other than 1.0 means
+        ``ridge="fixed"``; for 1.0 itself say ``ridge="fixed"``.
+    alpha
+        Dynamic ridge penalty of harmony2, relative to the expected number of cells.
+    batch_prune_threshold
+        harmony2 leaves a batch out of a cluster's correction where less than this share of its cells is there. None:
+        never.
+    correction_method
+        ``"fast"`` or ``"original"`` (one explicit solve per cluster); equal to rounding.
+    block_proportion
+        Share of the cells reassigned at a time, in (0, 1].
+    rng
+        Seed, Generator, SeedSequence or None. `random_state` is the older spelling.
+    precision
+        Arithmetic of the cells, ``"float32"`` or ``"float64"``. Everything summed over cells is float64.
+    n_threads
+        Threads. None: ``scanpy.settings.n_jobs`` where scanpy is loaded and that was changed from its default, else the
+        CPUs this process may use. The result does not depend on it.
+    backend
+        Where the cells live: ``"memory"`` or ``"disk"`` (native kernels; the same bits), ``"dask"`` (the workers of a
+        cluster), ``"jax"`` (a GPU, a TPU), ``"dense"`` (plain NumPy, the reference; small N), or ``"auto"``.
+    max_memory, scratch, checkpoint
+        As in `harmonax.harmonize`: the most memory to hold, such as ``"4G"``; where a scratch file goes; a directory
+        for the tables of every round, from which a run that was stopped goes on.
+    combine_keys
+        Join several columns into one variable with a level per observed combination.
+    missing
+        ``"error"`` refuses missing labels; ``"level"`` makes them a batch of their own.
+    allow_many_levels
+        Accept a column that looks like a measurement or like cell barcodes.
+    ridge
+        ``"dynamic"`` (harmony2's own) or ``"fixed"``.
+    save_model
+        Keep what was learned, for `harmonax.tl.map_query`: a file, ``.h5`` or ``.zarr`` (an earlier model there is
+        replaced), or True: ``adata.uns["harmonax_model"]``. Loadings in ``varm["PCs"]`` that reproduce `basis` from X
+        go with it.
+    save_labels
+        Columns of ``adata.obs`` to keep in the model with the corrected cells, for label transfer.
+        `HarmonyModel.with_reference` adds labels that come later.
+    progress
+        Show a progress line on stderr; None: where that is a terminal. Or a function called after each pass with
+        (round, pass, objective).
+    **harmonypy
+        ``lamb`` (given: ``ridge="fixed"``), ``nclust``, ``block_size``, ``max_iter_kmeans``, ``epsilon_cluster``,
+        ``epsilon_harmony``, ``batch_prop_cutoff``, ``random_state``, ``ncores`` (0: all CPUs) and ``verbose`` (False:
+        no progress and no log line). The defaults remain those above.
+
+    Returns
+    -------
+    None
+        Writes ``adata.obsm[adjusted_basis]``, (N, d), and ``adata.uns["harmonax"]``: parameters, status, history,
+        versions and seed of the last run.
+
+    Raises
+    ------
+    MissingKeyError
+        If a column or the basis is not there.
+    InputError
+        If a parameter, the embedding or the labels cannot be used, or one parameter is given in two spellings.
+    TypeError
+        If a keyword is unknown.
+
+    Warns
+    -----
+    HarmonaxWarning
+        If there is one batch only (the embedding is then copied unchanged), or a parameter is set that the flavor does
+        not use.
+
+    Notes
+    -----
+    Korsunsky et al. 2019, Nature Methods 16:1289; Patikas et al. 2026 (Harmony2). One line says how the run ended,
+    through ``logging.getLogger("harmonax")``: a warning where `max_iter_harmony` stopped it, else information. Where
+    scanpy is loaded, ``scanpy.settings.verbosity`` decides what is shown.
+
+    Examples
+    --------
+    >>> import anndata, harmonax, numpy as np, pandas as pd
+    >>> gen = np.random.default_rng(0)
+    >>> batch = np.repeat(["a", "b"], 100)
+    >>> obs = pd.DataFrame({"batch": batch}, index=[f"cell{i}" for i in range(200)])
+    >>> adata = anndata.AnnData(obs=obs, obsm={"X_pca": gen.normal(size=(200, 5)) + (batch == "b")[:, None]})
+    >>> harmonax.pp.harmony_integrate(adata, "batch", max_iter_harmony=50, rng=0)
+    >>> adata.obsm["X_pca_harmony"].shape
+    (200, 5)
+    >>> adata.uns["harmonax"]["status"]
+    'converged'
+    """
+    asked = {name: value for name, value in locals().items() if name not in ("adata", "key", "harmonypy")}
+    options = merge(asked, harmonypy, harmony_integrate)
+    params = params_of(options)
+    check_target(adata, adjusted_basis)
+    keep = _model_place(adata, save_model, save_labels)
+    how: dict[str, Any] = {
+        "combine_keys": combine_keys,
+        "missing": missing,
+        "allow_many_levels": allow_many_levels,
+    }
+    design = design_from_table(adata.obs, key, **how)
+    result = harmonize(
+        _embedding(adata, basis),
+        design,
+        params,
+        rng=options["rng"],
+        dtype=dtype,
+        n_threads=options["n_threads"] if options["n_threads"] is not None else chosen_threads(),
+        backend=backend,
+        max_memory=max_memory,
+        scratch=scratch,
+        checkpoint=checkpoint,
+        progress=options["progress"],
+    )
+    adata.obsm[adjusted_basis] = result.embedding
+    adata.uns["harmonax"] = uns_record(result, basis, adjusted_basis, {"keys": _listed(key)} | how)
+    if keep is not None:
+        keep(result, basis)
+    if harmonypy.get("verbose", True):
+        announce(result)
+
+
+def _model_place(
+    adata: AnnData, save_model: Any, save_labels: str | Sequence[str] | None
+) -> Callable[[HarmonyResult, str], None] | None:
+    """Return what keeps the model of a run where it was asked for, or None; refuse what cannot be, before any work."""
+    if save_model is None or save_model is False:
+        if save_labels is not None:
+            raise InputError("save_labels go into a model: say where with save_model")
+        return None
+    from ..mapping.build import check_labels, model_of
+    from ..mapping.serialise import UNS, check_place, to_dict
+
+    labels = check_labels(adata.obs, save_labels)
+    if save_model is not True:
+        own = getattr(adata, "filename", None)
+        check_place(save_model, inputs=[str(own)] if own else [], overwrite=True)
+
+    def keep(result: HarmonyResult, basis: str) -> None:
+        model = model_of(result, adata, basis, adata.obs[labels])
+        if save_model is True:
+            adata.uns[UNS] = to_dict(model)
+        else:
+            model.save(save_model, overwrite=True)
+
+    return keep
+
+
+def _listed(key: str | Sequence[str]) -> list[str]:
+    return [key] if isinstance(key, str) else [str(name) for name in key]
+
+
+def check_target(adata: Any, adjusted_basis: str, what: str = "adata") -> None:
+    """Refuse what a result cannot be written to."""
+    if not all(hasattr(adata, name) for name in ("obs", "obsm", "uns")):
+        raise InputError(f"{what} is a {type(adata).__name__}, not an AnnData; for arrays there is harmonax.harmonize")
+    if adata.is_view and adata.isbacked:
+        raise InputError(f"{what} is a view of a file, which cannot be written to; pass {what}.to_memory()")
+    if not isinstance(adjusted_basis, str) or not adjusted_basis or "/" in adjusted_basis:
+        raise InputError(f"adjusted_basis={adjusted_basis!r} must be a name without a slash")
+
+
+def _embedding(adata: AnnData, basis: str) -> Any:
+    if basis not in adata.obsm:
+        raise MissingKeyError(f"obsm has no '{basis}'; {nearest(basis, adata.obsm.keys())}")
+    Z = adata.obsm[basis]
+    return Z if is_sliced(Z) else check_embedding(Z, f"obsm['{basis}']", adata.obs_names)

@@ -1,0 +1,10 @@
+"""The machine: processors, memory, the log, progress lines, random seeds, optional packages. Knows nothing of cells.
+
+cpus        how many threads to use
+memory      how much is used and free; sizes as text
+log         the logger, and scanpy's settings where scanpy is loaded
+progress    lines on a terminal
+rng         one seed from whatever was passed as `rng`
+extras      an optional package, or the command that installs it
+version     harmonax's own
+"""

@@ -1,0 +1,109 @@
+"""How much memory this process holds and may still take."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sys
+from pathlib import Path
+
+from ..errors import InputError
+from .cpus import control_groups
+
+_UNITS = {"": 1, "k": 10, "m": 20, "g": 30, "t": 40}
+
+
+def resident() -> int:
+    """Return the memory that this process holds now, in bytes; its peak where the system does not tell."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return peak() or 0
+
+
+def peak() -> int | None:
+    """Return the most memory this process has held, in bytes, or None where the system does not tell."""
+    # Not from getrusage where there is another way: on Linux that begins with what the parent process held.
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
+    try:
+        import resource
+    except ImportError:
+        return None
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else most * 1024
+
+
+def available(
+    meminfo: Path = Path("/proc/meminfo"),
+    cgroup: Path = Path("/sys/fs/cgroup"),
+    membership: Path = Path("/proc/self/cgroup"),
+) -> int | None:
+    """Return the bytes that this process may still take: free in the machine, and in its control groups.
+
+    None where the system does not tell.
+    """
+    found = [_left_in(folder) for folder in control_groups(cgroup, membership, "memory")]
+    try:
+        lines = meminfo.read_text().splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    except (OSError, ValueError):
+        pass
+    known = [bytes_ for bytes_ in found if bytes_ is not None]
+    return max(0, min(known)) if known else None
+
+
+def parse_size(value: int | float | str | None, name: str = "max_memory") -> int | None:
+    """Return a size in bytes: a number of them, or one with a unit, such as "4G" (of 1024 M).
+
+    Raises
+    ------
+    InputError
+        If it is no size.
+
+    Examples
+    --------
+    >>> parse_size("1.5G") == 1.5 * 2**30
+    True
+    """
+    if value is None:
+        return None
+    found = re.fullmatch(r"([0-9.]+(?:e[0-9]+)?)\s*([kmgt]?)i?b?", str(value).strip().lower())
+    try:
+        size = int(float(found[1]) * 2 ** _UNITS[found[2]] if found[2] else float(found[1])) if found else 0
+    except ValueError:
+        size = 0
+    if size <= 0:
+        raise InputError(f"{name}={value!r} is no size; write bytes, or for instance 500M or 4G")
+    return size
+
+
+def human(n_bytes: float) -> str:
+    """Return a size in the units of `parse_size`.
+
+    Examples
+    --------
+    >>> human(3 * 2**29)
+    '1.50 GiB'
+    """
+    return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
+
+
+def _left_in(folder: Path) -> int | None:
+    """Return what one control group (v2, or v1) leaves; files in its cache can be dropped."""
+    limit, used = (
+        ("memory.max", "memory.current")
+        if (folder / "memory.max").exists()
+        else (
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+        )
+    )
+    try:
+        stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        cache = int(stat.get("inactive_file", 0)) + int(stat.get("active_file", 0))
+        return int((folder / limit).read_text()) - int((folder / used).read_text()) + cache
+    except (OSError, ValueError):
+        return None

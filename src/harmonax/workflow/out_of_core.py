@@ -1,0 +1,284 @@
+"""Expression beyond memory: X and layers as Dask arrays of pieces, each some cells, for scanpy's own functions.
+
+The steps are the ordinary ones. scanpy takes such arrays from normalisation to PCA; here is what makes them of a file,
+and the few things that scanpy does not do with them. After the PCA the expression is let go: no later step could take
+it in pieces.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from ..errors import InputError
+from ..io.annotated import opened, quiet
+from ..io.formats import Format, format_of
+from ..system.cpus import available_cpus
+from ..system.extras import need
+from .state import BASIS
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+# Held for a file that was opened on disk without a word on memory.
+_ROOM = 2**30
+# What is made of a piece on its way takes several times its own room.
+_WORKING = 6
+# Of fewer cells, what a piece costs by itself outweighs the cells; of more, nothing is gained.
+_FEWEST_ROWS, _MOST_ROWS = 1000, 50_000
+_MATRICES = ("X", "layers", "raw")
+
+
+def is_lazy(X: Any) -> bool:
+    """Return whether a matrix is a Dask array."""
+    # Whoever made one has imported Dask.
+    dask = sys.modules.get("dask.array")
+    return dask is not None and isinstance(X, dask.Array)
+
+
+def per_piece(X: Any, function: Callable[..., Any], *more: Any) -> list[Any]:
+    """Return what a function makes of each piece, in the order of the cells."""
+    dask = need("dask", "dask")
+    whole = X.rechunk({1: -1})
+    do = dask.delayed(function, pure=False)
+    return list(dask.compute(*(do(piece, *more) for piece in whole.to_delayed().ravel())))
+
+
+def as_csr(X: Any) -> Any:
+    """Return a Dask array of counts as scanpy wants it: float32, CSR, pieces of whole cells; nothing is read yet."""
+    empty = sparse.csr_matrix((0, 0), dtype=np.float32)
+    return X.rechunk({1: -1}).map_blocks(_csr, dtype=np.float32, meta=empty)
+
+
+def _csr(piece: Any) -> sparse.csr_matrix:
+    made = sparse.csr_matrix(piece, dtype=np.float32)
+    # What came may be another's.
+    made = made.copy() if made is piece else made
+    made.sum_duplicates()
+    made.eliminate_zeros()
+    return made
+
+
+def note(X: Any) -> str:
+    """Return what there is to say of a matrix: nothing of one in memory."""
+    if not is_lazy(X):
+        return ""
+    said = ", ".join(f"{name} {version(name)}" for name in ("scanpy", "dask"))
+    pieces, rows = X.numblocks[0], max(X.chunks[0])
+    return f"; the expression stays beyond memory: {pieces:,} pieces of up to {rows:,} cells, by {said}"
+
+
+def let_go(adata: AnnData) -> None:
+    """Drop the expression that is beyond memory."""
+    for name in [name for name in adata.layers if name is not None and is_lazy(adata.layers[name])]:
+        del adata.layers[name]
+    if adata.raw is not None and is_lazy(adata.raw.X):
+        del adata.raw
+    if is_lazy(adata.X):
+        adata.X = None
+
+
+# ---- what scanpy does not do with Dask arrays as it does in memory ------------------------------------------------
+
+
+def measured(counts: Any, mitochondrial: np.ndarray, obs_names: pd.Index, var_names: pd.Index) -> Any:
+    """Return what quality control reads, in an AnnData of nothing else.
+
+    It is scanpy's, piece by piece: with the whole array scanpy reads the file anew for each of its numbers.
+    """
+    import anndata
+
+    parts = per_piece(counts, _measured, mitochondrial)
+    n_cells = counts.shape[0]
+    obs = pd.concat([part[0] for part in parts]).set_axis(obs_names)
+    seen, total = (np.sum([part[i] for part in parts], axis=0, dtype=np.float64) for i in (1, 2))
+    var = {
+        "n_cells_by_counts": seen.astype(np.int64),
+        "mean_counts": total / n_cells,
+        "pct_dropout_by_counts": (1 - seen / n_cells) * 100,
+    }
+    return anndata.AnnData(obs=obs, var=pd.DataFrame(var, index=var_names))
+
+
+def _measured(counts: Any, mitochondrial: np.ndarray) -> tuple[pd.DataFrame, np.ndarray, np.ndarray]:
+    """Return what scanpy finds of the cells in a piece, and in how many of them, and how often, each gene is."""
+    import anndata
+    import scanpy
+
+    var = pd.DataFrame({"mt": mitochondrial}, index=[str(i) for i in range(counts.shape[1])])
+    obs = pd.DataFrame(index=[str(i) for i in range(counts.shape[0])])
+    with quiet():
+        cells, genes = scanpy.pp.calculate_qc_metrics(
+            anndata.AnnData(counts, obs=obs, var=var),
+            qc_vars=["mt"] if mitochondrial.any() else [],
+            percent_top=None,
+            log1p=False,
+        )
+    return cells, genes["n_cells_by_counts"].to_numpy(), genes["total_counts"].to_numpy()
+
+
+def cells_with(counts: Any, kept_cells: np.ndarray) -> np.ndarray:
+    """Return in how many of the kept cells each gene is seen."""
+    import scanpy
+
+    with quiet():
+        _, seen = scanpy.pp.filter_genes(counts[kept_cells], min_cells=1, inplace=False)
+    return np.asarray(seen.compute() if is_lazy(seen) else seen)
+
+
+def pca(adata: AnnData, n_comps: int) -> None:
+    """Put scanpy's PCA of the highly variable genes into `adata`, as it would be of a matrix in memory.
+
+    scanpy sums the genes' covariance over the pieces, so there is no seed in it.
+    """
+    import anndata
+    import scanpy
+
+    chosen = adata.var["highly_variable"].to_numpy()
+    # The sums are of squares: in float32 the least components would drown in the first.
+    values = adata.X[:, chosen].rechunk({1: -1}).astype(np.float64)
+    apart = anndata.AnnData(values, obs=pd.DataFrame(index=adata.obs_names))
+    with quiet():
+        scanpy.pp.pca(apart, n_comps=n_comps)
+    loadings, found = apart.varm["PCs"], apart.uns["pca"]
+    # scikit-learn, in memory, has each component's largest loading positive, and divides by one less than the cells.
+    sign = np.sign(loadings[np.abs(loadings).argmax(axis=0), np.arange(n_comps)])
+    adata.obsm[BASIS] = (np.asarray(apart.obsm[BASIS]) * sign).astype(np.float32)
+    adata.varm["PCs"] = np.zeros((adata.n_vars, n_comps))
+    adata.varm["PCs"][chosen] = loadings * sign
+    adata.uns["pca"] = {
+        "params": {"zero_center": True, "use_highly_variable": True, "mask_var": "highly_variable"},
+        "variance": np.asarray(found["variance"]) * (adata.n_obs / (adata.n_obs - 1)),
+        "variance_ratio": np.asarray(found["variance_ratio"]),
+    }
+
+
+# ---- files ---------------------------------------------------------------------------------------------------------
+
+
+def size(path: str) -> int:
+    """Return about how many bytes of memory the ordinary run takes for the matrices of an .h5ad or .zarr file."""
+    place, kind = Path(path), _format(path)
+    with opened(place, kind) as root:
+        held = sum(_bytes(element) for element in _matrices(root).values())
+        # Beside what the file has there are the counts and their logarithms.
+        largest = max((_values(element) for element in _matrices(root).values()), default=0)
+    return held + 2 * largest * 8
+
+
+def read(path: str, room: int | None = None) -> AnnData:
+    """Read an .h5ad or .zarr file whose matrices are to stay on the disk, in pieces for about so many bytes.
+
+    Raises
+    ------
+    InputError
+        If a matrix is stored by genes.
+    """
+    import anndata
+    from anndata.io import read_elem
+
+    need("dask.array", "dask")
+    place, kind = Path(path), _format(path)
+    with opened(place, kind) as root, quiet():
+        lazy = {name: _lazy(element, name, path, room) for name, element in _matrices(root).items()}
+        tables = {name: read_elem(root[name]) for name in root if name not in _MATRICES}
+        raw = {"X": lazy.pop("raw"), "var": read_elem(root["raw/var"])} if "raw" in lazy else None
+        X = lazy.pop("X", None)
+        layers = {name.removeprefix("layers/"): matrix for name, matrix in lazy.items()}
+        return anndata.AnnData(X, layers=layers, raw=raw, **tables)
+
+
+def own(adata: AnnData) -> AnnData:
+    """Return a copy of a backed AnnData, whose X and raw stay on the disk and whose layers stay the caller's."""
+    import anndata
+
+    file = read(str(adata.filename))
+    cells, genes = (
+        (_places(adata.obs_names, file.obs_names, "cell"), _places(adata.var_names, file.var_names, "gene"))
+        if adata.is_view
+        else (np.arange(file.n_obs), np.arange(file.n_vars))
+    )
+    X = None if file.X is None else file.X[cells][:, genes]
+    rows = max(file.X.chunks[0]) if file.X is not None else _FEWEST_ROWS
+    raw = {"X": file.raw.X[cells], "var": file.raw.var} if file.raw is not None else None
+    return anndata.AnnData(
+        X,
+        obs=adata.obs.copy(),
+        var=adata.var.copy(),
+        uns=copy.deepcopy(dict(adata.uns)),
+        layers={name: _pieces_of(value, rows) for name, value in adata.layers.items() if name is not None},
+        raw=raw,
+        **{part: {k: v.copy() for k, v in getattr(adata, part).items()} for part in ("obsm", "varm", "obsp", "varp")},
+    )
+
+
+def _format(path: str) -> Format:
+    return Format.ZARR if Path(path).is_dir() else format_of(path, (Format.H5AD,))
+
+
+def _matrices(root: Any) -> dict[str, Any]:
+    """Return what a file has of expression, by its place."""
+    found = {"X": root["X"]} if "X" in root else {}
+    layers = root.get("layers", {})
+    found |= {f"layers/{name}": layers[name] for name in layers}
+    if "raw" in root and "X" in root["raw"]:
+        found["raw"] = root["raw/X"]
+    return {name: element for name, element in found.items() if element.attrs.get("encoding-type") != "null"}
+
+
+def _values(element: Any) -> int:
+    """Return how many values a matrix in a file has stored."""
+    return int(element["data"].shape[0]) if "data" in element else math.prod(element.shape)
+
+
+def _bytes(element: Any) -> int:
+    if "data" not in element:
+        return math.prod(element.shape) * element.dtype.itemsize
+    return sum(math.prod(element[part].shape) * element[part].dtype.itemsize for part in ("data", "indices", "indptr"))
+
+
+def _lazy(element: Any, name: str, path: str, room: int | None) -> Any:
+    import anndata.experimental as experimental
+
+    if element.attrs.get("encoding-type") == "csc_matrix":
+        raise InputError(
+            f"{path}: {name} is stored by genes (CSC), so that no piece of its cells can be read alone; store it as "
+            "CSR, or raise max_memory (--max-memory) for it to be read whole"
+        )
+    # anndata 0.11 has an older name for it.
+    reader = getattr(experimental, "read_elem_lazy", None) or experimental.read_elem_as_dask
+    n_rows, n_columns = element.attrs["shape"] if "data" in element else element.shape
+    bytes_per_row = _bytes(element) / max(1, n_rows)
+    return reader(element, chunks=(max(1, min(int(n_rows), _rows(bytes_per_row, room))), int(n_columns)))
+
+
+def _rows(bytes_per_row: float, room: int | None) -> int:
+    """Return how many cells a piece has, so that one for each thread fits."""
+    share = (room or _ROOM) / (_WORKING * available_cpus())
+    return int(min(max(share / max(1.0, bytes_per_row), _FEWEST_ROWS), _MOST_ROWS))
+
+
+def _pieces_of(matrix: Any, rows: int) -> Any:
+    """Return a matrix in memory as a Dask array, so that no second one is made of it."""
+    if is_lazy(matrix):
+        return matrix
+    kept = matrix.tocsr() if sparse.issparse(matrix) else np.asarray(matrix)
+    array = need("dask.array", "dask")
+    return array.from_array(kept, chunks=(rows, -1), asarray=False, name=False)
+
+
+def _places(names: pd.Index, among: pd.Index, kind: str) -> np.ndarray:
+    """Return where in the file the cells or genes of a view are."""
+    places = among.get_indexer(names) if among.is_unique else np.array([-1])
+    if (places < 0).any():
+        raise InputError(f"the {kind} names in the file of this backed view are not unique; load it with to_memory()")
+    return places

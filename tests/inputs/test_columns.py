@@ -1,0 +1,234 @@
+"""Batch columns as users have them, read and refused."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import harmonax
+from harmonax.errors import InputError, MissingKeyError
+from harmonax.inputs.columns import as_table, combined, design_from_table
+
+
+def read(labels, **kwargs):
+    column = labels if isinstance(labels, (pd.Series, pd.Categorical)) else pd.Series(labels)
+    return design_from_table(pd.DataFrame({"batch": column}), "batch", **kwargs)
+
+
+def names_of_cells(design, variable=0):
+    """Each cell's level, by name."""
+    flat = [name for own in design.levels for name in own]
+    return [flat[b] for b in design.joint_levels[design.joint, variable]]
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.lists(st.one_of(st.text(max_size=3), st.integers(-3, 3), st.booleans()), min_size=1, max_size=40))
+def test_every_cell_keeps_its_label_as_text(labels):
+    """Of whatever types: 1 and "1" are one level, and nothing is lost or renamed."""
+    design = read(pd.Series(labels, dtype=object), allow_many_levels=True)
+    assert names_of_cells(design) == [str(label) for label in labels]
+    assert len(set(design.levels[0])) == len(design.levels[0])
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pd.Series(["x", "y", "x", "z"]),
+        pd.Series(["x", "y", "x", "z"], dtype=object),
+        pd.Series(["x", "y", "x", "z"], dtype="string"),
+        pd.Categorical(["x", "y", "x", "z"], categories=["z", "unused", "y", "x"]),
+    ],
+)
+def test_text_in_any_dtype(labels):
+    design = read(labels)
+    assert names_of_cells(design) == ["x", "y", "x", "z"]
+    assert design.level_counts.sum() == 4
+    assert "unused" not in design.levels[0]
+
+
+@pytest.mark.parametrize(
+    ("labels", "names"),
+    [
+        ([True, False, True], ["False", "True"]),
+        ([2, 10, 2], ["2", "10"]),
+        ([0.5, -1.0, 0.5], ["-1.0", "0.5"]),
+        (pd.Series([2, 10, 2], dtype="Int64"), ["2", "10"]),
+        (pd.to_datetime(["2024-05-01", "2024-03-01", "2024-05-01"]), ["2024-03-01 00:00:00", "2024-05-01 00:00:00"]),
+        ([1, "1", "b"], ["1", "b"]),
+        ([("p", 1), "q", ("p", 1)], ["('p', 1)", "q"]),
+    ],
+)
+def test_levels_are_sorted_and_named(labels, names):
+    assert list(read(pd.Series(labels)).levels[0]) == names
+
+
+def test_the_order_of_categories_is_kept():
+    assert read(pd.Categorical(["b", "a"], categories=["b", "a"])).levels == (("b", "a"),)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pd.Series(["x", None, "y", np.nan]),
+        pd.Categorical(["x", None, "y", None]),
+        pd.Series([1.0, np.nan, 2.0, np.nan]),
+        pd.Series([1, pd.NA, 2, pd.NA], dtype="Int64"),
+        pd.Series(["x", pd.NA, "y", pd.NA], dtype="string"),
+        pd.Series([1, None, "y", pd.NaT], dtype=object),
+    ],
+)
+def test_missing_labels(labels):
+    with pytest.raises(InputError, match=r"obs\['batch'\] has 2 missing values \(first: cell '1'\).*missing='level'"):
+        read(labels)
+    design = read(labels, missing="level")
+    assert [name == "missing" for name in names_of_cells(design)] == [False, True, False, True]
+    assert len(design.levels[0]) == 3
+
+
+def test_missing_joins_a_level_that_is_called_so():
+    design = read(["missing", None, "x"], missing="level")
+    assert names_of_cells(design) == ["missing", "missing", "x"]
+    assert len(design.levels[0]) == 2
+
+
+def test_several_columns_are_variables_and_may_be_combined():
+    table = pd.DataFrame({"p": ["a", "b", "a", "b"], 7: [1, 1, 2, 2], "other": 0})
+    design = design_from_table(table, ["p", 7])
+    assert design.variables == ("p", "7")
+    assert design.levels == (("a", "b"), ("1", "2"))
+    joined = design_from_table(table, ["p", 7], combine_keys=True)
+    assert joined.variables == ("p+7",)
+    assert names_of_cells(joined) == ["a|1", "b|1", "a|2", "b|2"]
+    assert combined(design).levels == joined.levels
+    assert design_from_table(table, ["p"], combine_keys=True).variables == ("p",)
+
+
+@pytest.mark.parametrize(
+    ("keys", "error", "message"),
+    [
+        ("Btach", MissingKeyError, "obs has no column 'Btach'; did you mean 'batch'?"),
+        ("BATCH", MissingKeyError, "did you mean 'batch'?"),
+        ("zzz", MissingKeyError, "there is 'batch', 'donor'"),
+        (["batch", "zzz"], MissingKeyError, "no column 'zzz'"),
+        (None, MissingKeyError, "no column 'None'"),
+        ([], InputError, "no batch column given"),
+        (["batch", "batch"], InputError, "more than once"),
+    ],
+)
+def test_keys_that_cannot_be_used(keys, error, message):
+    table = pd.DataFrame({"batch": ["a", "b"], "donor": ["c", "d"]})
+    with pytest.raises(error) as caught:
+        design_from_table(table, keys)
+    assert message in str(caught.value)
+
+
+def test_two_columns_of_one_name():
+    table = pd.DataFrame([["a", "b"], ["c", "d"]], columns=["batch", "batch"])
+    with pytest.raises(InputError, match="2 columns called 'batch'"):
+        design_from_table(table, "batch")
+
+
+def test_unknown_way_with_missing_labels():
+    with pytest.raises(InputError, match="missing='drop' is not known"):
+        read(["a"], missing="drop")
+
+
+@pytest.mark.parametrize(
+    ("labels", "looks_like"),
+    [
+        (np.arange(1000) % 101, "measurement"),
+        (np.random.default_rng(0).normal(size=1000), "measurement"),
+        (pd.Series(np.arange(1000) % 101, dtype=object), "measurement"),
+        (pd.Series(np.arange(1000) % 101, dtype="Int64"), "measurement"),
+        ([f"ACGT-{i}" for i in range(1000)], "barcode"),
+        ([f"ACGT-{i // 2 if i < 900 else i}" for i in range(1000)], "barcode"),
+        (pd.Categorical([f"ACGT-{i}" for i in range(1000)]), "barcode"),
+        ([f"c{i}" for i in range(10)], "barcode"),
+    ],
+)
+def test_what_does_not_look_like_batches_is_refused_unless_insisted_on(labels, looks_like):
+    with pytest.raises(InputError, match=rf"looks like a (cell )?{looks_like}.*allow_many_levels=True"):
+        read(labels)
+    assert read(labels, allow_many_levels=True).n_cells == len(labels)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.arange(1000) % 100,
+        pd.Categorical(np.arange(1000) % 300),
+        [f"pool{i % 400}" for i in range(1000)],
+        ["a", "b", "c"],
+    ],
+    ids=["100 numbers", "numbers declared categories", "400 pools", "three cells"],
+)
+def test_what_may_be_batches_is_read(labels):
+    assert read(labels).n_levels == len(set(labels))
+
+
+def test_an_empty_table_has_no_cells():
+    assert read(pd.Series([], dtype=object)).n_cells == 0
+
+
+@pytest.mark.parametrize(
+    ("batches", "variables"),
+    [
+        (["a", "b", "a"], ("batch",)),
+        (("a", "b", "a"), ("batch",)),
+        (np.array(["a", "b", "a"]), ("batch",)),
+        (np.array([["a"], ["b"], ["a"]]), ("batch",)),
+        (pd.Series(["a", "b", "a"], index=[5, 6, 5]), ("batch",)),
+        (pd.Series(["a", "b", "a"], name=0), ("0",)),
+        (pd.Categorical(["a", "b", "a"]), ("batch",)),
+        (pd.Index(["a", "b", "a"]), ("batch",)),
+        (iter(["a", "b", "a"]), ("batch",)),
+        ([["a", 1], ["b", 1], ["a", 2]], ("batch0", "batch1")),
+        (np.array([["a", "1"], ["b", "1"], ["a", "2"]]), ("batch0", "batch1")),
+        ({"x": ["a", "b", "a"], "y": (1, 1, 2)}, ("x", "y")),
+        # Rows are matched by place: an index must not pair them otherwise.
+        ({"x": pd.Series(["a", "b", "a"], index=[3, 1, 2]), "y": pd.Series([1, 1, 2], index=[1, 2, 3])}, ("x", "y")),
+        ({"x": pd.Categorical(["a", "b", "a"])}, ("x",)),
+        (pd.DataFrame({"x": ["a", "b", "a"]}), ("x",)),
+    ],
+)
+def test_labels_in_any_container(batches, variables):
+    table = as_table(batches)
+    design = design_from_table(table, table.columns.tolist())
+    assert design.variables == variables
+    assert names_of_cells(design) == ["a", "b", "a"]
+
+
+@pytest.mark.parametrize("batches", [["a", None, "b"], ["a", np.nan, "b"], {"batch": ["a", np.nan, "b"]}])
+def test_a_missing_label_in_a_list_is_not_the_text_nan(batches):
+    with pytest.raises(InputError, match="1 missing values"):
+        design_from_table(as_table(batches), "batch")
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        ([["a"], ["b", "c"]], "rows of labels of one length"),
+        ([np.zeros(3), np.zeros(2)], "rows of labels of one length"),
+        (3, "batches must be labels"),
+        ({"x": ["a"], "y": ["b", "c"]}, "'x' has 1, 'y' has 2"),
+        ({"x": np.zeros((2, 2))}, r"'x' have shape \(2, 2\)"),
+        (np.zeros((2, 2, 2)), r"shape \(2, 2, 2\)"),
+    ],
+)
+def test_what_are_no_labels(batches, message):
+    with pytest.raises(InputError, match=message):
+        as_table(batches)
+
+
+def test_batch_variables_whose_tables_would_not_fit_are_refused_before_any_work():
+    n = 400_000
+    codes = np.arange(n)
+    start = time.monotonic()
+    with pytest.raises(InputError, match=r"400000 levels in 400000 combinations need tables of \d+ GiB"):
+        harmonax.harmonize(np.ones((n, 50), np.float32), codes, rng=0, allow_many_levels=True)
+    assert time.monotonic() - start < 10
