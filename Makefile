@@ -46,6 +46,7 @@ test-kernels: $(VENV)/.cmake
 lint: $(VENV)/.tools
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	PYTHONPATH=src $(VENV)/bin/lint-imports
 
 format: $(VENV)/.tools
 	$(PY) -m ruff check --fix .

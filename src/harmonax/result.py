@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 
 from .design import BatchDesign
 from .params import HarmonyParams
+from .system.log import say
+from .system.version import __version__
 
 
 class Status(enum.Enum):
@@ -157,8 +160,6 @@ class HarmonyResult:
         """Return everything but the arrays, as plain values for JSON and ``adata.uns``."""
         import sys
 
-        from .system.version import __version__
-
         return {
             "params": {k: v for k, v in self.params.to_dict().items() if v is not None},
             "n_clusters": self.n_clusters,
@@ -175,3 +176,8 @@ class HarmonyResult:
             "notes": list(self.notes),
             "versions": {"harmonax": __version__, "numpy": np.__version__, "python": sys.version.split()[0]},
         }
+
+
+def announce(result: HarmonyResult) -> None:
+    """Log how a run ended, in one line: a warning where it stopped before convergence, else information."""
+    say(logging.WARNING if result.status is Status.MAX_ITERATIONS else logging.INFO, f"harmony: {result.summary()}")

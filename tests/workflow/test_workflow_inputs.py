@@ -17,8 +17,9 @@ import scipy.sparse as sp
 
 from harmonax import HarmonyParams
 from harmonax.errors import FileFormatError, HarmonaxWarning, InputError, MissingKeyError
+from harmonax.inputs import expression as counts
 from harmonax.io.annotated import quiet
-from harmonax.workflow import WorkflowOptions, counts
+from harmonax.workflow import WorkflowOptions
 from harmonax.workflow.inputs import kind_of, read_inputs, short_names
 
 pytest.importorskip("scanpy")

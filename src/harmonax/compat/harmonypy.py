@@ -15,8 +15,7 @@ from ..errors import InputError
 from ..inputs.columns import as_table, design_from_table
 from ..inputs.embedding import as_array, check_embedding
 from ..params import Floats
-from ..result import HarmonyResult, Status
-from ..system.log import announce
+from ..result import HarmonyResult, Status, announce
 from .names import HARMONYPY, merge, params_of
 
 __all__ = ["HarmonypyResult", "run_harmony"]

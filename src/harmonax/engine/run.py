@@ -161,7 +161,7 @@ def harmonize(
     target = None if stays else np.empty(Z.shape, dtype) if out is None or lazy else out
     with contextlib.closing(cells) if described["cells"] == "dask" else contextlib.nullcontext():
         Y = past[-1].assigned.Y if past else seed_centroids(cells, resolved.n_clusters, seeding)
-        with reporter(progress, params) as report:
+        with reporter(progress, params.max_iter_harmony) as report:
             keep = kept.keep if kept is not None else lambda ended: None
             fit = Harmony(cells, design, schedule, resolved).run(Y, target, report, past, keep)
     return HarmonyResult(

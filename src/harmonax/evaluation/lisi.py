@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -9,7 +13,6 @@ import pandas as pd
 
 from ..errors import InputError
 from ..system.extras import need
-from .scores.scib import quiet
 
 
 def lisi(embedding: np.ndarray, labels: Any, perplexity: float = 30) -> np.ndarray:
@@ -84,3 +87,17 @@ def lisi_of_neighbours(
     with quiet():
         found = simpson(distances, indices, rows[:, None], codes, int(codes.max()) + 1, perplexity=chosen)
     return 1 / np.asarray(found)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Hide what scib-metrics and the packages below it tell programmers: warnings, and a log on stdout."""
+    log = logging.getLogger("scib_metrics")
+    level = log.level
+    try:
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            log.setLevel(logging.ERROR)
+            yield
+    finally:
+        log.setLevel(level)

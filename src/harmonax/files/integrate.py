@@ -22,9 +22,8 @@ from ..errors import InputError, OutputError
 from ..inputs.columns import design_from_table
 from ..inputs.embedding import check_embedding, data_hash, is_sliced
 from ..params import HarmonyParams
-from ..result import HarmonyResult
+from ..result import HarmonyResult, announce
 from ..system import memory
-from ..system.log import announce
 
 log = logging.getLogger("harmonax")
 

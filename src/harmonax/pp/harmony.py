@@ -15,8 +15,8 @@ from ..errors import InputError, MissingKeyError, nearest
 from ..inputs.columns import design_from_table
 from ..inputs.embedding import check_embedding, is_sliced
 from ..params import Flavor, Floats
-from ..result import HarmonyResult
-from ..system.log import announce, chosen_threads
+from ..result import HarmonyResult, announce
+from ..system.log import chosen_threads
 
 if TYPE_CHECKING:
     from anndata import AnnData

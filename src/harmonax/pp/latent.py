@@ -12,11 +12,11 @@ import pandas as pd
 from ..adata import storable
 from ..errors import InputError, MissingKeyError, nearest, warn
 from ..inputs.columns import design_from_table
+from ..inputs.expression import Kind, kind_of
 from ..system.extras import need
 from ..system.log import say
 from ..system.rng import seed_from
 from ..system.version import __version__
-from ..workflow.counts import Kind, kind_of
 
 if TYPE_CHECKING:
     from anndata import AnnData

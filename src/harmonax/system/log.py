@@ -6,18 +6,10 @@ import logging
 import sys
 from typing import Any
 
-from ..result import HarmonyResult, Status
-
 logger = logging.getLogger("harmonax")
 
 # scanpy's verbosity from which messages of a level are shown.
 _SHOWN_FROM = {logging.ERROR: 0, logging.WARNING: 1, logging.INFO: 2}
-
-
-def announce(result: HarmonyResult) -> None:
-    """Log how a run ended, in one line: a warning where it stopped before convergence, else information."""
-    level = logging.WARNING if result.status is Status.MAX_ITERATIONS else logging.INFO
-    say(level, f"harmony: {result.summary()}")
 
 
 def say(level: int, message: str) -> None:

@@ -7,18 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ..params import HarmonyParams
-
 Report = Callable[[int, int, float], None]
 
 
 @contextmanager
-def reporter(progress: bool | Report | None, params: HarmonyParams) -> Iterator[Report | None]:
-    """Give a function to call after each pass."""
+def reporter(progress: bool | Report | None, max_rounds: int) -> Iterator[Report | None]:
+    """Give a function to call after each pass of a run of at most so many rounds."""
 
     def text(round_: int, pass_: int, objective: float) -> str:
-        most = params.max_iter_harmony
-        return f"harmony {bar(round_ / most)} round {round_} of at most {most}, pass {pass_}, objective {objective:.6g}"
+        done = f"{bar(round_ / max_rounds)} round {round_} of at most {max_rounds}"
+        return f"harmony {done}, pass {pass_}, objective {objective:.6g}"
 
     with line(progress, text) as show:
         yield show

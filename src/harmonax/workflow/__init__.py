@@ -3,7 +3,6 @@
     options.py      everything a run can be told
     inputs.py       .h5ad, .zarr and 10x output, one or several joined
     out_of_core.py  counts beyond memory, as Dask arrays
-    counts.py       where the raw counts are, and whether they are counts
     steps.py        the steps in their order; which a data set needs, which it has
       prepare.py      quality control, normalisation, genes, PCA
       embed.py        Harmony, neighbours, UMAP, Leiden, markers

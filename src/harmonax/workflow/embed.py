@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from .. import pp
+from ..inputs import expression as counts
 from ..mapping.serialise import UNS
-from . import counts
 from .inputs import silent
 from .options import leiden_key
 from .prepare import scanpy

@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError, MissingKeyError, nearest, warn
+from ..inputs import expression as counts
 from ..inputs.columns import design_from_table
+from ..inputs.lazy import is_lazy
 from ..system.extras import need
-from . import counts, inputs, meter, outputs, steps
+from . import inputs, meter, outputs, steps
 from . import out_of_core as beyond
 from . import resume as checkpoint
 from .options import WorkflowOptions, leiden_key
@@ -90,7 +92,7 @@ class Job:
         _prepare_batches(adata, self.options)
         state = State(adata, self.options, counts.where_counts(adata, self.options.counts_layer), self.live)
         source = adata.X if state.counts is None else counts.matrix(adata, state.counts)
-        state.beyond = beyond.is_lazy(source)
+        state.beyond = is_lazy(source)
         self.intents = steps.intents(state)
         if state.beyond:
             _check_beyond(self.options, self.intents)

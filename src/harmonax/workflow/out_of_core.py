@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-import sys
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +18,7 @@ import pandas as pd
 from scipy import sparse
 
 from ..errors import InputError
+from ..inputs.lazy import is_lazy, per_piece
 from ..io.annotated import opened, quiet
 from ..io.formats import Format, format_of
 from ..system.cpus import available_cpus
@@ -36,36 +35,6 @@ _WORKING = 6
 # Of fewer cells, what a piece costs by itself outweighs the cells; of more, nothing is gained.
 _FEWEST_ROWS, _MOST_ROWS = 1000, 50_000
 _MATRICES = ("X", "layers", "raw")
-
-
-def is_lazy(X: Any) -> bool:
-    """Return whether a matrix is a Dask array."""
-    # Whoever made one has imported Dask.
-    dask = sys.modules.get("dask.array")
-    return dask is not None and isinstance(X, dask.Array)
-
-
-def per_piece(X: Any, function: Callable[..., Any], *more: Any) -> list[Any]:
-    """Return what a function makes of each piece, in the order of the cells."""
-    dask = need("dask", "dask")
-    whole = X.rechunk({1: -1})
-    do = dask.delayed(function, pure=False)
-    return list(dask.compute(*(do(piece, *more) for piece in whole.to_delayed().ravel())))
-
-
-def as_csr(X: Any) -> Any:
-    """Return a Dask array of counts as scanpy wants it: float32, CSR, pieces of whole cells; nothing is read yet."""
-    empty = sparse.csr_matrix((0, 0), dtype=np.float32)
-    return X.rechunk({1: -1}).map_blocks(_csr, dtype=np.float32, meta=empty)
-
-
-def _csr(piece: Any) -> sparse.csr_matrix:
-    made = sparse.csr_matrix(piece, dtype=np.float32)
-    # What came may be another's.
-    made = made.copy() if made is piece else made
-    made.sum_duplicates()
-    made.eliminate_zeros()
-    return made
 
 
 def note(X: Any) -> str:

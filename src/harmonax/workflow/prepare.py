@@ -8,9 +8,10 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError, warn
+from ..inputs import expression as counts
 from ..inputs.columns import design_from_table
+from ..inputs.lazy import is_lazy
 from ..system.extras import need
-from . import counts
 from . import out_of_core as beyond
 from .inputs import silent
 from .options import WorkflowOptions
@@ -63,7 +64,7 @@ def _measured(adata: AnnData, X: Any, mitochondrial: np.ndarray) -> AnnData:
     """Return what scanpy measures of the counts, apart, so that its columns do not replace the user's."""
     import anndata
 
-    if beyond.is_lazy(X):
+    if is_lazy(X):
         return beyond.measured(counts.as_counts(X), mitochondrial, adata.obs_names, adata.var_names)
     index = pd.DataFrame(index=adata.obs_names)
     work = anndata.AnnData(X, obs=index, var=pd.DataFrame({"mt": mitochondrial}, index=adata.var_names))
@@ -101,7 +102,7 @@ def _cells(obs: pd.DataFrame, options: WorkflowOptions) -> tuple[np.ndarray, str
 
 
 def _genes(X: Any, kept_cells: np.ndarray, min_cells: int) -> np.ndarray:
-    if beyond.is_lazy(X):
+    if is_lazy(X):
         return beyond.cells_with(counts.as_counts(X), kept_cells) >= min_cells
     seen = np.asarray((X[kept_cells] > 0).sum(axis=0)).ravel()
     return seen >= min_cells
@@ -141,7 +142,7 @@ def normalise(state: State) -> str:
         raise Skip("no raw counts; X is taken as it is")
     adata = state.adata
     raw = counts.as_counts(counts.matrix(adata, state.counts))
-    lazy = beyond.is_lazy(raw)
+    lazy = is_lazy(raw)
     # Of what is beyond memory nothing is put there.
     if not lazy and state.counts != "counts" and "counts" in adata.layers and _differ(raw, adata.layers["counts"]):
         raise InputError(
@@ -216,7 +217,7 @@ def pca(state: State) -> str:
     n_comps = min(options.n_comps, adata.n_obs - 1, chosen - 1)
     if n_comps < 1:
         raise InputError(f"{adata.n_obs} cells and {chosen} highly variable genes have no principal components")
-    if beyond.is_lazy(adata.X):
+    if is_lazy(adata.X):
         beyond.pca(adata, n_comps)
     else:
         with silent():

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InputError
+from ..inputs.lazy import is_lazy
 from ..system.extras import need
 from ..system.memory import parse_size
 from ..system.rng import seed_from
@@ -208,7 +209,7 @@ def _facts_of(adata: AnnData) -> dict[str, Any]:
 
 def _known(matrix: Any) -> Any:
     """Return what stands for a matrix: itself, or what Dask knows of one that it makes."""
-    return need("dask.base", "dask").tokenize(matrix) if beyond.is_lazy(matrix) else matrix
+    return need("dask.base", "dask").tokenize(matrix) if is_lazy(matrix) else matrix
 
 
 def command_line() -> str:

@@ -7,8 +7,9 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 from ..errors import warn
+from ..inputs import expression as counts
 from . import assess as judge
-from . import counts, embed, prepare
+from . import embed, prepare
 from .options import WorkflowOptions
 from .state import Skip, State, Step
 

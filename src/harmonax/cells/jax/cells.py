@@ -1,8 +1,8 @@
 """Cells on a GPU, a TPU or any other device of JAX, or on several: the tiles of `cells/jax/tiles.py`, jitted.
 
-The plain statement of every method is `cells/dense.py`; `tests/cells/test_jax_cells.py` compares with memory. Nothing is
-summed across devices, and within one in a fixed order: each answers with tables of its own, which are added here in
-float64.
+The plain statement of every method is `cells/dense.py`; `tests/cells/test_jax_cells.py` compares with memory.
+Nothing is summed across devices, and within one in a fixed order: each answers with tables of its own, which are added
+here in float64.
 """
 
 from __future__ import annotations

@@ -7,34 +7,18 @@ not defined for the data is nan, and so is every mean over it.
 
 from __future__ import annotations
 
-import contextlib
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ...system.extras import need
+from ..lisi import quiet
 
 BATCH_SCORES = ("iLISI", "BRAS", "graph connectivity", "kBET per label")
 BIO_SCORES = ("cLISI", "NMI", "ARI", "ASW label")
 MOST_NEIGHBOURS = 90
 BATCH_WEIGHT, BIO_WEIGHT = 0.4, 0.6
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Hide what scib-metrics and the packages below it tell programmers: warnings, and a log on stdout."""
-    log = logging.getLogger("scib_metrics")
-    level = log.level
-    try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"):
-            warnings.simplefilter("ignore")
-            log.setLevel(logging.ERROR)
-            yield
-    finally:
-        log.setLevel(level)
 
 
 def n_neighbours(n: int) -> int:

@@ -1,9 +1,9 @@
 """Harmony's rounds as traced code: the loop of `algorithm/harmony.py` with fixed counts.
 
 Equations come from `algorithm/` with jax.numpy handed in; `cells/dense.py` is the plain statement of what is done per
-cell, and `tests/operators/test_differentiable_harmony.py` compares the two. R is a function of Zn and of tables, so it is
-recomputed in every block and never kept. A round here begins with the correction of the round before it: the first one
-corrects by W = 0. That makes all rounds one traced shape.
+cell, and `tests/operators/test_differentiable_harmony.py` compares the two. R is a function of Zn and of tables, so it
+is recomputed in every block and never kept. A round here begins with the correction of the round before it: the first
+one corrects by W = 0. That makes all rounds one traced shape.
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ class LatentCorrection(nnx.Module):
             If the data cannot be used.
         """
         # Here, since the training knows nothing of operators and this module should load without it.
-        from ...training import fit
+        from ...fitting.loop import fit
 
         self.calibrate(data)
         options = {"optimizer": self.optimizer(steps, learning_rate), **options}

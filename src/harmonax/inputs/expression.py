@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 
 from ..errors import InputError, MissingKeyError, nearest
-from . import out_of_core as beyond
+from .lazy import as_csr, is_lazy, per_piece
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -39,8 +39,8 @@ def kind_of(X: Any) -> Kind:
     """
     if X is None or not X.shape[1]:
         return Kind.NOTHING
-    if beyond.is_lazy(X):
-        found = set(beyond.per_piece(X, kind_of))
+    if is_lazy(X):
+        found = set(per_piece(X, kind_of))
         return next(kind for kind in (Kind.BROKEN, Kind.NEGATIVE, Kind.POSITIVE, Kind.COUNTS) if kind in found)
     values = np.asarray(X.data if sparse.issparse(X) else X).reshape(-1)
     whole = True
@@ -100,8 +100,8 @@ def label(place: str) -> str:
 
 def as_counts(X: Any) -> Any:
     """Return counts as scanpy wants them: CSR, float32 where that is exact; the same matrix where it is that."""
-    if beyond.is_lazy(X):
-        return beyond.as_csr(X)
+    if is_lazy(X):
+        return as_csr(X)
     most = X.max() if X.shape[0] and X.shape[1] else 0
     dtype = np.float32 if most < _EXACT else np.float64
     counts = sparse.csr_matrix(X, dtype=dtype)
