@@ -1,0 +1,335 @@
+"""Everything that is run on this project, and the environments that it runs in; ``make`` or ``nox --list`` names it.
+
+``make SESSION`` installs nox and runs one session; ``.ci/run`` does so for each of `CI` in turn. Sessions that use
+harmonax share the environment ``.venv``; tools that do not need it have small ones of their own under ``.nox``.
+A session that cannot run here says why and counts as skipped.
+
+The real data and the users' scripts are looked for in $HARMONAX_TEST_DATA and $HARMONAX_DESIGN_SCRIPTS, by default in
+../shared. Chromium and R are installed only where $HARMONAX_SYSTEM_PACKAGES is "install", as it is in ``.ci/run``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "venv"
+nox.options.reuse_venv = "yes"
+# What .ci/run runs, in this order: `r` tests with the wheel of `package`, and the smoke sessions install its archive.
+CI = ["browser", "test", "tutorials", "lint", "types", "kernels", "parity", "user", "demo", "run", "package", "r"]
+CI += ["smoke312", "smoke313", "workflow312"]
+nox.options.sessions = CI
+
+ROOT = Path(__file__).resolve().parent
+DATA = Path(os.environ.setdefault("HARMONAX_TEST_DATA", str(ROOT.parent / "shared" / "data")))
+SCRIPTS = Path(os.environ.get("HARMONAX_DESIGN_SCRIPTS", ROOT.parent / "shared" / "design" / "scripts"))
+PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+# What the tests use, and what the types are checked against.
+EVERYTHING = ("workflow", "jax", "dask")
+# A change to one of these means that the package is built again.
+BUILT_FROM = [
+    *(ROOT / "pyproject.toml", ROOT / "CMakeLists.txt"),
+    *sorted(path for kind in ("cpp", "hpp", "inl") for path in (ROOT / "src/harmonax/kernels").glob(f"*.{kind}")),
+]
+
+
+# Environments
+
+
+def environment(session: nox.Session, *parts: str, folder: str = ".venv", interpreter: str = sys.executable) -> str:
+    """Return the Python of an environment with harmonax, editable, and these extras and dependency groups."""
+    python = ROOT / folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    if not (ROOT / folder / "pyvenv.cfg").exists():
+        session.run(interpreter, "-m", "venv", folder, external=True)
+    sources = hashlib.sha256(b"".join(path.read_bytes() for path in BUILT_FROM)).hexdigest()
+    wanted = {"harmonax": (["--editable", "."], sources)}
+    wanted |= {part: (requirements(part), " ".join(requirements(part))) for part in parts}
+    # One call for all, so that pip chooses versions that suit all; a stamp says what was installed from what.
+    stale = [name for name, (_, state) in wanted.items() if state != read_or_none(ROOT / folder / f".{name}")]
+    if stale:
+        arguments = [argument for name in stale for argument in wanted[name][0]]
+        pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
+        session.run(*pip, *arguments, external=True)
+    for name in stale:
+        (ROOT / folder / f".{name}").write_text(wanted[name][1], encoding="utf-8")
+    return str(python)
+
+
+def requirements(part: str) -> list[str]:
+    """Return what an extra or a dependency group of pyproject.toml asks for."""
+    return EXTRAS[part] if part in EXTRAS else list(nox.project.dependency_groups(PROJECT, part))
+
+
+def read_or_none(path: Path) -> str | None:
+    """Return the text of a file, None where there is none."""
+    return path.read_text(encoding="utf-8") if path.exists() else None
+
+
+def find_python(version: str) -> str | None:
+    """Return a Python of this version that really runs: pyenv has shims also for versions that are not switched on."""
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    check = f"import sys, venv, ensurepip; sys.exit('%d.%d' % sys.version_info[:2] != '{version}')"
+    for candidate in (f"python{version}", *map(str, pyenv.glob(f"{version}.*/bin/python")), sys.executable):
+        program = shutil.which(candidate)
+        if program and subprocess.run([program, "-c", check], capture_output=True, check=False).returncode == 0:
+            return program
+    return None
+
+
+def need(session: nox.Session, *paths: Path) -> None:
+    """Skip the session where one of these is missing."""
+    for path in paths:
+        if not path.exists():
+            session.skip(f"there is no {path}")
+
+
+def system_packages(session: nox.Session, why: str, *names: str) -> None:
+    """Install Debian packages where that is allowed; skip the session where it is not."""
+    root = getattr(os, "geteuid", lambda: 1)() == 0
+    if not (os.environ.get("HARMONAX_SYSTEM_PACKAGES") == "install" and root and shutil.which("apt-get")):
+        session.skip(f"{why}, and no permission to install it")
+    session.run("apt-get", "update", "-qq", external=True)
+    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *names]
+    session.run(*install, env={"DEBIAN_FRONTEND": "noninteractive"}, external=True, silent=True)
+
+
+def timed(session: nox.Session, what: str, *command: str) -> None:
+    """Run a command and say how long it took."""
+    start = time.monotonic()
+    session.run(*command, external=True)
+    session.log(f"{what}: {time.monotonic() - start:.0f} s")
+
+
+# Tests
+
+
+@nox.session(python=False)
+def browser(session: nox.Session) -> None:
+    """Chromium, in which the report is tested."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    if not any(map(shutil.which, names)):
+        system_packages(session, "there is no Chromium", "chromium")
+    session.run(next(filter(None, map(shutil.which, names))), "--version", external=True)
+
+
+@nox.session(python=False)
+def test(session: nox.Session) -> None:
+    """Run the tests; what follows ``--`` goes to pytest."""
+    python = environment(session, *EVERYTHING, "test")
+    session.run(python, "-m", "pytest", "-m", "not slow", *session.posargs, external=True)
+
+
+@nox.session(python=False)
+def tutorials(session: nox.Session) -> None:
+    """The tutorials' pages, which train for minutes and assert the figures that they state, and the encoder's test."""
+    python = environment(session, *EVERYTHING, "test")
+    pages = ("tests/docs/test_tutorials.py", "tests/training/test_encoder.py")
+    session.run(python, "-m", "pytest", "-m", "slow", *pages, external=True)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Rules and formatting, by ruff; who may import whom, by import-linter."""
+    session.install(*requirements("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports", env={"PYTHONPATH": "src"})
+
+
+@nox.session(name="format", default=False)
+def format_(session: nox.Session) -> None:
+    """Apply what ruff checks in `lint`."""
+    session.install(*requirements("lint"))
+    session.run("ruff", "check", "--fix", ".")
+    session.run("ruff", "format", ".")
+
+
+@nox.session(python=False)
+def types(session: nox.Session) -> None:
+    """Types, by mypy."""
+    session.run(environment(session, *EVERYTHING, "types"), "-m", "mypy", external=True)
+
+
+@nox.session
+def kernels(session: nox.Session) -> None:
+    """The kernels' own test executable under the address and undefined-behaviour sanitizers."""
+    session.install("cmake", "ninja")
+    session.run("cmake", "-S", ".", "-B", "build/kernel-tests", "-G", "Ninja", "-DHARMONAX_KERNEL_TESTS=ON")
+    session.run("cmake", "--build", "build/kernel-tests")
+    session.run("build/kernel-tests/test_kernels", external=True)
+
+
+@nox.session(python=False)
+def parity(session: nox.Session) -> None:
+    """Recorded runs of other programs, replayed with the dense reference."""
+    need(session, DATA / "parity")
+    runs = sorted(map(str, (DATA / "parity").glob("*.npz")))
+    session.run(environment(session), "tests/parity/replay.py", *runs, external=True)
+
+
+@nox.session(python=False)
+def user(session: nox.Session) -> None:
+    """Scripts of users of harmonypy, of scanpy and of a differentiable library, with one import changed."""
+    arguments = {
+        "harmonypy_user.py": [DATA / "pbmc_3500.h5ad"],
+        "scanpy_user.py": [DATA / "kang_fullgenes.h5ad"],
+        "jax_user.py": [],
+    }
+    need(session, *(SCRIPTS / name for name in arguments), *(path for paths in arguments.values() for path in paths))
+    python = environment(session, *EVERYTHING)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments["scanpy_user.py"].append(Path(folder, "result.h5ad"))
+        for name, paths in arguments.items():
+            printed = session.run(python, str(SCRIPTS / name), *map(str, paths), external=True, silent=True)
+            session.log("\n".join(str(printed).splitlines()[-6:]))
+
+
+# The commands
+
+
+@nox.session(python=False)
+def demo(session: nox.Session) -> None:
+    """Simulate and correct a data set, and open the report in the folder given after ``--``."""
+    harmonax = Path(environment(session, "demo")).with_name("harmonax")
+    folder = Path(*session.posargs or ["demo"])
+    timed(session, "harmonax demo", str(harmonax), "demo", "-o", str(folder), "--open")
+    need_files(session, folder, "demo.h5ad", "demo.png", "report.html")
+
+
+@nox.session(python=False)
+def run(session: nox.Session) -> None:
+    """From counts to the report, with one command each."""
+    inputs = [DATA / f"{name}.h5ad" for name in ("pbmc_sorted", "kang_fullgenes")]
+    need(session, *inputs)
+    harmonax = Path(environment(session, *EVERYTHING)).with_name("harmonax")
+    options = ["--batch-key", "batch", "--label-key", "cell_type", "--from-counts"]
+    with tempfile.TemporaryDirectory() as folder:
+        for path in inputs:
+            out = Path(folder, path.stem)
+            timed(session, f"harmonax run {path.stem}", str(harmonax), "run", str(path), "-o", str(out), *options)
+            need_files(session, out, "report.html")
+
+
+def need_files(session: nox.Session, folder: Path, *names: str) -> None:
+    """Fail unless a command has written these files, with something in them."""
+    missing = [name for name in names if not (folder / name).exists() or not (folder / name).stat().st_size]
+    if missing:
+        session.error(f"{folder} lacks {', '.join(missing)}")
+
+
+@nox.session(python=False, default=False)
+def bench(session: nox.Session) -> None:
+    """The benchmark table; other programs get environments of their own under benchmarks/.envs."""
+    python = environment(session, "demo")
+    session.run(python, "benchmarks/kernel_rate.py", external=True)
+    session.run(python, "benchmarks/speed.py", *session.posargs, external=True)
+    session.run(python, "benchmarks/quality.py", external=True)
+    session.run(python, "benchmarks/scaling.py", external=True)
+
+
+# What is released
+
+
+@nox.session
+def package(session: nox.Session) -> None:
+    """Source archive and wheel in dist/: complete, light to import, and at work in an empty environment."""
+    session.install(*requirements("release"))
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", "dist")
+    session.run("python", "-m", "twine", "check", "--strict", *map(str, Path("dist").iterdir()))
+    session.run("python", ".ci/check_package.py", "dist")
+
+
+@nox.session(python=False)
+def r(session: nox.Session) -> None:
+    """The R package: its tests with the engine of .venv, then R CMD check, which builds the vignette too."""
+    if not has_r_packages():
+        names = ("reticulate", "jsonlite", "seurat", "ggplot2", "testthat", "knitr", "rmarkdown")
+        debian = [f"r-cran-{name}" for name in names]
+        why = "there is no R with Seurat and reticulate"
+        system_packages(session, why, "r-base-dev", "pandoc", "r-bioc-singlecellexperiment", *debian)
+    library = ROOT / "build" / "r"
+    shutil.rmtree(library, ignore_errors=True)
+    library.mkdir(parents=True)
+    for old in (ROOT / "build").glob("harmonax_*.tar.gz"):
+        old.unlink()
+    env = {"RETICULATE_PYTHON": environment(session, *EVERYTHING)}
+    # harmonax_install() is tested with the wheel of the session `package`, where that has run.
+    for wheel in ROOT.glob("dist/*.whl"):
+        env["HARMONAX_R_INSTALL_FROM"] = str(wheel)
+    with_package = env | {"R_LIBS": os.pathsep.join(filter(None, [str(library), os.environ.get("R_LIBS")]))}
+    with session.chdir("build"):
+        session.run("R", "CMD", "build", "../r/harmonax", env=with_package, external=True)
+    (archive,) = (ROOT / "build").glob("harmonax_*.tar.gz")
+    session.run("R", "CMD", "INSTALL", f"--library={library}", str(archive), env=with_package, external=True)
+    tests = "testthat::test_dir('testthat', package = 'harmonax', load_package = 'installed', reporter = 'summary')"
+    with session.chdir("r/harmonax/tests"):
+        session.run(os.environ.get("RSCRIPT", "Rscript"), "-e", tests, env=with_package, external=True)
+    with tarfile.open(archive) as files:
+        vignette = files.extractfile("harmonax/inst/doc/seurat.html")
+        if vignette is None or b"Harmony: converged" not in vignette.read():
+            session.error("the vignette was built without the engine")
+    check_r(session, archive, env)
+
+
+def has_r_packages() -> bool:
+    """Return whether the R package can be built and tested here."""
+    wanted = ("reticulate", "Seurat", "SingleCellExperiment", "ggplot2", "testthat", "jsonlite", "rmarkdown")
+    code = f"quit(status = !all(sapply(c({', '.join(map(repr, wanted))}), requireNamespace, quietly = TRUE)))"
+    if not all(map(shutil.which, ("R", "Rscript", "pandoc"))):
+        return False
+    return subprocess.run(["Rscript", "-e", code], capture_output=True, check=False).returncode == 0
+
+
+def check_r(session: nox.Session, archive: Path, env: dict[str, str]) -> None:
+    """R CMD check of a source archive, without warnings."""
+    with tempfile.TemporaryDirectory() as folder:
+        with session.chdir(folder):
+            session.run("R", "CMD", "check", "--no-manual", str(archive), env=env, external=True)
+        log = Path(folder, "harmonax.Rcheck", "00check.log").read_text(encoding="utf-8")
+    if found := [line for line in log.splitlines() if line.endswith(("WARNING", "ERROR"))]:
+        session.error("\n".join(found))
+
+
+# Other versions of Python
+
+
+def smoke(session: nox.Session) -> None:
+    """Install the source archive into an empty environment of another Python, and use it away from the checkout."""
+    if not session.python:
+        session.skip(f"no Python for {session.name} that runs")
+    archives = list(ROOT.glob("dist/*.tar.gz"))
+    if not archives:
+        session.error("there is no source archive in dist/: run the session `package` first")
+    session.install(str(archives[0]))
+    with tempfile.TemporaryDirectory() as folder, session.chdir(folder):
+        session.run("python", str(ROOT / ".ci" / "smoke.py"))
+
+
+# reuse_venv: what is imported must be what was installed just now.
+for version in ("3.12", "3.13"):
+    nox.session(name=f"smoke{version.replace('.', '')}", python=find_python(version) or False, reuse_venv=False)(smoke)
+
+
+@nox.session(python=False)
+def workflow312(session: nox.Session) -> None:
+    """The tests that meet other versions of scanpy, JAX and scib-metrics than Python 3.11 has."""
+    interpreter = find_python("3.12")
+    if interpreter is None:
+        session.skip("no Python 3.12 that runs")
+    python = environment(session, *EVERYTHING, "test", folder=".venv312", interpreter=interpreter)
+    tests = ["evaluation/test_check", "evaluation/test_evaluate", "evaluation/test_diagnose", "pl/test_pl"]
+    tests += ["report/test_report", "workflow/test_workflow", "workflow/test_workflow_inputs", "cells/test_jax_cells"]
+    tests += ["operators/test_soft_kmeans", "mapping/test_mapping", "mapping/test_model_files"]
+    session.run(python, "-m", "pytest", "-m", "not slow", *(f"tests/{name}.py" for name in tests), external=True)
