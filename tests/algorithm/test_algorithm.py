@@ -21,7 +21,7 @@ from harmonax.result import History, Status
 
 
 def definition(flavor, Zn, Y, R, codes, theta, sigma):
-    """Evaluate the objective and its terms as ALGORITHM.md writes them, cell by cell."""
+    """Evaluate the objective and its terms cell by cell (docs/algorithm.md, "Objective")."""
     n = len(Zn)
     D = 2 * (1 - Zn @ Y.T)
     distance = (R * D).sum()

@@ -14,7 +14,7 @@ from harmonax.params import HarmonyParams
 
 
 def truth(Z, codes, R, k, lam, keep):
-    """Solve cluster k as ALGORITHM.md defines it, with one-hot columns, by augmented least squares."""
+    """Solve cluster k with one-hot columns by least squares (docs/algorithm.md, "Ridge correction of cluster k")."""
     columns = [codes[:, [f]] == np.arange(codes[:, f].max() + 1) for f in range(codes.shape[1])]
     one_hot = np.concatenate(columns, axis=1)[:, keep].astype(float)
     cells = one_hot.any(axis=1)

@@ -1,4 +1,4 @@
-// The native cells against loops written from ALGORITHM.md, for every instruction set of this machine and both
+// The native cells against loops written from docs/algorithm.md, for every instruction set of this machine and both
 // precisions, on sizes around whole vectors, tiles and grains. Built with address and undefined-behaviour sanitizers, so
 // reading or writing past an end fails too.
 #include "../../src/harmonax/kernels/cells.hpp"

@@ -2,7 +2,7 @@
 
 `xp` is the array module of the tables: traced code hands in jax.numpy.
 
-harmony1 smooths O / E by one cell, harmony2 by E itself (ALGORITHM.md, "Objective").
+harmony1 smooths O / E by one cell, harmony2 by E itself (docs/algorithm.md, "Objective").
 """
 
 from __future__ import annotations

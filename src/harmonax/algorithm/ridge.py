@@ -1,4 +1,4 @@
-"""Ridge correction of every cluster from sums alone (ALGORITHM.md, "Ridge correction of cluster k").
+"""Ridge correction of every cluster from sums alone (docs/algorithm.md, "Ridge correction of cluster k").
 
     W = (X^T diag(R_k) X + diag(0, lambda))^-1 X^T diag(R_k) Z ,   X = [1, one-hot of the kept levels]
 

@@ -13,7 +13,7 @@ from ..design import BatchDesign
 
 
 class DenseCells:
-    """Cells in float64 with their whole R, as ALGORITHM.md writes it down."""
+    """Cells in float64 with their whole R, as docs/algorithm.md writes it down."""
 
     def __init__(self, Z: np.ndarray, design: BatchDesign, schedule: FixedPartition | RecordedSchedule) -> None:
         self.Z = np.array(Z, np.float64)

@@ -1,4 +1,4 @@
-"""Cells behind the native kernels, R never stored (ALGORITHM.md, "The streaming form"): what memory and disk share.
+"""Cells behind the native kernels, R never stored (docs/algorithm.md, "The streaming form"): for memory and disk.
 
 Cells lie in the order (block, joint level), so that each run of them has one row of penalties. The plain statement of
 every method here is `cells/dense.py`; `tests/cells/test_memory.py` compares the two on one and the same schedule.

@@ -2,7 +2,7 @@
 // width of a vector, and is compiled with that set's flags.
 //
 // A tile is TILE cells. Its logits are a small dense product Zn Y^T; a softmax per row turns them into R, which lives
-// in scratch only until its sums are taken. ALGORITHM.md, "The streaming form", has the derivation; the plain
+// in scratch only until its sums are taken. docs/algorithm.md, "The streaming form", has the derivation; the plain
 // statement is cells/dense.py, and tests/cells/test_memory.py compares the two.
 //
 // Vectors run over clusters (or features), never over cells: each cell may then have its own penalty row, and short

@@ -1,7 +1,7 @@
 """The jitted questions of `cells/jax/cells.py`: one block of tiles and a few tables in, tables out.
 
 Each is written for one device and mapped over the first axis of its arrays, along which they are spread over devices.
-R is a function of Zn and tables (ALGORITHM.md, "The streaming form"), made anew wherever it is needed.
+R is a function of Zn and tables (docs/algorithm.md, "The streaming form"), made anew wherever it is needed.
 """
 
 from __future__ import annotations

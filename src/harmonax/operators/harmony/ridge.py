@@ -1,4 +1,4 @@
-"""The ridge correction as traced code (ALGORITHM.md, "Ridge correction of cluster k").
+"""The ridge correction as traced code (docs/algorithm.md, "Ridge correction of cluster k").
 
 One variable: the closed form of `algorithm/ridge.py`. Several: that file's system, with the intercept eliminated and Z
 centred in each cluster, because tables here may be float32, where the intercept's own elimination is what cancels.
