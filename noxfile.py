@@ -31,6 +31,7 @@ CI += ["smoke312", "smoke313", "workflow312"]
 nox.options.sessions = CI
 
 ROOT = Path(__file__).resolve().parent
+BIN, EXE = ("Scripts", ".exe") if os.name == "nt" else ("bin", "")
 DATA = Path(os.environ.setdefault("HARMONAX_TEST_DATA", str(ROOT.parent / "shared" / "data")))
 SCRIPTS = Path(os.environ.get("HARMONAX_DESIGN_SCRIPTS", ROOT.parent / "shared" / "design" / "scripts"))
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
@@ -49,7 +50,7 @@ BUILT_FROM = [
 
 def environment(session: nox.Session, *parts: str, folder: str = ".venv", interpreter: str = sys.executable) -> str:
     """Return the Python of an environment with harmonax, editable, and these extras and dependency groups."""
-    python = ROOT / folder / ("Scripts" if os.name == "nt" else "bin") / "python"
+    python = ROOT / folder / BIN / f"python{EXE}"
     if not (ROOT / folder / "pyvenv.cfg").exists():
         session.run(interpreter, "-m", "venv", folder, external=True)
     sources = hashlib.sha256(b"".join(path.read_bytes() for path in BUILT_FROM)).hexdigest()
@@ -201,7 +202,7 @@ def user(session: nox.Session) -> None:
 @nox.session(python=False)
 def demo(session: nox.Session) -> None:
     """Simulate and correct a data set, and open the report in the folder given after ``--``."""
-    harmonax = Path(environment(session, "demo")).with_name("harmonax")
+    harmonax = Path(environment(session, "demo")).with_name(f"harmonax{EXE}")
     folder = Path(*session.posargs or ["demo"])
     timed(session, "harmonax demo", str(harmonax), "demo", "-o", str(folder), "--open")
     need_files(session, folder, "demo.h5ad", "demo.png", "report.html")
@@ -212,7 +213,7 @@ def run(session: nox.Session) -> None:
     """From counts to the report, with one command each."""
     inputs = [DATA / f"{name}.h5ad" for name in ("pbmc_sorted", "kang_fullgenes")]
     need(session, *inputs)
-    harmonax = Path(environment(session, *EVERYTHING)).with_name("harmonax")
+    harmonax = Path(environment(session, *EVERYTHING)).with_name(f"harmonax{EXE}")
     options = ["--batch-key", "batch", "--label-key", "cell_type", "--from-counts"]
     with tempfile.TemporaryDirectory() as folder:
         for path in inputs:
