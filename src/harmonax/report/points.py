@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, MissingKeyError, nearest
-from .columns import Column, category, is_category, is_worth_showing, measured, pack
-from .source import Parts
+from .colour_codes import Column, category, is_category, is_worth_showing, measured, pack
+from .parts import Parts
 from .text import as_names, clean
 
 NEIGHBOURS_KEPT, MOVEMENT = "harmonax_neighbors_kept", "harmonax_movement"
@@ -18,7 +18,7 @@ NEIGHBOURS_KEPT, MOVEMENT = "harmonax_neighbors_kept", "harmonax_movement"
 _STEPS = 65534
 _NOWHERE = 65535
 # Rather than fewer cells than this, fewer columns.
-_FEWEST_CELLS = 20_000
+MIN_CELLS = 20_000
 _DEFAULT_GENES = 12
 
 
@@ -61,7 +61,7 @@ class Points:
         room -= 2000
         fixed = sum(column.size(3) for column in self.columns)
         a_cell = 4 / 3 * (4 * len(self.maps) + len(self.columns))
-        least = min(self.n, _FEWEST_CELLS)
+        least = min(self.n, MIN_CELLS)
         self.n = min(self.n, max(int((room - fixed) / a_cell), least))
         room -= self.n * 4 * len(self.maps) * 4 // 3
         kept: list[Column] = []

@@ -12,9 +12,9 @@ from ..io import check_destination, whole_or_nothing
 from ..system.rng import seed_from
 from .figures import Figures
 from .page import page
+from .parts import parts_of
 from .points import points_of
 from .sections import SECTIONS
-from .source import parts_of
 from .text import TIMES, clean, count
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def write_report(
     OutputError
         If the page cannot be written there.
     MissingExtraError
-        If plotly is not installed (``pip install harmonax[workflow]``).
+        If plotly or Jinja2 is not installed (``pip install harmonax[workflow]``).
 
     Examples
     --------
