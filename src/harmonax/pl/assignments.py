@@ -8,9 +8,9 @@ import numpy as np
 
 from ..errors import InputError, MissingKeyError, nearest
 from .canvas import Canvas, check_save
-from .colours import DIVERGING
-from .names import shown, tick_names, verbatim
-from .source import CORRECT, harmony_record
+from .lettering import shown, tick_names, verbatim
+from .palette import DIVERGING
+from .stored import CORRECT, harmony_record
 from .views import colour_bar
 
 if TYPE_CHECKING:
@@ -63,8 +63,9 @@ def assignments(
     Notes
     -----
     Shown is log2(O / E): O, the sum of the soft assignments of a batch's cells to a cluster; E, the cluster's sum times
-    the batch's share of all cells. Colours end at 8 times as many or few. Clusters are ordered by the batch
-    that prevails in them. A cluster that one batch dominates is a state of its own, or one that was not mixed.
+    the batch's share of all cells. Orange: fewer cells than expected; blue: more. The colours end at 8 times as many or
+    as few. Clusters are ordered by the batch that prevails in them. A cluster that one batch dominates is a state that
+    only this batch has, or one that was not mixed.
 
     Examples
     --------
@@ -77,6 +78,8 @@ def assignments(
     (2, 7)
     >>> matplotlib.pyplot.close(ax.figure)
     """
+    from matplotlib.colors import LinearSegmentedColormap
+
     check_save(save)
     record = harmony_record(source, key)
     batch_key, names, n_cells, mass = _masses(record, batch_key)
@@ -85,7 +88,14 @@ def assignments(
     height = 1.1 + 0.24 * min(len(names), 60)
     canvas = Canvas(1, 1, (2.6 + min(max(0.07 * mass.shape[1], 4.0), 9), max(height, 2.2)), ax)
     ax = canvas.axes[0, 0]
-    image = ax.imshow(ratio, cmap=DIVERGING, vmin=-_LIMIT, vmax=_LIMIT, aspect="auto", interpolation="nearest")
+    image = ax.imshow(
+        ratio,
+        cmap=LinearSegmentedColormap.from_list("observed / expected", DIVERGING),
+        vmin=-_LIMIT,
+        vmax=_LIMIT,
+        aspect="auto",
+        interpolation="nearest",
+    )
     rows = [f"{shown(name)} ({n:,})" for name, n in zip(names, n_cells, strict=True)]
     tick_names(ax, "y", range(len(names)), rows)
     ax.set_xticks([])

@@ -9,9 +9,9 @@ import pandas as pd
 
 from ..errors import InputError
 from .canvas import Canvas, check_save, tidy
-from .colours import INK, MUTED, palette
-from .names import legend, shown, tick_names
-from .source import part, stored
+from .lettering import legend, shown, tick_names
+from .palette import INK, MUTED, palette
+from .stored import part, stored
 
 if TYPE_CHECKING:
     from os import PathLike

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .canvas import Canvas, check_save, tidy
-from .colours import FAINT, INK, MUTED, OKABE_ITO
-from .source import harmony_record
+from .palette import FAINT, INK, MUTED, OKABE_ITO
+from .stored import harmony_record
 
 if TYPE_CHECKING:
     from os import PathLike

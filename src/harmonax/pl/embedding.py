@@ -10,8 +10,9 @@ import pandas as pd
 
 from ..errors import InputError, MissingKeyError, nearest
 from .canvas import Canvas, check_save
-from .colours import MISSING, MUTED, NUMBERS, Categories, categories, is_categorical
-from .names import legend, legend_columns, shown, verbatim
+from .colours import Categories, categories, is_categorical
+from .lettering import legend, legend_columns, shown, verbatim
+from .palette import MISSING, MUTED, NUMBERS
 from .views import BEFORE_AFTER, View, colour_bar, scatter, shuffled, views
 
 if TYPE_CHECKING:

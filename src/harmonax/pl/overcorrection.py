@@ -10,9 +10,9 @@ import pandas as pd
 from ..errors import InputError, MissingKeyError
 from ..evaluation.after.structure import NEIGHBOURS
 from .canvas import Canvas, check_save, tidy
-from .colours import INK, MISSING, MUTED, NUMBERS, OKABE_ITO
-from .names import shown, verbatim
-from .source import part, stored
+from .lettering import shown, verbatim
+from .palette import INK, MISSING, MUTED, NUMBERS, OKABE_ITO
+from .stored import part, stored
 from .views import View, colour_bar, corrected_view, scatter, shuffled
 
 if TYPE_CHECKING:

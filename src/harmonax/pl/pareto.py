@@ -9,8 +9,8 @@ import pandas as pd
 
 from ..errors import InputError, MissingKeyError, nearest
 from .canvas import Canvas, check_save, tidy
-from .colours import INK, MUTED, OKABE_ITO
-from .names import shown, verbatim
+from .lettering import shown, verbatim
+from .palette import INK, MUTED, OKABE_ITO
 
 if TYPE_CHECKING:
     from os import PathLike

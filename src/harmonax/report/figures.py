@@ -9,12 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from ..pl.palette import BLUE, DIVERGING, FAINT, INK, MISSING
 from .text import TIMES, label, number
 
-# Okabe and Ito's colours, told apart with every kind of colour vision.
-BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8a8f98"
-# Less than expected is orange, more is blue, as expected is white.
-_DIVERGING = [[0, "#8c3a00"], [0.25, "#e08a3c"], [0.5, "#ffffff"], [0.75, "#5aa2d6"], [1, "#08306b"]]
 _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 # Beyond four times, or a quarter of, what is expected, colours no longer change.
 MAX_LOG2 = 2.0
@@ -42,7 +39,7 @@ class Figures(list[dict[str, Any]]):
 def layout(**own: Any) -> dict[str, Any]:
     """Return what all figures have in common, and what one has of its own."""
     base = {
-        "font": {"family": _FONT, "size": 13, "color": "#1d2430"},
+        "font": {"family": _FONT, "size": 13, "color": INK},
         "margin": {"l": 60, "r": 20, "t": 12, "b": 50},
         "paper_bgcolor": "#fff",
         "plot_bgcolor": "#fff",
@@ -57,7 +54,7 @@ def axis(title: str, **own: Any) -> dict[str, Any]:
     """Return an axis with a title, which may hold names."""
     base = {
         "title": {"text": label(title, 60), "standoff": 8},
-        "gridcolor": "#e7eaee",
+        "gridcolor": FAINT,
         "zeroline": False,
         "automargin": True,
     }
@@ -103,7 +100,7 @@ def heatmap(table: pd.DataFrame, rows: str, columns: str) -> tuple[dict[str, Any
         "z": [[None if math.isnan(v) else round(float(v), 3) for v in line] for line in z],
         "zmin": -MAX_LOG2,
         "zmax": MAX_LOG2,
-        "colorscale": _DIVERGING,
+        "colorscale": [[i / (len(DIVERGING) - 1), colour] for i, colour in enumerate(DIVERGING)],
         "hovertext": hover,
         "hoverinfo": "text",
         "xgap": 1,
@@ -146,7 +143,7 @@ def line_over_passes(values: Sequence[float], ends: Sequence[int], title: str, c
     """Return a line over the clustering passes, with a dotted line where each round ends."""
     shapes = [
         {"type": "line", "x0": end + 0.5, "x1": end + 0.5, "yref": "paper", "y0": 0, "y1": 1}
-        | {"line": {"color": "#b8bfc9", "width": 1, "dash": "dot"}, "layer": "below"}
+        | {"line": {"color": MISSING, "width": 1, "dash": "dot"}, "layer": "below"}
         for end in list(ends)[:-1][:200]
     ]
     trace = {
@@ -174,7 +171,7 @@ def variance_bars(components: pd.DataFrame, key: str) -> dict[str, Any]:
         for c, a, b in zip(x, share, explained, strict=True)
     ]
     common: dict[str, Any] = {"type": "bar", "x": x, "hovertext": hover, "hoverinfo": "text"}
-    whole: dict[str, Any] = {"name": "all", "y": share.round(4).tolist(), "marker": {"color": "#d5dae1"}}
+    whole: dict[str, Any] = {"name": "all", "y": share.round(4).tolist(), "marker": {"color": FAINT}}
     part: dict[str, Any] = {"name": f"explained by {name}", "marker": {"color": BLUE}}
     part |= {"y": (share * explained).round(4).tolist()}
     legend = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"}

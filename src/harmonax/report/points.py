@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, MissingKeyError, nearest
+from ..pl.palette import DIMMED, FAINT, FURTHER, MISSING, OKABE_ITO, RARE, VIRIDIS
 from .colour_codes import Column, category, is_category, is_worth_showing, measured, pack
 from .parts import Parts
 from .text import as_names, clean
@@ -20,6 +21,9 @@ _NOWHERE = 65535
 # Rather than fewer cells than this, fewer columns.
 MIN_CELLS = 20_000
 _DEFAULT_GENES = 12
+# In a map of a gene, cells without it are as pale as a grid.
+_COLOURS = {"levels": [*OKABE_ITO, *FURTHER], "numbers": list(VIRIDIS), "missing": MISSING, "rare": RARE}
+_COLOURS |= {"dimmed": DIMMED, "unexpressed": FAINT}
 
 
 @dataclass
@@ -80,7 +84,7 @@ class Points:
             for m, xy in zip(self.maps, self.places, strict=True)
         ]
         columns = [column.packed(self.n) for column in self.columns]
-        return {"n": self.n, "total": self.total, "maps": maps, "columns": columns}
+        return {"n": self.n, "total": self.total, "maps": maps, "columns": columns, "colours": _COLOURS}
 
 
 def points_of(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..figures import BLUE, GREEN, ORANGE, RED, Chart, Figures, line_over_passes
+from ...pl.palette import BLUE, GREEN, ORANGE, VERMILION
+from ..figures import Chart, Figures, line_over_passes
 from ..parts import Parts
 from ..text import as_float, as_names
 from .section import Section
@@ -12,7 +13,7 @@ from .section import Section
 _TERMS = (
     ("distance", "distance term", ORANGE, "Distance of the cells to their clusters: small where clusters are tight."),
     ("entropy", "entropy term", GREEN, "How sharply cells are assigned: keeps the clusters soft."),
-    ("diversity", "diversity term", RED, "The penalty for clusters that lack a batch: falls as batches mix."),
+    ("diversity", "diversity term", VERMILION, "The penalty for clusters that lack a batch: falls as batches mix."),
 )
 MAX_PASSES = 5000
 
