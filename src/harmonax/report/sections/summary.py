@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from ...system.memory import human
 from ..figures import Figures
 from ..parts import Parts
 from ..points import batch_keys, clusters
@@ -64,7 +65,7 @@ def _steps(parts: Parts) -> list[tuple]:
     rows = []
     for _, row in steps.iterrows() if steps is not None else ():
         seconds, peak = as_float(row.get("seconds")), as_float(row.get("peak_memory_bytes"))
-        memory = NOTHING if pd.isna(peak) else f"{peak / 1e6:,.0f} MB"
+        memory = NOTHING if pd.isna(peak) else human(peak)
         time = NOTHING if pd.isna(seconds) else f"{seconds:.1f} s"
         rows.append((row["step"], str(row["status"]), str(row["note"]), time, memory))
     return rows
