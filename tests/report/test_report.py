@@ -254,7 +254,7 @@ class TestMapping:
         shown = page.shown
         for word in (
             "reference of 180 cells in 6 soft clusters",
-            "Labels handed on: group",
+            "Transferred labels: group",
             "Where the novel cells are",
         ):
             assert word in shown
@@ -520,7 +520,7 @@ class TestSize:
         }
         path = write_report(big, tmp_path / "r.html")
         assert path.stat().st_size < 7_000_000
-        assert "Shown are the largest 60 of 1,000 batches." in Page(path).shown
+        assert "Only the largest 60 of 1,000 batches are shown." in Page(path).shown
 
 
 class TestParts:
@@ -539,7 +539,9 @@ class TestParts:
         else:
             full.uns["harmonax" + key] = instead
         shown = Page(write_report(full, tmp_path / "r.html")).shown
-        assert all(f"{word} " in shown for word in ("Can this correction be trusted?", "Metrics", "Do it again"))
+        assert all(
+            f"{word} " in shown for word in ("Can this correction be trusted?", "Metrics", "How to reproduce it")
+        )
 
     def test_without_umaps_the_components_are_drawn_and_it_says_so(self, full, tmp_path):
         del full.obsm["X_umap"], full.obsm["X_umap_uncorrected"]
@@ -561,7 +563,7 @@ class TestParts:
             ("single_batch", float("nan"), "there was nothing to correct"),
         ],
     )
-    def test_why_it_stopped_is_said_in_words(self, full, tmp_path, status, change, said):
+    def test_why_it_stopped_is_written_in_words(self, full, tmp_path, status, change, said):
         full.uns["harmonax"] |= {"status": status, "last_change": change}
         assert said in Page(write_report(full, tmp_path / "r.html")).shown
 

@@ -1,4 +1,4 @@
-"""What the maps can be coloured by: columns of obs and genes, as one byte a cell."""
+"""What the maps can be coloured by: columns of obs and genes, one byte per cell."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pandas as pd
 
 from .text import clean
 
-# One byte a cell: the last value means missing. Rarer levels than these are shown as one.
+# One byte per cell: the last value means missing. More levels than this are shown with the rarest as one.
 MISSING, MAX_LEVELS = 255, 254
-# Whole numbers with no more values than this are names of something.
+# Whole numbers with at most this many values are names of something.
 MAX_NUMBERED = 30
 MAX_LEVEL_NAME = 80
 
@@ -58,7 +58,7 @@ def is_category(values: pd.Series, *, asked: bool = False) -> bool:
 
 
 def is_worth_showing(values: pd.Series) -> bool:
-    """Return whether colours by a column would show anything: two values at least, and not one a cell."""
+    """Return whether colours by a column would show anything: at least two values, and not one per cell."""
     different = int(values.nunique())
     if different < 2:
         return False

@@ -85,9 +85,9 @@ def heatmap(table: pd.DataFrame, rows: str, columns: str) -> tuple[dict[str, Any
     note = []
     keep = table.sum(axis=1).sort_values(ascending=False, kind="stable").index[:MAX_BATCHES]
     if len(table) > MAX_BATCHES:
-        note.append(f"Shown are the largest {MAX_BATCHES} of {len(table):,} batches.")
+        note.append(f"Only the largest {MAX_BATCHES} of {len(table):,} batches are shown.")
     if table.shape[1] > MAX_CLUSTERS:
-        note.append(f"Shown are the first {MAX_CLUSTERS} of {table.shape[1]:,} clusters.")
+        note.append(f"Only the first {MAX_CLUSTERS} of {table.shape[1]:,} clusters are shown.")
     order = [name for name in table.index if name in set(keep)]
     table, expected, ratio = (t.loc[order].iloc[:, :MAX_CLUSTERS] for t in (table, expected, ratio))
     with np.errstate(divide="ignore"):

@@ -15,7 +15,7 @@ from .parts import Parts
 from .text import as_names, clean
 
 NEIGHBOURS_KEPT, MOVEMENT = "harmonax_neighbors_kept", "harmonax_movement"
-# A coordinate is one of these many steps; the last value means that the cell has no place.
+# A coordinate is a step from 0 to this number; one value more means that the cell has no place.
 _STEPS = 65534
 _NOWHERE = 65535
 # Rather than fewer cells than this, fewer columns.
@@ -42,13 +42,13 @@ class Points:
     Attributes
     ----------
     maps
-        Before and after, or the one that there is.
+        Before and after, or the only one there is.
     columns
         What they can be coloured by, most wanted first.
     left_out
         Columns that did not fit.
     n, total
-        Cells shown, and cells there are.
+        Number of cells shown, and of all cells.
     """
 
     maps: list[Map]
@@ -135,7 +135,7 @@ def choose_maps(parts: Parts) -> list[Map]:
         if umap in parts.obsm:
             maps.append(Map(title, umap))
         elif components in parts.obsm:
-            note = f"There is no {umap} in the file: shown are the first two components of {clean(components)}."
+            note = f"There is no {umap} in the file: the first two components of {clean(components)} are shown."
             maps.append(Map(title, components, note))
     return maps
 

@@ -1,6 +1,6 @@
 """The sections of the page, in their order; each reads what a tool stored, or says which command makes it.
 
-Only that of mapped cells is left out where there are none: they are another job.
+Only the section on mapped cells is left out where there are none: mapping is another task.
 """
 
 from __future__ import annotations

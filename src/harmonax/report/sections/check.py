@@ -1,4 +1,4 @@
-"""What was known before the correction: was it needed, was it possible."""
+"""What was known before the correction: whether it was needed, and possible."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_KEYS, MAX_COMPONENTS = 4, 50
 
 
 def check(parts: Parts, figures: Figures) -> Section:
-    """Show what the check found, the variance that batches explain, and which columns go together."""
+    """Show what the check found, the variance that batches explain, and which columns are associated."""
     own = parts.part("harmonax_check")
     excess = as_float(dict(own.get("mixing", {})).get("own_batch_excess"))
     values = {

@@ -1,4 +1,4 @@
-"""Over-correction: what was lost within the batches, against what is lost where there is nothing to correct."""
+"""Over-correction: what was lost within the batches, compared with what is lost where there is nothing to correct."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..render import bar, share
 from ..text import as_float, clean, percent, signed
 from .section import Section, findings_of, frame
 
-_EXCESS = "Own-batch neighbours beyond chance"
+_EXCESS = "Same-batch neighbours beyond chance"
 _BUTTONS = {NEIGHBOURS_KEPT: "Show neighbours kept on the maps", MOVEMENT: "Show movement on the maps"}
 
 
@@ -52,14 +52,16 @@ def _numbers(own: dict[str, Any]) -> list[tuple[str, str, str]]:
     def calm(key: str, places: int = 0) -> str:
         # What the same correction did where there was nothing to correct.
         return (
-            "" if pd.isna(as_float(null.get(key))) else f" Where nothing was to correct: {percent(null[key], places)}."
+            ""
+            if pd.isna(as_float(null.get(key)))
+            else f" Where there was nothing to correct: {percent(null[key], places)}."
         )
 
-    near = "Of a cell's nearest neighbours in its own batch, how many still are."
+    near = "Share of a cell's same-batch neighbours that are still its neighbours."
     moves = "Squared length of all moves, as a share of the variance."
     shown = (
         ("neighbours_kept", "Neighbours kept", percent(values.get("neighbours_kept")), near + calm("neighbours_kept")),
-        ("excess_before", _EXCESS, change(values, "excess"), "0%: batches mixed as by chance; 100%: wholly apart."),
+        ("excess_before", _EXCESS, change(values, "excess"), "0%: mixed as by chance; 100%: fully separate."),
         ("explained_before", "Variance that batches explain", change(values, "explained", 1), "Before and after."),
         ("movement", "Movement", percent(values.get("movement"), 1), moves + calm("movement", 1)),
     )
@@ -67,7 +69,7 @@ def _numbers(own: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def change(values: dict[str, Any], key: str, places: int = 0) -> str:
-    """Return two shares, before and after; below what chance gives counts as none."""
+    """Return two shares, before and after; less than by chance counts as none."""
     before, after = (max(0.0, as_float(values.get(f"{key}_{when}"))) for when in ("before", "after"))
     return f"{percent(before, places)} → {percent(after, places)}"
 

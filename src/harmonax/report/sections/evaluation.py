@@ -16,32 +16,34 @@ _COLUMNS = ("embedding", "batch_key", "metric", "kind", "value")
 _KINDS = {
     "total": ("Overall", "scib-metrics' weighted means of the metrics below."),
     "batch": ("Are the batches mixed?", "1 is best: batches cannot be told apart."),
-    "bio": ("Is the biology preserved?", "1 is best: the labels are as clear as they can be."),
+    "bio": ("Is the biology preserved?", "1 is best: the labels are as well separated as possible."),
     "label-free": ("Without labels", "1 is best. These need no cell types."),
 }
 MAX_ROWS = 200
+# Of metrics that are shown under another name than the one they are stored with.
 _NAMES = {"total": "Total", "batch": "Mixing", "bio": "Biology"}
+_NAMES |= {"own-batch neighbors kept": "same-batch neighbours kept"}
 _MEANINGS = {
-    "total": "0.6 of biology + 0.4 of batch: one number to rank by, not to trust alone.",
-    "batch": "Mean of the metrics of mixing.",
-    "bio": "Mean of the metrics of biology.",
-    "iLISI": "How many batches there are among the neighbours of a cell.",
+    "total": "0.6 of the biology score + 0.4 of the mixing score: one number to rank by, not to rely on alone.",
+    "batch": "Mean of the mixing metrics.",
+    "bio": "Mean of the biology metrics.",
+    "iLISI": "How many batches there are among a cell's neighbours.",
     "BRAS": "Within each label, how much a batch overlaps with the others.",
-    "graph connectivity": "Whether the cells of a label hang together, whatever their batch.",
-    "kBET per label": "Within each label, how often a neighbourhood has the batches that the label has.",
-    "kBET": "How often a neighbourhood has the batches that all cells have. Strict: it also falls where batches "
+    "graph connectivity": "Whether the cells of a label are connected, whatever their batch.",
+    "kBET per label": "Within each label, how often a neighbourhood has the label's batch proportions.",
+    "kBET": "How often a neighbourhood has the batch proportions of all cells. Strict: it also falls where batches "
     "differ in their cell types; compare embeddings by it, not data sets.",
-    "cLISI": "Whether the neighbours of a cell have its label.",
+    "cLISI": "Whether a cell's neighbours share its label.",
     "NMI": "Agreement of clusters with the labels: shared information.",
     "ARI": "Agreement of clusters with the labels: pairs of cells.",
-    "ASW label": "How far cells of a label are from those of others, against from each other.",
+    "ASW label": "How far the cells of a label are from other labels, compared with from each other.",
     "variance not explained by batch": "Share of the variance that the batches do not explain.",
-    "own-batch neighbors kept": "Share of a cell's neighbours in its own batch that stayed; low: too much was removed.",
+    "own-batch neighbors kept": "Share of a cell's same-batch neighbours that were kept; low: too much was removed.",
 }
 
 
 def evaluation(parts: Parts, figures: Figures) -> Section:
-    """Show a table of the metrics for each kind, one column an embedding."""
+    """Show a table of the metrics for each kind, one column per embedding."""
     own = parts.part("harmonax_evaluation")
     scores = frame(own.get("scores"), _COLUMNS)
     if scores is None:
@@ -68,7 +70,7 @@ def evaluation(parts: Parts, figures: Figures) -> Section:
 
 
 def _rows(scores: pd.DataFrame, embeddings: list[str], baseline: str) -> list[dict[str, Any]]:
-    """Return one table: a row for a metric and batch variable, in it a cell for an embedding."""
+    """Return one table: a row for a metric and batch variable, with a cell for each embedding."""
     found = {(r["metric"], r["batch_key"], str(r["embedding"])): r for _, r in scores.iterrows()}
     rows = list(dict.fromkeys((metric, key) for metric, key, _ in found))
     rows.sort(key=lambda row: row[0] != "total")

@@ -17,7 +17,7 @@ _NOVELTY, _UNKNOWN = "harmonax_novelty", "unknown"
 _KINDS = {
     "genes": "expression that the reference's components do not explain",
     "reference": "the distance to the nearest cells of the reference",
-    "clusters": "the distance to the nearest cluster, which tells little",
+    "clusters": "the distance to the nearest cluster, which is a weak criterion",
 }
 MAX_CLUSTERS = 10
 
@@ -56,13 +56,14 @@ def _whole(value: Any) -> int:
 def _numbers(own: dict[str, Any], n_cells: int) -> list[tuple[str, str, str]]:
     """Return the cards: title, value, and what it means."""
     genes, novelty = _part(own, "genes"), _part(own, "novelty")
-    made = [("Mapped cells", count(n_cells, "cell"), "None of them moved the reference.")]
+    made = [("Mapped cells", count(n_cells, "cell"), "The reference itself is unchanged.")]
     if genes:
         there = as_float(genes.get("reference")) - as_float(genes.get("missing"))
-        says = f"Of {as_float(genes.get('reference')):,.0f}; a missing gene is taken as the reference's mean."
+        says = f"Of {as_float(genes.get('reference')):,.0f}; a missing gene is set to the reference's mean."
         made.append(("Genes found", f"{there:,.0f}", says))
     if novelty:
-        says = f"Judged by {_KINDS.get(str(novelty.get('kind')), 'an unknown score')}. Not forced into known types."
+        by = _KINDS.get(str(novelty.get("kind")), "an unknown score")
+        says = f"Measured by {by}. Novel cells are not forced into known types."
         made.append(("Novel cells", percent(as_float(novelty.get("novel")), 1), says))
     return made
 

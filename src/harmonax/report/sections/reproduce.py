@@ -1,4 +1,4 @@
-"""What it takes to do it again: parameters, versions, and the code."""
+"""What it takes to reproduce the correction: parameters, versions, and the code."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def reproduce(parts: Parts, figures: Figures) -> Section:
             ("Versions", _versions(parts)),
         ],
     }
-    return Section("reproduce", "Do it again", values)
+    return Section("reproduce", "How to reproduce it", values)
 
 
 def python_code(own: dict[str, Any]) -> str:
@@ -103,7 +103,7 @@ def _given(own: dict[str, Any]) -> dict[str, Any]:
     params = {str(k): v for k, v in dict(own.get("params", {})).items()}
     names = [field.name for field in fields(HarmonyParams)]
     ordered = {name: params[name] for name in names if name in params}
-    # Pruning that is off is the one None that says something.
+    # None means something only here: pruning is off.
     ordered = {name: ordered.get(name) for name in names if name in ordered or name == "batch_prune_threshold"}
     return {key: own[key] for key in ("basis", "adjusted_basis") if own.get(key)} | ordered
 

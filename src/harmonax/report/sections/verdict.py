@@ -34,7 +34,7 @@ def verdict(parts: Parts, figures: Figures) -> Section:
 
 
 def _judged(parts: Parts, key: str) -> dict[str, Any]:
-    """Return what a tool concluded; nothing where what is stored is not whole."""
+    """Return what a tool concluded; nothing where parts of what is stored are missing."""
     own = parts.part(key)
     whole = {"verdict", "summary", "findings"} <= set(own)
     return own | {"findings": to_table(findings_of(own))} if whole else {}
@@ -48,15 +48,15 @@ def _evidence(parts: Parts) -> list[tuple[str, str, str]]:
     made = []
     before, after = as_float(values.get("excess_before")), as_float(values.get("excess_after"))
     if not (math.isnan(before) or math.isnan(after)):
-        says = "Neighbours of the own batch beyond chance, before and after: 0% is mixed, 100% wholly apart."
+        says = "Same-batch neighbours beyond chance, before and after: 0% is fully mixed, 100% fully separate."
         made.append(("Are the batches mixed?", change(values, "excess"), says))
     kept = as_float(values.get("neighbours_kept"))
     if not math.isnan(kept):
         without = as_float(null.get("neighbours_kept"))
-        says = "Share of a cell's neighbours in its own batch that are still its neighbours."
+        says = "Share of a cell's same-batch neighbours that are still its neighbours."
         if not math.isnan(without):
             says += f" Where there was nothing to correct, the same correction kept {percent(without)}."
-        made.append(("Was the structure kept?", percent(kept), says))
+        made.append(("Was the structure preserved?", percent(kept), says))
     if own.get("status"):
         last, status = as_float(own.get("last_change")), str(own["status"])
         says = "" if math.isnan(last) else f"The objective's last relative change was {number(last)}. "
