@@ -196,7 +196,9 @@ class TestSelection:
         assert [parse_size(s) for s in (None, 1000, "2k", "1.5 GiB", "4g", "1e3")] == [
             None, 1000, 2048, 3 << 29, 4 << 30, 1000,
         ]  # fmt: skip
-        assert human(5 << 20) == "5 MiB"
+        sizes = [0, 999, 1 << 10, 5 << 20, 3 << 29, 104 << 30, 30_000 << 40]
+        texts = ["0 bytes", "999 bytes", "1 KiB", "5 MiB", "1.50 GiB", "104.00 GiB", "30000.00 TiB"]
+        assert [human(size) for size in sizes] == texts
 
 
 def interrupted(Z, codes, params, directory, after, **how):
@@ -365,7 +367,7 @@ def small_disk(tmp_path):
 class TestFullDisk:
     def test_scratch_says_what_it_needs_before_it_starts(self, small_disk):
         Z, codes = cells_with_batches(40_000, 20, (3,), seed=0)
-        with pytest.raises(OutputError, match=r"6\.40 MB|0\.01 GB are needed, 0\.01 GB are free; choose another"):
+        with pytest.raises(OutputError, match=r"\d+ MiB are needed, \d+ [KM]iB are free; choose another"):
             harmonax.harmonize(Z, codes, backend="disk", scratch=small_disk)
         assert not list(small_disk.iterdir())
 

@@ -275,7 +275,7 @@ class TestAssignments:
 
     def test_an_older_record_says_to_run_again(self, corrected):
         del corrected.uns["harmonax"]["cluster_mass"]
-        with pytest.raises(MissingKeyError, match="run anew"):
+        with pytest.raises(MissingKeyError, match="again to make it"):
             pl.assignments(corrected)
 
 

@@ -9,7 +9,9 @@ import itertools
 import json
 import re
 import shlex
+import sys
 import warnings
+from importlib.resources import files
 
 import anndata
 import numpy as np
@@ -20,14 +22,16 @@ from scipy import sparse
 
 import harmonax
 from harmonax.cli.report import report as report_command
-from harmonax.errors import HarmonaxError, HarmonaxWarning, InputError, MissingKeyError, OutputError
+from harmonax.errors import HarmonaxError, HarmonaxWarning, InputError, MissingExtraError, MissingKeyError, OutputError
 from harmonax.evaluation.findings import Finding, Level, to_table
 from harmonax.report import write_report
-from harmonax.report.columns import MISSING, category, measured
+from harmonax.report.colour_codes import MISSING, category, measured
 from harmonax.report.figures import observed_to_expected
-from harmonax.report.text import Safe, clean, escape, label, number
+from harmonax.report.render import environment
+from harmonax.report.text import clean, label, number
 
 pytest.importorskip("plotly")
+UndefinedError = pytest.importorskip("jinja2").UndefinedError
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -250,7 +254,7 @@ class TestMapping:
         shown = page.shown
         for word in (
             "reference of 180 cells in 6 soft clusters",
-            "Labels handed on: group",
+            "Transferred labels: group",
             "Where the novel cells are",
         ):
             assert word in shown
@@ -299,15 +303,47 @@ class TestNames:
         assert set(re.findall(r"<[^>]*>", figures)) <= {"<br>", "<extra>", "</extra>"}
 
     @pytest.mark.parametrize("name", HOSTILE)
-    def test_escaped_text_reads_back_as_the_cleaned_name(self, name):
-        assert html.unescape(escape(name)) == clean(name)
-        assert not set("<>\"'") & set(escape(name))
+    def test_what_a_template_is_given_reads_back_as_the_cleaned_name(self, name):
+        filled = environment().from_string("{{ name|short(120) }}").render(name=name)
+        assert html.unescape(filled) == clean(name)
+        assert not set("<>\"'") & set(filled)
+        assert html.unescape(environment().from_string("{{ name }}").render(name=name)) == clean(name, 2000)
         assert html.unescape(label(name, 999)) == clean(name, 999)
         assert len(clean(name)) <= 120
         assert "\u202e" not in clean(name)
 
-    def test_text_added_to_markup_is_escaped(self):
-        assert Safe("<p>") + "<i>" + Safe("</p>") == "<p>&lt;i&gt;</p>"
+    def test_text_beside_and_within_what_templates_made_is_escaped_once(self):
+        source = (
+            "{% macro p(x) %}<p>{{ x }}</p>{% endmacro %}{% set made %}{{ a }}{% endset %}{{ p(made) }}{{ p(a) ~ a }}"
+        )
+        assert environment().from_string(source).render(a="<i>") == "<p>&lt;i&gt;</p>" * 2 + "&lt;i&gt;"
+
+    def test_a_misspelled_name_in_a_template_is_an_error(self):
+        with pytest.raises(UndefinedError):
+            environment().from_string("{{ nme }}").render(name="x")
+
+    def test_only_what_the_page_made_itself_is_written_as_it_is(self):
+        """`safe` and `e` switch the cleaning off: scripts, styles, rendered sections, JSON, and code to copy."""
+        folder = files("harmonax.report") / "templates"
+        pages = [*folder.iterdir(), *(folder / "sections").iterdir()]
+        found = {
+            (page.name, *words)
+            for page in pages
+            if page.is_file()
+            for words in re.findall(r"\{\{ ([^}|]+)\|(safe|e) \}\}", page.read_text(encoding="utf-8"))
+        }
+        assert len(
+            re.findall(r"\| *(?:safe|e)\b", "".join(p.read_text(encoding="utf-8") for p in pages if p.is_file()))
+        ) == len(found)
+        own = {(name, "safe") for name in ("style", "section.body", "figures", "data", "script")}
+        assert found == {("page.html", *words) for words in own} | {("reproduce.html", "text", "e")}
+
+    def test_without_jinja2_the_message_says_what_installs_it(self, full, tmp_path, monkeypatch):
+        environment.cache_clear()
+        monkeypatch.setitem(sys.modules, "jinja2", None)
+        with pytest.raises(MissingExtraError, match=r"jinja2 is not installed; .* pip install 'harmonax\[workflow\]'"):
+            write_report(full, tmp_path / "r.html")
+        assert not list(tmp_path.iterdir())
 
     @pytest.mark.parametrize(
         ("value", "text"),
@@ -484,7 +520,7 @@ class TestSize:
         }
         path = write_report(big, tmp_path / "r.html")
         assert path.stat().st_size < 7_000_000
-        assert "Shown are the largest 60 of 1,000 batches." in Page(path).shown
+        assert "Only the largest 60 of 1,000 batches are shown." in Page(path).shown
 
 
 class TestParts:
@@ -503,7 +539,9 @@ class TestParts:
         else:
             full.uns["harmonax" + key] = instead
         shown = Page(write_report(full, tmp_path / "r.html")).shown
-        assert all(f"{word} " in shown for word in ("Can this correction be trusted?", "Metrics", "Do it again"))
+        assert all(
+            f"{word} " in shown for word in ("Can this correction be trusted?", "Metrics", "How to reproduce it")
+        )
 
     def test_without_umaps_the_components_are_drawn_and_it_says_so(self, full, tmp_path):
         del full.obsm["X_umap"], full.obsm["X_umap_uncorrected"]
@@ -525,7 +563,7 @@ class TestParts:
             ("single_batch", float("nan"), "there was nothing to correct"),
         ],
     )
-    def test_why_it_stopped_is_said_in_words(self, full, tmp_path, status, change, said):
+    def test_why_it_stopped_is_written_in_words(self, full, tmp_path, status, change, said):
         full.uns["harmonax"] |= {"status": status, "last_change": change}
         assert said in Page(write_report(full, tmp_path / "r.html")).shown
 

@@ -26,6 +26,7 @@ from ..algorithm.seeding import unit
 from ..design import BatchDesign
 from ..errors import InputError, OutputError
 from ..inputs.embedding import Rows, slabs
+from ..system.memory import human
 from .memory import MemoryCells, sample
 from .native import NativeCells, count_runs, order, plan
 
@@ -90,7 +91,7 @@ class DiskCells(NativeCells):
                 raise OutputError(f"scratch file in {self._directory}: {error.strerror}") from None
             free = shutil.disk_usage(self._directory).free
             raise OutputError(
-                f"scratch file in {self._directory}: {needed / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB are free; "
+                f"scratch file in {self._directory}: {human(needed)} are needed, {human(free)} are free; "
                 "choose another directory (scratch=, --scratch)"
             ) from None
         return file

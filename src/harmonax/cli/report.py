@@ -50,6 +50,7 @@ def report(
     """
     with messages(quiet=quiet, verbose=verbose):
         from ..report import write_report
+        from ..system.memory import human
 
         place = write_report(
             source,
@@ -61,4 +62,4 @@ def report(
             overwrite=overwrite,
             rng=seed,
         )
-        logging.getLogger("harmonax").info("%s written, %.1f MB", place, place.stat().st_size / 1e6)
+        logging.getLogger("harmonax").info("%s written, %s", place, human(place.stat().st_size))

@@ -124,7 +124,7 @@ def _destinations(out_dir: Path) -> tuple[Path, Path, Path]:
 
 
 def _reportable() -> bool:
-    return all(importlib.util.find_spec(name) is not None for name in ("sklearn", "plotly"))
+    return all(importlib.util.find_spec(name) is not None for name in ("sklearn", "plotly", "jinja2"))
 
 
 def _assess(adata: ad.AnnData, basis: str, seed: int) -> tuple[Scores, np.ndarray]:

@@ -28,7 +28,7 @@ from ..inputs.embedding import (
 from ..params import HarmonyParams, ResolvedParams
 from ..result import HarmonyResult, History, Status
 from ..system.cpus import resolve_threads
-from ..system.memory import parse_size
+from ..system.memory import human, parse_size
 from ..system.progress import reporter
 from ..system.rng import seed_from
 from .placement import Wishes, make_cells
@@ -229,7 +229,7 @@ def _check_tables(design: BatchDesign, resolved: ResolvedParams, n_features: int
     if size > _MOST_TABLES:
         raise InputError(
             f"{', '.join(design.variables)}: {design.n_levels} levels in {design.n_joint} combinations need tables of "
-            f"{size / 2**30:.0f} GiB; allowed are {_MOST_TABLES >> 30} GiB: use fewer batch variables, coarser ones, "
+            f"{human(size)}; allowed are {human(_MOST_TABLES)}: use fewer batch variables, coarser ones, "
             "or fewer clusters"
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import math
 import os
 from pathlib import Path
 
@@ -53,11 +52,3 @@ def format_of(path: str | os.PathLike[str], allowed: tuple[Format, ...] = tuple(
 def gzipped(path: str | os.PathLike[str]) -> bool:
     """Return whether the name says that the file is gzipped."""
     return Path(path).name.lower().endswith(".gz")
-
-
-def human(n_bytes: float) -> str:
-    """Return a size as people write it, such as ``"1.5 GB"``."""
-    if n_bytes < 1000:
-        return f"{n_bytes:.0f} bytes"
-    power = min(4, int(math.log10(n_bytes) // 3))
-    return f"{n_bytes / 1000**power:.1f} {'kMGT'[power - 1]}B"

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..errors import HarmonaxError, OutputError
-from .formats import human
+from ..system.memory import human
 
 # EFBIG is what a file size limit (ulimit -f) answers.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if hasattr(errno, "EDQUOT") else (errno.ENOSPC, errno.EFBIG)

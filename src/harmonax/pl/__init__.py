@@ -5,7 +5,7 @@
     assignments      which batches each soft cluster is made of
     metrics          scores of several embeddings
     pareto           the trade-off between two scores
-    overcorrection   where neighbours were torn apart
+    overcorrection   where neighbours were separated
     check            what batches explain before any correction, and their sizes
 
 Nothing global is changed, and matplotlib is loaded when a figure is drawn. `save` is the path of a file, written as

@@ -8,9 +8,9 @@ import numpy as np
 
 from ..errors import InputError, MissingKeyError, nearest
 from .canvas import Canvas, check_save
-from .colours import DIVERGING
-from .names import shown, tick_names, verbatim
-from .source import CORRECT, harmony_record
+from .lettering import shown, tick_names, verbatim
+from .palette import DIVERGING
+from .stored import CORRECT, harmony_record
 from .views import colour_bar
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def assignments(
     show: bool | None = None,
     save: str | PathLike[str] | None = None,
 ) -> Axes | None:
-    """Draw how many cells of each batch the soft clusters hold, against what chance would give.
+    """Draw how many cells of each batch the soft clusters hold, compared with what chance would give.
 
     Parameters
     ----------
@@ -44,9 +44,9 @@ def assignments(
     ax
         Axes to draw into. None: a new figure.
     show
-        Show the figure. None: unless `ax` or `save` are given, or the backend has no screen.
+        Show the figure. None: shown unless `ax` or `save` are given, or the backend has no screen.
     save
-        File to write; its ending says which format.
+        File to write; its suffix sets the format.
 
     Returns
     -------
@@ -58,13 +58,14 @@ def assignments(
     MissingKeyError
         If the AnnData was not corrected, or the run has no such variable.
     InputError
-        If the run had one batch only, and so no clusters.
+        If the run had only one batch, and therefore no clusters.
 
     Notes
     -----
     Shown is log2(O / E): O, the sum of the soft assignments of a batch's cells to a cluster; E, the cluster's sum times
-    the batch's share of all cells. Colours end at 8 times as many or few. Clusters are ordered by the batch
-    that prevails in them. A cluster that one batch dominates is a state of its own, or one that was not mixed.
+    the batch's share of all cells. Orange: fewer cells than expected; blue: more. The colours end at 8 times as many or
+    as few. Clusters are ordered by their dominant batch. A cluster that one batch dominates is a state that
+    only this batch has, or one that was not mixed.
 
     Examples
     --------
@@ -77,6 +78,8 @@ def assignments(
     (2, 7)
     >>> matplotlib.pyplot.close(ax.figure)
     """
+    from matplotlib.colors import LinearSegmentedColormap
+
     check_save(save)
     record = harmony_record(source, key)
     batch_key, names, n_cells, mass = _masses(record, batch_key)
@@ -85,11 +88,18 @@ def assignments(
     height = 1.1 + 0.24 * min(len(names), 60)
     canvas = Canvas(1, 1, (2.6 + min(max(0.07 * mass.shape[1], 4.0), 9), max(height, 2.2)), ax)
     ax = canvas.axes[0, 0]
-    image = ax.imshow(ratio, cmap=DIVERGING, vmin=-_LIMIT, vmax=_LIMIT, aspect="auto", interpolation="nearest")
+    image = ax.imshow(
+        ratio,
+        cmap=LinearSegmentedColormap.from_list("observed / expected", DIVERGING),
+        vmin=-_LIMIT,
+        vmax=_LIMIT,
+        aspect="auto",
+        interpolation="nearest",
+    )
     rows = [f"{shown(name)} ({n:,})" for name, n in zip(names, n_cells, strict=True)]
     tick_names(ax, "y", range(len(names)), rows)
     ax.set_xticks([])
-    ax.set_xlabel(f"{mass.shape[1]} soft clusters, by the batch that prevails")
+    ax.set_xlabel(f"{mass.shape[1]} soft clusters, ordered by their dominant batch")
     verbatim(ax.set_title(f"Cells of each {shown(batch_key)} in the soft clusters", loc="left", fontweight="bold"))
     for spine in ax.spines.values():
         spine.set_visible(False)
@@ -122,9 +132,9 @@ def _masses(record: dict[str, Any], batch_key: str | None) -> tuple[str, list[st
     """Return the variable, its levels, their cells, and the cells of each in each cluster."""
     mass = np.asarray(record.get("cluster_mass", np.empty((0, 0))), float)
     if "cluster_mass" not in record:
-        raise MissingKeyError(f"the record of the run has no 'cluster_mass'; it is made by {CORRECT}, run anew")
+        raise MissingKeyError(f"the record of the run has no 'cluster_mass'; run {CORRECT} again to make it")
     if mass.size == 0:
-        raise InputError("the run had one batch only, and so no soft clusters to draw")
+        raise InputError("the run had only one batch, so there are no soft clusters to draw")
     keys = [str(k) for k in record["batch_keys"]]
     batch_key = keys[0] if batch_key is None else batch_key
     if batch_key not in keys:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError, OutputError
-from .colours import FAINT
+from .palette import FAINT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -9,9 +9,9 @@ import pandas as pd
 
 from ..errors import InputError
 from .canvas import Canvas, check_save, tidy
-from .colours import INK, MUTED, palette
-from .names import legend, shown, tick_names
-from .source import part, stored
+from .lettering import legend, shown, tick_names
+from .palette import INK, MUTED, palette
+from .stored import part, stored
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 CHECK = "harmonax.tl.check(adata, batch_key)"
-_MOST_COMPONENTS = 30
+MAX_COMPONENTS = 30
 
 
 def check(
@@ -41,9 +41,9 @@ def check(
     axes
         Two Axes to draw into: components, and sizes. None: a new figure.
     show
-        Show the figure. None: unless `axes` or `save` are given, or the backend has no screen.
+        Show the figure. None: shown unless `axes` or `save` are given, or the backend has no screen.
     save
-        File to write; its ending says which format.
+        File to write; its suffix sets the format.
 
     Returns
     -------
@@ -97,7 +97,7 @@ def _components(ax: Axes, table: pd.DataFrame, colours: dict[str, str]) -> None:
         ax.set_axis_off()
         ax.text(0.5, 0.5, "no embedding was measured", ha="center", va="center", color=MUTED, transform=ax.transAxes)
         return
-    table = table[table["component"].isin(np.unique(table["component"])[:_MOST_COMPONENTS])]
+    table = table[table["component"].isin(np.unique(table["component"])[:MAX_COMPONENTS])]
     keys = [key for key in colours if (table["batch_key"].astype(str) == key).any()]
     thickness = 0.8 / len(keys)
     handles = []

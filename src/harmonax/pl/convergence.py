@@ -1,4 +1,4 @@
-"""How the objective came down, and why the run stopped."""
+"""How the objective fell, and why the run stopped."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .canvas import Canvas, check_save, tidy
-from .colours import FAINT, INK, MUTED, OKABE_ITO
-from .source import harmony_record
+from .palette import FAINT, INK, MUTED, OKABE_ITO
+from .stored import harmony_record
 
 if TYPE_CHECKING:
     from os import PathLike
 
 _TERMS = (("distance", "-"), ("entropy", "--"), ("diversity", "-."))
-_ENDED = {"converged": "Converged", "max_iterations": "Not converged: stopped at the most rounds allowed"}
+_ENDED = {"converged": "Converged", "max_iterations": "Not converged: stopped at the maximum number of rounds"}
 
 
 def convergence(
@@ -36,9 +36,9 @@ def convergence(
     axes
         Two Axes to draw into: the objective, and its terms. None: a new figure.
     show
-        Show the figure. None: unless `axes` or `save` are given, or the backend has no screen.
+        Show the figure. None: shown unless `axes` or `save` are given, or the backend has no screen.
     save
-        File to write; its ending says which format.
+        File to write; its suffix sets the format.
 
     Returns
     -------

@@ -10,8 +10,9 @@ import pandas as pd
 
 from ..errors import InputError, MissingKeyError, nearest
 from .canvas import Canvas, check_save
-from .colours import MISSING, MUTED, NUMBERS, Categories, categories, is_categorical
-from .names import legend, legend_columns, shown, verbatim
+from .colours import Categories, categories, is_categorical
+from .lettering import legend, legend_columns, shown, verbatim
+from .palette import MISSING, MUTED, NUMBERS
 from .views import BEFORE_AFTER, View, colour_bar, scatter, shuffled, views
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 _SIDE = 3.6
-_MOST_NAMED = 120
+MAX_NAMED = 120
 
 
 def embedding(
@@ -41,16 +42,16 @@ def embedding(
     color
         Column of ``adata.obs``, or a gene of ``adata.var_names`` (its values in `X`); several: a row of views each.
         Text, categories, truth values and whole numbers with at most 10 values are names, other numbers a colour scale.
-        ``adata.uns[f"{color}_colors"]`` is used where it is there, as scanpy does.
+        ``adata.uns[f"{color}_colors"]`` is used if present, as in scanpy.
     bases
         Embeddings in ``adata.obsm``, (N, 2 or more); their first two columns are drawn. Where one of the default two is
         missing, the embedding that was corrected and the corrected one are drawn instead; the axes say so.
     axes
         Axes to draw into, one per color and basis, row by row. None: a new figure.
     show
-        Show the figure. None: unless `axes` or `save` are given, or the backend has no screen.
+        Show the figure. None: shown unless `axes` or `save` are given, or the backend has no screen.
     save
-        File to write; its ending says which format.
+        File to write; its suffix sets the format.
 
     Returns
     -------
@@ -62,7 +63,7 @@ def embedding(
     MissingKeyError
         If a column or an embedding is not there.
     InputError
-        If an embedding has less than two columns, or there are not as many `axes` as views.
+        If an embedding has fewer than two columns, or there are not as many `axes` as views.
 
     Notes
     -----
@@ -117,7 +118,7 @@ def _room(group: Categories | None) -> float:
     """Return the inches a legend takes."""
     if group is None:
         return 1.0
-    if len(group.names) > _MOST_NAMED:
+    if len(group.names) > MAX_NAMED:
         return 1.6
     longest = max((len(shown(name)) for name in group.names), default=0)
     return 0.4 + legend_columns(len(group.names)) * (0.7 + 0.075 * longest)
@@ -134,7 +135,7 @@ def _names(row: np.ndarray, drawn: Sequence[View], column: pd.Series, group: Cat
         scatter(ax, view, order, c=colours[group.codes[order]])
     names = [f"{shown(name)} ({n:,})" for name, n in zip(group.names, group.counts, strict=True)]
     keys, absent = list(group.colours), int((group.codes < 0).sum())
-    if len(names) > _MOST_NAMED:
+    if len(names) > MAX_NAMED:
         verbatim(row[-1].text(1.03, 1, f"{shown(column.name)}:\n{len(names)} groups,\ntoo many to name", va="top",
                               color=MUTED, transform=row[-1].transAxes))  # fmt: skip
         return

@@ -9,9 +9,9 @@ import pandas as pd
 
 from ..errors import InputError
 from .canvas import Canvas, check_save, tidy
-from .colours import INK, palette
-from .names import legend, shown, tick_names
-from .source import part, stored
+from .lettering import legend, shown, tick_names
+from .palette import INK, palette
+from .stored import part, stored
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -25,6 +25,8 @@ KINDS = {
     "bio": "Biology kept",
     "label-free": "Without labels",
 }
+# Of metrics that are shown under another name than the one they are stored with.
+NAMES = {"own-batch neighbors kept": "same-batch neighbours kept"}
 
 
 def metrics(
@@ -47,9 +49,9 @@ def metrics(
     ax
         Axes to draw into. None: a new figure.
     show
-        Show the figure. None: unless `ax` or `save` are given, or the backend has no screen.
+        Show the figure. None: shown unless `ax` or `save` are given, or the backend has no screen.
     save
-        File to write; its ending says which format.
+        File to write; its suffix sets the format.
 
     Returns
     -------
@@ -66,7 +68,7 @@ def metrics(
     Notes
     -----
     All scores lie between 0 and 1 and higher is better. Lines on the bars are intervals, where cells were sampled.
-    Each of several batch variables has a section of its own. A score that is nan has no bar.
+    Each of several batch variables has a section of its own. A score that is NaN has no bar.
 
     Examples
     --------
@@ -129,7 +131,7 @@ def _layout(scores: pd.DataFrame) -> tuple[list[tuple[float, str, bool]], dict[t
         at += 0.85
         for metric in dict.fromkeys(scores.loc[[section == (kind, key) for section in scores["section"]], "metric"]):
             places[(kind, key), metric] = at
-            rows.append((at, metric, False))
+            rows.append((at, NAMES.get(metric, metric), False))
             at += 1.0
     return rows, places
 

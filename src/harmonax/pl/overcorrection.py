@@ -1,4 +1,4 @@
-"""Where a correction tore neighbours apart."""
+"""Where a correction separated neighbours."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pandas as pd
 from ..errors import InputError, MissingKeyError
 from ..evaluation.after.structure import NEIGHBOURS
 from .canvas import Canvas, check_save, tidy
-from .colours import INK, MISSING, MUTED, NUMBERS, OKABE_ITO
-from .names import shown, verbatim
-from .source import part, stored
+from .lettering import shown, verbatim
+from .palette import INK, MISSING, MUTED, NUMBERS, OKABE_ITO
+from .stored import part, stored
 from .views import View, colour_bar, corrected_view, scatter, shuffled
 
 if TYPE_CHECKING:
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 DIAGNOSE = "harmonax.tl.diagnose(adata)"
 KEPT = "harmonax_neighbors_kept"
-# A group is named where it kept so much less than all cells did, and has so many cells.
-_LESS, _FEWEST = 0.1, 30
-_MOST_NAMED = 8
+# A group is named if it kept at least this much less than all cells did, and has at least this many cells.
+MIN_LOSS, MIN_CELLS = 0.1, 30
+MAX_NAMED = 8
 
 
 def overcorrection(
@@ -37,7 +37,7 @@ def overcorrection(
     show: bool | None = None,
     save: str | PathLike[str] | None = None,
 ) -> np.ndarray | None:
-    """Map how many neighbours within its own batch each cell kept, beside the distribution over cells.
+    """Map the share of same-batch neighbours that each cell kept, beside its distribution over cells.
 
     Parameters
     ----------
@@ -50,9 +50,9 @@ def overcorrection(
     axes
         Two Axes to draw into: the map, and the distribution. None: a new figure.
     show
-        Show the figure. None: unless `axes` or `save` are given, or the backend has no screen.
+        Show the figure. None: shown unless `axes` or `save` are given, or the backend has no screen.
     save
-        File to write; its ending says which format.
+        File to write; its suffix sets the format.
 
     Returns
     -------
@@ -64,14 +64,14 @@ def overcorrection(
     MissingKeyError
         If there is no diagnosis or no embedding.
     InputError
-        If it was measured for no cell.
+        If it was not measured for any cell.
 
     Notes
     -----
-    A correction moves the cells of a batch together, so that neighbours within it stay: 1 is no distortion. Named are
-    states of one batch that were merged with others, and groups that kept at least 0.1 less than all cells.
-    The line "split at random" is what the correction did to one batch that it was told were two. Cells outside the
-    sample that was measured are grey.
+    A correction moves the cells of a batch together, so that neighbours within it stay neighbours: 1 is no distortion.
+    The figure names states of one batch that were merged with others, and groups that kept at least 0.1 less than all
+    cells. The line "split at random" is the share that the correction kept in one batch, split at random into two.
+    Cells outside the sample that was measured are grey.
 
     Examples
     --------
@@ -100,11 +100,11 @@ def overcorrection(
     _map(left, view, kept)
     flagged = _flagged(diagnosis, float(kept[measured].mean()))
     _name_groups(left, view, adata, diagnosis, flagged)
-    left.set_title("Neighbours within the own batch that were kept", loc="left", fontsize="medium")
+    left.set_title("Same-batch neighbours kept", loc="left", fontsize="medium")
     _histogram(right, kept[measured], diagnosis)
-    words = [f"{shown(name)}: {why}" for name, why in flagged[:_MOST_NAMED]]
-    if len(flagged) > _MOST_NAMED:
-        words.append(f"and {len(flagged) - _MOST_NAMED} more")
+    words = [f"{shown(name)}: {why}" for name, why in flagged[:MAX_NAMED]]
+    if len(flagged) > MAX_NAMED:
+        words.append(f"and {len(flagged) - MAX_NAMED} more")
     verdict = str(part(diagnosis, "verdict", DIAGNOSE)).replace("_", " ")
     title = "\n".join([f"Verdict: {verdict}", *(words or ["no group stands out"])])
     verbatim(right.set_title(title, loc="left", fontsize="small"))
@@ -130,7 +130,7 @@ def _flagged(diagnosis: Any, overall: float) -> list[tuple[str, str]]:
         for row in merged.itertuples():
             found[str(row.state)] = f"only in {shown(row.batch)}, merged with others ({row.merged_share:.0%})"
     if isinstance(groups, pd.DataFrame) and len(groups):
-        lost = groups[(groups["neighbours_kept"] < overall - _LESS) & (groups["n_cells"] >= _FEWEST)]
+        lost = groups[(groups["neighbours_kept"] < overall - MIN_LOSS) & (groups["n_cells"] >= MIN_CELLS)]
         for row in lost.sort_values("neighbours_kept").itertuples():
             found.setdefault(str(row.group), f"{row.neighbours_kept:.0%} kept")
     return list(found.items())
@@ -139,7 +139,7 @@ def _flagged(diagnosis: Any, overall: float) -> list[tuple[str, str]]:
 def _name_groups(ax: Axes, view: View, adata: Any, diagnosis: Any, flagged: list[tuple[str, str]]) -> None:
     from matplotlib.patheffects import withStroke
 
-    for name, _ in flagged[:_MOST_NAMED]:
+    for name, _ in flagged[:MAX_NAMED]:
         for key in (str(diagnosis.get("label_key", "")), str(diagnosis.get("group_key", ""))):
             own = view.xy[(adata.obs[key].astype(str) == name).to_numpy()] if key in adata.obs else view.xy[:0]
             own = own[np.isfinite(own).all(axis=1)]
@@ -161,6 +161,6 @@ def _histogram(ax: Axes, kept: np.ndarray, diagnosis: Any) -> None:
     if "neighbours_kept" in null:
         level = float(null["neighbours_kept"])
         ax.axvline(level, color=MUTED, linewidth=1.5, linestyle="--", label=f"split at random {level:.2f}")
-    ax.set(xlim=(edges[0], edges[-1]), xlabel="share of own-batch neighbours kept (1: all)", ylabel="cells")
+    ax.set(xlim=(edges[0], edges[-1]), xlabel="share of same-batch neighbours kept (1: all)", ylabel="cells")
     ax.legend(frameon=False, fontsize="small", loc="upper left")
     tidy(ax)

@@ -9,8 +9,8 @@ import pandas as pd
 
 from ..errors import InputError, MissingKeyError, nearest
 from .canvas import Canvas, check_save, tidy
-from .colours import INK, MUTED, OKABE_ITO
-from .names import shown, verbatim
+from .lettering import shown, verbatim
+from .palette import INK, MUTED, OKABE_ITO
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -29,7 +29,7 @@ def pareto(
     show: bool | None = None,
     save: str | PathLike[str] | None = None,
 ) -> Axes | None:
-    """Draw two scores of several runs against each other, with the front of those that no other beats in both.
+    """Draw two scores of several runs against each other, with the front of those that no other run beats in both.
 
     Parameters
     ----------
@@ -44,9 +44,9 @@ def pareto(
     ax
         Axes to draw into. None: a new figure.
     show
-        Show the figure. None: unless `ax` or `save` are given, or the backend has no screen.
+        Show the figure. None: shown unless `ax` or `save` are given, or the backend has no screen.
     save
-        File to write; its ending says which format.
+        File to write; its suffix sets the format.
 
     Returns
     -------
@@ -85,7 +85,9 @@ def pareto(
     ax = canvas.axes[0, 0]
     best = front(xy)
     line = xy[best][np.argsort(xy[best, 0])]
-    ax.plot(line[:, 0], line[:, 1], color=OKABE_ITO[0], linewidth=1.2, zorder=1, label="front: none better in both")
+    ax.plot(
+        line[:, 0], line[:, 1], color=OKABE_ITO[0], linewidth=1.2, zorder=1, label="front: no other is better in both"
+    )
     ax.scatter(xy[~best, 0], xy[~best, 1], s=38, facecolors="white", edgecolors=MUTED, zorder=2)
     ax.scatter(xy[best, 0], xy[best, 1], s=38, color=OKABE_ITO[0], zorder=3)
     if chosen is not None:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..errors import MissingKeyError
-from .names import shown, verbatim
-from .source import CORRECT, points
+from .lettering import shown, verbatim
+from .palette import FAINT
+from .stored import CORRECT, points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,7 +86,7 @@ def scatter(ax: Axes, view: View, order: np.ndarray, **colouring: Any) -> PathCo
     verbatim(ax.xaxis.label).set_text(f"{view.axis} 1")
     verbatim(ax.yaxis.label).set_text(f"{view.axis} 2")
     for spine in ax.spines.values():
-        spine.set_color("#CCCCCC")
+        spine.set_color(FAINT)
     return drawn
 
 

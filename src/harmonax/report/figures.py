@@ -4,41 +4,42 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from .text import TIMES, Safe, escape, label, number
+from ..pl.palette import BLUE, DIVERGING, FAINT, INK, MISSING
+from .text import TIMES, label, number
 
-# Okabe and Ito's colours, told apart with every kind of colour vision.
-BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8a8f98"
-# Less than expected is orange, more is blue, as expected is white.
-_DIVERGING = [[0, "#8c3a00"], [0.25, "#e08a3c"], [0.5, "#ffffff"], [0.75, "#5aa2d6"], [1, "#08306b"]]
 _FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 # Beyond four times, or a quarter of, what is expected, colours no longer change.
-_MOST_LOG2 = 2.0
-_MOST_BATCHES, _MOST_CLUSTERS = 60, 120
-_MOST_WRITTEN = 150
+MAX_LOG2 = 2.0
+MAX_BATCHES, MAX_CLUSTERS = 60, 120
+MAX_WRITTEN = 150
+
+
+class Chart(NamedTuple):
+    """The place of a figure in the page: its number, its height, and what it says for those who do not see it."""
+
+    place: int
+    height: int
+    says: str
 
 
 class Figures(list[dict[str, Any]]):
     """The figures of a page, in the order in which they were added."""
 
-    def add(self, figure: dict[str, Any], says: str) -> Safe:
-        """Add a figure; return where it goes in the page, with what it says for those who do not see it."""
+    def add(self, figure: dict[str, Any], says: str) -> Chart:
+        """Add a figure; return its place in the page."""
         self.append(figure)
-        height = int(figure["layout"].get("height", 300))
-        return Safe(
-            f'<div class="chart" role="img" aria-label="{escape(says, 400)}" data-figure="{len(self) - 1}"'
-            f' style="height:{height}px"></div>'
-        )
+        return Chart(len(self) - 1, int(figure["layout"].get("height", 300)), says)
 
 
 def layout(**own: Any) -> dict[str, Any]:
     """Return what all figures have in common, and what one has of its own."""
     base = {
-        "font": {"family": _FONT, "size": 13, "color": "#1d2430"},
+        "font": {"family": _FONT, "size": 13, "color": INK},
         "margin": {"l": 60, "r": 20, "t": 12, "b": 50},
         "paper_bgcolor": "#fff",
         "plot_bgcolor": "#fff",
@@ -53,7 +54,7 @@ def axis(title: str, **own: Any) -> dict[str, Any]:
     """Return an axis with a title, which may hold names."""
     base = {
         "title": {"text": label(title, 60), "standoff": 8},
-        "gridcolor": "#e7eaee",
+        "gridcolor": FAINT,
         "zeroline": False,
         "automargin": True,
     }
@@ -82,24 +83,24 @@ def heatmap(table: pd.DataFrame, rows: str, columns: str) -> tuple[dict[str, Any
     """Return a heatmap of observed to expected of a table of cells, and a note on what was left out of it."""
     expected, ratio = observed_to_expected(table)
     note = []
-    keep = table.sum(axis=1).sort_values(ascending=False, kind="stable").index[:_MOST_BATCHES]
-    if len(table) > _MOST_BATCHES:
-        note.append(f"Shown are the largest {_MOST_BATCHES} of {len(table):,} batches.")
-    if table.shape[1] > _MOST_CLUSTERS:
-        note.append(f"Shown are the first {_MOST_CLUSTERS} of {table.shape[1]:,} clusters.")
+    keep = table.sum(axis=1).sort_values(ascending=False, kind="stable").index[:MAX_BATCHES]
+    if len(table) > MAX_BATCHES:
+        note.append(f"Only the largest {MAX_BATCHES} of {len(table):,} batches are shown.")
+    if table.shape[1] > MAX_CLUSTERS:
+        note.append(f"Only the first {MAX_CLUSTERS} of {table.shape[1]:,} clusters are shown.")
     order = [name for name in table.index if name in set(keep)]
-    table, expected, ratio = (t.loc[order].iloc[:, :_MOST_CLUSTERS] for t in (table, expected, ratio))
+    table, expected, ratio = (t.loc[order].iloc[:, :MAX_CLUSTERS] for t in (table, expected, ratio))
     with np.errstate(divide="ignore"):
-        z = np.clip(np.log2(ratio.to_numpy()), -_MOST_LOG2, _MOST_LOG2)
+        z = np.clip(np.log2(ratio.to_numpy()), -MAX_LOG2, MAX_LOG2)
     hover = [
         [_about_cell(table, expected, i, j, rows, columns) for j in range(table.shape[1])] for i in range(len(table))
     ]
     trace: dict[str, Any] = {
         "type": "heatmap",
         "z": [[None if math.isnan(v) else round(float(v), 3) for v in line] for line in z],
-        "zmin": -_MOST_LOG2,
-        "zmax": _MOST_LOG2,
-        "colorscale": _DIVERGING,
+        "zmin": -MAX_LOG2,
+        "zmax": MAX_LOG2,
+        "colorscale": [[i / (len(DIVERGING) - 1), colour] for i, colour in enumerate(DIVERGING)],
         "hovertext": hover,
         "hoverinfo": "text",
         "xgap": 1,
@@ -119,7 +120,7 @@ def heatmap(table: pd.DataFrame, rows: str, columns: str) -> tuple[dict[str, Any
             "outlinewidth": 0,
         },
     }
-    if table.size <= _MOST_WRITTEN and table.shape[1] <= 16:
+    if table.size <= MAX_WRITTEN and table.shape[1] <= 16:
         trace |= {"text": [[f"{v:.2f}" for v in line] for line in ratio.to_numpy()], "texttemplate": "%{text}"}
     names = [label(name) for name in table.index]
     side = axis(rows, tickvals=list(range(len(names))), ticktext=names, autorange="reversed", showgrid=False)
@@ -142,7 +143,7 @@ def line_over_passes(values: Sequence[float], ends: Sequence[int], title: str, c
     """Return a line over the clustering passes, with a dotted line where each round ends."""
     shapes = [
         {"type": "line", "x0": end + 0.5, "x1": end + 0.5, "yref": "paper", "y0": 0, "y1": 1}
-        | {"line": {"color": "#b8bfc9", "width": 1, "dash": "dot"}, "layer": "below"}
+        | {"line": {"color": MISSING, "width": 1, "dash": "dot"}, "layer": "below"}
         for end in list(ends)[:-1][:200]
     ]
     trace = {
@@ -170,7 +171,7 @@ def variance_bars(components: pd.DataFrame, key: str) -> dict[str, Any]:
         for c, a, b in zip(x, share, explained, strict=True)
     ]
     common: dict[str, Any] = {"type": "bar", "x": x, "hovertext": hover, "hoverinfo": "text"}
-    whole: dict[str, Any] = {"name": "all", "y": share.round(4).tolist(), "marker": {"color": "#d5dae1"}}
+    whole: dict[str, Any] = {"name": "all", "y": share.round(4).tolist(), "marker": {"color": FAINT}}
     part: dict[str, Any] = {"name": f"explained by {name}", "marker": {"color": BLUE}}
     part |= {"y": (share * explained).round(4).tolist()}
     legend = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1.02, "yanchor": "bottom"}

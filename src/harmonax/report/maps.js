@@ -7,11 +7,8 @@
   if (!data || !row || !data.maps.length) return;
   const find = (id) => document.getElementById(id);
 
-  // Okabe and Ito's colours, then others chosen to stay apart under red- and green-blindness too.
-  const PALETTE = ["#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000", "#F0E442", "#551500",
-    "#000080", "#0000FF", "#952A55", "#8080FF", "#402AAA", "#15D480", "#2A5500", "#BF2A95", "#EA00D4", "#FF406A", "#955540"];
-  const OTHER = "#a4abb5", DIM = "#e4e7eb", ABSENT = "#cfd4db";
-  const VIRIDIS = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#ecdf20"];
+  // The table of `pl/palette.py`.
+  const { levels: PALETTE, numbers: NUMBERS, missing: ABSENT, rare: OTHER, dimmed: DIM, unexpressed: UNEXPRESSED } = data.colours;
   const MISSING = 255, NOWHERE = 65535;
 
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
@@ -42,8 +39,8 @@
     if (palettes.has(column)) return palettes.get(column);
     let colours;
     if (column.kind === "number") {
-      colours = ramp(column.low_on_top ? VIRIDIS : VIRIDIS.slice().reverse());
-      if (column.gene) colours[0] = "#dde1e6";
+      colours = ramp(column.low_on_top ? NUMBERS : NUMBERS.slice().reverse());
+      if (column.gene) colours[0] = UNEXPRESSED;
     } else {
       const last = column.merged ? column.levels.length - 1 : -1;
       const ranked = column.levels.map((_, i) => i);
@@ -138,7 +135,7 @@
         }
       }
       if (dragged && dragged.map === map) {
-        pen.fillStyle = "rgba(0, 114, 178, .12)"; pen.strokeStyle = "#0072B2"; pen.lineWidth = 1.5;
+        pen.fillStyle = PALETTE[0] + "1f"; pen.strokeStyle = PALETTE[0]; pen.lineWidth = 1.5;
         const box = [dragged.x, dragged.y, dragged.u - dragged.x, dragged.v - dragged.y];
         pen.fillRect(...box); pen.strokeRect(...box);
       }

@@ -7,15 +7,13 @@ import hashlib
 import json
 import math
 from importlib.resources import files
-from string import Template
 from typing import Any
 
 from ..system.extras import need
 from ..system.version import __version__
 from .points import Points
+from .render import render
 from .sections import Section
-from .sections.maps import PLACE
-from .text import Safe, clean, count, escape, paragraph
 
 # Of the page, in bytes: attachments above ten million are refused in many places.
 LIMIT = 9_600_000
@@ -55,44 +53,23 @@ def _fill(
     points: Points,
     data: str = "null",
 ) -> str:
-    shown = "".join(_section(section, points) for section in sections)
-    links = "".join(f'<li><a href="#{s.anchor}">{escape(s.title)}</a></li>' for s in sections)
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
-    return Template(_file("page.html")).substitute(
-        title=escape(title),
-        about=escape(about, 400),
-        version=escape(__version__),
-        hashes=hashes,
+    shown = [
+        {"anchor": s.anchor, "title": s.title}
+        | {"body": render(f"sections/{s.anchor}.html", points=points, **s.values)}
+        for s in sections
+    ]
+    return render(
+        "page.html",
+        title=title,
+        about=about,
+        version=__version__,
+        hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
         style=_file("page.css"),
-        links=links,
         sections=shown,
         figures=figures,
-        points=data,
-        scripts="".join(f"<script>{script}</script>\n" for script in scripts),
+        data=data,
+        scripts=scripts,
     )
-
-
-def _section(section: Section, points: Points) -> str:
-    body = section.body.replace(PLACE, _file("maps.html") + sampling(points), 1)
-    head = f'<h2 id="{section.anchor}-title">{escape(section.title)}</h2>'
-    return f'<section id="{section.anchor}" aria-labelledby="{section.anchor}-title">{head}{body}</section>\n'
-
-
-def sampling(points: Points) -> Safe:
-    """Return what the maps leave out, in words; nothing where they show all."""
-    said = Safe("")
-    if points.n < points.total:
-        said += paragraph(
-            f"The maps show a random sample of {points.n:,} of the {count(points.total, 'cell')}, so that the file "
-            "stays below 10 MB; every number outside the maps is of all cells.",
-            kind="sampled",
-        )
-    if points.left_out:
-        names = ", ".join(clean(name, 40) for name in points.left_out[:12])
-        more = f" and {len(points.left_out) - 12:,} more" if len(points.left_out) > 12 else ""
-        text = f"No room was left to colour by {names}{more}: name the ones you want with "
-        said += paragraph(text, Safe("<code>--color-by</code>"), ".", kind="sampled")
-    return Safe(said)
 
 
 def _file(name: str) -> str:

@@ -9,17 +9,21 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, MissingKeyError, nearest
-from .columns import Column, category, is_category, is_worth_showing, measured, pack
-from .source import Parts
+from ..pl.palette import DIMMED, FAINT, FURTHER, MISSING, OKABE_ITO, RARE, VIRIDIS
+from .colour_codes import Column, category, is_category, is_worth_showing, measured, pack
+from .parts import Parts
 from .text import as_names, clean
 
 NEIGHBOURS_KEPT, MOVEMENT = "harmonax_neighbors_kept", "harmonax_movement"
-# A coordinate is one of these many steps; the last value means that the cell has no place.
+# A coordinate is a step from 0 to this number; one value more means that the cell has no place.
 _STEPS = 65534
 _NOWHERE = 65535
 # Rather than fewer cells than this, fewer columns.
-_FEWEST_CELLS = 20_000
+MIN_CELLS = 20_000
 _DEFAULT_GENES = 12
+# In a map of a gene, cells without it are as pale as a grid.
+_COLOURS = {"levels": [*OKABE_ITO, *FURTHER], "numbers": list(VIRIDIS), "missing": MISSING, "rare": RARE}
+_COLOURS |= {"dimmed": DIMMED, "unexpressed": FAINT}
 
 
 @dataclass
@@ -38,13 +42,13 @@ class Points:
     Attributes
     ----------
     maps
-        Before and after, or the one that there is.
+        Before and after, or the only one there is.
     columns
         What they can be coloured by, most wanted first.
     left_out
         Columns that did not fit.
     n, total
-        Cells shown, and cells there are.
+        Number of cells shown, and of all cells.
     """
 
     maps: list[Map]
@@ -61,7 +65,7 @@ class Points:
         room -= 2000
         fixed = sum(column.size(3) for column in self.columns)
         a_cell = 4 / 3 * (4 * len(self.maps) + len(self.columns))
-        least = min(self.n, _FEWEST_CELLS)
+        least = min(self.n, MIN_CELLS)
         self.n = min(self.n, max(int((room - fixed) / a_cell), least))
         room -= self.n * 4 * len(self.maps) * 4 // 3
         kept: list[Column] = []
@@ -80,7 +84,7 @@ class Points:
             for m, xy in zip(self.maps, self.places, strict=True)
         ]
         columns = [column.packed(self.n) for column in self.columns]
-        return {"n": self.n, "total": self.total, "maps": maps, "columns": columns}
+        return {"n": self.n, "total": self.total, "maps": maps, "columns": columns, "colours": _COLOURS}
 
 
 def points_of(
@@ -131,7 +135,7 @@ def choose_maps(parts: Parts) -> list[Map]:
         if umap in parts.obsm:
             maps.append(Map(title, umap))
         elif components in parts.obsm:
-            note = f"There is no {umap} in the file: shown are the first two components of {clean(components)}."
+            note = f"There is no {umap} in the file: the first two components of {clean(components)} are shown."
             maps.append(Map(title, components, note))
     return maps
 

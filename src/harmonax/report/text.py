@@ -1,38 +1,21 @@
-"""Text for a page: names from the data are escaped here, numbers get as many digits as they deserve."""
+"""Text for a page: names from the data become one line each, numbers get as many digits as a reader needs."""
 
 from __future__ import annotations
 
 import html
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
 from typing import Any
 
-# Of a name, in a table and in a figure; of a text such as a parameter's value.
-LONGEST_NAME, LONGEST_LABEL, LONGEST_TEXT = 120, 26, 2000
-MOST_ROWS = 100
+# Characters of a name in the page, of a name in a figure, and of a text such as a parameter's value.
+MAX_NAME, MAX_LABEL, MAX_TEXT = 120, 26, 2000
 NOTHING, MINUS, TIMES = "\u2013", "\u2212", "\u00d7"
-# Within words of some scripts, and in emoji.
+# Part of words in some scripts, and of emoji.
 _JOINERS = "\u200c\u200d"
 
 
-class Safe(str):
-    """Markup that is written as it is; every other text is escaped, also when it is added to markup.
-
-    Examples
-    --------
-    >>> Safe("<b>") + "<i>"
-    '<b>&lt;i&gt;'
-    """
-
-    __slots__ = ()
-
-    def __add__(self, other: str) -> Safe:
-        return Safe(str.__add__(self, escape(other, LONGEST_TEXT)))
-
-
-def clean(value: Any, most: int = LONGEST_NAME) -> str:
-    """Return a value as one line of text of at most so many characters.
+def clean(value: Any, longest: int = MAX_NAME) -> str:
+    """Return a value as one line of text of at most `longest` characters.
 
     Characters that steer rather than show, such as those that turn the direction of writing, become visible.
 
@@ -41,33 +24,22 @@ def clean(value: Any, most: int = LONGEST_NAME) -> str:
     >>> clean("a\\u202eb\\nc")
     'a\\ufffdb c'
     """
-    flat = " ".join(str(value)[: 4 * most].split())
+    flat = " ".join(str(value)[: 4 * longest].split())
     shown = "".join(
         "\ufffd" if unicodedata.category(c) in ("Cc", "Cf", "Cs") and c not in _JOINERS else c for c in flat
     )
-    return shown if len(shown) <= most else shown[: most - 1] + "…"
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"
 
 
-def escape(value: Any, most: int = LONGEST_NAME) -> Safe:
-    """Return a value as text of a page; `Safe` markup stays as it is.
-
-    Examples
-    --------
-    >>> escape("<script>")
-    '&lt;script&gt;'
-    """
-    return value if isinstance(value, Safe) else Safe(html.escape(clean(value, most)))
-
-
-def label(value: Any, most: int = LONGEST_LABEL) -> str:
-    """Return a value as text of a figure: Plotly takes <b>, <br> or <a> in a text for markup, $...$ for a formula.
+def label(value: Any, longest: int = MAX_LABEL) -> str:
+    """Return a value as text of a figure: Plotly reads <b>, <br> or <a> in a text as markup, $...$ as a formula.
 
     Examples
     --------
     >>> label("<b>B cells</b>")
     '&lt;b&gt;B cells&lt;/b&gt;'
     """
-    return html.escape(clean(value, most), quote=False).replace("$", "&#36;")
+    return html.escape(clean(value, longest), quote=False).replace("$", "&#36;")
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -129,7 +101,7 @@ def count(n: int, noun: str, plural: str | None = None) -> str:
 
 
 def as_float(value: Any) -> float:
-    """Return a number, or nan for what is none."""
+    """Return a value as a number; nan if it is not one."""
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -147,85 +119,3 @@ def as_names(value: Any) -> list[str]:
     if value is None:
         return []
     return [str(value)] if isinstance(value, str) else [str(v) for v in value]
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[Any]], *, caption: str, most: int = MOST_ROWS) -> Safe:
-    """Return a table; numbers are set to the right, and what exceeds `most` rows is counted below.
-
-    The first column names the row. Cells are escaped unless `Safe`.
-    """
-    body = "".join(_row(row) for row in rows[:most])
-    more = f'<p class="quiet">and {len(rows) - most:,} more rows</p>' if len(rows) > most else ""
-    numeric = [bool(rows) and all(_is_number(row[i]) for row in rows[:most]) for i in range(len(heads))]
-    top = "".join(
-        f'<th scope="col"{" class=n" * n}>{escape(head)}</th>' for head, n in zip(heads, numeric, strict=True)
-    )
-    return Safe(
-        f'<div class="wide" data-name="{escape(caption)}"><table>'
-        f"<caption><span>{escape(caption, LONGEST_TEXT)}</span></caption>"
-        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>{more}"
-    )
-
-
-def bar(value: Any, *, low: Any = None, high: Any = None, mark: Any = None, shown: str | None = None) -> Safe:
-    """Return a bar for a value from 0 to 1 with its number, its interval, and a mark to compare with."""
-    share = as_float(value)
-    if math.isnan(share):
-        return Safe(f'<span class="none">{NOTHING}</span>')
-    parts = [f'<i class="fill" style="width:{_position(share)}"></i>']
-    a, b = as_float(low), as_float(high)
-    if not (math.isnan(a) or math.isnan(b)):
-        parts.append(f'<i class="range" style="left:{_position(a)};right:{_position(1 - min(max(b, 0), 1))}"></i>')
-    if not math.isnan(as_float(mark)):
-        parts.append(f'<i class="mark" style="left:{_position(as_float(mark))}"></i>')
-    text = escape(number(share) if shown is None else shown)
-    return Safe(f'<span class="bar"><b>{text}</b><span class="track" aria-hidden="true">{"".join(parts)}</span></span>')
-
-
-def definitions(pairs: Iterable[tuple[str, Any]]) -> Safe:
-    """Return a list of names and values."""
-    rows = (f"<div><dt>{escape(k)}</dt><dd>{escape(v, LONGEST_TEXT)}</dd></div>" for k, v in pairs)
-    return Safe(f'<dl class="facts">{"".join(rows)}</dl>')
-
-
-def paragraph(*parts: Any, kind: str = "") -> Safe:
-    """Return a paragraph; parts that are not `Safe` are escaped."""
-    name = f' class="{kind}"' if kind else ""
-    return Safe(f"<p{name}>{''.join(_prose(part) for part in parts)}</p>")
-
-
-def code(value: Any) -> Safe:
-    """Return a name or command in the type of code."""
-    return Safe(f"<code>{escape(value, LONGEST_TEXT)}</code>")
-
-
-def folded(summary: str, body: str) -> Safe:
-    """Return a part that is shown when asked for, and in print."""
-    return Safe(f"<details><summary>{escape(summary)}</summary>{body}</details>")
-
-
-def _prose(part: Any) -> str:
-    # Parts are joined: the spaces at their ends count.
-    text = str(part)
-    return (
-        escape(part, LONGEST_TEXT)
-        if isinstance(part, Safe)
-        else (" " * text[:1].isspace() + escape(text, LONGEST_TEXT) + " " * text[-1:].isspace())
-    )
-
-
-def _row(row: Sequence[Any]) -> str:
-    first = f'<th scope="row">{_cell(row[0])}</th>' if row else ""
-    return f"<tr>{first}" + "".join(f"<td{' class=n' * _is_number(v)}>{_cell(v)}</td>" for v in row[1:]) + "</tr>"
-
-
-def _cell(value: Any) -> Safe:
-    return escape(number(value) if _is_number(value) else value, LONGEST_TEXT)
-
-
-def _is_number(value: Any) -> bool:
-    return not isinstance(value, (str, bool)) and (value is None or hasattr(value, "__float__"))
-
-
-def _position(share: float) -> str:
-    return f"{100 * min(max(share, 0.0), 1.0):.1f}%"

@@ -12,9 +12,9 @@ from ..io import check_destination, whole_or_nothing
 from ..system.rng import seed_from
 from .figures import Figures
 from .page import page
+from .parts import parts_of
 from .points import points_of
 from .sections import SECTIONS
-from .source import parts_of
 from .text import TIMES, clean, count
 
 if TYPE_CHECKING:
@@ -35,8 +35,9 @@ def write_report(
     """Write a report on a correction as one HTML file that opens without a network.
 
     The page says whether the correction can be trusted and why, and shows what there is: maps before and after,
-    batches in clusters, convergence, metrics, the diagnosis, the check, and how to do it again. A part that the
-    data lack is a line that names the command which makes it. The file stays below 10 MB, whatever the data.
+    batches in clusters, convergence, metrics, the diagnosis, the check, and how to reproduce the correction. A part
+    that is missing from the data becomes a line that names the command to make it. The file stays below 10 MB,
+    whatever the data.
 
     Parameters
     ----------
@@ -44,18 +45,18 @@ def write_report(
         An AnnData, or an .h5ad or .zarr file; of a file's X only the genes that are shown are kept. Nothing in it is
         changed.
     path
-        Where the page goes, ending in .html.
+        File to write; its name ends in .html.
     title
         Heading of the page; by default the file's name.
     color_by
-        Columns of obs that the maps can be coloured by, in this order; by default all that have something to show.
+        Columns of obs that the maps can be coloured by, in this order; by default all with at least two values.
     genes
         Genes that the maps can be coloured by; by default the top markers of ``uns["rank_genes_groups"]``.
     max_points
-        Most cells on the maps; of more, a random sample is shown, and the page says so. Fewer are shown where the
-        columns leave no room for as many.
+        Maximum number of cells on the maps. If there are more, a random sample is shown, and the page says so. Raising
+        it shows more detail in a larger file, up to 10 MB: where the columns leave no room, fewer cells are shown.
     overwrite
-        Replace a file that is there.
+        Replace an existing file.
     rng
         Seed of that sample.
 
@@ -71,7 +72,7 @@ def write_report(
     OutputError
         If the page cannot be written there.
     MissingExtraError
-        If plotly is not installed (``pip install harmonax[workflow]``).
+        If plotly or Jinja2 is not installed (``pip install harmonax[workflow]``).
 
     Examples
     --------

@@ -81,14 +81,17 @@ def parse_size(value: int | float | str | None, name: str = "max_memory") -> int
 
 
 def human(n_bytes: float) -> str:
-    """Return a size in the units of `parse_size`.
+    """Return a size as text, in the units of `parse_size`: of memory, and of files.
 
     Examples
     --------
-    >>> human(3 * 2**29)
-    '1.50 GiB'
+    >>> human(3 * 2**29), human(5 << 20), human(999)
+    ('1.50 GiB', '5 MiB', '999 bytes')
     """
-    return f"{n_bytes / 2**30:.2f} GiB" if n_bytes >= 2**30 else f"{n_bytes / 2**20:.0f} MiB"
+    for unit, places in (("TiB", 2), ("GiB", 2), ("MiB", 0), ("KiB", 0)):
+        if n_bytes >= (one := 2 ** _UNITS[unit[0].lower()]):
+            return f"{n_bytes / one:.{places}f} {unit}"
+    return f"{n_bytes:.0f} bytes"
 
 
 def _left_in(folder: Path) -> int | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import io
 from ..errors import OutputError
+from ..system.memory import human
 from . import meter, summaries
 from .inputs import silent
 from .prepare import scanpy
@@ -113,7 +114,7 @@ def _report(adata: AnnData, path: Path, job: Job) -> str:
     genes = [gene for gene in o.genes if gene in adata.var_names and adata.X is not None]
     columns = [name for name in o.color_by if name in adata.obs]
     write_report(adata, path, color_by=columns or None, genes=genes or None, rng=o.seed)
-    return f"{path.stat().st_size / 1e6:.1f} MB"
+    return human(path.stat().st_size)
 
 
 def _publish(made: Path, out: Path, overwrite: bool, needed: int) -> None:

@@ -1,6 +1,6 @@
 """The sections of the page, in their order; each reads what a tool stored, or says which command makes it.
 
-Only that of mapped cells is left out where there are none: they are another job.
+Only the section on mapped cells is left out where there are none: mapping is another task.
 """
 
 from __future__ import annotations
@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..figures import Figures
-from ..source import Parts
-from .base import Section
+from ..parts import Parts
 from .check import check
 from .clusters import clusters
 from .convergence import convergence
@@ -18,10 +17,10 @@ from .evaluation import evaluation
 from .mapping import mapping
 from .maps import maps
 from .reproduce import reproduce
+from .section import Section
 from .summary import summary
 from .verdict import verdict
 
-# The maps' own markup stands in page.html; the rest is made from what is stored.
 SECTIONS: tuple[Callable[[Parts, Figures], Section | None], ...] = (
     verdict,
     summary,

@@ -1,8 +1,7 @@
-"""What it takes to do it again: parameters, versions, and the code."""
+"""What it takes to reproduce the correction: parameters, versions, and the code."""
 
 from __future__ import annotations
 
-import html
 import json
 import shlex
 from dataclasses import fields
@@ -10,32 +9,35 @@ from typing import Any
 
 from ...params import HarmonyParams
 from ..figures import Figures
-from ..source import Parts
-from ..text import Safe, as_names, clean, definitions, escape, folded
-from .base import INTEGRATE, Section, missing
+from ..parts import Parts
+from ..text import as_names, clean
+from .section import Section
 
 _TOOLS = ("harmonax", "harmonax_check", "harmonax_evaluation", "harmonax_diagnosis", "harmonax_workflow")
-_MOST_CODE = 20_000
+MAX_CODE = 20_000
 
 
 def reproduce(parts: Parts, figures: Figures) -> Section:
     """Give the code that makes the same correction, with the parameters and versions that it was made with."""
     own, workflow = parts.part("harmonax"), parts.part("harmonax_workflow")
-    body = ""
+    code: list[tuple[str, str]] = []
+    rows: list[tuple[str, str]] = []
     if own:
-        body += _block("Python", python_code(own)) + _block("Command line", command_line(own))
-    else:
-        body += missing("No record of a run is in the data.", INTEGRATE)
-    if workflow.get("command"):
-        body += _block("The whole workflow", str(workflow["command"]))
-    if own:
-        rows = [(name, _value(value)) for name, value in _given(own).items()]
+        code += [("Python", python_code(own)), ("Command line", command_line(own))]
+        rows += [(name, _value(value)) for name, value in _given(own).items()]
         rows += [("seed", str(own.get("seed", ""))), *((k, _value(v)) for k, v in dict(own.get("backend", {})).items())]
-        body += folded("Parameters of the correction", definitions(rows))
-    options = _options(workflow.get("options"))
-    if options:
-        body += folded("Options of the workflow", definitions(options))
-    return Section("reproduce", "Do it again", body + _versions(parts))
+    if workflow.get("command"):
+        code.append(("The whole workflow", str(workflow["command"])))
+    values = {
+        "recorded": bool(own),
+        "code": [(title, text if len(text) <= MAX_CODE else text[:MAX_CODE] + " …") for title, text in code],
+        "tables": [
+            ("Parameters of the correction", rows),
+            ("Options of the workflow", _options(workflow.get("options"))),
+            ("Versions", _versions(parts)),
+        ],
+    }
+    return Section("reproduce", "How to reproduce it", values)
 
 
 def python_code(own: dict[str, Any]) -> str:
@@ -101,7 +103,7 @@ def _given(own: dict[str, Any]) -> dict[str, Any]:
     params = {str(k): v for k, v in dict(own.get("params", {})).items()}
     names = [field.name for field in fields(HarmonyParams)]
     ordered = {name: params[name] for name in names if name in params}
-    # Pruning that is off is the one None that says something.
+    # None means something only here: pruning is off.
     ordered = {name: ordered.get(name) for name in names if name in ordered or name == "batch_prune_threshold"}
     return {key: own[key] for key in ("basis", "adjusted_basis") if own.get(key)} | ordered
 
@@ -128,18 +130,9 @@ def _options(text: Any) -> list[tuple[str, str]]:
     return [(clean(k), _value(v)) for k, v in options.items()] if isinstance(options, dict) else []
 
 
-def _versions(parts: Parts) -> Safe:
+def _versions(parts: Parts) -> list[tuple[str, str]]:
     found: dict[str, str] = {}
     for key in _TOOLS:
         held = parts.part(key).get("versions")
         found |= {str(k): str(v) for k, v in dict(held or {}).items()}
-    return folded("Versions", definitions(sorted(found.items()))) if found else Safe("")
-
-
-def _block(title: str, text: str) -> Safe:
-    shown = text if len(text) <= _MOST_CODE else text[:_MOST_CODE] + " …"
-    return Safe(
-        f'<div class="code"><div class="code-head"><h3>{escape(title)}</h3>'
-        f'<button type="button" data-copy aria-label="Copy: {escape(title)}">Copy</button></div>'
-        f'<pre data-name="{escape(title)}"><code>{html.escape(shown)}</code></pre></div>'
-    )
+    return sorted(found.items())

@@ -6,11 +6,13 @@ from typing import Any
 
 import pandas as pd
 
+from ...system.memory import human
 from ..figures import Figures
+from ..parts import Parts
 from ..points import batch_keys, clusters
-from ..source import Parts
-from ..text import NOTHING, Safe, as_float, bar, code, count, definitions, folded, number, percent, table
-from .base import FEW, INTEGRATE, Section, frame, missing
+from ..render import bar, share
+from ..text import NOTHING, as_float, number, percent
+from .section import Section, frame
 
 _MEASURED = ("n_genes_by_counts", "total_counts", "pct_counts_mt")
 
@@ -19,8 +21,7 @@ def summary(parts: Parts, figures: Figures) -> Section:
     """Show how many cells, genes and batches there are, and the steps with their time and memory."""
     own, keys = parts.part("harmonax"), batch_keys(parts)
     facts: list[tuple[str, Any]] = [("Cells", f"{len(parts.obs):,}"), ("Genes", f"{len(parts.genes):,}")]
-    for key in keys:
-        facts.append((f"Batches in {key}", f"{parts.obs[key].nunique():,}"))
+    facts += [(f"Batches in {key}", f"{parts.obs[key].nunique():,}") for key in keys]
     cluster = clusters(parts)
     if cluster is not None:
         facts.append((f"Clusters in {cluster}", f"{parts.obs[cluster].nunique():,}"))
@@ -28,61 +29,43 @@ def summary(parts: Parts, figures: Figures) -> Section:
         flavor = str(dict(own.get("params", {})).get("flavor", "Harmony"))
         facts.append(("Corrected", f"{own.get('basis', 'X_pca')} → {own.get('adjusted_basis', 'X_pca_harmony')}"))
         facts.append(("Method", f"{flavor}, {own.get('n_clusters', '?')} soft clusters"))
-    body = definitions(facts)
-    if not own:
-        body += missing("No record of a correction is in the data.", INTEGRATE)
-    body += Safe("".join(_sizes(parts, key) for key in keys))
-    return Section("summary", "What was done", body + _quality(parts) + _steps(parts))
+    quality, kept = _quality(parts)
+    values = {"what": facts, "recorded": bool(own), "sizes": {key: _sizes(parts, key) for key in keys}}
+    return Section("summary", "What was done", values | {"quality": quality, "kept": kept, "steps": _steps(parts)})
 
 
-def _sizes(parts: Parts, key: str) -> Safe:
+def _sizes(parts: Parts, key: str) -> list[tuple]:
     counts = parts.obs[key].value_counts()
     counts = counts[counts > 0]
     largest = float(counts.max()) if len(counts) else 1.0
-    rows = [(level, bar(n / largest, shown=f"{n:,}"), percent(n / len(parts.obs), 1)) for level, n in counts.items()]
-    made = table(["Batch", "Cells", "Share"], rows, caption=f"Cells of each batch ({key})")
-    return made if len(rows) <= FEW else folded(f"Cells of each of the {len(rows):,} batches in {key}", made)
+    return [(level, bar(n / largest, f"{n:,}"), percent(n / len(parts.obs), 1)) for level, n in counts.items()]
 
 
-def _quality(parts: Parts) -> Safe:
-    """Show what the workflow's quality control left."""
+def _quality(parts: Parts) -> tuple[list[tuple[str, Any]], list[tuple]]:
+    """Return what the workflow's quality control left: facts, and the cells kept of each batch."""
     own = parts.part("harmonax_workflow")
     genes, cells = dict(own.get("genes", {})), frame(own.get("cells"), ("batch_key", "level", "n_before", "n_after"))
     facts: list[tuple[str, Any]] = []
     if "n_genes_before" in genes and "n_genes_after" in genes:
         facts.append(("Genes", f"{number(genes['n_genes_before'])} → {number(genes['n_genes_after'])}"))
-    body = ""
+    rows: list[tuple] = []
     if cells is not None:
         first = cells[cells["batch_key"] == cells["batch_key"].iloc[0]]
         facts.insert(0, ("Cells", f"{number(first['n_before'].sum())} → {number(first['n_after'].sum())}"))
         several = cells["batch_key"].nunique() > 1
-        rows = [
-            (f"{key}: {level}" if several else level, int(before), int(after), _share(after / max(before, 1)))
-            for key, level, before, after in cells[["batch_key", "level", "n_before", "n_after"]].itertuples(
-                index=False
-            )
-        ]
-        made = table(
-            ["Batch", "Cells before", "Cells after", "Kept"], rows, caption="Cells of each batch that were kept"
-        )
-        body = made if len(rows) <= FEW else folded(f"Cells kept in each of the {len(rows):,} batches", made)
+        for key, level, before, after in cells[["batch_key", "level", "n_before", "n_after"]].itertuples(index=False):
+            name = f"{key}: {level}" if several else level
+            rows.append((name, int(before), int(after), share(after / max(before, 1))))
     facts += [(f"Median of {name}", number(parts.obs[name].median())) for name in _MEASURED if name in parts.obs]
-    return Safe("<h3>Quality control</h3>" + definitions(facts) + body) if facts and own else Safe("")
+    return (facts, rows) if own else ([], [])
 
 
-def _share(value: float) -> Safe:
-    return bar(value, shown=percent(value))
-
-
-def _steps(parts: Parts) -> Safe:
+def _steps(parts: Parts) -> list[tuple]:
     steps = frame(parts.part("harmonax_workflow").get("steps"), ("step", "status", "note"))
-    if steps is None:
-        return Safe("")
     rows = []
-    for _, row in steps.iterrows():
+    for _, row in steps.iterrows() if steps is not None else ():
         seconds, peak = as_float(row.get("seconds")), as_float(row.get("peak_memory_bytes"))
-        memory = NOTHING if pd.isna(peak) else f"{peak / 1e6:,.0f} MB"
+        memory = NOTHING if pd.isna(peak) else human(peak)
         time = NOTHING if pd.isna(seconds) else f"{seconds:.1f} s"
-        rows.append((code(row["step"]), str(row["status"]), str(row["note"]), time, memory))
-    heads = ["Step", "Status", "Note", "Time", "Peak memory"]
-    return Safe("<h3>Steps</h3>" + table(heads, rows, caption=f"The workflow, {count(len(rows), 'step')}"))
+        rows.append((row["step"], str(row["status"]), str(row["note"]), time, memory))
+    return rows

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ...evaluation.findings import to_table
+from ...evaluation.findings import by_severity, to_table
 from ..figures import Figures
-from ..source import Parts
-from ..text import Safe, as_float, escape, number, percent
-from .base import Section, card, cards, finding_list, findings_of, missing
-from .diagnosis import NOT_DIAGNOSED, change
+from ..parts import Parts
+from ..text import as_float, number, percent
+from .diagnosis import change
+from .section import Section, findings_of
 
 _CODES = ("trust", "caution", "do_not_trust", "not_needed", "impossible", "unknown")
-
-
 _JUDGED = ("harmonax_check", "harmonax_diagnosis")
+_FINISHED = {"converged": "Yes", "max_iterations": "Not quite", "single_batch": "Nothing to do"}
 
 
 def verdict(parts: Parts, figures: Figures) -> Section:
@@ -23,50 +22,46 @@ def verdict(parts: Parts, figures: Figures) -> Section:
     from ...evaluation.verdict import overall
 
     found = overall({key: made for key in _JUDGED if (made := _judged(parts, key))})
-    code = found.code if found.code in _CODES else "unknown"
-    box = (
-        f'<div class="verdict {code}"><p class="verdict-word">{escape(found.headline, 600)}</p>'
-        f'<p class="verdict-line">{escape(found.summary, 1200)}</p></div>'
-    )
-    body = box + _evidence(parts)
-    if found.findings:
-        body += "<h3>What was found</h3>" + finding_list(found.findings)
-    if not parts.part("harmonax_diagnosis"):
-        body += missing(*NOT_DIAGNOSED)
-    return Section("verdict", "Can this correction be trusted?", body)
+    values = {
+        "code": found.code if found.code in _CODES else "unknown",
+        "headline": found.headline,
+        "summary": found.summary,
+        "evidence": _evidence(parts),
+        "found": by_severity(found.findings),
+        "diagnosed": bool(parts.part("harmonax_diagnosis")),
+    }
+    return Section("verdict", "Can this correction be trusted?", values)
 
 
 def _judged(parts: Parts, key: str) -> dict[str, Any]:
-    """Return what a tool concluded; nothing where what is stored is not whole."""
+    """Return what a tool concluded; nothing where parts of what is stored are missing."""
     own = parts.part(key)
     whole = {"verdict", "summary", "findings"} <= set(own)
     return own | {"findings": to_table(findings_of(own))} if whole else {}
 
 
-def _evidence(parts: Parts) -> Safe:
+def _evidence(parts: Parts) -> list[tuple[str, str, str]]:
+    """Return the cards: title, value, and what it means."""
     diagnosis, own = parts.part("harmonax_diagnosis"), parts.part("harmonax")
     values = dict(diagnosis.get("numbers", {}))
     null = dict(diagnosis.get("null", {}))
     made = []
     before, after = as_float(values.get("excess_before")), as_float(values.get("excess_after"))
     if not (math.isnan(before) or math.isnan(after)):
-        says = "Neighbours of the own batch beyond chance, before and after: 0% is mixed, 100% wholly apart."
-        made.append(card("Are the batches mixed?", change(values, "excess"), says))
+        says = "Same-batch neighbours beyond chance, before and after: 0% is fully mixed, 100% fully separate."
+        made.append(("Are the batches mixed?", change(values, "excess"), says))
     kept = as_float(values.get("neighbours_kept"))
     if not math.isnan(kept):
         without = as_float(null.get("neighbours_kept"))
-        says = "Share of a cell's neighbours in its own batch that are still its neighbours."
+        says = "Share of a cell's same-batch neighbours that are still its neighbours."
         if not math.isnan(without):
             says += f" Where there was nothing to correct, the same correction kept {percent(without)}."
-        made.append(card("Was the structure kept?", percent(kept), says))
+        made.append(("Was the structure preserved?", percent(kept), says))
     if own.get("status"):
-        last = as_float(own.get("last_change"))
-        word = {"converged": "Yes", "max_iterations": "Not quite", "single_batch": "Nothing to do"}
+        last, status = as_float(own.get("last_change")), str(own["status"])
         says = "" if math.isnan(last) else f"The objective's last relative change was {number(last)}. "
-        made.append(
-            card("Did Harmony finish?", word.get(str(own["status"]), str(own["status"])), says + _sentence(own))
-        )
-    return cards(*made)
+        made.append(("Did Harmony finish?", _FINISHED.get(status, status), says + _sentence(own)))
+    return made
 
 
 def _sentence(own: dict) -> str:

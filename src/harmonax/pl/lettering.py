@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from matplotlib.legend import Legend
     from matplotlib.text import Text
 
-_LONGEST = 48
-_LEGEND_ROWS = 18
-_MOST_TICKS = 100
+MAX_NAME = 48
+MAX_LEGEND_ROWS = 18
+MAX_TICKS = 100
 
 
 def shown(name: object) -> str:
@@ -26,8 +26,8 @@ def shown(name: object) -> str:
     ('plate 1', 'a\\\\nb', '""')
     """
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(name))
-    if len(text) > _LONGEST:
-        text = text[: _LONGEST // 2] + "…" + text[-(_LONGEST // 2 - 1) :]
+    if len(text) > MAX_NAME:
+        text = text[: MAX_NAME // 2] + "…" + text[-(MAX_NAME // 2 - 1) :]
     return text or '""'
 
 
@@ -39,8 +39,8 @@ def verbatim(text: Text) -> Text:
 
 
 def tick_names(ax: Axes, which: str, positions: Sequence[float] | np.ndarray, names: Sequence[object]) -> None:
-    """Name positions of the "x" or "y" axis; of more than can be read, every second, third, ..."""
-    every = -(-len(names) // _MOST_TICKS) or 1
+    """Name positions of the "x" or "y" axis; of more than can be read, only every second, third, ..."""
+    every = -(-len(names) // MAX_TICKS) or 1
     axis = getattr(ax, f"{which}axis")
     axis.set_ticks(
         list(positions)[::every], [shown(name) for name in list(names)[::every]], parse_math=False, usetex=False
@@ -50,7 +50,7 @@ def tick_names(ax: Axes, which: str, positions: Sequence[float] | np.ndarray, na
 
 def legend_columns(n: int) -> int:
     """Return how many columns a legend of n names takes."""
-    return max(1, -(-n // _LEGEND_ROWS))
+    return max(1, -(-n // MAX_LEGEND_ROWS))
 
 
 def legend(ax: Axes, handles: Sequence, names: Sequence[str], title: str = "", **options) -> Legend:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 
 from ..adata import uns_record
-from ..compat.harmonypy import HarmonypyResult
 from ..errors import InputError, MissingKeyError, nearest
 from ..result import HarmonyResult
 
@@ -16,8 +15,8 @@ CORRECT = "harmonax.pp.harmony_integrate(adata, batch_key)"
 
 def harmony_record(source: Any, key: str = "harmonax") -> dict[str, Any]:
     """Return the record of a run: that of a result, or the one in ``uns``."""
-    if isinstance(source, HarmonypyResult):
-        source = source.details
+    # What `run_harmony` returns has it as `details`.
+    source = getattr(source, "details", source)
     if isinstance(source, HarmonyResult):
         return uns_record(source, "", "")
     return dict(stored(source, key, CORRECT))

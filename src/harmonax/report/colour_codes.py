@@ -1,4 +1,4 @@
-"""What the maps can be coloured by: columns of obs and genes, as one byte a cell."""
+"""What the maps can be coloured by: columns of obs and genes, one byte per cell."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pandas as pd
 
 from .text import clean
 
-# One byte a cell: the last value means missing. Rarer levels than these are shown as one.
-MISSING, MOST_LEVELS = 255, 254
-# Whole numbers with no more values than this are names of something.
-_FEW = 30
-_LONGEST_LEVEL = 80
+# One byte per cell: the last value means missing. More levels than this are shown with the rarest as one.
+MISSING, MAX_LEVELS = 255, 254
+# Whole numbers with at most this many values are names of something.
+MAX_NUMBERED = 30
+MAX_LEVEL_NAME = 80
 
 
 @dataclass
@@ -54,15 +54,15 @@ def is_category(values: pd.Series, *, asked: bool = False) -> bool:
         return True
     if asked:
         return not pd.api.types.is_float_dtype(values)
-    return pd.api.types.is_integer_dtype(values) and values.nunique() <= _FEW
+    return pd.api.types.is_integer_dtype(values) and values.nunique() <= MAX_NUMBERED
 
 
 def is_worth_showing(values: pd.Series) -> bool:
-    """Return whether colours by a column would show anything: two values at least, and not one a cell."""
+    """Return whether colours by a column would show anything: at least two values, and not one per cell."""
     different = int(values.nunique())
     if different < 2:
         return False
-    return not is_category(values) or different <= max(MOST_LEVELS, 20) or 10 * different <= len(values)
+    return not is_category(values) or different <= max(MAX_LEVELS, 20) or 10 * different <= len(values)
 
 
 def category(name: str, values: pd.Series, rows: np.ndarray, group: str) -> Column:
@@ -72,14 +72,14 @@ def category(name: str, values: pd.Series, rows: np.ndarray, group: str) -> Colu
     counts = np.bincount(codes[codes >= 0], minlength=len(held.cat.categories))
     shown = np.flatnonzero(counts)
     merged = 0
-    if len(shown) > MOST_LEVELS:
-        keep = np.sort(shown[np.argsort(-counts[shown], kind="stable")[: MOST_LEVELS - 1]])
+    if len(shown) > MAX_LEVELS:
+        keep = np.sort(shown[np.argsort(-counts[shown], kind="stable")[: MAX_LEVELS - 1]])
         merged, shown = len(shown) - len(keep), keep
     place = np.full(len(held.cat.categories) + 1, MISSING, np.uint8)
     if merged:
         place[np.flatnonzero(counts)] = len(shown)
     place[shown] = np.arange(len(shown))
-    levels = [clean(held.cat.categories[i], _LONGEST_LEVEL) for i in shown]
+    levels = [clean(held.cat.categories[i], MAX_LEVEL_NAME) for i in shown]
     sizes = counts[shown].tolist()
     if merged:
         levels.append(f"({merged:,} rarer levels together)")

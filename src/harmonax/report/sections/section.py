@@ -1,0 +1,38 @@
+"""What the sections share: their form, findings, and tables as they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from ...evaluation.findings import Finding, Level, by_severity, from_table
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page under a heading of its own: what ``templates/sections/{anchor}.html`` is filled in with."""
+
+    anchor: str
+    title: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+def frame(value: Any, columns: Iterable[str]) -> pd.DataFrame | None:
+    """Return a stored table if it has rows and the columns, else nothing: a report is made of what there is."""
+    try:
+        held = value if isinstance(value, pd.DataFrame) else pd.DataFrame(value)
+    except (TypeError, ValueError):
+        return None
+    return held if len(held) and set(columns) <= set(held.columns) else None
+
+
+def findings_of(part: Mapping[str, Any]) -> list[Finding]:
+    """Return the findings that a tool stored, the most serious first."""
+    table = frame(part.get("findings"), ("code", "level", "message", "advice"))
+    if table is None:
+        return []
+    known = table[table["level"].astype(str).isin([str(level) for level in Level])]
+    return by_severity(from_table(known[["code", "level", "message", "advice"]]))
