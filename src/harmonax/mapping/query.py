@@ -11,7 +11,7 @@ import pandas as pd
 
 from ..design import BatchDesign
 from ..errors import InputError, warn
-from ..inputs.embedding import slabs
+from ..inputs.rows import slabs
 from ..system.memory import parse_size, resident
 from .model import HarmonyModel
 from .novelty import UNLIKE, score_distance, score_genes

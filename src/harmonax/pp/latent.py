@@ -12,7 +12,7 @@ import pandas as pd
 from ..adata import storable
 from ..errors import InputError, MissingKeyError, nearest, warn
 from ..inputs.columns import design_from_table
-from ..inputs.expression import Kind, kind_of
+from ..inputs.expression import Kind, dense, kind_of
 from ..system.extras import need
 from ..system.log import say
 from ..system.rng import seed_from
@@ -271,4 +271,4 @@ def _expression(adata: AnnData, layer: str | None, genes: np.ndarray) -> np.ndar
         )
     if kind in (Kind.BROKEN, Kind.NOTHING):
         raise InputError(f"{label} has {kind}; log-normalised expression is needed")
-    return np.ascontiguousarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix, dtype=np.float32)
+    return np.ascontiguousarray(dense(matrix), dtype=np.float32)

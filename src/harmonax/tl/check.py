@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError, MissingKeyError, nearest
 from ..evaluation.before.check import Check
 from ..evaluation.before.check import check as check_table
-from ..inputs.embedding import check_embedding
+from ..inputs.embedding import read_obsm
 
 if TYPE_CHECKING:
     import numpy as np
@@ -112,7 +112,7 @@ def _names(keys: str | Sequence[str] | None) -> list[str]:
 def _embedding(adata: AnnData, basis: str) -> np.ndarray | None:
     """Return the embedding, or None: PCA may still be to come, but a name that was chosen must be there."""
     if basis in adata.obsm:
-        return check_embedding(adata.obsm[basis], f"obsm['{basis}']", adata.obs_names)
+        return read_obsm(adata, basis).array()
     if basis != _DEFAULT_BASIS:
         raise MissingKeyError(f"obsm has no '{basis}'; {nearest(basis, adata.obsm.keys())}")
     return None

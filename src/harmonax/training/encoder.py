@@ -18,6 +18,7 @@ from ..fitting.loop import fit
 from ..fitting.outcome import FitResult
 from ..fitting.presets import WEIGHTS, correction_losses
 from ..inputs.columns import design_from_table
+from ..inputs.expression import dense
 from ..operators.harmony.operator import BatchCorrectionConfig, DifferentiableHarmony
 from ..system.rng import seed_from
 
@@ -227,7 +228,7 @@ def scaled_log_counts(counts: Any, n_genes: int) -> tuple[np.ndarray, np.ndarray
     >>> x.tolist(), genes.tolist()
     ([[1.0, -1.0], [-1.0, 1.0]], [1, 2])
     """
-    values = np.asarray(counts.toarray() if hasattr(counts, "toarray") else counts, np.float64)
+    values = dense(counts, np.float64)
     if values.ndim != 2 or not values.size:
         raise InputError(f"the counts have shape {values.shape}; allowed is (cells, genes), at least one of each")
     if not np.isfinite(values).all() or values.min() < 0:
