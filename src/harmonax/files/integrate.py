@@ -25,6 +25,7 @@ from ..inputs.values import data_hash
 from ..params import HarmonyParams
 from ..result import HarmonyResult, announce
 from ..system import memory
+from ..system.validate import entry_name
 
 log = logging.getLogger("harmonax")
 
@@ -165,8 +166,8 @@ def _check_places(job: FileJob) -> _Places:
     """Refuse, before any work, whatever cannot be written."""
     kind = io.format_of(job.output)
     io.check_writable(kind)
-    if kind.annotated and (not job.adjusted_basis or "/" in job.adjusted_basis):
-        raise InputError(f"adjusted_basis='{job.adjusted_basis}' must be a name without a slash")
+    if kind.annotated:
+        entry_name(job.adjusted_basis, "adjusted_basis")
     inputs = [path for path in (*job.sources, job.metadata, *job.also_read) if path is not None]
     result = io.check_destination(job.output, inputs=inputs, overwrite=job.overwrite)
     beside = Path(job.run_json) if job.run_json is not None else Path(job.output).parent / "run.json"

@@ -12,7 +12,7 @@ own questions to its cells (`algorithm/contracts.py`), so new cells may live whe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -29,6 +29,7 @@ from ..inputs.embedding import Embedding, Kind, read_embedding
 from ..params import HarmonyParams, ResolvedParams
 from ..system.cpus import resolve_threads
 from ..system.memory import parse_size
+from ..system.validate import one_of, whole_number
 
 if TYPE_CHECKING:
     from .model import HarmonyModel
@@ -116,10 +117,8 @@ def place(
     InputError
         If the embedding or the labels cannot be used.
     """
-    if known_batches not in ("learned", "new"):
-        raise InputError(f"known_batches={known_batches!r} is not known; allowed are 'learned', 'new'")
-    if isinstance(n_iter, bool) or not isinstance(n_iter, (int, np.integer)) or n_iter < 1:
-        raise InputError(f"n_iter={n_iter!r} must be a whole number of at least 1")
+    one_of(known_batches, "known_batches", get_args(KnownBatches))
+    n_iter = whole_number(n_iter, "n_iter", minimum=1)
     Z = _embedding(Z, model.n_features, backend).source
     how: dict[str, Any] = {"missing": missing, "allow_many_levels": allow_many_levels}
     asked = _batches(batches, Z.shape[0], how)

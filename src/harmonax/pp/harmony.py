@@ -17,6 +17,7 @@ from ..inputs.embedding import read_obsm
 from ..params import Flavor, Floats
 from ..result import HarmonyResult, announce
 from ..system.log import chosen_threads
+from ..system.validate import entry_name, expect_anndata
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -251,9 +252,7 @@ def _listed(key: str | Sequence[str]) -> list[str]:
 
 def check_target(adata: Any, adjusted_basis: str, what: str = "adata") -> None:
     """Refuse what a result cannot be written to."""
-    if not all(hasattr(adata, name) for name in ("obs", "obsm", "uns")):
-        raise InputError(f"{what} is a {type(adata).__name__}, not an AnnData; for arrays there is harmonax.harmonize")
+    expect_anndata(adata, what, instead="for arrays there is harmonax.harmonize")
     if adata.is_view and adata.isbacked:
         raise InputError(f"{what} is a view of a file, which cannot be written to; pass {what}.to_memory()")
-    if not isinstance(adjusted_basis, str) or not adjusted_basis or "/" in adjusted_basis:
-        raise InputError(f"adjusted_basis={adjusted_basis!r} must be a name without a slash")
+    entry_name(adjusted_basis, "adjusted_basis")

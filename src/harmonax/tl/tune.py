@@ -23,6 +23,7 @@ from ..pp import harmony_integrate
 from ..system.extras import need
 from ..system.log import chosen_threads, say
 from ..system.rng import seed_from
+from ..system.validate import whole_number
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -227,11 +228,10 @@ class Sample:
     @classmethod
     def draw(cls, Z: np.ndarray, design: BatchDesign, most: int, seed: int) -> Sample:
         """Draw cells at random; all of them up to `most`."""
-        if isinstance(most, bool) or not isinstance(most, (int, np.integer)) or most < 30:
-            raise InputError(f"max_cells={most!r} must be a whole number of at least 30")
+        most = whole_number(most, "max_cells", minimum=30)
         rows = np.arange(len(Z))
         if len(Z) > most:
-            rows = np.sort(np.random.default_rng(seed).choice(len(Z), int(most), replace=False))
+            rows = np.sort(np.random.default_rng(seed).choice(len(Z), most, replace=False))
         codes = design.joint_levels[design.joint[rows]] - np.asarray(design.offsets[: design.n_variables])
         return cls(rows, codes.astype(np.int32), np.unique(design.joint[rows], return_inverse=True)[1], seed)
 

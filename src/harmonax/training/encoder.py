@@ -21,6 +21,7 @@ from ..inputs.columns import design_from_table
 from ..inputs.expression import dense
 from ..operators.harmony.operator import BatchCorrectionConfig, DifferentiableHarmony
 from ..system.rng import seed_from
+from ..system.validate import whole_number
 
 # Standard deviations beyond which a gene's value is cut: one outlier must not be what is learned.
 _MOST = 10.0
@@ -62,9 +63,7 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         for name in ("n_genes", "hidden_dim", "latent_dim", "n_clusters", "n_iterations"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                raise InputError(f"{name}={value!r} must be a whole number of at least 1")
+            object.__setattr__(self, name, whole_number(getattr(self, name), name, minimum=1))
 
 
 class HarmonyEncoder(nnx.Module):
