@@ -364,7 +364,7 @@ def test_a_block_proportion_near_zero_makes_one_block_a_cell():
 
 @pytest.mark.parametrize("name", ["sigma", "theta", "ridge_lambda"])
 def test_values_that_would_overflow_are_refused(name):
-    with pytest.raises(InputError, match=rf"{name}=1e[+]300 must be a finite number .* and at most 1e[+]"):
+    with pytest.raises(InputError, match=rf"{name}=1e[+]300 must be a number .* 1e[+]"):
         HarmonyParams(**{name: 1e300})
 
 

@@ -12,7 +12,7 @@ from .engine.checkpoint import Checkpoint
 from .engine.run import harmonize
 from .errors import HarmonaxError, HarmonaxWarning
 from .inputs.columns import design_from_table
-from .inputs.embedding import slabs
+from .inputs.rows import slabs
 from .mapping.build import model_of
 from .mapping.serialise import check_place
 from .result import HarmonyResult, Status

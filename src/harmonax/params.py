@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from .errors import InputError
+from .system.validate import number, one_of, whole_number
 
 if TYPE_CHECKING:
     from .design import BatchDesign
@@ -87,26 +88,27 @@ class HarmonyParams:
 
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
-        _one_of("flavor", self.flavor, ("harmony2", "harmony1"))
-        _one_of("correction_method", self.correction_method, ("fast", "original"))
-        _one_of("precision", self.precision, ("float32", "float64"))
+        one_of(self.flavor, "flavor", ("harmony2", "harmony1"))
+        one_of(self.correction_method, "correction_method", ("fast", "original"))
+        one_of(self.precision, "precision", ("float32", "float64"))
         if self.n_clusters is not None:
-            put("n_clusters", _integer("n_clusters", self.n_clusters, 1))
-        put("max_iter_harmony", _integer("max_iter_harmony", self.max_iter_harmony, 1))
-        put("max_iter_clustering", _integer("max_iter_clustering", self.max_iter_clustering, 1))
+            put("n_clusters", whole_number(self.n_clusters, "n_clusters", minimum=1))
+        put("max_iter_harmony", whole_number(self.max_iter_harmony, "max_iter_harmony", minimum=1))
+        put("max_iter_clustering", whole_number(self.max_iter_clustering, "max_iter_clustering", minimum=1))
         for name in ("tol_harmony", "tol_clustering", "tau"):
-            put(name, _number(name, getattr(self, name), 0.0))
+            put(name, number(getattr(self, name), name, minimum=0))
         # What is far beyond sense would overflow float32 tables.
-        put("sigma", _numbers("sigma", self.sigma, 0.0, strict=True, high=1e10))
+        put("sigma", _numbers("sigma", self.sigma, 0.0, exclusive=True, high=1e10))
         put("theta", _numbers("theta", self.theta, 0.0, high=1e10))
-        put("ridge_lambda", _numbers("ridge_lambda", self.ridge_lambda, 0.0, strict=True, high=1e30))
-        put("alpha", _number("alpha", self.alpha, 0.0, strict=True))
+        put("ridge_lambda", _numbers("ridge_lambda", self.ridge_lambda, 0.0, exclusive=True, high=1e30))
+        put("alpha", number(self.alpha, "alpha", minimum=0, exclusive=True))
         if self.batch_prune_threshold is not None:
-            put("batch_prune_threshold", _number("batch_prune_threshold", self.batch_prune_threshold, 0.0))
-        put("block_proportion", _number("block_proportion", self.block_proportion, 0.0, strict=True, high=1.0))
+            put("batch_prune_threshold", number(self.batch_prune_threshold, "batch_prune_threshold", minimum=0))
+        share = number(self.block_proportion, "block_proportion", minimum=0, maximum=1, exclusive=True)
+        put("block_proportion", share)
         if self.ridge is None:
             put("ridge", "dynamic" if self.flavor == "harmony2" else "fixed")
-        _one_of("ridge", self.ridge, ("dynamic", "fixed"))
+        one_of(self.ridge, "ridge", ("dynamic", "fixed"))
         if self.flavor == "harmony1" and self.ridge == "dynamic":
             raise InputError("ridge='dynamic' belongs to harmony2; harmony1 has a fixed ridge_lambda")
 
@@ -184,37 +186,12 @@ def harmony2(**changes: Any) -> HarmonyParams:
     return HarmonyParams(flavor="harmony2", **changes)
 
 
-def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise InputError(f"{name}={value!r} is not known; allowed are {', '.join(repr(a) for a in allowed)}")
-
-
-def _integer(name: str, value: Any, low: int) -> int:
-    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value != int(value):
-        raise InputError(f"{name}={value!r} must be a whole number of at least {low}")
-    if value < low:
-        raise InputError(f"{name}={value!r} must be at least {low}")
-    return int(value)
-
-
-def _number(name: str, value: Any, low: float, *, strict: bool = False, high: float = math.inf) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise InputError(f"{name}={value!r} must be a number") from None
-    if not math.isfinite(number) or number < low or (strict and number == low) or number > high:
-        bound = f"greater than {low:g}" if strict else f"at least {low:g}"
-        top = "" if high == math.inf else f" and at most {high:g}"
-        raise InputError(f"{name}={value!r} must be a finite number {bound}{top}")
-    return number
-
-
 def _numbers(
-    name: str, value: Any, low: float, *, strict: bool = False, high: float = math.inf
+    name: str, value: Any, low: float, *, exclusive: bool = False, high: float = math.inf
 ) -> float | tuple[float, ...]:
+    how: dict[str, Any] = {"minimum": low, "maximum": high, "exclusive": exclusive}
     if np.ndim(value) == 0:
-        return _number(name, value, low, strict=strict, high=high)
+        return number(value, name, **how)
     if np.ndim(value) > 1 or len(value) == 0:
         raise InputError(f"{name} must be one number or a flat, non-empty list; got shape {np.shape(value)}")
-    return tuple(_number(name, v, low, strict=strict, high=high) for v in value)
+    return tuple(number(v, name, **how) for v in value)

@@ -419,7 +419,7 @@ def test_what_cannot_be_scored_is_refused(small):
         evaluate(a, "depth", embeddings=[])
     with pytest.raises(InputError, match="'donor' is named as batch and as label"):
         evaluate(a, ["batch", "donor"], label_key="donor")
-    with pytest.raises(InputError, match="max_cells=10 is too few"):
+    with pytest.raises(InputError, match="max_cells=10 must be a whole number of at least"):
         evaluate(a, "batch", max_cells=10)
     with pytest.raises(InputError, match="no batch column given"):
         evaluate(a, [], embeddings=[])

@@ -13,7 +13,7 @@ from ..algorithm.seeding import unit
 from ..engine.run import Backend, harmonize
 from ..errors import InputError
 from ..inputs.columns import as_table, design_from_table
-from ..inputs.embedding import as_array, check_embedding
+from ..inputs.embedding import Embedding, as_array, read_embedding
 from ..params import Floats
 from ..result import HarmonyResult, Status, announce
 from .names import HARMONYPY, merge, params_of
@@ -206,7 +206,7 @@ def run_harmony(
         del theirs["verbose"]
     options = merge(ours, theirs, run_harmony)
     table = _table(meta_data)
-    Z = _cells_by_features(data_mat, table)
+    embedding = _cells_by_features(data_mat, table)
     design = design_from_table(
         table,
         vars_use,
@@ -216,7 +216,7 @@ def run_harmony(
         allow_many_levels=allow_many_levels,
     )
     result = harmonize(
-        Z,
+        embedding,
         design,
         params_of(options),
         rng=options["rng"],
@@ -227,7 +227,7 @@ def run_harmony(
     )
     if verbose:
         announce(result)
-    return HarmonypyResult(result, Z)
+    return HarmonypyResult(result, embedding.array())
 
 
 def _table(meta_data: Any) -> pd.DataFrame:
@@ -236,7 +236,7 @@ def _table(meta_data: Any) -> pd.DataFrame:
     return as_table(meta_data)
 
 
-def _cells_by_features(data_mat: Any, table: pd.DataFrame) -> np.ndarray:
+def _cells_by_features(data_mat: Any, table: pd.DataFrame) -> Embedding:
     """Return the embedding with cells as rows, whichever way round it came."""
     data = data_mat if hasattr(data_mat, "shape") else as_array(data_mat, "data_mat")
     n_cells, shape = len(table), tuple(data.shape)
@@ -245,7 +245,7 @@ def _cells_by_features(data_mat: Any, table: pd.DataFrame) -> np.ndarray:
     across = shape[0] != n_cells
     if isinstance(data, pd.DataFrame) and not isinstance(table.index, pd.RangeIndex):
         _check_order(data.columns if across else data.index, table.index)
-    return check_embedding(data.T if across else data, "data_mat", table.index)
+    return read_embedding(data.T if across else data, what="data_mat", cells=table.index).load()
 
 
 def _check_order(cells: pd.Index, rows: pd.Index) -> None:

@@ -21,6 +21,7 @@ from ..result import Status
 from ..system.cpus import available_cpus
 from ..system.extras import need
 from ..system.rng import seed_from
+from ..system.validate import one_of
 
 if not hasattr(need("sklearn.utils.validation", "sklearn"), "validate_data"):
     raise MissingExtraError("harmonax.Harmony needs scikit-learn 1.6 or later: pip install 'harmonax[sklearn]'")
@@ -276,8 +277,7 @@ ridge_lambda, alpha, batch_prune_threshold, correction_method, block_proportion,
 
     def _check_mapping(self) -> None:
         """Refuse before the fit what `transform` could not use after it."""
-        if self.known_batches not in (allowed := get_args(KnownBatches)):
-            raise InputError(f"known_batches={self.known_batches!r} is not known; allowed are {allowed}")
+        one_of(self.known_batches, "known_batches", get_args(KnownBatches))
         check_scalar(self.map_n_iter, "map_n_iter", Integral, min_val=1)
         check_scalar(self.map_ridge_lambda, "map_ridge_lambda", Real, min_val=0, include_boundaries="neither")
 

@@ -15,16 +15,9 @@ from ..algorithm.seeding import seed_centroids, unit
 from ..design import BatchDesign
 from ..errors import InputError, warn
 from ..inputs.columns import as_table, design_from_table
-from ..inputs.embedding import (
-    as_array,
-    begin_digest,
-    check_embedding,
-    check_shape,
-    end_digest,
-    is_dask,
-    is_sliced,
-    slabs,
-)
+from ..inputs.embedding import Kind, kind_of, read_embedding
+from ..inputs.rows import slabs
+from ..inputs.values import end_digest
 from ..params import HarmonyParams, ResolvedParams
 from ..result import HarmonyResult, History, Status
 from ..system.cpus import resolve_threads
@@ -193,24 +186,14 @@ def _checkpoint(directory: str | os.PathLike[str] | None) -> Any:
 
 def _embedding(Z: Any, *, hashed: bool) -> tuple[Any, Any]:
     """Return the embedding, checked as far as it is in memory, and the hash its values go into, if any."""
-    if is_sliced(Z):
-        check_shape(tuple(Z.shape))
-        if np.dtype(Z.dtype).kind not in "fiub":
-            raise InputError(f"the embedding has dtype {Z.dtype}; allowed are real numbers")
-        digest = begin_digest(Z.dtype, Z.shape)
-        if is_dask(Z):
-            # Its name is a hash of how it is made.
-            digest.update(Z.name.encode())
-        return Z, digest
-    array = as_array(Z, "the embedding")
-    digest = begin_digest(array.dtype, array.shape) if hashed else None
-    return check_embedding(array, digest=digest), digest
+    embedding = read_embedding(Z)
+    return embedding.source, embedding.digest() if hashed or not embedding.in_memory else None
 
 
 def _unchanged(Z: Any, design: BatchDesign, params: HarmonyParams, seed: int, out: Any) -> HarmonyResult:
     """Return the input: with one batch there is nothing to correct."""
     warn(f"{', '.join(design.variables)}: {Status.SINGLE_BATCH.advice}")
-    if is_dask(Z):
+    if kind_of(Z) is Kind.DASK:
         out = Z.astype(out.dtype)
     else:
         for start, rows in slabs(Z):

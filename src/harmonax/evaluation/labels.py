@@ -11,6 +11,7 @@ import pandas as pd
 
 from ..errors import InputError, warn
 from ..inputs.columns import design_from_table
+from ..inputs.embedding import read_embedding
 from .variables import UNLABELLED
 
 __all__ = ["UNLABELLED", "Cells", "read_cells"]
@@ -149,18 +150,7 @@ def _words(cells: Cells, labels: np.ndarray | None, label_key: str) -> list[str]
 
 def _embedding(value: Any, name: str, n: int) -> np.ndarray:
     """Return an embedding as scib-metrics is given it, or refuse it."""
-    value = value.toarray() if hasattr(value, "toarray") else value
-    array = value.to_numpy() if isinstance(value, pd.DataFrame) else np.asarray(value)
-    if array.dtype.kind not in "fiub":
-        raise InputError(f"embedding '{name}' holds {array.dtype}; allowed are real numbers")
-    if array.ndim != 2 or len(array) != n or array.shape[1] == 0:
+    array = read_embedding(value, what=f"embedding '{name}'", min_cells=0).array()
+    if len(array) != n:
         raise InputError(f"embedding '{name}' has shape {array.shape}; allowed is ({n}, features): one row per cell")
-    array = array.astype(np.float32)
-    bad = ~np.isfinite(array).all(axis=1)
-    if bad.any():
-        first = int(np.argmax(bad))
-        raise InputError(
-            f"embedding '{name}' has NaN or infinite values in {int(bad.sum())} cells (first: row {first}); "
-            "remove or repair them"
-        )
-    return array
+    return array.astype(np.float32)

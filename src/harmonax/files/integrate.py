@@ -20,10 +20,12 @@ from ..engine.checkpoint import Checkpoint
 from ..engine.run import harmonize
 from ..errors import InputError, OutputError
 from ..inputs.columns import design_from_table
-from ..inputs.embedding import check_embedding, data_hash, is_sliced
+from ..inputs.embedding import Embedding, read_embedding
+from ..inputs.values import data_hash
 from ..params import HarmonyParams
 from ..result import HarmonyResult, announce
 from ..system import memory
+from ..system.validate import entry_name
 
 log = logging.getLogger("harmonax")
 
@@ -122,7 +124,7 @@ def integrate_file(job: FileJob, params: HarmonyParams | None = None, **how: Any
     clock = _Clock()
     params = params if params is not None else HarmonyParams()
     places = _check_places(job)
-    source, design = _read(job, how)
+    source, embedding, design = _read(job, how)
     clock.lap("read")
     limit, held = memory.parse_size(how.get("max_memory")), memory.peak() or 0
     if limit is not None and held > limit:
@@ -133,7 +135,7 @@ def integrate_file(job: FileJob, params: HarmonyParams | None = None, **how: Any
     needed = io.size_of(source, places.kind, n_bytes) + (math.prod(source.Z.shape) * 4 if job.save_labels else 0)
     io.check_space(places.result, needed)
     how["scratch"] = how.get("scratch") or places.result.parent
-    result = harmonize(source.Z, design, params, out="lazy", **how)
+    result = harmonize(embedding, design, params, out="lazy", **how)
     clock.lap("harmonize")
     announce(result)
     columns = {"keys": list(job.keys)} | job.columns()
@@ -164,8 +166,8 @@ def _check_places(job: FileJob) -> _Places:
     """Refuse, before any work, whatever cannot be written."""
     kind = io.format_of(job.output)
     io.check_writable(kind)
-    if kind.annotated and (not job.adjusted_basis or "/" in job.adjusted_basis):
-        raise InputError(f"adjusted_basis='{job.adjusted_basis}' must be a name without a slash")
+    if kind.annotated:
+        entry_name(job.adjusted_basis, "adjusted_basis")
     inputs = [path for path in (*job.sources, job.metadata, *job.also_read) if path is not None]
     result = io.check_destination(job.output, inputs=inputs, overwrite=job.overwrite)
     beside = Path(job.run_json) if job.run_json is not None else Path(job.output).parent / "run.json"
@@ -199,7 +201,7 @@ def _write_model(job: FileJob, source: io.Source, result: HarmonyResult, part: P
     write(to_dict(model), part, str(job.save_model))
 
 
-def _read(job: FileJob, how: dict[str, Any]) -> tuple[io.Source, BatchDesign]:
+def _read(job: FileJob, how: dict[str, Any]) -> tuple[io.Source, Embedding, BatchDesign]:
     target = io.format_of(job.output)
     up_to: int | None = _MOST_AT_ONCE
     if how.get("max_memory") is not None or how.get("backend") == "disk":
@@ -227,11 +229,11 @@ def _read(job: FileJob, how: dict[str, Any]) -> tuple[io.Source, BatchDesign]:
         from ..mapping.build import check_labels
 
         check_labels(source.table, job.save_labels)
-    if not is_sliced(source.Z):
-        check_embedding(source.Z, job.sources[0], source.table.index if source.named else None)
+    cells = source.table.index if source.named else None
+    embedding = read_embedding(source.Z, what=job.sources[0], cells=cells)
     levels = ", ".join(f"{name}: {len(own)} levels" for name, own in zip(design.variables, design.levels, strict=True))
     log.debug("read %d cells x %d features; %s", *source.Z.shape, levels)
-    return source, design
+    return source, embedding, design
 
 
 def _run_record(job: FileJob, source: io.Source, result: HarmonyResult) -> dict[str, Any]:

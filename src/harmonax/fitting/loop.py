@@ -11,9 +11,10 @@ import numpy as np
 import optax
 from flax import nnx
 
-from ..errors import InputError, MissingKeyError, nearest, warn
+from ..errors import MissingKeyError, nearest, warn
 from ..system.progress import Report, bar, line
 from ..system.rng import seed_from
+from ..system.validate import whole_number
 from . import checkpoint as files
 from .minibatches import Cells, read_cells
 from .outcome import EarlyStopping, FitResult, FitStatus
@@ -106,7 +107,8 @@ def fit(
     >>> result.status.value, bool(result.history["square"][-1] < 0.01)
     ('completed', True)
     """
-    _check_counts(steps=steps, checkpoint_every=checkpoint_every)
+    steps = whole_number(steps, "steps", minimum=1)
+    checkpoint_every = whole_number(checkpoint_every, "checkpoint_every", minimum=1)
     seed = seed_from(rng)
     terms, groups = read_terms(operator, losses, weights), groups_of(operator, trainable)
     cells, rules = read_cells(data, batch_size, seed), _rules(optimizer, groups)
@@ -119,7 +121,7 @@ def fit(
         run.keep(Path(checkpoint), checkpoint_every, settings)
     with line(progress, _progress) as report:
         try:
-            status = run.until(int(steps), early_stopping, report, callbacks)
+            status = run.until(steps, early_stopping, report, callbacks)
         finally:
             # However the run ends, an interrupt included, the operator has what was learned.
             nnx.update(operator, *run.state.params, run.state.rest)
@@ -207,12 +209,6 @@ class _Run:
         assert self._path is not None
         files.save(self._path, self.state, self.history, self._identity)
         return len(self)
-
-
-def _check_counts(**counts: Any) -> None:
-    for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise InputError(f"{name}={value!r}; allowed is a whole number of at least 1")
 
 
 def _rules(optimizer: Any, groups: Sequence[Group]) -> list[optax.GradientTransformation]:

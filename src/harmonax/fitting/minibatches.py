@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import InputError, MissingKeyError
+from ..system.validate import whole_number
 
 
 @dataclass(frozen=True)
@@ -92,13 +93,11 @@ def read_cells(data: Mapping[str, Any], batch_size: int | None, seed: int) -> Ce
     mask = np.asarray(arrays.get("mask", np.ones(n, bool)), bool)
     for name, array in arrays.items():
         _check_finite(name, array, mask if array.ndim and len(array) == n == len(mask) else None)
-    if batch_size is not None and (
-        isinstance(batch_size, bool) or not isinstance(batch_size, (int, np.integer)) or batch_size < 1
-    ):
-        raise InputError(f"batch_size={batch_size!r}; allowed is a whole number of at least 1, or None for all cells")
+    if batch_size is not None:
+        batch_size = whole_number(batch_size, "batch_size", minimum=1, alternative="None for all cells")
     per_cell = {name: jnp.asarray(a) for name, a in arrays.items() if a.ndim and len(a) == n}
     whole = {name: jnp.asarray(a) for name, a in arrays.items() if name not in per_cell}
-    return Cells(per_cell, whole, n, n if batch_size is None else min(int(batch_size), n), seed)
+    return Cells(per_cell, whole, n, n if batch_size is None else min(batch_size, n), seed)
 
 
 def _check_finite(name: str, array: np.ndarray, mask: np.ndarray | None) -> None:

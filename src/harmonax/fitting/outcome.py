@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..system.validate import number, whole_number
 
 
 class FitStatus(enum.Enum):
@@ -89,10 +89,8 @@ class EarlyStopping:
     monitor: str = "total"
 
     def __post_init__(self) -> None:
-        if isinstance(self.patience, bool) or not isinstance(self.patience, (int, np.integer)) or self.patience < 1:
-            raise InputError(f"patience={self.patience!r}; allowed is a whole number of at least 1")
-        if not (np.isfinite(self.min_delta) and self.min_delta >= 0):
-            raise InputError(f"min_delta={self.min_delta!r}; allowed is a number of at least 0")
+        object.__setattr__(self, "patience", whole_number(self.patience, "patience", minimum=1))
+        object.__setattr__(self, "min_delta", number(self.min_delta, "min_delta", minimum=0))
 
     def watch(self, epoch: int) -> Callable[[float], bool]:
         """Return a function to call with the value of each step, which says whether to stop; an epoch is so many."""

@@ -1,7 +1,9 @@
 """What users pass, turned into checked values.
 
-embedding    arrays, tables, files and Dask arrays as an embedding
+embedding    an embedding, read once: arrays, tables, files and Dask arrays as an `Embedding`
+rows         rows of an embedding that is not in memory
+values       which numbers of an embedding cannot be corrected, and their hash
 columns      batch columns as a `BatchDesign`
-expression   where the raw counts are, and whether they are counts
+expression   expression made dense; where the raw counts are, and whether they are counts
 lazy         expression that is not in memory
 """

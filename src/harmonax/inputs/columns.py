@@ -10,6 +10,7 @@ import pandas as pd
 
 from ..design import BatchDesign
 from ..errors import InputError, MissingKeyError, nearest
+from ..system.validate import one_of
 
 # A numeric column with more distinct values than this looks like a measurement.
 _MOST_NUMERIC_LEVELS = 100
@@ -57,8 +58,7 @@ def design_from_table(
     names = [keys] if isinstance(keys, str) or not isinstance(keys, Iterable) else list(keys)
     if not names:
         raise InputError(f"no batch column given; name at least one column of {where}")
-    if missing not in ("error", "level"):
-        raise InputError(f"missing={missing!r} is not known; allowed are 'error', 'level'")
+    one_of(missing, "missing", ("error", "level"))
     known = [str(c) for c in table.columns]
     codes, levels = [], []
     for name in names:

@@ -1,110 +1,194 @@
-"""Embeddings as users have them, checked: what cannot be corrected is refused with what to do."""
+"""An embedding as users have it, read once into a value that knows what it is; nobody asks the source again."""
 
 from __future__ import annotations
 
-import hashlib
-import json
+import enum
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ..design import BatchDesign
-from ..errors import InputError
+from ..errors import InputError, MissingKeyError, nearest
+from .rows import Rows, slabs
+from .values import (
+    CHECK_ROWS,
+    ValueCheck,
+    begin_digest,
+    check_real,
+    check_shape,
+    data_hash,
+    end_digest,
+)
 
-_CHECK_ROWS = 1 << 16
-# Squares of values up to here, summed over the features, stay finite in float32.
-_LARGEST = 1e15
-# ... and from here on do not vanish.
-_SMALLEST = 1e-15
+__all__ = [
+    "Embedding",
+    "Kind",
+    "Rows",
+    "ValueCheck",
+    "as_array",
+    "begin_digest",
+    "check_embedding",
+    "check_shape",
+    "data_hash",
+    "end_digest",
+    "is_dask",
+    "is_sliced",
+    "kind_of",
+    "read_embedding",
+    "read_obsm",
+    "slabs",
+    "take_rows",
+]
 
 
-def check_embedding(
-    Z: Any,
-    what: str = "the embedding",
-    cells: Sequence[Any] | None = None,
-    digest: Any = None,
-    least: int = 2,
-) -> np.ndarray:
-    """Return Z as a 2-D float array without copying one that is; refuse what cannot be corrected.
+class Kind(enum.Enum):
+    """Where the numbers of an embedding are."""
 
-    Parameters
+    ARRAY = "array"  # in memory, every value seen and found usable
+    ROWS = "rows"  # elsewhere, read by slices: a data set of HDF5 or Zarr, a file; values are checked when read
+    DASK = "dask"  # on the workers of a cluster
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """An embedding (N, d) whose shape and type are known to be usable; `read_embedding` makes one.
+
+    Attributes
     ----------
-    Z
-        Array, DataFrame or sparse matrix, (N, d).
+    source
+        A float32 or float64 array for `Kind.ARRAY` (the user's own, not a copy, where it was one already); else what
+        was passed.
+    kind
+        Where the numbers are.
     what, cells
-        What messages call it, and the names of its cells.
-    digest
-        A hash to be fed with the values; see `begin_digest`.
-    least
-        The fewest cells.
-    """
-    array = as_array(Z, what)
-    check_shape(array.shape, what, least)
-    if array.dtype not in (np.dtype("float32"), np.dtype("float64")):
-        # float16 and byte-swapped float32 fit into float32, which is half the memory.
-        array = array.astype(np.float32 if array.dtype.kind == "f" and array.itemsize <= 4 else np.float64)
-    check = ValueCheck(what, cells, digest)
-    for start in range(0, len(array), _CHECK_ROWS):
-        check.add(array[start : start + _CHECK_ROWS])
-    check.finish()
-    return array
-
-
-class Rows:
-    """An embedding that is not in memory and gives its rows as ``rows[start:stop]``.
-
-    Parameters
-    ----------
-    shape, dtype
-        Of the whole embedding, (N, d).
+        What messages call the embedding, and the names of its cells.
+    came_as
+        The dtype that was passed; `dtype` is that of the numbers in `source`.
     """
 
-    def __init__(self, shape: tuple[int, int], dtype: Any) -> None:
-        self.shape, self.dtype = (int(shape[0]), int(shape[1])), np.dtype(dtype)
-
-    def read(self, start: int, stop: int) -> np.ndarray:
-        """Return rows start..stop-1."""
-        raise NotImplementedError
+    source: Any = field(repr=False)
+    kind: Kind
+    came_as: np.dtype
+    what: str = "the embedding"
+    cells: Sequence[Any] | None = field(default=None, repr=False)
 
     @property
-    def nbytes(self) -> int:
-        return self.shape[0] * self.shape[1] * self.dtype.itemsize
+    def shape(self) -> tuple[int, int]:
+        n_cells, n_features = self.source.shape
+        return int(n_cells), int(n_features)
 
-    def astype(self, dtype: Any) -> Rows:
-        """Return the same rows in another type of number."""
-        return self if np.dtype(dtype) == self.dtype else _Cast(self, dtype)
+    @property
+    def dtype(self) -> np.dtype:
+        return np.dtype(self.source.dtype)
+
+    @property
+    def in_memory(self) -> bool:
+        return self.kind is Kind.ARRAY
 
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        start, stop, step = rows.indices(len(self))
-        return self.read(start, max(start, stop))[::step]
+    def chunks(self, slab_bytes: int = 32 << 20) -> Iterator[tuple[int, np.ndarray]]:
+        """Give (start, rows) piece by piece; values that were not in memory are checked on the way."""
+        check = None if self.in_memory else self.check()
+        for start, rows in slabs(self.source, slab_bytes):
+            if check is not None:
+                check.add(rows)
+            yield start, rows
+        if check is not None:
+            check.finish()
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self.read(0, len(self)), dtype)
+    def rows(self, numbers: np.ndarray) -> np.ndarray:
+        """Return some rows, by rising numbers."""
+        return take_rows(self.source, numbers)
+
+    def check(self, digest: Any = None) -> ValueCheck:
+        """Return what looks at the values where they are read by others, and feeds them to a hash."""
+        return ValueCheck(self.what, self.cells, digest)
+
+    def digest(self) -> Any:
+        """Return a SHA-256 of the values in memory; else one that is to be fed with them as they are read."""
+        digest = begin_digest(self.came_as, self.shape)
+        if self.kind is Kind.DASK:
+            # Its name is a hash of how it is made.
+            digest.update(self.source.name.encode())
+        elif self.in_memory:
+            for start in range(0, len(self), CHECK_ROWS):
+                digest.update(np.ascontiguousarray(self.source[start : start + CHECK_ROWS]))
+        return digest
+
+    def load(self, digest: Any = None) -> Embedding:
+        """Return the embedding in memory, each value read once, checked, and fed to the hash of `digest`."""
+        if self.in_memory:
+            return self
+        array = _checked(as_array(self.source[:], self.what), self.check(digest))
+        return Embedding(array, Kind.ARRAY, self.came_as, self.what, self.cells)
+
+    def array(self) -> np.ndarray:
+        """Return the embedding as an array in memory."""
+        array: np.ndarray = self.load().source
+        return array
 
 
-class _Cast(Rows):
-    def __init__(self, rows: Rows, dtype: Any) -> None:
-        super().__init__(rows.shape, dtype)
-        self._rows = rows
+def read_embedding(
+    Z: Any, *, what: str = "the embedding", cells: Sequence[Any] | None = None, min_cells: int = 2
+) -> Embedding:
+    """Read what users pass as an embedding; refuse what cannot be corrected.
 
-    def read(self, start: int, stop: int) -> np.ndarray:
-        return self._rows.read(start, stop).astype(self.dtype)
+    What is in memory is checked here, value by value, and not copied where it is an array of float32 or float64; what
+    is read by slices stays where it is. An `Embedding` is returned as it is.
+
+    Parameters
+    ----------
+    Z
+        Array, DataFrame, sparse matrix, Dask array, or what gives rows as ``Z[start:stop]``; (N, d).
+    what, cells
+        What messages call it, and the names of its cells.
+    min_cells
+        Refuse fewer cells.
+
+    Examples
+    --------
+    >>> Z = read_embedding(np.ones((3, 2), np.float32), what="obsm['X_pca']")
+    >>> Z.kind, Z.shape, Z.dtype
+    (<Kind.ARRAY: 'array'>, (3, 2), dtype('float32'))
+    """
+    if isinstance(Z, Embedding):
+        check_shape(Z.shape, Z.what, min_cells)
+        return Z
+    kind = kind_of(Z)
+    if kind is Kind.ARRAY:
+        array = as_array(Z, what)
+        check_shape(array.shape, what, min_cells)
+        return Embedding(_checked(array, ValueCheck(what, cells)), kind, array.dtype, what, cells)
+    check_shape(tuple(Z.shape), what, min_cells)
+    check_real(Z.dtype, what)
+    return Embedding(Z, kind, np.dtype(Z.dtype), what, cells)
 
 
-def slabs(Z: Any, slab_bytes: int = 32 << 20) -> Iterator[tuple[int, np.ndarray]]:
-    """Give (start, rows) of an embedding piece by piece."""
-    step = max(1, slab_bytes // max(1, Z.shape[1] * np.dtype(Z.dtype).itemsize))
-    for start in range(0, Z.shape[0], step):
-        yield start, np.asarray(Z[start : min(Z.shape[0], start + step)])
+def read_obsm(adata: Any, basis: str, hint: str = "") -> Embedding:
+    """Read ``adata.obsm[basis]``; `hint` ends the message where there is none."""
+    if basis not in adata.obsm:
+        raise MissingKeyError(f"obsm has no '{basis}'; {nearest(basis, adata.obsm.keys())}{hint}")
+    return read_embedding(adata.obsm[basis], what=f"obsm['{basis}']", cells=adata.obs_names)
+
+
+def kind_of(Z: Any) -> Kind:
+    """Return where the numbers of an embedding, or of a result, are."""
+    if isinstance(Z, Embedding):
+        return Z.kind
+    if isinstance(Z, (np.ndarray, np.generic)) or hasattr(Z, "to_numpy") or hasattr(Z, "toarray"):
+        return Kind.ARRAY
+    if hasattr(Z, "__dask_graph__") and hasattr(Z, "chunks"):
+        return Kind.DASK
+    sliced = hasattr(Z, "shape") and hasattr(Z, "dtype") and hasattr(Z, "__getitem__")
+    return Kind.ROWS if sliced else Kind.ARRAY
 
 
 def take_rows(Z: Any, rows: np.ndarray) -> np.ndarray:
     """Return some rows of an embedding, by rising numbers, wherever it is."""
-    if not is_sliced(Z):
+    if kind_of(Z) is Kind.ARRAY:
         array: np.ndarray = as_array(Z, "the embedding")[rows]
         return array
     found = []
@@ -114,99 +198,15 @@ def take_rows(Z: Any, rows: np.ndarray) -> np.ndarray:
     return np.concatenate(found)
 
 
-def is_dask(Z: Any) -> bool:
-    """Return whether Z is a Dask array."""
-    return hasattr(Z, "__dask_graph__") and hasattr(Z, "chunks")
-
-
-def is_sliced(Z: Any) -> bool:
-    """Return whether Z is read by slices from elsewhere, such as a data set of HDF5 or Zarr, rather than an array."""
-    in_memory = isinstance(Z, (np.ndarray, np.generic)) or hasattr(Z, "to_numpy") or hasattr(Z, "toarray")
-    return not in_memory and hasattr(Z, "shape") and hasattr(Z, "dtype") and hasattr(Z, "__getitem__")
-
-
-def check_shape(shape: tuple[int, ...], what: str = "the embedding", least: int = 2) -> None:
-    """Refuse a shape that is not (cells, features) of at least so many cells."""
-    if len(shape) != 2:
-        raise InputError(f"{what} has shape {shape}; allowed is (cells, features)")
-    if shape[0] < least:
-        raise InputError(f"{what} has {shape[0]} cells; at least {least} {'is' if least == 1 else 'are'} needed")
-    if shape[1] == 0:
-        raise InputError(f"{what} has no features")
-
-
-class ValueCheck:
-    """Looks at the values of an embedding piece by piece, in order.
-
-    Parameters
-    ----------
-    what, cells
-        What messages call the embedding, and the names of its cells.
-    digest
-        A hash to be fed with the values; see `begin_digest`.
-    """
-
-    def __init__(self, what: str, cells: Sequence[Any] | None = None, digest: Any = None) -> None:
-        self.what, self.cells, self.digest = what, cells, digest
-        self._seen = self._bad = 0
-        self._first, self._largest = -1, 0.0
-
-    def add(self, slab: np.ndarray) -> None:
-        """Look at the next rows."""
-        if self.digest is not None:
-            self.digest.update(np.ascontiguousarray(slab))
-        # One maximum settles most slabs without an N x d array; NaN and infinity pass through it.
-        top = float(np.abs(slab).max(initial=0.0))
-        if np.isfinite(top):
-            self._largest = max(self._largest, top)
-        else:
-            rows = np.flatnonzero(~np.isfinite(slab).all(axis=1))
-            self._bad += len(rows)
-            self._first = self._seen + int(rows[0]) if self._first < 0 else self._first
-        self._seen += len(slab)
-
-    def merge(self, other: ValueCheck) -> None:
-        """Take in what another has seen of the rows that follow."""
-        if other._bad and self._first < 0:
-            self._first = self._seen + other._first
-        self._bad, self._seen = self._bad + other._bad, self._seen + other._seen
-        self._largest = max(self._largest, other._largest)
-
-    def finish(self) -> None:
-        """Refuse values that cannot be corrected."""
-        if self._bad:
-            which = f"cell '{self.cells[self._first]}'" if self.cells is not None else f"row {self._first}"
-            raise InputError(
-                f"{self.what} has NaN or infinite values in {self._bad} cells (first: {which}); remove or repair them"
-            )
-        top = self._largest
-        if top > _LARGEST:
-            raise InputError(f"{self.what} has values up to {top:.1e}; allowed is up to {_LARGEST:.0e}: rescale it")
-        if 0 < top < _SMALLEST:
-            raise InputError(
-                f"{self.what} has no value above {top:.1e}; allowed is from {_SMALLEST:.0e} on: rescale it"
-            )
-
-
-def begin_digest(dtype: Any, shape: tuple[int, ...]) -> Any:
-    """Return a SHA-256 to be fed with the rows of an embedding; `end_digest` completes it."""
-    return hashlib.sha256(f"{np.dtype(dtype).str} {tuple(shape)}\n".encode())
-
-
-def end_digest(digest: Any, design: BatchDesign) -> str:
-    """Return the hash of what a result depends on: embedding and batch labels, not the file around them."""
-    digest = digest.copy()
-    digest.update(json.dumps([design.variables, design.levels, design.joint_levels.tolist()]).encode())
-    digest.update(np.ascontiguousarray(design.joint))
-    return digest.hexdigest()
-
-
-def data_hash(Z: np.ndarray, design: BatchDesign) -> str:
-    """Return that hash of an embedding in memory."""
-    digest = begin_digest(Z.dtype, Z.shape)
-    for start in range(0, len(Z), _CHECK_ROWS):
-        digest.update(np.ascontiguousarray(Z[start : start + _CHECK_ROWS]))
-    return end_digest(digest, design)
+def _checked(array: np.ndarray, check: ValueCheck) -> np.ndarray:
+    """Return an array as float32 or float64, every value looked at."""
+    if array.dtype not in (np.dtype("float32"), np.dtype("float64")):
+        # float16 and byte-swapped float32 fit into float32, which is half the memory.
+        array = array.astype(np.float32 if array.dtype.kind == "f" and array.itemsize <= 4 else np.float64)
+    for start in range(0, len(array), CHECK_ROWS):
+        check.add(array[start : start + CHECK_ROWS])
+    check.finish()
+    return array
 
 
 def as_array(Z: Any, what: str) -> np.ndarray:
@@ -220,6 +220,27 @@ def as_array(Z: Any, what: str) -> np.ndarray:
             array = np.asarray(Z.toarray() if hasattr(Z, "toarray") else Z)
     except (TypeError, ValueError) as error:
         raise InputError(f"{what} is not an array of numbers: {error}") from None
-    if array.dtype.kind not in "fiub":
-        raise InputError(f"{what} has dtype {array.dtype}; allowed are real numbers")
+    check_real(array.dtype, what)
     return array
+
+
+# For the engine's placement, until it is given an `Embedding`.
+
+
+def is_dask(Z: Any) -> bool:
+    """Return whether Z is a Dask array."""
+    return kind_of(Z) is Kind.DASK
+
+
+def is_sliced(Z: Any) -> bool:
+    """Return whether Z is read by slices from elsewhere, such as a data set of HDF5 or Zarr, rather than an array."""
+    return kind_of(Z) is not Kind.ARRAY
+
+
+def check_embedding(
+    Z: Any, what: str = "the embedding", cells: Sequence[Any] | None = None, digest: Any = None, least: int = 2
+) -> np.ndarray:
+    """Return anything array-like as a checked array; `digest` is fed with its values."""
+    array = as_array(Z, what)
+    check_shape(array.shape, what, least)
+    return _checked(array, ValueCheck(what, cells, digest))

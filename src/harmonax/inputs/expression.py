@@ -1,4 +1,4 @@
-"""Where the raw counts are, and whether they are counts."""
+"""Expression as users have it: made dense, where the raw counts are, and whether they are counts."""
 
 from __future__ import annotations
 
@@ -54,6 +54,23 @@ def kind_of(X: Any) -> Kind:
             return Kind.NEGATIVE
         whole = whole and (block.dtype.kind in "iub" or bool((block == np.floor(block)).all()))
     return Kind.COUNTS if whole else Kind.POSITIVE
+
+
+def dense(X: Any, dtype: Any = None) -> np.ndarray:
+    """Return expression as a dense array; a Dask array is computed, an array of that dtype is not copied.
+
+    Examples
+    --------
+    >>> dense(sparse.csr_matrix([[0, 1], [2, 0]])).tolist()
+    [[0, 1], [2, 0]]
+    """
+    X = X.compute() if hasattr(X, "compute") else X
+    return np.asarray(X.toarray() if is_sparse(X) else X, dtype)
+
+
+def is_sparse(X: Any) -> bool:
+    """Return whether a matrix keeps its nonzero values only."""
+    return hasattr(X, "toarray")
 
 
 def where_counts(adata: AnnData, asked: str | None) -> str | None:

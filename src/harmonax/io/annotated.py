@@ -12,7 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..errors import FileFormatError, InputError, MissingExtraError, MissingKeyError, nearest
+from ..errors import FileFormatError, MissingExtraError, MissingKeyError, nearest
+from ..inputs.expression import dense
+from ..inputs.values import check_real
 from .formats import Format
 from .source import Reading, Source, reading
 
@@ -184,11 +186,6 @@ def _strings(values: Any) -> Any:
 
 
 def _as_matrix(value: Any) -> tuple[np.ndarray, list[str] | None]:
-    if isinstance(value, pd.DataFrame):
-        return value.to_numpy(), [str(c) for c in value.columns]
-    if hasattr(value, "toarray"):
-        return value.toarray(), None
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiub":
-        raise InputError(f"the basis holds {type(value).__name__} of {array.dtype}; allowed are real numbers")
-    return array, None
+    array = dense(value)
+    check_real(array.dtype, "the basis")
+    return array, [str(c) for c in value.columns] if isinstance(value, pd.DataFrame) else None

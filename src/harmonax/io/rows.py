@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..inputs.embedding import Rows
+from ..inputs.rows import Rows
 from .annotated import opened
 from .formats import Format
 from .source import reading

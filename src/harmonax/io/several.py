@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError
-from ..inputs.embedding import Rows
+from ..inputs.rows import Rows
 from .formats import format_of
 from .names import short_names
 from .source import Reading, Source, read_source

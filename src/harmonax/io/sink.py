@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import MissingExtraError, OutputError
-from ..inputs.embedding import is_sliced, slabs
+from ..inputs.rows import slabs
 from .arrays import new_array
 from .formats import Format
 from .source import Source
@@ -171,7 +171,7 @@ def _write_array(group: Any, name: str, embedding: Any) -> None:
     """Write an embedding as anndata does, piece by piece where it is not in memory."""
     from anndata.io import write_elem
 
-    if not is_sliced(embedding):
+    if isinstance(embedding, np.ndarray):
         write_elem(group, name, np.ascontiguousarray(embedding))
         return
     if name in group:

@@ -116,15 +116,6 @@ def rows_of(array: Any) -> int:
     return shape[0] if shape else 0
 
 
-def at_least(name: str, value: float, least: float, *, whole: bool = False, above: bool = False) -> None:
-    """Raise InputError where a constructor's number is not finite, not whole, or too small."""
-    fine = isinstance(value, (int, np.integer)) if whole else isinstance(value, (int, float, np.number))
-    fine = fine and not isinstance(value, bool) and bool(np.isfinite(value))
-    if not (fine and (value > least if above else value >= least)):
-        kind = "a whole number" if whole else "a number"
-        raise InputError(f"{name}={value!r}; allowed is {kind} {'above' if above else 'of at least'} {least:g}")
-
-
 def mean_over(values: jax.Array, mask: jax.Array | None) -> jax.Array:
     """Return the mean over the cells that count."""
     if mask is None:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from ..system.validate import number
 from . import checks
 
 
@@ -58,9 +59,8 @@ class ClusteringCompactnessLoss(nnx.Module):
         relative: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> None:
-        checks.at_least("separation_weight", separation_weight, 0)
-        checks.at_least("min_separation", min_separation, 0)
-        self.separation_weight, self.min_separation = float(separation_weight), float(min_separation)
+        self.separation_weight = number(separation_weight, "separation_weight", minimum=0)
+        self.min_separation = number(min_separation, "min_separation", minimum=0)
         self.relative = bool(relative)
 
     def __call__(self, embeddings: Any, assignments: Any, mask: Any = None) -> jax.Array:

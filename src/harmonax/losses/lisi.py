@@ -11,6 +11,7 @@ from flax import nnx
 from jax import lax
 
 from ..errors import InputError
+from ..system.validate import number, whole_number
 from . import checks
 from .neighbours import nearest, per_cell, squared_distances, standardised
 
@@ -66,9 +67,9 @@ class LISILoss(nnx.Module):
     def __init__(
         self, n_labels: int = 3, perplexity: float = 30.0, *, mix: bool = True, rngs: nnx.Rngs | None = None
     ) -> None:
-        checks.at_least("n_labels", n_labels, 1, whole=True)
-        checks.at_least("perplexity", perplexity, 1)
-        self.n_labels, self.perplexity, self.mix = int(n_labels), float(perplexity), bool(mix)
+        self.n_labels = whole_number(n_labels, "n_labels", minimum=1)
+        self.perplexity = number(perplexity, "perplexity", minimum=1)
+        self.mix = bool(mix)
 
     def __call__(self, embeddings: Any, labels: Any, mask: Any = None) -> jax.Array:
         """Return the loss, a scalar; the parameters are those of `index`."""

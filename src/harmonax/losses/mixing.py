@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ..system.validate import number, whole_number
 from . import checks
 from .neighbours import closeness, nearest, per_cell, squared_distances, standardised
 
@@ -66,10 +67,9 @@ class BatchMixingLoss(nnx.Module):
     def __init__(
         self, n_neighbors: int = 15, n_batches: int = 3, temperature: float = 1.0, *, rngs: nnx.Rngs | None = None
     ) -> None:
-        checks.at_least("n_neighbors", n_neighbors, 1, whole=True)
-        checks.at_least("n_batches", n_batches, 1, whole=True)
-        checks.at_least("temperature", temperature, 0, above=True)
-        self.n_neighbors, self.n_batches, self.temperature = int(n_neighbors), int(n_batches), float(temperature)
+        self.n_neighbors = whole_number(n_neighbors, "n_neighbors", minimum=1)
+        self.n_batches = whole_number(n_batches, "n_batches", minimum=1)
+        self.temperature = number(temperature, "temperature", minimum=0, exclusive=True)
 
     def __call__(self, embeddings: Any, batch_labels: Any, mask: Any = None) -> jax.Array:
         """Return the loss.

@@ -11,6 +11,7 @@ from flax import nnx
 from jax import lax
 
 from ..errors import InputError
+from ..system.validate import number, whole_number
 from . import checks
 from .neighbours import closeness, nearest, per_cell, squared_distances, standardised
 
@@ -53,9 +54,8 @@ class NeighborhoodPreservationLoss(nnx.Module):
     """
 
     def __init__(self, n_neighbors: int = 15, temperature: float = 0.3, *, rngs: nnx.Rngs | None = None) -> None:
-        checks.at_least("n_neighbors", n_neighbors, 1, whole=True)
-        checks.at_least("temperature", temperature, 0, above=True)
-        self.n_neighbors, self.temperature = int(n_neighbors), float(temperature)
+        self.n_neighbors = whole_number(n_neighbors, "n_neighbors", minimum=1)
+        self.temperature = number(temperature, "temperature", minimum=0, exclusive=True)
 
     def __call__(self, embeddings: Any, reference: Any, batch_labels: Any = None, mask: Any = None) -> jax.Array:
         """Return the loss.

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from ..system.validate import number
 from . import checks
 from .clustering import length
 
@@ -54,10 +55,9 @@ class VelocityConsistencyLoss(nnx.Module):
         *,
         rngs: nnx.Rngs | None = None,
     ) -> None:
-        checks.at_least("dt", dt, 0, above=True)
-        checks.at_least("cosine_weight", cosine_weight, 0)
-        checks.at_least("magnitude_weight", magnitude_weight, 0)
-        self.dt, self.cosine_weight, self.magnitude_weight = float(dt), float(cosine_weight), float(magnitude_weight)
+        self.dt = number(dt, "dt", minimum=0, exclusive=True)
+        self.cosine_weight = number(cosine_weight, "cosine_weight", minimum=0)
+        self.magnitude_weight = number(magnitude_weight, "magnitude_weight", minimum=0)
 
     def __call__(self, expression: Any, velocity: Any, future_expression: Any, mask: Any = None) -> jax.Array:
         """Return the loss, a scalar of at least 0.

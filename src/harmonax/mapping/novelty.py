@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse
 
-from .projection import Matched, Projection, dense
+from ..inputs.expression import dense
+from .projection import Matched, Projection
 from .reference import Near
 
 if TYPE_CHECKING:
@@ -100,10 +101,10 @@ def by_genes(projection: Projection, X: Any, Z: np.ndarray) -> Novelty:
     V, center = projection.loadings, projection.center
     total = np.zeros(len(center))
     for start in range(0, len(Z), _PIECE):
-        total += (_residual(dense(X[start : start + _PIECE]) - center, V) ** 2).sum(axis=0)
+        total += (_residual(dense(X[start : start + _PIECE], np.float64) - center, V) ** 2).sum(axis=0)
     spread = np.sqrt(total / len(Z)) + 1e-3
-    several = (dense(mean @ X) for mean in _averages(Z))
-    single = (dense(X[start : start + _PIECE]) for start in range(0, len(Z), _PIECE))
+    several = (dense(mean @ X, np.float64) for mean in _averages(Z))
+    single = (dense(X[start : start + _PIECE], np.float64) for start in range(0, len(Z), _PIECE))
     quantiles, alone = (
         np.quantile(np.concatenate([_top(_residual(x - center, V) / spread) for x in pieces]), np.linspace(0, 1, 101))
         for pieces in (several, single)

@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError, warn
-from ..inputs.embedding import Rows, take_rows
+from ..inputs.embedding import take_rows
+from ..inputs.expression import dense, is_sparse
+from ..inputs.rows import Rows
 
 # Values of a dense piece of expression.
 _PIECE = 1 << 23
@@ -83,7 +85,7 @@ class Projection:
             raise InputError(f"varm['{loadings}'] is zero everywhere")
         V, center = V[used], _means(adata.X, used)
         rows = _spread(adata.X.shape[0])
-        whole, tried = dense(adata.X[rows]), take_rows(Z, rows)
+        whole, tried = dense(adata.X[rows], np.float64), take_rows(Z, rows)
         X = whole[:, used]
         # One and the same for all cells: the mean of all that the components were computed from, or nothing.
         off = X @ V - tried
@@ -143,7 +145,7 @@ class Matched:
         """Return scaled expression of some new cells, (n, G), dense; a missing gene has the reference's mean."""
         p, there = self.projection, self.column >= 0
         out = np.broadcast_to(p.center, (X.shape[0], len(p.genes))).copy()
-        own = (dense(X[:, self.column[there]]) - p.mean[there]) / p.std[there]
+        own = (dense(X[:, self.column[there]], np.float64) - p.mean[there]) / p.std[there]
         out[:, there] = own if p.max_value is None else np.clip(own, -p.max_value, p.max_value)
         return out
 
@@ -184,7 +186,7 @@ class Expression:
     def __init__(self, projection: Projection, X: Any, what: str = "X") -> None:
         self.shape, self._X, self._what, self._target_sum = X.shape, X, what, None
         self._may_be_negative = not projection.scaled and bool(projection.center.min(initial=0) < 0)
-        sample = dense(X[_spread(X.shape[0])])
+        sample = dense(X[_spread(X.shape[0])], np.float64)
         self._check(sample)
         if not projection.integers and _are_counts(sample):
             if projection.target_sum is None:
@@ -197,12 +199,12 @@ class Expression:
     def __getitem__(self, rows: slice) -> Any:
         X = self._X[rows]
         X = X.compute() if hasattr(X, "compute") else X
-        self._check(X.data if hasattr(X, "toarray") else np.asarray(X))
+        self._check(X.data if is_sparse(X) else np.asarray(X))
         if self._target_sum is None:
             return X
         totals = np.asarray(X.sum(axis=1), np.float64).ravel()
         factor = np.divide(self._target_sum, totals, out=np.zeros_like(totals), where=totals > 0)[:, None]
-        return X.multiply(factor).tocsr().log1p() if hasattr(X, "toarray") else np.log1p(np.asarray(X) * factor)
+        return X.multiply(factor).tocsr().log1p() if is_sparse(X) else np.log1p(np.asarray(X) * factor)
 
     def _check(self, values: np.ndarray) -> None:
         least = float(values.min(initial=0.0))
@@ -214,12 +216,6 @@ class Expression:
                 f"the query's {self._what} has negative values: it looks scaled. Pass log-normalised expression; it is "
                 "scaled by the reference's means and standard deviations"
             )
-
-
-def dense(X: Any) -> np.ndarray:
-    """Return expression as a dense array, float64."""
-    X = X.compute() if hasattr(X, "compute") else X
-    return np.asarray(X.toarray() if hasattr(X, "toarray") else X, np.float64)
 
 
 def _spread(n: int) -> np.ndarray:
@@ -246,7 +242,7 @@ def _largest(X: Any) -> tuple[float, int]:
     top, n_top = 0.0, 0
     step = max(1, _PIECE // max(1, X.shape[1]))
     for start in range(0, X.shape[0], step):
-        piece = np.abs(dense(X[start : start + step]))
+        piece = np.abs(dense(X[start : start + step], np.float64))
         own = float(piece.max())
         n_top = int((piece == own).sum()) + (n_top if own == top else 0) if own >= top else n_top
         top = max(top, own)

@@ -11,8 +11,9 @@ import pandas as pd
 
 from ..design import BatchDesign
 from ..errors import InputError, warn
-from ..inputs.embedding import slabs
+from ..inputs.rows import slabs
 from ..system.memory import parse_size, resident
+from ..system.validate import entry_name, number
 from .model import HarmonyModel
 from .novelty import UNLIKE, score_distance, score_genes
 from .projection import Expression, Matched, Projected
@@ -50,9 +51,7 @@ class Wanted:
 
     def __post_init__(self) -> None:
         for name in ("min_genes", "min_confidence"):
-            value = getattr(self, name)
-            if isinstance(value, (bool, str)) or not 0 <= value <= 1:
-                raise InputError(f"{name}={value!r} must be a share, from 0 to 1")
+            object.__setattr__(self, name, number(getattr(self, name), name, minimum=0, maximum=1))
         if self.labels is not None:
             object.__setattr__(self, "labels", list(dict.fromkeys(self.labels)))
 
@@ -82,8 +81,7 @@ class Mapped:
 def check_places(*names: str) -> None:
     """Refuse names of embeddings that no file may have, or that would write over each other."""
     for name in names:
-        if not isinstance(name, str) or not name or "/" in name:
-            raise InputError(f"{name!r} must be a name without a slash")
+        entry_name(name, "basis")
     if len(set(names)) < len(names):
         raise InputError(
             f"the mapped and the uncorrected cells cannot both be '{names[0]}': name one of them otherwise"

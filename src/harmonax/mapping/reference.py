@@ -10,7 +10,7 @@ import pandas as pd
 
 from ..algorithm.seeding import unit
 from ..errors import InputError, MissingKeyError, nearest
-from ..inputs.embedding import check_embedding
+from ..inputs.embedding import read_embedding
 from ..system.extras import need
 
 # Votes of so many reference cells decide, the nearest by angle, as Harmony's clusters see them. Of 5, 10 and 15, by
@@ -66,7 +66,7 @@ class Reference:
         Each label is compared with the vote among the nearest cells of other batches, since new cells are of another
         batch too; with one batch, among all others.
         """
-        Z = check_embedding(np.asarray(embedding, np.float32), "the reference's embedding")
+        Z = read_embedding(np.asarray(embedding, np.float32), what="the reference's embedding").array()
         if len(batch) != len(Z) or len(labels) != len(Z):
             raise InputError(
                 f"there are {len(Z)} cells, {len(labels)} labels and {len(batch)} batches; they must agree"

@@ -12,7 +12,7 @@ own questions to its cells (`algorithm/contracts.py`), so new cells may live whe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -25,10 +25,11 @@ from ..engine.placement import Wishes, make_cells
 from ..engine.run import Backend, result_dtype
 from ..errors import InputError, warn
 from ..inputs.columns import as_table, combined, design_from_table
-from ..inputs.embedding import check_embedding, check_shape, is_dask, is_sliced
+from ..inputs.embedding import Embedding, Kind, read_embedding
 from ..params import HarmonyParams, ResolvedParams
 from ..system.cpus import resolve_threads
 from ..system.memory import parse_size
+from ..system.validate import one_of, whole_number
 
 if TYPE_CHECKING:
     from .model import HarmonyModel
@@ -116,13 +117,9 @@ def place(
     InputError
         If the embedding or the labels cannot be used.
     """
-    if known_batches not in ("learned", "new"):
-        raise InputError(f"known_batches={known_batches!r} is not known; allowed are 'learned', 'new'")
-    if isinstance(n_iter, bool) or not isinstance(n_iter, (int, np.integer)) or n_iter < 1:
-        raise InputError(f"n_iter={n_iter!r} must be a whole number of at least 1")
-    if is_dask(Z) or backend == "dask":
-        raise InputError("new cells on a Dask cluster are not mapped; pass an array, or one file after another")
-    Z = _embedding(Z, model.n_features)
+    one_of(known_batches, "known_batches", get_args(KnownBatches))
+    n_iter = whole_number(n_iter, "n_iter", minimum=1)
+    Z = _embedding(Z, model.n_features, backend).source
     how: dict[str, Any] = {"missing": missing, "allow_many_levels": allow_many_levels}
     asked = _batches(batches, Z.shape[0], how)
     if known_batches == "learned":
@@ -226,14 +223,13 @@ class _Layout:
         return W
 
 
-def _embedding(Z: Any, n_features: int) -> Any:
-    if is_sliced(Z):
-        check_shape(tuple(Z.shape), least=1)
-    else:
-        Z = check_embedding(Z, least=1)
-    if Z.shape[1] != n_features:
-        raise InputError(f"the new cells have {Z.shape[1]} features; the model has {n_features}")
-    return Z
+def _embedding(Z: Any, n_features: int, backend: str) -> Embedding:
+    embedding = read_embedding(Z, min_cells=1)
+    if embedding.kind is Kind.DASK or backend == "dask":
+        raise InputError("new cells on a Dask cluster are not mapped; pass an array, or one file after another")
+    if embedding.shape[1] != n_features:
+        raise InputError(f"the new cells have {embedding.shape[1]} features; the model has {n_features}")
+    return embedding
 
 
 def _batches(batches: Any, n_cells: int, how: dict[str, Any]) -> BatchDesign:

@@ -93,27 +93,6 @@ def read_mask(data: Mapping[str, Any], values: jax.Array) -> jax.Array:
     return (mask != 0).astype(values.dtype)
 
 
-def whole(name: str, value: Any, low: int) -> int:
-    """Return a whole number of at least `low`."""
-    number = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-    if not number or value < low:
-        raise InputError(f"{name}={value!r} must be a whole number of at least {low}")
-    return int(value)
-
-
-def positive(name: str, value: Any, allowed: str = "greater than 0") -> float:
-    """Return a finite number greater than 0."""
-    number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    if not number or not 0 < value < float("inf"):
-        raise InputError(f"{name}={value!r} must be a finite number {allowed}")
-    return float(value)
-
-
-def at_least_zero(name: str, value: Any) -> float:
-    """Return a finite number of at least 0."""
-    return 0.0 if isinstance(value, (int, float)) and value == 0 else positive(name, value, "of at least 0")
-
-
 def _entry(data: Mapping[str, Any], name: str) -> Any:
     if name not in data:
         raise MissingKeyError(f"data has no '{name}'; {nearest(name, data)}")

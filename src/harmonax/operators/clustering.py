@@ -12,7 +12,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ..errors import InputError
-from .checks import positive, read_mask, read_values, whole
+from ..system.validate import number, whole_number
+from .checks import read_mask, read_values
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class SoftClusteringConfig:
 
     def __post_init__(self) -> None:
         for name in ("n_clusters", "n_features"):
-            object.__setattr__(self, name, whole(name, getattr(self, name), 1))
-        object.__setattr__(self, "temperature", positive("temperature", self.temperature))
+            object.__setattr__(self, name, whole_number(getattr(self, name), name, minimum=1))
+        object.__setattr__(self, "temperature", number(self.temperature, "temperature", minimum=0, exclusive=True))
         if not isinstance(self.learnable_centroids, bool):
             raise InputError(f"learnable_centroids={self.learnable_centroids!r} must be True or False")
 
@@ -157,8 +158,8 @@ class SoftKMeansClustering(nnx.Module):
         InputError
             If there are fewer cells than clusters, or as for `apply`.
         """
-        max_iter, n_init = whole("max_iter", max_iter, 1), whole("n_init", n_init, 1)
-        tol, seed = positive("tol", tol), whole("rng", rng, 0)
+        max_iter, n_init = whole_number(max_iter, "max_iter", minimum=1), whole_number(n_init, "n_init", minimum=1)
+        tol, seed = number(tol, "tol", minimum=0, exclusive=True), whole_number(rng, "rng", minimum=0)
         points, weight = self._read(data)
         n_cells = int((weight > 0).sum())
         if n_cells < self.config.n_clusters:

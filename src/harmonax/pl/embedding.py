@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError, MissingKeyError, nearest
+from ..inputs.expression import dense
 from .canvas import Canvas, check_save
 from .colours import Categories, categories, is_categorical
 from .lettering import legend, legend_columns, shown, verbatim
@@ -107,10 +108,8 @@ def _values(adata: AnnData, name: str) -> pd.Series:
             raise InputError(f"obs has {column.shape[1]} columns called '{name}'; rename all but one")
         return column
     if name in adata.var_names and adata.X is not None:
-        value = adata[:, name].X
-        value = value.toarray() if hasattr(value, "toarray") else value
         # Of genes that share a name, the first.
-        return pd.Series(np.asarray(value)[:, 0].astype(float), index=adata.obs_names, name=name)
+        return pd.Series(dense(adata[:, name].X)[:, 0].astype(float), index=adata.obs_names, name=name)
     raise MissingKeyError(f"obs has no column '{name}' and var_names no such gene; {nearest(name, adata.obs.columns)}")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from ..adata import uns_record
 from ..errors import InputError, MissingKeyError, nearest
+from ..inputs.expression import dense
 from ..result import HarmonyResult
 
 CORRECT = "harmonax.pp.harmony_integrate(adata, batch_key)"
@@ -43,9 +44,7 @@ def points(adata: Any, basis: str) -> np.ndarray:
     """Return the first two columns of an embedding, (N, 2); "umap" is short for "X_umap", as in scanpy."""
     if basis not in adata.obsm and f"X_{basis}" not in adata.obsm:
         raise MissingKeyError(f"obsm has no '{basis}'; {nearest(basis, adata.obsm.keys())}")
-    value = adata.obsm[basis if basis in adata.obsm else f"X_{basis}"]
-    value = value.toarray() if hasattr(value, "toarray") else value
-    xy = np.asarray(value, np.float64)
+    xy = dense(adata.obsm[basis if basis in adata.obsm else f"X_{basis}"], np.float64)
     if xy.ndim != 2 or xy.shape[1] < 2:
         raise InputError(f"obsm['{basis}'] has shape {xy.shape}; a figure needs two columns")
     if not np.isfinite(xy[:, :2]).all(axis=1).any():

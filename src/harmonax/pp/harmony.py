@@ -11,12 +11,13 @@ import numpy as np
 from ..adata import uns_record
 from ..compat.names import merge, params_of
 from ..engine.run import Backend, harmonize
-from ..errors import InputError, MissingKeyError, nearest
+from ..errors import InputError
 from ..inputs.columns import design_from_table
-from ..inputs.embedding import check_embedding, is_sliced
+from ..inputs.embedding import read_obsm
 from ..params import Flavor, Floats
 from ..result import HarmonyResult, announce
 from ..system.log import chosen_threads
+from ..system.validate import entry_name, expect_anndata
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -199,7 +200,7 @@ def harmony_integrate(
     }
     design = design_from_table(adata.obs, key, **how)
     result = harmonize(
-        _embedding(adata, basis),
+        read_obsm(adata, basis),
         design,
         params,
         rng=options["rng"],
@@ -251,16 +252,7 @@ def _listed(key: str | Sequence[str]) -> list[str]:
 
 def check_target(adata: Any, adjusted_basis: str, what: str = "adata") -> None:
     """Refuse what a result cannot be written to."""
-    if not all(hasattr(adata, name) for name in ("obs", "obsm", "uns")):
-        raise InputError(f"{what} is a {type(adata).__name__}, not an AnnData; for arrays there is harmonax.harmonize")
+    expect_anndata(adata, what, instead="for arrays there is harmonax.harmonize")
     if adata.is_view and adata.isbacked:
         raise InputError(f"{what} is a view of a file, which cannot be written to; pass {what}.to_memory()")
-    if not isinstance(adjusted_basis, str) or not adjusted_basis or "/" in adjusted_basis:
-        raise InputError(f"adjusted_basis={adjusted_basis!r} must be a name without a slash")
-
-
-def _embedding(adata: AnnData, basis: str) -> Any:
-    if basis not in adata.obsm:
-        raise MissingKeyError(f"obsm has no '{basis}'; {nearest(basis, adata.obsm.keys())}")
-    Z = adata.obsm[basis]
-    return Z if is_sliced(Z) else check_embedding(Z, f"obsm['{basis}']", adata.obs_names)
+    entry_name(adjusted_basis, "adjusted_basis")

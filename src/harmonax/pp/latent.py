@@ -12,10 +12,11 @@ import pandas as pd
 from ..adata import storable
 from ..errors import InputError, MissingKeyError, nearest, warn
 from ..inputs.columns import design_from_table
-from ..inputs.expression import Kind, kind_of
+from ..inputs.expression import Kind, dense, kind_of
 from ..system.extras import need
 from ..system.log import say
 from ..system.rng import seed_from
+from ..system.validate import entry_name, expect_anndata
 from ..system.version import __version__
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ def wgan_integrate(
 def _integrate(name: str, kinds: tuple[Any, Any], asked: Mapping[str, Any], model: dict[str, Any]) -> None:
     """Check, train and write: what both have in common. `kinds` are the operator and its configuration."""
     adata, nnx = asked["adata"], need("flax.nnx", "jax")
-    _check_places(adata, [asked["adjusted_basis"], asked["corrected"]])
+    _check_places(adata, {place: asked[place] for place in ("adjusted_basis", "corrected")})
     how = {"missing": asked["missing"], "allow_many_levels": asked["allow_many_levels"]}
     design = design_from_table(adata.obs, asked["key"], combine_keys=True, **how)
     genes = _genes(adata, asked["mask_var"])
@@ -225,12 +226,11 @@ def _integrate(name: str, kinds: tuple[Any, Any], asked: Mapping[str, Any], mode
     say(logging.INFO, f"{name}: {fitted.message}; {losses}")
 
 
-def _check_places(adata: Any, names: Sequence[str | None]) -> None:
-    if not all(hasattr(adata, name) for name in ("obs", "var", "obsm", "uns")):
-        raise InputError(f"adata is a {type(adata).__name__}, not an AnnData; for arrays there are harmonax.operators")
-    for name in names:
-        if name is not None and (not isinstance(name, str) or not name or "/" in name):
-            raise InputError(f"{name!r} must be a name without a slash: results go to adata.obsm")
+def _check_places(adata: Any, names: Mapping[str, str | None]) -> None:
+    expect_anndata(adata, parts=("obs", "var", "obsm", "uns"), instead="for arrays there are harmonax.operators")
+    for argument, name in names.items():
+        if name is not None:
+            entry_name(name, argument)
 
 
 def _target(target: str, levels: list[str]) -> Any:
@@ -271,4 +271,4 @@ def _expression(adata: AnnData, layer: str | None, genes: np.ndarray) -> np.ndar
         )
     if kind in (Kind.BROKEN, Kind.NOTHING):
         raise InputError(f"{label} has {kind}; log-normalised expression is needed")
-    return np.ascontiguousarray(matrix.toarray() if hasattr(matrix, "toarray") else matrix, dtype=np.float32)
+    return np.ascontiguousarray(dense(matrix), dtype=np.float32)

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import FileFormatError, InputError
+from ..inputs.expression import dense
 from ..io.annotated import opened, quiet
 from ..io.formats import Format, format_of
 from ..io.source import reading
@@ -56,8 +57,7 @@ class Parts:
         with self._open() as X:
             for start in range(0, len(self.obs), _BLOCK) if names else ():
                 block = X[start : start + _BLOCK]
-                picked = block[:, columns]
-                found[start : start + _BLOCK] = picked.toarray() if hasattr(picked, "toarray") else picked
+                found[start : start + _BLOCK] = dense(block[:, columns])
         return found[rows]
 
     @property

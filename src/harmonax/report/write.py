@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from ..io import check_destination, whole_or_nothing
 from ..system.rng import seed_from
+from ..system.validate import whole_number
 from .figures import Figures
 from .page import page
 from .parts import parts_of
@@ -85,12 +86,11 @@ def write_report(
     """
     if not str(path).lower().endswith((".html", ".htm")):
         raise InputError(f"{path}: a report is a page; let its name end in .html")
-    if isinstance(max_points, bool) or int(max_points) < 1:
-        raise InputError(f"max_points={max_points!r} must be a positive whole number")
+    max_points = whole_number(max_points, "max_points", minimum=1)
     inputs = [adata] if isinstance(adata, (str, os.PathLike)) else []
     place = check_destination(path, inputs=inputs, overwrite=overwrite)
     parts = parts_of(adata)
-    points = points_of(parts, _list(color_by), _list(genes), int(max_points), seed_from(rng))
+    points = points_of(parts, _list(color_by), _list(genes), max_points, seed_from(rng))
     figures = Figures()
     sections = [section for make in SECTIONS if (section := make(parts, figures)) is not None]
     about = f"{count(len(parts.obs), 'cell')} {TIMES} {count(len(parts.genes), 'gene')}"

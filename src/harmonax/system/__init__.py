@@ -4,6 +4,7 @@ cpus        how many threads to use
 memory      how much is used and free; sizes as text
 log         the logger, and scanpy's settings where scanpy is loaded
 progress    lines on a terminal
+validate    single values that users pass: whole numbers, numbers, words, names
 rng         one seed from whatever was passed as `rng`
 extras      an optional package, or the command that installs it
 version     harmonax's own

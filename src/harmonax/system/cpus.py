@@ -6,9 +6,7 @@ import math
 import os
 from pathlib import Path
 
-import numpy as np
-
-from ..errors import InputError
+from .validate import whole_number
 
 # More than any machine has; the native side counts in 32 bits.
 _MOST_THREADS = 4096
@@ -18,9 +16,8 @@ def resolve_threads(n_threads: int | None) -> int:
     """Return the number of threads to use; None: every CPU this process may use."""
     if n_threads is None:
         return available_cpus()
-    if isinstance(n_threads, bool) or not isinstance(n_threads, (int, np.integer)) or n_threads < 1:
-        raise InputError(f"n_threads={n_threads!r} must be a whole number of at least 1, or None for every CPU")
-    return min(int(n_threads), _MOST_THREADS)
+    asked = whole_number(n_threads, "n_threads", minimum=1, alternative="None for every CPU")
+    return min(asked, _MOST_THREADS)
 
 
 def available_cpus(cgroup: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, MissingKeyError, nearest
+from ..errors import MissingKeyError, nearest
 from ..evaluation.before.check import Check
 from ..evaluation.before.check import check as check_table
-from ..inputs.embedding import check_embedding
+from ..inputs.embedding import read_obsm
+from ..system.validate import entry_name, expect_anndata
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,10 +85,8 @@ def check(
     >>> check(adata, "batch").verdict
     'needed'
     """
-    if not all(hasattr(adata, name) for name in ("obs", "obsm", "uns", "var")):
-        raise InputError(f"adata is a {type(adata).__name__}, not an AnnData")
-    if not isinstance(key_added, str) or not key_added or "/" in key_added:
-        raise InputError(f"key_added={key_added!r} must be a name without a slash")
+    expect_anndata(adata, parts=("obs", "obsm", "uns", "var"))
+    entry_name(key_added, "key_added")
     made = check_table(
         adata.obs,
         _names(batch_key),
@@ -112,7 +111,7 @@ def _names(keys: str | Sequence[str] | None) -> list[str]:
 def _embedding(adata: AnnData, basis: str) -> np.ndarray | None:
     """Return the embedding, or None: PCA may still be to come, but a name that was chosen must be there."""
     if basis in adata.obsm:
-        return check_embedding(adata.obsm[basis], f"obsm['{basis}']", adata.obs_names)
+        return read_obsm(adata, basis).array()
     if basis != _DEFAULT_BASIS:
         raise MissingKeyError(f"obsm has no '{basis}'; {nearest(basis, adata.obsm.keys())}")
     return None

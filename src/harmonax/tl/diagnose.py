@@ -15,7 +15,8 @@ from ..evaluation.after.diagnose import Case, Diagnosis
 from ..evaluation.after.diagnose import diagnose as diagnose_case
 from ..evaluation.labels import UNLABELLED
 from ..inputs.columns import design_from_table
-from ..inputs.embedding import check_embedding
+from ..inputs.embedding import read_obsm
+from ..inputs.expression import dense
 from ..params import HarmonyParams
 from ..system.rng import seed_from
 
@@ -156,10 +157,8 @@ def diagnose(
 
 
 def _embedding(adata: AnnData, basis: str) -> np.ndarray:
-    if basis not in adata.obsm:
-        first = "; run harmonax.pp.harmony_integrate first" if basis == "X_pca_harmony" else ""
-        raise MissingKeyError(f"obsm has no '{basis}'; {nearest(basis, adata.obsm.keys())}{first}")
-    return check_embedding(adata.obsm[basis], f"obsm['{basis}']", list(adata.obs_names))
+    first = "; run harmonax.pp.harmony_integrate first" if basis == "X_pca_harmony" else ""
+    return read_obsm(adata, basis, first).array()
 
 
 def _names(adata: AnnData, key: str, unlabelled: Collection[str]) -> np.ndarray:
@@ -223,8 +222,8 @@ def _expression(
     X = adata.X if layer is None else adata.layers[layer]
     values = X[:, np.sort(adata.var_names.get_indexer(genes))]
     order = np.argsort(np.argsort(adata.var_names.get_indexer(genes)))
-    dense = np.asarray(values.toarray() if hasattr(values, "toarray") else values, np.float64)[:, order]
-    if np.array_equal(dense, np.round(dense)) and dense.min() >= 0:
+    expression = dense(values, np.float64)[:, order]
+    if np.array_equal(expression, np.round(expression)) and expression.min() >= 0:
         totals = np.asarray(X[:].sum(axis=1), np.float64).reshape(-1, 1)
-        dense = np.log1p(dense / np.maximum(totals, 1) * 1e4)
-    return pd.DataFrame(dense, columns=genes)
+        expression = np.log1p(expression / np.maximum(totals, 1) * 1e4)
+    return pd.DataFrame(expression, columns=genes)

@@ -11,6 +11,7 @@ from ..errors import InputError, MissingKeyError, nearest
 from ..evaluation.labels import UNLABELLED
 from ..evaluation.scores.evaluate import Evaluation, Progress
 from ..evaluation.scores.evaluate import evaluate as evaluate_arrays
+from ..system.validate import entry_name, expect_anndata
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -107,10 +108,8 @@ def evaluate(
     >>> adata = scanpy.read_h5ad("corrected.h5ad")  # doctest: +SKIP
     >>> print(harmonax.tl.evaluate(adata, "batch", label_key="cell_type"))  # doctest: +SKIP
     """
-    if not all(hasattr(adata, name) for name in ("obs", "obsm", "uns")):
-        raise InputError(f"adata is a {type(adata).__name__}, not an AnnData")
-    if not isinstance(key_added, str) or not key_added or "/" in key_added:
-        raise InputError(f"key_added={key_added!r} must be a name without a slash")
+    expect_anndata(adata)
+    entry_name(key_added, "key_added")
     keys = [batch_key] if isinstance(batch_key, str) else list(batch_key)
     _check_label(label_key, keys)
     for key in [*keys, *([] if label_key is None else [label_key])]:

@@ -13,16 +13,17 @@ import pandas as pd
 from ..adata import storable
 from ..design import BatchDesign
 from ..engine.run import harmonize
-from ..errors import InputError, MissingKeyError, nearest
+from ..errors import InputError
 from ..evaluation.after.structure import neighbours_kept
 from ..evaluation.mixing import own_batch_excess
 from ..inputs.columns import design_from_table
-from ..inputs.embedding import check_embedding
+from ..inputs.embedding import read_obsm
 from ..params import Flavor, HarmonyParams
 from ..pp import harmony_integrate
 from ..system.extras import need
 from ..system.log import chosen_threads, say
 from ..system.rng import seed_from
+from ..system.validate import whole_number
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -177,10 +178,9 @@ def tune(
     design = design_from_table(adata.obs, batch_key, **columns)
     if design.n_joint == 1:
         raise InputError(f"{', '.join(design.variables)}: every cell has the same batch; there is nothing to tune")
-    if basis not in adata.obsm:
-        raise MissingKeyError(f"obsm has no '{basis}'; {nearest(basis, adata.obsm.keys())}")
     preservation = _weights(weights)
-    Z = check_embedding(adata.obsm[basis], f"obsm['{basis}']", adata.obs_names)
+    embedding = read_obsm(adata, basis).load()
+    Z = embedding.array()
     start = HarmonyParams(flavor=flavor, n_clusters=n_clusters, max_iter_harmony=max_iter_harmony)
     start = start.replace(n_clusters=start.resolve(design).n_clusters)
     seed = seed_from(rng)
@@ -203,7 +203,7 @@ def tune(
     for name, params in candidates.items():
         if progress is not None:
             progress(f"engine: {name}", 0, 1)
-        run = harmonize(Z, design, params, rng=seed, n_threads=n_threads or chosen_threads(), progress=False)
+        run = harmonize(embedding, design, params, rng=seed, n_threads=n_threads or chosen_threads(), progress=False)
         rows[name] = _strengths(params) | sample.scores(Z, run.embedding)
     table = pd.DataFrame.from_dict(rows, orient="index")
     table.insert(0, "preservation", [np.nan, *preservation])
@@ -228,11 +228,10 @@ class Sample:
     @classmethod
     def draw(cls, Z: np.ndarray, design: BatchDesign, most: int, seed: int) -> Sample:
         """Draw cells at random; all of them up to `most`."""
-        if isinstance(most, bool) or not isinstance(most, (int, np.integer)) or most < 30:
-            raise InputError(f"max_cells={most!r} must be a whole number of at least 30")
+        most = whole_number(most, "max_cells", minimum=30)
         rows = np.arange(len(Z))
         if len(Z) > most:
-            rows = np.sort(np.random.default_rng(seed).choice(len(Z), int(most), replace=False))
+            rows = np.sort(np.random.default_rng(seed).choice(len(Z), most, replace=False))
         codes = design.joint_levels[design.joint[rows]] - np.asarray(design.offsets[: design.n_variables])
         return cls(rows, codes.astype(np.int32), np.unique(design.joint[rows], return_inverse=True)[1], seed)
 

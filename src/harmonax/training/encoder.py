@@ -18,8 +18,10 @@ from ..fitting.loop import fit
 from ..fitting.outcome import FitResult
 from ..fitting.presets import WEIGHTS, correction_losses
 from ..inputs.columns import design_from_table
+from ..inputs.expression import dense
 from ..operators.harmony.operator import BatchCorrectionConfig, DifferentiableHarmony
 from ..system.rng import seed_from
+from ..system.validate import whole_number
 
 # Standard deviations beyond which a gene's value is cut: one outlier must not be what is learned.
 _MOST = 10.0
@@ -61,9 +63,7 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         for name in ("n_genes", "hidden_dim", "latent_dim", "n_clusters", "n_iterations"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                raise InputError(f"{name}={value!r} must be a whole number of at least 1")
+            object.__setattr__(self, name, whole_number(getattr(self, name), name, minimum=1))
 
 
 class HarmonyEncoder(nnx.Module):
@@ -227,7 +227,7 @@ def scaled_log_counts(counts: Any, n_genes: int) -> tuple[np.ndarray, np.ndarray
     >>> x.tolist(), genes.tolist()
     ([[1.0, -1.0], [-1.0, 1.0]], [1, 2])
     """
-    values = np.asarray(counts.toarray() if hasattr(counts, "toarray") else counts, np.float64)
+    values = dense(counts, np.float64)
     if values.ndim != 2 or not values.size:
         raise InputError(f"the counts have shape {values.shape}; allowed is (cells, genes), at least one of each")
     if not np.isfinite(values).all() or values.min() < 0:

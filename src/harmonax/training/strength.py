@@ -25,6 +25,7 @@ from ..operators.harmony.checks import check
 from ..operators.harmony.operator import BatchCorrectionConfig, DifferentiableHarmony
 from ..params import Flavor, HarmonyParams
 from ..system.rng import seed_from
+from ..system.validate import number, whole_number
 
 _CLIP = 1.0
 # Norm of a gradient that leads nowhere, and by how much sigma is then widened.
@@ -74,13 +75,9 @@ class StrengthConfig:
 
     def __post_init__(self) -> None:
         for name, low in (("steps", 0), ("n_neighbors", 1)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
-                raise InputError(f"{name}={value!r} must be a whole number of at least {low}")
+            object.__setattr__(self, name, whole_number(getattr(self, name), name, minimum=low))
         for name in ("preservation", "learning_rate"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float, np.number)) or not 0 <= value < float("inf"):
-                raise InputError(f"{name}={value!r} must be a finite number of at least 0")
+            object.__setattr__(self, name, number(getattr(self, name), name, minimum=0))
 
     def operator(self, n_features: int, n_batches: tuple[int, ...], seed: int) -> DifferentiableHarmony:
         """Return the correction with its strengths where they begin."""

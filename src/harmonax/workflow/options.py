@@ -11,6 +11,7 @@ from typing import Any, Literal
 from ..errors import InputError, nearest
 from ..params import HarmonyParams
 from ..system.memory import parse_size
+from ..system.validate import number, one_of, whole_number
 
 STEPS = (
     "qc",
@@ -167,13 +168,13 @@ class WorkflowOptions:
         put("resolutions", tuple(sorted({float(_number("resolutions", v, 1e-6, 1e6)) for v in values})))
         if not self.resolutions:
             raise InputError("resolutions is empty; pass at least one number, such as 0.5")
-        _one_of("hvg_flavor", self.hvg_flavor, _HVG_FLAVORS)
-        _one_of("missing", self.missing, ("error", "level"))
-        _one_of("backend", self.backend, ("auto", "memory", "dense"))
+        one_of(self.hvg_flavor, "hvg_flavor", _HVG_FLAVORS)
+        one_of(self.missing, "missing", ("error", "level"))
+        one_of(self.backend, "backend", ("auto", "memory", "dense"))
         for name in self.recompute:
-            _one_of("recompute", name, ("all", *STEPS))
+            one_of(name, "recompute", ("all", *STEPS))
         for name in self.skip:
-            _one_of("skip", name, OPTIONAL)
+            one_of(name, "skip", OPTIONAL)
         if not isinstance(self.harmony, HarmonyParams):
             raise InputError(f"harmony is a {type(self.harmony).__name__}; it must be HarmonyParams")
         put("markers", {str(kind): _names("markers", genes) for kind, genes in dict(self.markers).items()})
@@ -238,18 +239,7 @@ def _names(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float | int:
-    whole = isinstance(low, int)
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if isinstance(value, bool) or not low <= number <= high or (whole and number != int(number)):
-        kind = "a whole number" if whole else "a number"
-        bounds = f"of at least {low:g}" if math.isinf(high) else f"from {low:g} to {high:g}"
-        raise InputError(f"{name}={value!r} must be {kind} {bounds}")
-    return int(value) if whole else number
-
-
-def _one_of(name: str, value: Any, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise InputError(f"{name}={value!r} is not known; allowed are {', '.join(repr(a) for a in allowed)}")
+    """Return a number; where `low` is whole, so must it be."""
+    if isinstance(low, int):
+        return whole_number(value, name, minimum=low, maximum=high)
+    return number(value, name, minimum=low, maximum=high)

@@ -13,6 +13,7 @@ from ..inputs.lazy import is_lazy
 from ..system.extras import need
 from ..system.memory import parse_size
 from ..system.rng import seed_from
+from ..system.validate import expect_anndata, one_of
 from . import inputs
 from . import out_of_core as beyond
 from .job import Job, Progress
@@ -94,8 +95,7 @@ def run(
     >>> sorted(made.obsm)
     ['X_pca', 'X_pca_harmony', 'X_umap', 'X_umap_uncorrected']
     """
-    if not all(hasattr(adata, name) for name in ("obs", "var", "obsm", "uns", "layers")):
-        raise InputError(f"adata is a {type(adata).__name__}, not an AnnData; for files there is run_files")
+    expect_anndata(adata, parts=("obs", "var", "obsm", "uns", "layers"), instead="for files there is run_files")
     base = options if options is not None else WorkflowOptions()
     if rng is not None:
         changes.setdefault("seed", seed_from(rng) % 2**32)
@@ -174,8 +174,8 @@ def run_files(
 
 def _file_key(paths: Sequence[str], options: WorkflowOptions, batch_from: str | None) -> tuple[str | None, bool]:
     """Return the column that the files' names make, if any, and whether nobody asked for it."""
-    if batch_from not in (None, "file"):
-        raise InputError(f"batch_from={batch_from!r} is not known; allowed is 'file'")
+    if batch_from is not None:
+        one_of(batch_from, "batch_from", ("file",))
     if not paths:
         raise InputError("no input; name at least one file")
     if batch_from == "file":

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ...errors import InputError
 from ...system.rng import seed_from
+from ...system.validate import whole_number
 from ..findings import Finding, from_table, plain, to_table, told
 from ..variables import UNLABELLED, Variable, check_names, duplicate_names, other_variables, read_variables
 from .association import Association, associate
@@ -164,7 +165,8 @@ def check(
     'not_needed'
     """
     labels = [label_key] if label_key is not None else []
-    _check_arguments(table, batch_keys, [*labels, *condition_keys], embedding, max_cells)
+    max_cells = whole_number(max_cells, "max_cells", minimum=100)
+    _check_arguments(table, batch_keys, [*labels, *condition_keys], embedding)
     said = duplicate_names(table)
     batches, found = read_variables(table, batch_keys)
     said += found
@@ -197,7 +199,7 @@ def check(
 
 
 def _check_arguments(
-    table: pd.DataFrame, batch_keys: Sequence[str], kept: Sequence[str], embedding: np.ndarray | None, max_cells: int
+    table: pd.DataFrame, batch_keys: Sequence[str], kept: Sequence[str], embedding: np.ndarray | None
 ) -> None:
     if not len(batch_keys):
         raise InputError("no batch column given; name at least one column of obs")
@@ -210,8 +212,6 @@ def _check_arguments(
         raise InputError("there are no cells")
     if embedding is not None and len(embedding) != len(table):
         raise InputError(f"the embedding has {len(embedding)} rows, but there are {len(table)} cells")
-    if isinstance(max_cells, bool) or not isinstance(max_cells, (int, np.integer)) or max_cells < 100:
-        raise InputError(f"max_cells={max_cells!r} must be a whole number from 100 on")
 
 
 def _verdict(batches: Sequence[Variable], said: Sequence[Finding], measured: Measured) -> tuple[str, str]:

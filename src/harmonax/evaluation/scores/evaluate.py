@@ -13,6 +13,7 @@ import pandas as pd
 from ...errors import InputError
 from ...system.extras import need
 from ...system.rng import seed_from
+from ...system.validate import whole_number
 from ..labels import FEWEST_CELLS, UNLABELLED, Cells, read_cells
 from . import labelfree, scib
 from .sample import N_SAMPLES, disjoint_samples, interval
@@ -64,8 +65,7 @@ def evaluate(
     >>> result = evaluate({"apart": x + 9 * (batch == "b").to_numpy(), "mixed": x}, batch)  # doctest: +SKIP
     """
     seed = seed_from(rng)
-    if max_cells < N_SAMPLES * FEWEST_CELLS:
-        raise InputError(f"max_cells={max_cells} is too few; allowed is from {N_SAMPLES * FEWEST_CELLS} on")
+    max_cells = whole_number(max_cells, "max_cells", minimum=N_SAMPLES * FEWEST_CELLS)
     for module in ("scib_metrics", "sklearn"):
         need(module, "workflow")
     cells = read_cells(embeddings, batches, labels, label_key, unlabelled, allow_many_levels)

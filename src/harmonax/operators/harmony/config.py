@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ import numpy as np
 
 from ...errors import InputError
 from ...params import Flavor, HarmonyParams
+from ...system.validate import number, one_of, whole_number
 
 LEARNABLE = ("theta", "sigma", "ridge")
 
@@ -100,10 +100,10 @@ class BatchCorrectionConfig:
         levels = tuple(self.n_batches) if several else (self.n_batches,)  # type: ignore[arg-type]
         if not levels:
             raise InputError("n_batches is empty; give the number of levels of every batch variable")
-        levels = tuple(_at_least_one("n_batches", n) for n in levels)
+        levels = tuple(whole_number(n, "n_batches", minimum=1) for n in levels)
         put("n_batches", levels if several else levels[0])
         for name in ("n_features", "n_clusters"):
-            put(name, _at_least_one(name, getattr(self, name)))
+            put(name, whole_number(getattr(self, name), name, minimum=1))
         shared = self._params()
         for name in ("theta", "sigma", "ridge_lambda", "alpha", "tau", "ridge", "tol_harmony", "tol_clustering"):
             put(name, getattr(shared, name))
@@ -112,17 +112,12 @@ class BatchCorrectionConfig:
         put("batch_prune_threshold", shared.batch_prune_threshold)
         put("block_proportion", shared.block_proportion)
         for name in ("temperature", "tol_fixed_point"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not (math.isfinite(value) and value > 0):
-                raise InputError(f"{name}={value!r} must be a finite number greater than 0")
+            put(name, number(getattr(self, name), name, minimum=0, exclusive=True))
         put("learn", (self.learn,) if isinstance(self.learn, str) else tuple(self.learn))
         unknown = [name for name in self.learn if name not in LEARNABLE]
         if unknown:
             raise InputError(f"learn has {unknown[0]!r}; allowed are {', '.join(map(repr, LEARNABLE))}")
-        if self.differentiation not in ("unrolled", "implicit"):
-            raise InputError(
-                f"differentiation={self.differentiation!r} is not known; allowed are 'unrolled', 'implicit'"
-            )
+        one_of(self.differentiation, "differentiation", ("unrolled", "implicit"))
         if self.early_stop and self.differentiation == "implicit":
             raise InputError("early_stop has no gradient: leave it off with differentiation='implicit'")
         if np.ndim(self.sigma) and np.size(self.sigma) not in (1, self.n_clusters):
@@ -181,9 +176,3 @@ class BatchCorrectionConfig:
             f"{name} has {size} values; allowed are 1, one per batch variable ({n_variables}) "
             f"or one per level of all variables ({n_levels})"
         )
-
-
-def _at_least_one(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise InputError(f"{name}={value!r} must be a whole number of at least 1")
-    return int(value)

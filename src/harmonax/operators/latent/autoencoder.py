@@ -18,7 +18,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ...errors import InputError
-from ..checks import ROOM, Cells, at_least_zero, whole
+from ...system.validate import number, whole_number
+from ..checks import ROOM, Cells
 
 # Of the mean variance, what is added to every gene's.
 _SHRINKAGE = 0.1
@@ -72,15 +73,15 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         for name in ("n_genes", "hidden_dim", "latent_dim"):
-            object.__setattr__(self, name, whole(name, getattr(self, name), 1))
+            object.__setattr__(self, name, whole_number(getattr(self, name), name, minimum=1))
         if self.n_batches is not None:
-            object.__setattr__(self, "n_batches", whole("n_batches", self.n_batches, 1))
+            object.__setattr__(self, "n_batches", whole_number(self.n_batches, "n_batches", minimum=1))
         for name in ("gene_dropout", "latent_noise", "evenness"):
-            object.__setattr__(self, name, at_least_zero(name, getattr(self, name)))
+            object.__setattr__(self, name, number(getattr(self, name), name, minimum=0))
         if self.gene_dropout >= 1:
             raise InputError(f"gene_dropout={self.gene_dropout!r} must be below 1")
         if self.target != "average":
-            label = whole("target", self.target, 0) if not isinstance(self.target, str) else self.n_slots
+            label = whole_number(self.target, "target", minimum=0) if not isinstance(self.target, str) else self.n_slots
             if label >= self.n_slots:
                 raise InputError(f"target={self.target!r} is not known; allowed are 'average', 0 to {self.n_slots - 1}")
 

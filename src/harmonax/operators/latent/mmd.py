@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from ..checks import at_least_zero, positive
+from ...system.validate import number
 from .autoencoder import AutoencoderConfig
 from .base import LatentCorrection
 from .discrepancy import batch_discrepancy, fourier_features, median_distance, standardised
@@ -61,8 +61,9 @@ class MMDBatchCorrectionConfig(AutoencoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "kernel_bandwidth", positive("kernel_bandwidth", self.kernel_bandwidth))
-        object.__setattr__(self, "mmd_weight", at_least_zero("mmd_weight", self.mmd_weight))
+        width = number(self.kernel_bandwidth, "kernel_bandwidth", minimum=0, exclusive=True)
+        object.__setattr__(self, "kernel_bandwidth", width)
+        object.__setattr__(self, "mmd_weight", number(self.mmd_weight, "mmd_weight", minimum=0))
 
 
 class DifferentiableMMDBatchCorrection(LatentCorrection):

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from ..checks import Cells, at_least_zero, whole
+from ...system.validate import number, whole_number
+from ..checks import Cells
 from .autoencoder import AutoencoderConfig
 from .base import LatentCorrection
 from .critic import Critic
@@ -64,10 +65,10 @@ class WGANBatchCorrectionConfig(AutoencoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        width = whole("discriminator_hidden_dim", self.discriminator_hidden_dim, 1)
+        width = whole_number(self.discriminator_hidden_dim, "discriminator_hidden_dim", minimum=1)
         object.__setattr__(self, "discriminator_hidden_dim", width)
         for name in ("adversarial_weight", "gradient_penalty"):
-            object.__setattr__(self, name, at_least_zero(name, getattr(self, name)))
+            object.__setattr__(self, name, number(getattr(self, name), name, minimum=0))
 
 
 class Critics(nnx.Module):

@@ -1,0 +1,99 @@
+"""Single values that users pass, checked: a message says what arrived, what is allowed, and what to do.
+
+What is returned is the value to work with. It stands below parameters and threads, whose values it checks as well.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+
+
+def whole_number(value: Any, name: str, *, minimum: int, maximum: float = math.inf, alternative: str = "") -> int:
+    """Return a whole number within bounds; a float such as 10.0 is one, a truth value is not.
+
+    Parameters
+    ----------
+    value, name
+        What was passed, and what messages call it.
+    minimum, maximum
+        The least and the greatest that are allowed.
+    alternative
+        What else is allowed, such as ``"None for all cells"``.
+
+    Examples
+    --------
+    >>> whole_number(10.0, "n_clusters", minimum=1)
+    10
+    """
+    number = value if isinstance(value, (int, np.integer)) and not isinstance(value, bool) else _as_float(value)
+    if not minimum <= number <= maximum or math.isinf(number) or number != int(number):
+        kind = f"a whole number {_bounds(minimum, maximum)}"
+        raise InputError(f"{name}={value!r} must be {kind}" + (f", or {alternative}" if alternative else ""))
+    return int(number)
+
+
+def number(
+    value: Any, name: str, *, minimum: float = -math.inf, maximum: float = math.inf, exclusive: bool = False
+) -> float:
+    """Return a finite number within bounds; with `exclusive`, `minimum` itself is not allowed.
+
+    Examples
+    --------
+    >>> number(1, "sigma", minimum=0, exclusive=True)
+    1.0
+    """
+    found = _as_float(value)
+    within = minimum <= found <= maximum and not (exclusive and found == minimum)
+    if not within or not math.isfinite(found):
+        finite = "finite " if math.isinf(maximum) else ""
+        raise InputError(f"{name}={value!r} must be a {finite}number {_bounds(minimum, maximum, exclusive)}".rstrip())
+    return found
+
+
+def one_of(value: Any, name: str, allowed: Iterable[str]) -> Any:
+    """Return a word that is among those allowed."""
+    known = tuple(allowed)
+    if not isinstance(value, str) or value not in known:
+        verb = "is" if len(known) == 1 else "are"
+        raise InputError(f"{name}={value!r} is not known; allowed {verb} {', '.join(map(repr, known))}")
+    return value
+
+
+def entry_name(value: Any, name: str) -> str:
+    """Return a name that an entry of ``obsm`` or ``uns`` may have in a file."""
+    if not isinstance(value, str) or not value or "/" in value:
+        raise InputError(f"{name}={value!r} must be a name without a slash")
+    return value
+
+
+def expect_anndata(
+    value: Any, name: str = "adata", *, parts: Iterable[str] = ("obs", "obsm", "uns"), instead: str = ""
+) -> None:
+    """Refuse what has not the parts of an AnnData that are needed; `instead` says what takes other things."""
+    if not all(hasattr(value, part) for part in parts):
+        more = f"; {instead}" if instead else ""
+        raise InputError(f"{name} is a {type(value).__name__}, not an AnnData{more}")
+
+
+def _as_float(value: Any) -> float:
+    """Return a number as a float, NaN for what is none."""
+    if isinstance(value, (bool, np.bool_)):
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+
+
+def _bounds(minimum: float, maximum: float, exclusive: bool = False) -> str:
+    if exclusive:
+        return f"greater than {minimum:g}" + ("" if math.isinf(maximum) else f" and at most {maximum:g}")
+    if math.isinf(maximum):
+        return "" if math.isinf(minimum) else f"of at least {minimum:g}"
+    return f"from {minimum:g} to {maximum:g}"
