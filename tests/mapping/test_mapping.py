@@ -17,7 +17,7 @@ import harmonax
 from harmonax import HarmonyModel, HarmonyParams
 from harmonax.algorithm.seeding import unit
 from harmonax.errors import HarmonaxWarning, InputError, MissingKeyError
-from harmonax.mapping import symphony as place
+from harmonax.mapping import place
 from harmonax.mapping.projection import Expression, Projection
 from harmonax.mapping.serialise import from_dict
 

@@ -15,11 +15,11 @@ from harmonax.errors import InputError
 from harmonax.system.validate import entry_name, expect_anndata, number, one_of, whole_number
 
 PACKAGE = Path(harmonax.__file__).parent
-NOT_NUMBERS = [None, "many", "", [1, 2], {}, math.nan, np.nan, True, False, np.True_, 1j, object()]
+NOT_NUMBERS = [None, "many", "", "3", b"3", [1, 2], {}, math.nan, np.nan, True, False, np.True_, 1j, object()]
 
 
 class TestWholeNumber:
-    @pytest.mark.parametrize("value", [3, 3.0, np.int8(3), np.uint64(3), np.float32(3), np.array(3), "3"])
+    @pytest.mark.parametrize("value", [3, 3.0, np.int8(3), np.uint64(3), np.float32(3), np.array(3)])
     def test_what_is_whole_becomes_an_int(self, value):
         found = whole_number(value, "n", minimum=1)
         assert type(found) is int
@@ -46,7 +46,7 @@ class TestWholeNumber:
 
 
 class TestNumber:
-    @pytest.mark.parametrize("value", [2, 2.0, np.float32(2), np.int64(2), np.array(2.0), "2"])
+    @pytest.mark.parametrize("value", [2, 2.0, np.float32(2), np.int64(2), np.array(2.0)])
     def test_a_number_becomes_a_float(self, value):
         found = number(value, "x", minimum=0)
         assert type(found) is float

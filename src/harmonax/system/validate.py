@@ -15,7 +15,7 @@ from ..errors import InputError
 
 
 def whole_number(value: Any, name: str, *, minimum: int, maximum: float = math.inf, alternative: str = "") -> int:
-    """Return a whole number within bounds; a float such as 10.0 is one, a truth value is not.
+    """Return a whole number within bounds; a float such as 10.0 is one; a truth value and text are not.
 
     Parameters
     ----------
@@ -82,8 +82,8 @@ def expect_anndata(
 
 
 def _as_float(value: Any) -> float:
-    """Return a number as a float, NaN for what is none."""
-    if isinstance(value, (bool, np.bool_)):
+    """Return a number as a float, NaN for what is none: a truth value, text."""
+    if isinstance(value, (bool, np.bool_, str, bytes)):
         return math.nan
     try:
         return float(value)
