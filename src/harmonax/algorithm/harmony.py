@@ -14,6 +14,7 @@ from ..params import ResolvedParams
 from ..result import History, Status
 from .contracts import Assignment, Cells, Sweep
 from .convergence import passes_converged, rounds_converged
+from .flavors import FLAVORS
 from .objective import Objective, objective
 from .penalty import expected, log_penalty
 from .ridge import Ridge, ridge
@@ -68,6 +69,7 @@ class Harmony:
     ) -> None:
         self.cells, self.design, self.schedule, self.resolved = cells, design, schedule, resolved
         self.flavor = resolved.params.flavor
+        self.rules = FLAVORS[self.flavor]
         self.logp = np.zeros((schedule.n_blocks, design.n_levels, resolved.n_clusters))
 
     def run(
@@ -104,13 +106,13 @@ class Harmony:
         """Run passes until they settle, and find the correction."""
         p, objectives = self.resolved.params, []
         for pass_ in range(1, p.max_iter_clustering + 1):
-            if self.flavor == "harmony1":
+            if self.rules.moves_centroids:
                 Y = unit(moment)
             moment, J, mass = self._one_pass(Y, last=pass_ == p.max_iter_clustering)
             objectives.append(J)
             if progress is not None:
                 progress(len(history.passes) + 1, pass_, J.total)
-            if passes_converged(self.flavor, [J.total for J in objectives], p.tol_clustering):
+            if passes_converged(self.flavor, [J.total for J in objectives], pass_, p.tol_clustering):
                 break
         assigned = Assignment(Y, self.logp, self.resolved.sigma)
         correction = ridge(self.design, self.resolved, *self.cells.moments(assigned))
@@ -119,10 +121,10 @@ class Harmony:
         return ended
 
     def _next_round(self, ended: Round) -> tuple[np.ndarray, np.ndarray]:
-        """Correct the cells; return the next centroids, and R^T Zn (harmony1)."""
+        """Correct the cells; return the next centroids, and R^T Zn where they move every pass."""
         Y, correction = ended.assigned.Y, ended.correction
-        moment = self.cells.correct(ended.assigned, correction.W, moment=self.flavor == "harmony1")
-        if self.flavor == "harmony2":
+        moment = self.cells.correct(ended.assigned, correction.W, moment=self.rules.moves_centroids)
+        if self.rules.starts_cold:
             Y = np.where(correction.skipped[:, None], Y, unit(correction.W0))
             self._assign_without_penalty(Y)
         return Y, moment
@@ -138,8 +140,8 @@ class Harmony:
             self.cells.correct(ended.assigned, ended.correction.W, moment=False)
         assigned = past[-1].assigned
         self.logp[:] = assigned.logp
-        if self.flavor == "harmony1":
-            # It carries R over, and with it each block's mass.
+        if not self.rules.starts_cold:
+            # R carries over, and with it each block's mass.
             for block in self.schedule.all_blocks():
                 self.cells.sweep(block, assigned.Y, assigned.sigma, assigned.logp[block.index], moment=False)
         return past[-1]
@@ -157,14 +159,14 @@ class Harmony:
         """Assign every cell by distance alone: R = softmax(-D / sigma)."""
         self.logp[:] = 0.0
         sigma = self.resolved.sigma
-        want = self.flavor == "harmony1"
+        want = self.rules.moves_centroids
         sweeps = [self.cells.sweep(block, Y, sigma, None, moment=want) for block in self.schedule.all_blocks()]
         return self._collect(sweeps, _sum(s.mass for s in sweeps), [0.0] * len(sweeps))
 
     def _one_pass(self, Y: np.ndarray, *, last: bool) -> tuple[np.ndarray, Objective, np.ndarray]:
         """Take each block out, reassign it under the others' penalty, put it back."""
         design, resolved = self.design, self.resolved
-        want = self.flavor == "harmony1"
+        want = self.rules.moves_centroids
         blocks = self.schedule.next_pass()
         # Summed anew every pass, so nothing drifts.
         O = _sum(self.cells.mass(block) for block in blocks)
