@@ -176,7 +176,7 @@ def test_agrees_with_memory(flavor, levels, precision, threads):
     got, fit_got, cells = run_dask(da.from_array(Z, chunks=CHUNKS), design, params, threads)
     assert got.dtype == precision
     assert cells.embedding.chunks == (CHUNKS[0], (11,))
-    assert cells.described["n_partitions"] == 4
+    assert cells.description["n_partitions"] == 4
     tolerance = TOLERANCE[precision]
     assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
     np.testing.assert_allclose(fit_got.history.total, fit.history.total, rtol=min(tolerance, 1e-5))
@@ -221,7 +221,7 @@ def test_the_bits_depend_neither_on_workers_nor_on_threads(flavor, threads, proc
     with distributed.LocalCluster(n_workers=1, processes=False, **LOCAL) as one, distributed.Client(one) as client:
         alone = run_dask(Z, design, params, client)
     assert_same_bits(alone, four)
-    assert [each[2].described["n_workers"] for each in (alone, four)] == [1, 4]
+    assert [each[2].description["n_workers"] for each in (alone, four)] == [1, 4]
 
 
 class Forgetful(DaskCells):

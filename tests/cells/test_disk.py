@@ -26,8 +26,8 @@ from harmonax.cells.disk import DiskCells
 from harmonax.cells.memory import MemoryCells
 from harmonax.cli import run as command
 from harmonax.design import BatchDesign
+from harmonax.engine.budget import MemoryEstimate, choose
 from harmonax.engine.checkpoint import Checkpoint
-from harmonax.engine.placement import Sizes, select
 from harmonax.errors import HarmonaxWarning, InputError, OutputError
 from harmonax.inputs.embedding import data_hash
 from harmonax.params import HarmonyParams
@@ -157,23 +157,23 @@ class TestRefusals:
 class TestSelection:
     @pytest.fixture(autouse=True)
     def small_process(self, monkeypatch):
-        monkeypatch.setattr("harmonax.engine.placement.resident", lambda: 200 << 20)
+        monkeypatch.setattr("harmonax.engine.budget.resident", lambda: 200 << 20)
 
-    SIZE = Sizes(cells=10 << 30, to_load=5 << 30, result=0, each=1 << 30, tables=1 << 20)
+    SIZE = MemoryEstimate(cells=10 << 30, to_load=5 << 30, result=0, each=1 << 30, tables=1 << 20)
 
     def test_memory_while_it_suffices_else_disk(self):
-        assert select("auto", self.SIZE, 40 << 30).backend == "memory"
-        choice = select("auto", self.SIZE, 4 << 30)
-        assert choice.backend == "disk"
+        assert choose("auto", self.SIZE, 40 << 30).name == "memory"
+        choice = choose("auto", self.SIZE, 4 << 30)
+        assert choice.name == "disk"
         assert "4.00 GiB are allowed" in choice.why
         # The pieces fit into what is allowed.
         assert self.SIZE.on_disk(choice.slab_bytes) < 4 << 30
-        assert select("auto", self.SIZE, 2 << 30).slab_bytes <= choice.slab_bytes
+        assert choose("auto", self.SIZE, 2 << 30).slab_bytes <= choice.slab_bytes
 
     def test_without_a_limit_what_is_free_decides(self, monkeypatch):
         for free, backend in ((None, "memory"), (4 << 30, "disk"), (80 << 30, "memory")):
-            monkeypatch.setattr("harmonax.engine.placement.available", lambda free=free: free)
-            assert select("auto", self.SIZE, None).backend == backend
+            monkeypatch.setattr("harmonax.engine.budget.available", lambda free=free: free)
+            assert choose("auto", self.SIZE, None).name == backend
 
     def test_free_memory_of_a_container(self, tmp_path):
         (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")
@@ -431,7 +431,7 @@ class TestCommand:
     @pytest.mark.parametrize("target", ["out.h5ad", "out.zarr", "out.npy", "out.parquet", "out.csv"])
     def test_every_format_is_read_and_written_in_pieces(self, source, target, atlas, monkeypatch):
         monkeypatch.setattr("harmonax.cells.disk.SLAB_BYTES", 10_000)
-        monkeypatch.setattr("harmonax.engine.placement.SLAB_BYTES", 10_000)
+        monkeypatch.setattr("harmonax.engine.budget.SLAB_BYTES", 10_000)
         metadata = [] if source in ("in.h5ad", "in.zarr") else ["--metadata", "meta.csv"]
         assert integrate(source, "-o", target, "--backend", "disk", *metadata) == 0
         np.testing.assert_array_equal(embedding_in(target), atlas)

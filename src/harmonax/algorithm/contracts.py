@@ -34,10 +34,17 @@ class Assignment:
 
 
 class Cells(Protocol):
-    """N cells, their Z and Zn, and whatever is needed to know their R."""
+    """N cells, their Z and Zn, and whatever is needed to know their R.
+
+    Tables that are handed over are not changed afterwards, by either side.
+    """
 
     n_cells: int
     n_features: int
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What computes here, such as threads or a device, for the record of a run."""
 
     def take(self, rows: np.ndarray) -> Cells:
         """Return those cells as one block without batches, before any correction (for seeding)."""
@@ -75,5 +82,16 @@ class Cells(Protocol):
     def emit(self, assigned: Assignment, W: np.ndarray, out: Any, moment: bool) -> np.ndarray:
         """Write Z - R W to `out`, in the order of the input; Zn, and with it R, stay.
 
+        `out` takes ``out[start:stop] = rows``; with None the result stays where the cells live, as `embedding`.
         Returns R^T (Z - R W) (K, d), no rows where not asked for.
         """
+
+    @property
+    def embedding(self) -> Any:
+        """The result of an `emit` without `out`: an array, or what gives rows of it."""
+
+    def assignments(self, assigned: Assignment) -> Any:
+        """Return R (N, K), an array or what computes one, also after `emit` and `close`."""
+
+    def close(self) -> None:
+        """Release what only further passes need; `embedding` and `assignments` still answer."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -26,6 +27,20 @@ _GRAINS_PER_BLOCK = 64
 # Pieces that the moments of all cells are cut into, at most one per joint level more.
 _UNITS = 64
 _SLAB = 1 << 18
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How the native kernels compute."""
+
+    precision: str
+    n_threads: int
+    instruction_set: str
+
+    @classmethod
+    def of(cls, precision: str, n_threads: int | None = None, instruction_set: str | None = None) -> Arithmetic:
+        """Fill in what is not said: the CPUs this process may use, and the best instruction set there is."""
+        return cls(precision, resolve_threads(n_threads), available_set(instruction_set))
 
 
 class NativeCells:
@@ -57,8 +72,7 @@ class NativeCells:
     ) -> None:
         self.n_cells, self.n_features = Z.shape
         self.design, self.schedule, self.precision = design, schedule, precision
-        self.n_threads = resolve_threads(n_threads)
-        self.instruction_set = available_set(instruction_set)
+        self.arithmetic = Arithmetic.of(precision, n_threads, instruction_set)
         self._Z = Z
         self._mass: dict[int, np.ndarray] = {}
 
@@ -69,6 +83,11 @@ class NativeCells:
 
     def _open(self, kind: Any) -> Any:
         raise NotImplementedError
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Threads and instruction set, for the record of a run."""
+        return {"n_threads": self.arithmetic.n_threads, "instruction_set": self.arithmetic.instruction_set}
 
     def mass(self, block: Block) -> np.ndarray:
         return self._mass[block.index]
@@ -98,6 +117,10 @@ class NativeCells:
         out = np.empty((self.n_cells, len(assigned.Y)), self.precision)
         self._cells.assign(assigned.Y, assigned.sigma, assigned.logp, order(self.design, self.schedule), out)
         return out
+
+    def close(self) -> None:
+        """Release the tables of the last pass; the cells themselves are needed for `assignments`."""
+        self._mass.clear()
 
 
 def available_set(asked: str | None = None) -> str:

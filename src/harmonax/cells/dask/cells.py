@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -20,10 +20,9 @@ from ...algorithm.seeding import unit
 from ...design import BatchDesign
 from ...errors import InputError
 from ...inputs.embedding import ValueCheck, check_shape
-from ...system.cpus import resolve_threads
 from ...system.extras import need
 from ..memory import MemoryCells, sample
-from ..native import NativeCells, available_set
+from ..native import Arithmetic
 from .partition import Again, Part, Tables, ended, same
 from .workers import Fleet, large_graphs
 
@@ -75,8 +74,7 @@ class DaskCells:
         self.n_cells, self.n_features = (int(n) for n in Z.shape)
         self.design, self.schedule, self.precision = design, schedule, precision
         # For the sample that seeding takes, which is computed here.
-        self.n_threads = resolve_threads(n_threads)
-        self.instruction_set = available_set()
+        self._arithmetic = Arithmetic.of(precision, n_threads)
         self._run = uuid.uuid4().hex[:12]
         self._row_chunks = tuple(int(n) for n in Z.chunks[0])
         starts = np.cumsum((0, *self._row_chunks))
@@ -99,11 +97,10 @@ class DaskCells:
             raise
 
     @property
-    def described(self) -> dict[str, Any]:
-        """Where the cells live, for the record of a run."""
+    def description(self) -> dict[str, Any]:
+        """The workers, for the record of a run."""
         about = self._fleet.about.values()
         return {
-            "cells": "dask",
             "n_partitions": len(self._fleet.parts),
             "n_workers": len({each.address for each in about}),
             "n_threads": sorted({each.n_threads for each in about}),
@@ -111,7 +108,7 @@ class DaskCells:
         }
 
     def take(self, rows: np.ndarray) -> MemoryCells:
-        return sample(self._rows(rows), cast(NativeCells, self))
+        return sample(self._rows(rows), self._arithmetic)
 
     def points(self, rows: np.ndarray) -> np.ndarray:
         return unit(self._rows(rows).astype(self.precision).astype(np.float64))

@@ -177,8 +177,8 @@ class Partition:
         self._n_corrections = len(corrections)
         for block, Y, sigma, logp in swept:
             self._cells.sweep(Block(block), Y, sigma, logp, moment=False, last=True)
-        cells = self._cells
-        return About(self._address, self._check, self._fingerprint, cells.instruction_set, cells.n_threads)
+        how = self._cells.arithmetic
+        return About(self._address, self._check, self._fingerprint, how.instruction_set, how.n_threads)
 
     def ready(self) -> None:
         """Answer, no more."""
