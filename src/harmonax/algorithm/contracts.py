@@ -24,13 +24,19 @@ class Sweep:
     moment: np.ndarray  # (K, d): R^T Zn, no rows where not asked for
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Assignment:
-    """Everything that R is a function of, beside Zn."""
+    """Everything that R is a function of, beside Zn. Its tables are read-only views: nobody need copy them."""
 
     Y: np.ndarray  # (K, d)
     logp: np.ndarray  # (n_blocks, B, K): the penalties with which each block was last assigned
     sigma: np.ndarray  # (K,)
+
+    def __post_init__(self) -> None:
+        for name in ("Y", "logp", "sigma"):
+            table = getattr(self, name).view()
+            table.flags.writeable = False
+            object.__setattr__(self, name, table)
 
 
 class Cells(Protocol):
@@ -76,7 +82,7 @@ class Cells(Protocol):
     def correct(self, assigned: Assignment, W: np.ndarray, moment: bool) -> np.ndarray:
         """Set Zn = unit(Z - R W), with each cell's W the sum over its levels.
 
-        Returns R^T Zn of the new Zn (K, d), no rows where not asked for.
+        Returns R^T Zn of the new Zn (K, d), no rows where not asked for. All blocks are swept before R matters again.
         """
 
     def emit(self, assigned: Assignment, W: np.ndarray, out: Any, moment: bool) -> np.ndarray:

@@ -13,6 +13,7 @@ from ..algorithm.contracts import Assignment
 from ..algorithm.schedule import FixedPartition
 from ..algorithm.seeding import unit
 from ..design import BatchDesign
+from ..inputs.embedding import slabs
 from .native import Arithmetic, NativeCells, order, plan
 
 
@@ -44,9 +45,17 @@ class MemoryCells(NativeCells):
     def emit(self, assigned: Assignment, W: np.ndarray, out: Any, moment: bool) -> np.ndarray:
         # The tables of a thousand batches are worth letting go: this is where most memory is in use.
         self._mass.clear()
+        target = out
+        # The kernels write to an array of their own layout only.
+        if not (isinstance(out, np.ndarray) and out.flags.c_contiguous and out.dtype in (np.float32, np.float64)):
+            target = np.empty((self.n_cells, self.n_features), self.precision)
+        sums = self._cells.emit(assigned.Y, assigned.sigma, assigned.logp, W, target, moment)
         if out is None:
-            out = self.embedding = np.empty((self.n_cells, self.n_features), self.precision)
-        return self._cells.emit(assigned.Y, assigned.sigma, assigned.logp, W, out, moment)
+            self.embedding = target
+        elif target is not out:
+            for start, rows in slabs(target):
+                out[start : start + len(rows)] = rows
+        return sums
 
 
 def sample(Z: np.ndarray, arithmetic: Arithmetic) -> MemoryCells:

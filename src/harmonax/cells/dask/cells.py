@@ -133,7 +133,7 @@ class DaskCells:
             "sweep", lambda part: (block.index, None if logp is None else logp[part.levels], moment, last)
         )
         if last:
-            self._again.append(Again(block.index, Y.copy(), sigma.copy(), None if logp is None else logp.copy()))
+            self._again.append(Again(block.index, Y, sigma, logp))
         mass = np.zeros((self.design.n_levels, len(Y)))
         for part, answer in zip(self._fleet.parts, answers, strict=True):
             mass[part.levels] += answer[0]
@@ -153,7 +153,7 @@ class DaskCells:
         return S, mass
 
     def correct(self, assigned: Assignment, W: np.ndarray, moment: bool) -> np.ndarray:
-        tables = _kept(assigned, W)
+        tables = Tables(assigned, W)
         self._again.clear()
         self._fleet.tell(assigned.Y, assigned.sigma)
         answers = self._fleet.ask("correct", lambda part: (*_own(tables, part), moment))
@@ -164,7 +164,7 @@ class DaskCells:
         """Have the corrected embedding computed where the cells are, for `embedding`; `out` is not used."""
         da, distributed = need("dask.array", "dask"), need("distributed", "dask")
         numbers = range(len(self._fleet.parts))
-        tables, sums = _kept(assigned, W), np.empty((0, self.n_features))
+        tables, sums = Tables(assigned, W), np.empty((0, self.n_features))
         if moment:
             self._fleet.tell(assigned.Y, assigned.sigma)
             sums = reduce(np.add, self._fleet.ask("corrected_moment", lambda part: _own(tables, part)))
@@ -203,7 +203,7 @@ class DaskCells:
     def assignments(self, assigned: Assignment) -> Any:
         """Return R (N, K) as a Dask array; its chunks are computed when asked for."""
         da, dask = need("dask.array", "dask"), need("dask", "dask")
-        rounds = self._shipped(_kept(assigned, np.empty((self.design.n_levels, 0))))
+        rounds = self._shipped(Tables(assigned, np.empty((self.design.n_levels, 0))))
         one = dask.delayed(ended, pure=False)
         K = len(assigned.Y)
         arrays = [
@@ -270,11 +270,6 @@ def _check_values(checks: Sequence[ValueCheck]) -> None:
     for check in checks:
         total.merge(check)
     total.finish()
-
-
-def _kept(assigned: Assignment, W: np.ndarray) -> Tables:
-    """Return copies: the loop writes its penalties over."""
-    return Tables(Assignment(assigned.Y.copy(), assigned.logp.copy(), assigned.sigma.copy()), W.copy())
 
 
 def _own(tables: Tables, part: Part) -> tuple[np.ndarray, np.ndarray]:

@@ -69,7 +69,7 @@ class Fleet:
     def tell(self, Y: np.ndarray, sigma: np.ndarray) -> None:
         """Have these centroids known to whoever is asked next; sent once to each worker."""
         if self._centroids is None or not all(map(np.array_equal, self._centroids, (Y, sigma))):
-            self._centroids = (Y.copy(), sigma.copy())
+            self._centroids = (Y, sigma)
             self._told.clear()
 
     def ask(self, method: str, each: Callable[[Part], tuple[Any, ...]]) -> list[Any]:

@@ -193,12 +193,11 @@ class JaxCells:
         self._tiling = tiling
 
     def _tables(self, *tables: np.ndarray) -> tuple[np.ndarray, ...]:
-        # Sent with the call: for small tables that takes half the time of device_put. Copied, since the caller may
-        # change them while the device still computes.
-        return tuple(np.array(t, self.precision) for t in tables)
+        # Sent with the call: for small tables that takes half the time of device_put.
+        return tuple(np.asarray(t, self.precision) for t in tables)
 
     def _coefficients(self, W: np.ndarray) -> Any:
-        return jax.device_put(np.array(W, self.precision), self._everywhere)
+        return jax.device_put(np.asarray(W, self.precision), self._everywhere)
 
     def _tables_of_blocks(self, assigned: Assignment) -> Iterator[Any]:
         # A run that goes on from an earlier one does not begin with a sweep.
