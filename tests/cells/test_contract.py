@@ -88,6 +88,14 @@ def test_a_run_agrees_with_dense(backend, flavor, levels, precision):
     assert backend.name == "dense" or got.embedding.dtype == got.R.dtype == precision
 
 
+def test_many_joint_levels(backend):
+    rng = np.random.default_rng(0)
+    Z = rng.normal(size=(N, D)) * 3
+    design = BatchDesign.from_codes(np.column_stack([rng.integers(60, size=N), rng.integers(9, size=N)]))
+    params = HarmonyParams(**{**SHORT, "precision": "float64", "max_iter_harmony": 2})
+    assert_agree(run(backend, Z, design, params, precision="float64"), run(DenseCells, Z, design, params), Z, 1e-9)
+
+
 def conversation(cells, design: BatchDesign, schedule: FixedPartition) -> dict[str, np.ndarray]:
     """Ask cells everything, once; return the answers by name."""
     rng = np.random.default_rng(3)
@@ -142,14 +150,6 @@ def test_the_result_goes_where_it_is_told(backend):
     for out in (np.empty(Z.shape), np.empty(Z.shape, order="F"), np.empty(Z.shape, np.float32), Slices(Z.shape)):
         run(backend, Z, design, params, precision="float32", out=out)
         np.testing.assert_array_equal(getattr(out, "values", out), expected.astype(getattr(out, "dtype", float)))
-
-
-def test_what_they_say_of_themselves_is_plain(backend):
-    Z, design = problem((3,))
-    cells = backend(Z, design, FixedPartition(4, np.random.SeedSequence(0)), precision="float32")
-    assert (cells.n_cells, cells.n_features) == (N, D)
-    assert all(isinstance(value, (str, int, list)) for value in cells.description.values())
-    cells.close()
 
 
 def test_the_table_says_which_to_use():

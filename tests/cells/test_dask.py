@@ -24,7 +24,7 @@ from harmonax.params import HarmonyParams
 distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
 da = pytest.importorskip("dask.array", reason="dask.array is not installed")
 
-from harmonax.cells.dask import workers as fleet_module  # noqa: E402
+from harmonax.cells.dask import workers as workers_module  # noqa: E402
 from harmonax.cells.dask.cells import DaskCells  # noqa: E402
 
 # A few passes and blocks: every call is a message to every worker.
@@ -133,7 +133,7 @@ def assert_nothing_is_left(client) -> None:
     def held(dask_worker):
         from harmonax.cells.dask import partition
 
-        return len(dask_worker.state.actors) + len(partition._HERE)
+        return len(dask_worker.state.actors) + len(partition._LIVING)
 
     until = time.time() + 60
     while any(client.run(held).values()) and time.time() < until:
@@ -173,7 +173,7 @@ class Forgetful(DaskCells):
 
     def _maybe(self, name, count):
         if (name, count) == self.at:
-            self._fleet._lose(self.loses)
+            self._workers._lose(self.loses)
 
     def sweep(self, block, *args, **how):
         self.n_sweeps = getattr(self, "n_sweeps", -1) + 1
@@ -218,7 +218,7 @@ def test_killed_workers_are_survived_with_the_same_bits(flavor, at, programs, th
     class Killing(Forgetful):
         def _maybe(self, name, count):
             if (name, count) in at:
-                killed.append(self._fleet.about[0].address)
+                killed.append(self._workers.info[0].address)
                 programs.kill(killed[-1])
 
     got = run_dask(Z, design, params, client, kind=Killing)
@@ -253,7 +253,7 @@ def per_pass(Z, design, client, chunks) -> tuple[int, int]:
     for _ in range(3):
         for block in schedule.all_blocks():
             cells.sweep(block, Y, sigma, logp, moment=False)
-        counts.append((cells._fleet.bytes_sent, cells._fleet.bytes_received))
+        counts.append((cells._workers.bytes_sent, cells._workers.bytes_received))
     cells.close()
     # Later passes with the same centroids do not send them.
     assert counts[1][0] - counts[0][0] == counts[2][0] - counts[1][0] < counts[0][0] - Y.nbytes
@@ -345,7 +345,7 @@ def test_rows_with_other_values_the_second_time_are_refused(threads):
         return np.random.default_rng().normal(size=block.shape)
 
     cells = make(da.ones((100, 3), chunks=(30, 3)).map_blocks(drawn, dtype=float, meta=np.empty((0, 0))), threads)
-    cells._fleet._lose([1])
+    cells._workers._lose([1])
     with pytest.raises(InputError, match=r"rows 30 to 59 of the embedding were computed again .* other values now"):
         cells.points(np.array([0]))
     cells.close()
@@ -353,12 +353,12 @@ def test_rows_with_other_values_the_second_time_are_refused(threads):
 
 def test_a_partition_that_is_lost_each_time_ends_the_run(threads, monkeypatch):
     cells = make(da.ones((100, 3), chunks=(30, 3)), threads)
-    answer = cells._fleet._answer
+    answer = cells._workers._answer
 
     async def unless_second(call, number):
         return None if number == 1 else await answer(call, number)
 
-    monkeypatch.setattr(cells._fleet, "_answer", unless_second)
+    monkeypatch.setattr(cells._workers, "_answer", unless_second)
     with pytest.raises(HarmonaxError, match=r"1 partitions \(first: rows 30 to 59\) were lost .* 4 times"):
         cells.sweep(Block(0), np.eye(3), np.full(3, 0.1), None, moment=False)
     cells.close()
@@ -368,7 +368,7 @@ def test_a_partition_that_is_lost_each_time_ends_the_run(threads, monkeypatch):
 def test_a_client_that_is_not_the_current_one_is_used(programs, threads):
     cells = make(da.ones((100, 3), chunks=(50, 3)), programs.have(1))
     assert distributed.get_client() is not programs.client
-    assert all(actor.client is programs.client for actor in cells._fleet._actors.values())
+    assert all(actor.client is programs.client for actor in cells._workers._actors.values())
     cells.close()
 
 
@@ -383,7 +383,7 @@ def test_a_chunk_that_ends_its_worker_ends_the_run(programs):
 
 
 def test_a_cluster_without_workers_is_not_waited_for_forever(monkeypatch):
-    monkeypatch.setattr(fleet_module, "_NO_WORKERS", 0.2)
+    monkeypatch.setattr(workers_module, "_NO_WORKERS", 0.2)
     with (
         distributed.LocalCluster(n_workers=0, processes=False, **LOCAL) as cluster,
         distributed.Client(cluster) as client,
@@ -412,12 +412,12 @@ def test_ctrl_c_leaves_no_actors_behind(processes):
 
 def test_what_a_partition_is_told_is_small():
     # The scheduler keeps it: a byte a cell, and not the levels of others.
-    from harmonax.cells.dask.partition import Part
+    from harmonax.cells.dask.partition import PartitionSpec
 
     design = BatchDesign.from_codes(np.arange(100_000) // 100)
     how = {"precision": "float32", "n_threads": None}
     schedule = FixedPartition(20, np.random.SeedSequence(0))
-    part = Part.of(design, schedule, 40_000, 60_000, "run", 0, **how)
+    part = PartitionSpec.of(design, schedule, 40_000, 60_000, "run", 0, **how)
     assert part.design.n_levels == 200
     assert len(pickle.dumps(part)) < 30_000
     np.testing.assert_array_equal(

@@ -36,37 +36,6 @@ JITTED += [getattr(jax_kernels, name) for name in ("corrected", "corrected_momen
 FIXED = {**FIXED, "max_iter_clustering": 3}
 
 
-# All but the last have one shape, and so compile once.
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"batch_prune_threshold": None},
-        {"batch_prune_threshold": 0.1},
-        {"tau": 20.0},
-        {"sigma": tuple(np.linspace(0.05, 0.3, 11))},
-        {"sigma": 0.02},
-        {"theta": (0.0, 3.0)},
-        {"ridge": "fixed", "ridge_lambda": (1.0, 5.0)},
-        {"flavor": "harmony1", "sigma": tuple(np.linspace(0.05, 0.3, 11)), "tau": 10.0},
-        {"block_proportion": 1.0},
-    ],
-    ids=lambda c: ",".join(c),
-)
-def test_agrees_with_dense_under(changes):
-    Z, codes = cells_with_batches(800, 9, (4, 2), seed=1)
-    design = BatchDesign.from_codes(codes)
-    assert_agrees_with_dense(
-        JaxCells, Z, design, HarmonyParams(**{"n_clusters": 11, "precision": "float64", **FIXED, **changes})
-    )
-
-
-def test_many_joint_levels():
-    rng = np.random.default_rng(0)
-    Z = rng.normal(size=(900, 7)) * 3
-    design = BatchDesign.from_codes(np.column_stack([rng.integers(60, size=900), rng.integers(9, size=900)]))
-    assert_agrees_with_dense(JaxCells, Z, design, HarmonyParams(n_clusters=10, precision="float64", **FIXED))
-
-
 def test_empty_blocks():
     Z, codes = cells_with_batches(25, 4, (2,), seed=3)
     params = HarmonyParams(n_clusters=3, precision="float64", block_proportion=0.04, **FIXED)
@@ -77,7 +46,7 @@ def test_empty_blocks():
 
 @pytest.mark.parametrize("flavor", ["harmony1", "harmony2"])
 def test_several_chunks_and_a_batch_that_dominates(flavor, monkeypatch):
-    monkeypatch.setattr(jax_cells, "_MOST_VALUES", {"cpu": 1 << 11})
+    monkeypatch.setattr(jax_cells, "MAX_VALUES", {"cpu": 1 << 11})
     Z, codes = cells_with_batches(2500, 8, (6, 2), seed=4)
     codes[: len(codes) // 2] = 0
     design = BatchDesign.from_codes(codes)
@@ -135,7 +104,7 @@ def test_a_run_that_goes_on_from_tables_gives_the_same_bits(flavor):
 
 def test_sums_of_many_chunks_are_as_exact_as_the_values(monkeypatch):
     # Cells far from the origin, and ten thousand additions: summed plainly in float32 the last digits were lost.
-    monkeypatch.setattr(jax_cells, "_MOST_VALUES", {"cpu": 32})
+    monkeypatch.setattr(jax_cells, "MAX_VALUES", {"cpu": 32})
     rng = np.random.default_rng(0)
     Z = (rng.normal(size=(40_000, 2)) + 30).astype(np.float32)
     design = BatchDesign.from_codes(np.zeros(40_000, np.int64))
@@ -179,7 +148,7 @@ TWO_DEVICES = """
 import jax, numpy as np
 from test_jax_cells import FIXED, run, jax_kernels
 from strategies import cells_with_batches
-from harmonax.cells.jax import JaxCells
+from harmonax.cells.jax.cells import JaxCells
 from harmonax.cells.memory import MemoryCells
 from harmonax.design import BatchDesign
 from harmonax.params import HarmonyParams

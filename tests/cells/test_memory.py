@@ -97,13 +97,6 @@ def test_agrees_with_dense_on_small_problems(problem):
     np.testing.assert_allclose(R_got, R, atol=1e-7)
 
 
-def test_many_joint_levels_and_empty_blocks():
-    rng = np.random.default_rng(0)
-    Z = rng.normal(size=(900, 7)) * 3
-    design = BatchDesign.from_codes(np.column_stack([rng.integers(60, size=900), rng.integers(9, size=900)]))
-    assert_agrees_with_dense(MemoryCells, Z, design, HarmonyParams(n_clusters=10, precision="float64", **FIXED))
-
-
 @pytest.mark.parametrize("dtype", ["float32", "float64", ">f4", ">f8"])
 @pytest.mark.parametrize("layout", ["C", "F", "sliced", "reversed"])
 def test_any_memory_layout_gives_the_same_bits(layout, dtype):

@@ -22,7 +22,7 @@ from ..kernels import _native
 from ..system.cpus import resolve_threads
 
 # A grain, the piece of a block that one thread takes at a time: at least so many cells, and at most so many a block.
-_LEAST_GRAIN = 256
+MIN_GRAIN = 256
 _GRAINS_PER_BLOCK = 64
 # Pieces that the moments of all cells are cut into, at most one per joint level more.
 _UNITS = 64
@@ -161,7 +161,7 @@ def plan(design: BatchDesign, schedule: FixedPartition) -> dict[str, Any]:
     run_start = run_stop - runs
     block_start = np.concatenate([run_start[::n_joint], [n_cells]])
     largest = int(np.diff(block_start).max(initial=1))
-    grain = max(_LEAST_GRAIN, -(-largest // _GRAINS_PER_BLOCK))
+    grain = max(MIN_GRAIN, -(-largest // _GRAINS_PER_BLOCK))
     grain_start = np.concatenate([np.arange(a, b, grain) for a, b in itertools.pairwise(block_start)])
     segment_start = np.union1d(run_start[runs > 0], grain_start).astype(np.int64)
     run = np.searchsorted(run_stop, segment_start, side="right")
@@ -183,7 +183,7 @@ def plan(design: BatchDesign, schedule: FixedPartition) -> dict[str, Any]:
 
 def _units(joint: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Cut segments, ordered by joint level, where the level changes and about every N / 64 cells."""
-    target = max(_LEAST_GRAIN, -(-int(sizes.sum()) // _UNITS))
+    target = max(MIN_GRAIN, -(-int(sizes.sum()) // _UNITS))
     piece = (np.cumsum(sizes) - sizes) // target
     cut = np.flatnonzero((np.diff(joint) != 0) | (np.diff(piece) != 0)) + 1
     return np.concatenate([[0], cut, [len(joint)]]).astype(np.int64)

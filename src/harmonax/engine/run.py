@@ -29,7 +29,7 @@ from .placement import ResourceRequest, make_cells
 
 Backend = Literal["auto", BackendName]
 # Tables (moments per combination of levels, penalties per block) above this many bytes are refused.
-_MOST_TABLES = 8 << 30
+MAX_TABLES = 8 << 30
 
 
 def harmonize(
@@ -206,10 +206,10 @@ def _check_tables(design: BatchDesign, resolved: ResolvedParams, n_features: int
     # With several variables each cluster has a ridge system, and that its factors.
     systems = 4 * (1 + design.n_levels) ** 2 if design.n_variables > 1 else 0
     size = 8 * (2 * moments + 3 * penalties + systems)
-    if size > _MOST_TABLES:
+    if size > MAX_TABLES:
         raise InputError(
             f"{', '.join(design.variables)}: {design.n_levels} levels in {design.n_joint} combinations need tables of "
-            f"{human(size)}; allowed are {human(_MOST_TABLES)}: use fewer batch variables, coarser ones, "
+            f"{human(size)}; allowed are {human(MAX_TABLES)}: use fewer batch variables, coarser ones, "
             "or fewer clusters"
         )
 

@@ -32,8 +32,8 @@ import jax  # noqa: E402
 from . import kernels as kernels  # noqa: E402
 
 # The most values in any array of a chunk: what stays in a CPU's cache; what keeps a GPU busy, and small beside Z.
-_MOST_VALUES = {"cpu": 1 << 18}
-_MOST_VALUES_ELSE = 1 << 24
+MAX_VALUES = {"cpu": 1 << 18}
+MAX_VALUES_ELSE = 1 << 24
 
 
 class JaxCells:
@@ -178,7 +178,7 @@ class JaxCells:
         """Lay the cells out, block by block, at the first question about them."""
         if self._tiling is not None:
             return
-        most = _MOST_VALUES.get(self.devices[0].platform, _MOST_VALUES_ELSE)
+        most = MAX_VALUES.get(self.devices[0].platform, MAX_VALUES_ELSE)
         tiling = cut(self.design, self.schedule, self.n_features, n_clusters, len(self.devices), most)
         spread = lambda tree: jax.device_put(tree, self._spread)  # noqa: E731
         self._tiles = [spread(tiles) for tiles in describe(tiling, self.design)]
