@@ -72,15 +72,15 @@ def on_dask(Z: Any, design: BatchDesign, args: argparse.Namespace, n_workers: in
 
         def meter() -> dict[str, float]:
             counts = {f"worker {i}": v for i, v in enumerate(client.run(cpu).values())}
-            fleet = cells._fleet
-            counts |= {"sent": fleet.bytes_sent, "received": fleet.bytes_received}
+            workers = cells._workers
+            counts |= {"sent": workers.bytes_sent, "received": workers.bytes_received}
             return counts | {"wall": time.perf_counter(), "client": time.process_time()}
 
         got = best(passes(cells, design, schedule, args.passes, meter))
         rounds = 200
         start, started = time.process_time(), time.perf_counter()
         for _ in range(rounds):
-            cells._fleet.ask("ready", lambda part: ())
+            cells._workers.call("ready", lambda part: ())
         got["message"] = (time.process_time() - start) / rounds / n_workers
         got["question"] = (time.perf_counter() - started) / rounds
         cells.close()

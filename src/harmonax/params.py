@@ -16,7 +16,10 @@ from .system.validate import number, one_of, whole_number
 if TYPE_CHECKING:
     from .design import BatchDesign
 
-Flavor = Literal["harmony1", "harmony2"]
+Flavor = Literal["harmony2", "harmony1"]
+# What each flavor allows: kinds of ridge penalty, the default first, and pruning. What it does: `algorithm/flavors.py`.
+_RIDGES: dict[Flavor, tuple[str, ...]] = {"harmony2": ("dynamic", "fixed"), "harmony1": ("fixed",)}
+_PRUNES: dict[Flavor, bool] = {"harmony2": True, "harmony1": False}
 Floats = float | Sequence[float] | np.ndarray
 
 
@@ -88,7 +91,7 @@ class HarmonyParams:
 
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
-        one_of(self.flavor, "flavor", ("harmony2", "harmony1"))
+        one_of(self.flavor, "flavor", tuple(_RIDGES))
         one_of(self.correction_method, "correction_method", ("fast", "original"))
         one_of(self.precision, "precision", ("float32", "float64"))
         if self.n_clusters is not None:
@@ -107,15 +110,18 @@ class HarmonyParams:
         share = number(self.block_proportion, "block_proportion", minimum=0, maximum=1, exclusive=True)
         put("block_proportion", share)
         if self.ridge is None:
-            put("ridge", "dynamic" if self.flavor == "harmony2" else "fixed")
+            put("ridge", _RIDGES[self.flavor][0])
         one_of(self.ridge, "ridge", ("dynamic", "fixed"))
-        if self.flavor == "harmony1" and self.ridge == "dynamic":
-            raise InputError("ridge='dynamic' belongs to harmony2; harmony1 has a fixed ridge_lambda")
+        if self.ridge not in _RIDGES[self.flavor]:
+            others = ", ".join(name for name, ridges in _RIDGES.items() if self.ridge in ridges)
+            raise InputError(
+                f"ridge={self.ridge!r} belongs to {others}; {self.flavor} has a {_RIDGES[self.flavor][0]} ridge_lambda"
+            )
 
     @property
     def pruning(self) -> float | None:
-        """The prune threshold in force: None for harmony1."""
-        return self.batch_prune_threshold if self.flavor == "harmony2" else None
+        """The prune threshold in force; None where the flavor does not prune."""
+        return self.batch_prune_threshold if _PRUNES[self.flavor] else None
 
     def idle(self) -> list[str]:
         """Return the parameters that differ from their default without having an effect, by flavor and ridge.
@@ -127,7 +133,7 @@ class HarmonyParams:
         ['alpha']
         """
         unused = ["alpha"] if self.ridge == "fixed" else ["ridge_lambda"]
-        if self.flavor == "harmony1":
+        if not _PRUNES[self.flavor]:
             unused.append("batch_prune_threshold")
         return [name for name in unused if getattr(self, name) != getattr(HarmonyParams, name)]
 

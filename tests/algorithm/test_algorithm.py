@@ -89,7 +89,7 @@ def test_tau_shrinks_the_theta_of_small_batches():
     ],
 )
 def test_when_passes_stop(flavor, objectives, stops):
-    assert passes_converged(flavor, objectives, 1e-5) is stops
+    assert passes_converged(flavor, objectives, len(objectives), 1e-5) is stops
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Cells on a Dask cluster against cells in memory: workers as threads and as processes, some of which are killed."""
+"""Cells on a Dask cluster beyond `test_contract.py`: workers as threads and as processes, some of which are killed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ import time
 
 import numpy as np
 import pytest
+from agreement import Answers, assert_agree, run
 from strategies import cells_with_batches
 
 import harmonax
-from harmonax.algorithm.harmony import Fit, Harmony
 from harmonax.algorithm.schedule import Block, FixedPartition
-from harmonax.algorithm.seeding import seed_centroids
-from harmonax.cells.memory import MemoryCells
+from harmonax.cells.dense import DenseCells
 from harmonax.design import BatchDesign
 from harmonax.errors import HarmonaxError, HarmonaxWarning, InputError, MissingExtraError
 from harmonax.params import HarmonyParams
@@ -25,7 +24,7 @@ from harmonax.params import HarmonyParams
 distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
 da = pytest.importorskip("dask.array", reason="dask.array is not installed")
 
-from harmonax.cells.dask import workers as fleet_module  # noqa: E402
+from harmonax.cells.dask import workers as workers_module  # noqa: E402
 from harmonax.cells.dask.cells import DaskCells  # noqa: E402
 
 # A few passes and blocks: every call is a message to every worker.
@@ -35,7 +34,6 @@ SHORT = {
 }
 # Of very different sizes, one of a single cell and one of none; columns in two chunks.
 CHUNKS = ((700, 1, 0, 260, 39), (7, 4))
-TOLERANCE = {"float32": 1e-4, "float64": 1e-9}
 LOCAL = {"dashboard_address": ":0", "threads_per_worker": 1}
 
 
@@ -116,40 +114,17 @@ def problem(levels: tuple[int, ...] = (4, 2), seed: int = 1) -> tuple[np.ndarray
     return Z, BatchDesign.from_codes(codes)
 
 
-def run(make, design: BatchDesign, params: HarmonyParams) -> tuple[np.ndarray, Fit]:
-    """Run as `harmonize` does, over the cells that `make` returns for a schedule."""
-    resolved = params.resolve(design)
-    cells = make(FixedPartition(params.n_blocks(design.n_cells), np.random.SeedSequence(5)))
-    Y = seed_centroids(cells, resolved.n_clusters, np.random.default_rng(3))
-    out = np.empty((design.n_cells, cells.n_features))
-    fit = Harmony(cells, design, cells.schedule, resolved).run(Y, out)
-    return out, fit
-
-
-def run_memory(Z, design, params) -> tuple[np.ndarray, Fit]:
-    return run(lambda schedule: MemoryCells(Z, design, schedule, precision=params.precision), design, params)
-
-
-def run_dask(Z, design, params, client, kind=DaskCells, **how) -> tuple[np.ndarray, Fit, DaskCells]:
-    """Run; return the embedding, the fit and the closed cells."""
-    made = []
-
-    def make(schedule):
-        made.append(kind(Z, design, schedule, precision=params.precision, client=client, **how))
-        return made[0]
-
-    try:
-        _, fit = run(make, design, params)
-    finally:
-        for cells in made:
-            cells.close()
-    return client.compute(made[0].embedding, sync=True), fit, made[0]
+def run_dask(Z, design, params, client, kind=DaskCells, **how) -> Answers:
+    """Run on a client's cluster."""
+    with client.as_current():
+        return run(kind, Z, design, params, seed=3, precision=params.precision, client=client, **how)
 
 
 def assert_same_bits(a, b) -> None:
-    np.testing.assert_array_equal(a[0], b[0])
-    np.testing.assert_array_equal(a[1].moment, b[1].moment)
-    assert a[1].history == b[1].history
+    np.testing.assert_array_equal(a.embedding, b.embedding)
+    np.testing.assert_array_equal(a.R, b.R)
+    np.testing.assert_array_equal(a.fit.moment, b.fit.moment)
+    assert a.fit.history == b.fit.history
 
 
 def assert_nothing_is_left(client) -> None:
@@ -158,7 +133,7 @@ def assert_nothing_is_left(client) -> None:
     def held(dask_worker):
         from harmonax.cells.dask import partition
 
-        return len(dask_worker.state.actors) + len(partition._HERE)
+        return len(dask_worker.state.actors) + len(partition._LIVING)
 
     until = time.time() + 60
     while any(client.run(held).values()) and time.time() < until:
@@ -166,48 +141,15 @@ def assert_nothing_is_left(client) -> None:
     assert not any(client.run(held).values())
 
 
-@pytest.mark.parametrize("precision", ["float32", "float64"])
-@pytest.mark.parametrize("levels", [(3,), (4, 2), (5, 3, 2)], ids=["1 variable", "2 variables", "3 variables"])
-@pytest.mark.parametrize("flavor", ["harmony1", "harmony2"])
-def test_agrees_with_memory(flavor, levels, precision, threads):
-    Z, design = problem(levels)
-    params = HarmonyParams(flavor=flavor, precision=precision, **SHORT)
-    expected, fit = run_memory(Z, design, params)
-    got, fit_got, cells = run_dask(da.from_array(Z, chunks=CHUNKS), design, params, threads)
-    assert got.dtype == precision
-    assert cells.embedding.chunks == (CHUNKS[0], (11,))
-    assert cells.described["n_partitions"] == 4
-    tolerance = TOLERANCE[precision]
-    assert np.abs(got - expected).max() <= tolerance * np.abs(expected).max()
-    np.testing.assert_allclose(fit_got.history.total, fit.history.total, rtol=min(tolerance, 1e-5))
-    np.testing.assert_allclose(fit_got.mass, fit.mass, rtol=1e-3 if precision == "float32" else 1e-9, atol=1e-3)
-    scale = np.abs(fit.moment).max()
-    np.testing.assert_allclose(fit_got.moment, fit.moment, rtol=0, atol=max(tolerance, 1e-9) * 10 * scale)
-    assert np.abs(expected - Z).max() > 0.1
-    assert_nothing_is_left(threads)
-
-
 def test_passes_that_stop_by_themselves_agree(threads):
     # No pass is known to be the last, so the moments are a question of their own.
     Z, design = problem()
     params = HarmonyParams(**{**SHORT, "precision": "float64", "max_iter_clustering": 20, "tol_clustering": 0.5})
-    expected, fit = run_memory(Z, design, params)
-    got, fit_got, _ = run_dask(da.from_array(Z, chunks=CHUNKS), design, params, threads)
-    assert fit_got.history.passes == fit.history.passes
-    assert np.abs(got - expected).max() <= 1e-9 * np.abs(expected).max()
-
-
-def test_assignments_are_those_of_memory(threads):
-    Z, design = problem()
-    params = HarmonyParams(precision="float64", **SHORT)
-    schedule = FixedPartition(params.n_blocks(1000), np.random.SeedSequence(5))
-    _, fit, cells = run_dask(da.from_array(Z, chunks=CHUNKS), design, params, threads)
-    R = cells.assignments(fit.assigned)
-    assert R.shape == (1000, 9)
-    in_memory = MemoryCells(Z, design, schedule, precision="float64")
-    for tables in cells._past:
-        in_memory.correct(tables.assigned, tables.W, moment=False)
-    np.testing.assert_allclose(threads.compute(R, sync=True), in_memory.assignments(fit.assigned), atol=1e-12)
+    got = run_dask(da.from_array(Z, chunks=CHUNKS), design, params, threads)
+    assert_agree(got, run(DenseCells, Z, design, params, seed=3), Z, 1e-9)
+    assert got.cells.embedding.chunks == (CHUNKS[0], (11,))
+    assert got.cells.description["n_partitions"] == 4
+    assert_nothing_is_left(threads)
 
 
 @pytest.mark.parametrize("flavor", ["harmony1", "harmony2"])
@@ -221,7 +163,7 @@ def test_the_bits_depend_neither_on_workers_nor_on_threads(flavor, threads, proc
     with distributed.LocalCluster(n_workers=1, processes=False, **LOCAL) as one, distributed.Client(one) as client:
         alone = run_dask(Z, design, params, client)
     assert_same_bits(alone, four)
-    assert [each[2].described["n_workers"] for each in (alone, four)] == [1, 4]
+    assert [each.cells.description["n_workers"] for each in (alone, four)] == [1, 4]
 
 
 class Forgetful(DaskCells):
@@ -231,7 +173,7 @@ class Forgetful(DaskCells):
 
     def _maybe(self, name, count):
         if (name, count) == self.at:
-            self._fleet._lose(self.loses)
+            self._workers._lose(self.loses)
 
     def sweep(self, block, *args, **how):
         self.n_sweeps = getattr(self, "n_sweeps", -1) + 1
@@ -276,7 +218,7 @@ def test_killed_workers_are_survived_with_the_same_bits(flavor, at, programs, th
     class Killing(Forgetful):
         def _maybe(self, name, count):
             if (name, count) in at:
-                killed.append(self._fleet.about[0].address)
+                killed.append(self._workers.info[0].address)
                 programs.kill(killed[-1])
 
     got = run_dask(Z, design, params, client, kind=Killing)
@@ -289,7 +231,7 @@ def test_the_embedding_outlives_its_actors_and_all_workers(programs, tmp_path):
     zarr = pytest.importorskip("zarr", reason="zarr is not installed")
     Z, design = problem()
     client = programs.have(1)
-    expected, _, cells = run_dask(da.from_array(Z, chunks=CHUNKS), design, HarmonyParams(**SHORT), client)
+    expected, *_, cells = run_dask(da.from_array(Z, chunks=CHUNKS), design, HarmonyParams(**SHORT), client)
     assert_nothing_is_left(client)
     for address in client.nthreads():
         programs.kill(address)
@@ -311,7 +253,7 @@ def per_pass(Z, design, client, chunks) -> tuple[int, int]:
     for _ in range(3):
         for block in schedule.all_blocks():
             cells.sweep(block, Y, sigma, logp, moment=False)
-        counts.append((cells._fleet.bytes_sent, cells._fleet.bytes_received))
+        counts.append((cells._workers.bytes_sent, cells._workers.bytes_received))
     cells.close()
     # Later passes with the same centroids do not send them.
     assert counts[1][0] - counts[0][0] == counts[2][0] - counts[1][0] < counts[0][0] - Y.nbytes
@@ -403,7 +345,7 @@ def test_rows_with_other_values_the_second_time_are_refused(threads):
         return np.random.default_rng().normal(size=block.shape)
 
     cells = make(da.ones((100, 3), chunks=(30, 3)).map_blocks(drawn, dtype=float, meta=np.empty((0, 0))), threads)
-    cells._fleet._lose([1])
+    cells._workers._lose([1])
     with pytest.raises(InputError, match=r"rows 30 to 59 of the embedding were computed again .* other values now"):
         cells.points(np.array([0]))
     cells.close()
@@ -411,12 +353,12 @@ def test_rows_with_other_values_the_second_time_are_refused(threads):
 
 def test_a_partition_that_is_lost_each_time_ends_the_run(threads, monkeypatch):
     cells = make(da.ones((100, 3), chunks=(30, 3)), threads)
-    answer = cells._fleet._answer
+    answer = cells._workers._answer
 
     async def unless_second(call, number):
         return None if number == 1 else await answer(call, number)
 
-    monkeypatch.setattr(cells._fleet, "_answer", unless_second)
+    monkeypatch.setattr(cells._workers, "_answer", unless_second)
     with pytest.raises(HarmonaxError, match=r"1 partitions \(first: rows 30 to 59\) were lost .* 4 times"):
         cells.sweep(Block(0), np.eye(3), np.full(3, 0.1), None, moment=False)
     cells.close()
@@ -426,7 +368,7 @@ def test_a_partition_that_is_lost_each_time_ends_the_run(threads, monkeypatch):
 def test_a_client_that_is_not_the_current_one_is_used(programs, threads):
     cells = make(da.ones((100, 3), chunks=(50, 3)), programs.have(1))
     assert distributed.get_client() is not programs.client
-    assert all(actor.client is programs.client for actor in cells._fleet._actors.values())
+    assert all(actor.client is programs.client for actor in cells._workers._actors.values())
     cells.close()
 
 
@@ -441,7 +383,7 @@ def test_a_chunk_that_ends_its_worker_ends_the_run(programs):
 
 
 def test_a_cluster_without_workers_is_not_waited_for_forever(monkeypatch):
-    monkeypatch.setattr(fleet_module, "_NO_WORKERS", 0.2)
+    monkeypatch.setattr(workers_module, "_NO_WORKERS", 0.2)
     with (
         distributed.LocalCluster(n_workers=0, processes=False, **LOCAL) as cluster,
         distributed.Client(cluster) as client,
@@ -470,12 +412,12 @@ def test_ctrl_c_leaves_no_actors_behind(processes):
 
 def test_what_a_partition_is_told_is_small():
     # The scheduler keeps it: a byte a cell, and not the levels of others.
-    from harmonax.cells.dask.partition import Part
+    from harmonax.cells.dask.partition import PartitionSpec
 
     design = BatchDesign.from_codes(np.arange(100_000) // 100)
     how = {"precision": "float32", "n_threads": None}
     schedule = FixedPartition(20, np.random.SeedSequence(0))
-    part = Part.of(design, schedule, 40_000, 60_000, "run", 0, **how)
+    part = PartitionSpec.of(design, schedule, 40_000, 60_000, "run", 0, **how)
     assert part.design.n_levels == 200
     assert len(pickle.dumps(part)) < 30_000
     np.testing.assert_array_equal(

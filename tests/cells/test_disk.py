@@ -15,19 +15,18 @@ import h5py
 import numpy as np
 import pandas as pd
 import pytest
+from agreement import FIXED, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import cells_with_batches
 
 import harmonax
-from harmonax.algorithm.harmony import Harmony
-from harmonax.algorithm.schedule import FixedPartition
 from harmonax.cells.disk import DiskCells
 from harmonax.cells.memory import MemoryCells
 from harmonax.cli import run as command
 from harmonax.design import BatchDesign
+from harmonax.engine.budget import MemoryEstimate, choose
 from harmonax.engine.checkpoint import Checkpoint
-from harmonax.engine.placement import Sizes, select
 from harmonax.errors import HarmonaxWarning, InputError, OutputError
 from harmonax.inputs.embedding import data_hash
 from harmonax.params import HarmonyParams
@@ -36,45 +35,30 @@ from harmonax.system.memory import available, human, parse_size
 pytestmark = pytest.mark.skipif(not hasattr(os, "preadv"), reason="cells on disk need pread")
 FLAVORS = ["harmony1", "harmony2"]
 ENDLESS = {"tol_clustering": 0.0, "tol_harmony": 0.0}
-FIXED = {"max_iter_harmony": 3, "max_iter_clustering": 4, "tol_clustering": 0.0, "tol_harmony": 0.0}
 
 
-def answers(kind, Z, codes, params, **how):
-    """Run from the same centroids and schedule; return embedding, R and history."""
-    design = BatchDesign.from_codes(codes)
-    resolved = params.resolve(design)
-    schedule = FixedPartition(params.n_blocks(len(Z)), np.random.SeedSequence(0))
-    cells = kind(Z, design, schedule, precision=params.precision, **how)
-    Y = cells.points(np.arange(resolved.n_clusters))
-    out = np.empty(Z.shape, params.precision)
-    fit = Harmony(cells, design, schedule, resolved).run(Y, out)
-    return out, cells.assignments(fit.assigned), fit.history.to_dict()
-
-
-def assert_same(one, other):
-    np.testing.assert_array_equal(one[0], other[0])
-    np.testing.assert_array_equal(one[1], other[1])
-    assert one[2] == other[2]
+def assert_same_bits(one, other):
+    np.testing.assert_array_equal(one.embedding, other.embedding)
+    np.testing.assert_array_equal(one.R, other.R)
+    assert one.fit.history == other.fit.history
 
 
 class TestBits:
-    @pytest.mark.parametrize("precision", ["float32", "float64"])
-    @pytest.mark.parametrize("levels", [(3,), (4, 2), (5, 3, 2), (60,)], ids=str)
-    @pytest.mark.parametrize("flavor", FLAVORS)
-    def test_are_those_of_memory(self, flavor, levels, precision, tmp_path):
-        Z, codes = cells_with_batches(1500, 17, levels, seed=1)
-        params = HarmonyParams(flavor=flavor, n_clusters=23, precision=precision, **FIXED)
-        on_disk = answers(DiskCells, Z, codes, params, directory=tmp_path, slab_bytes=40_000)
-        assert_same(on_disk, answers(MemoryCells, Z, codes, params))
-        assert np.abs(on_disk[0] - Z).max() > 0.1
-
     @settings(max_examples=15, deadline=None)
-    @given(n=st.integers(30, 400), slab=st.integers(1, 60_000), threads=st.integers(1, 3), seed=st.integers(0, 99))
-    def test_whatever_the_slabs_and_threads(self, n, slab, threads, seed):
-        Z, codes = cells_with_batches(n, 5, (3, 2), seed=seed)
-        params = HarmonyParams(n_clusters=4, **FIXED)
-        on_disk = answers(DiskCells, Z, codes, params, slab_bytes=slab, n_threads=threads)
-        assert_same(on_disk, answers(MemoryCells, Z, codes, params))
+    @given(
+        n=st.integers(30, 400),
+        slab=st.integers(1, 60_000),
+        threads=st.integers(1, 3),
+        seed=st.integers(0, 99),
+        flavor=st.sampled_from(FLAVORS),
+        precision=st.sampled_from(["float32", "float64"]),
+        levels=st.sampled_from([(3,), (3, 2), (5, 3, 2), (25,)]),
+    )
+    def test_are_those_of_memory(self, n, slab, threads, seed, flavor, precision, levels):
+        Z, codes = cells_with_batches(n, 5, levels, seed=seed)
+        work = BatchDesign.from_codes(codes), HarmonyParams(flavor=flavor, n_clusters=4, **FIXED)
+        on_disk = run(DiskCells, Z, *work, precision=precision, slab_bytes=slab, n_threads=threads)
+        assert_same_bits(on_disk, run(MemoryCells, Z, *work, precision=precision))
 
     def test_seeding_and_all_else_too(self, tmp_path):
         # More cells than the seeding's sample.
@@ -157,23 +141,23 @@ class TestRefusals:
 class TestSelection:
     @pytest.fixture(autouse=True)
     def small_process(self, monkeypatch):
-        monkeypatch.setattr("harmonax.engine.placement.resident", lambda: 200 << 20)
+        monkeypatch.setattr("harmonax.engine.budget.resident", lambda: 200 << 20)
 
-    SIZE = Sizes(cells=10 << 30, to_load=5 << 30, result=0, each=1 << 30, tables=1 << 20)
+    SIZE = MemoryEstimate(cells=10 << 30, to_load=5 << 30, result=0, each=1 << 30, tables=1 << 20)
 
     def test_memory_while_it_suffices_else_disk(self):
-        assert select("auto", self.SIZE, 40 << 30).backend == "memory"
-        choice = select("auto", self.SIZE, 4 << 30)
-        assert choice.backend == "disk"
+        assert choose("auto", self.SIZE, 40 << 30).name == "memory"
+        choice = choose("auto", self.SIZE, 4 << 30)
+        assert choice.name == "disk"
         assert "4.00 GiB are allowed" in choice.why
         # The pieces fit into what is allowed.
         assert self.SIZE.on_disk(choice.slab_bytes) < 4 << 30
-        assert select("auto", self.SIZE, 2 << 30).slab_bytes <= choice.slab_bytes
+        assert choose("auto", self.SIZE, 2 << 30).slab_bytes <= choice.slab_bytes
 
     def test_without_a_limit_what_is_free_decides(self, monkeypatch):
         for free, backend in ((None, "memory"), (4 << 30, "disk"), (80 << 30, "memory")):
-            monkeypatch.setattr("harmonax.engine.placement.available", lambda free=free: free)
-            assert select("auto", self.SIZE, None).backend == backend
+            monkeypatch.setattr("harmonax.engine.budget.available", lambda free=free: free)
+            assert choose("auto", self.SIZE, None).name == backend
 
     def test_free_memory_of_a_container(self, tmp_path):
         (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")
@@ -431,7 +415,7 @@ class TestCommand:
     @pytest.mark.parametrize("target", ["out.h5ad", "out.zarr", "out.npy", "out.parquet", "out.csv"])
     def test_every_format_is_read_and_written_in_pieces(self, source, target, atlas, monkeypatch):
         monkeypatch.setattr("harmonax.cells.disk.SLAB_BYTES", 10_000)
-        monkeypatch.setattr("harmonax.engine.placement.SLAB_BYTES", 10_000)
+        monkeypatch.setattr("harmonax.engine.budget.SLAB_BYTES", 10_000)
         metadata = [] if source in ("in.h5ad", "in.zarr") else ["--metadata", "meta.csv"]
         assert integrate(source, "-o", target, "--backend", "disk", *metadata) == 0
         np.testing.assert_array_equal(embedding_in(target), atlas)

@@ -1,19 +1,20 @@
-"""Cells on JAX devices against cells in memory, on one and the same schedule."""
+"""Cells on JAX devices where `test_contract.py` does not look: parameters, tiles, compiling, several devices."""
 
 from __future__ import annotations
 
-import copy
 import os
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+from agreement import FIXED, assert_agrees_with_dense, run
 from strategies import cells_with_batches
 
-from harmonax.algorithm.harmony import Fit, Harmony
+from harmonax.algorithm.harmony import Harmony
 from harmonax.algorithm.schedule import FixedPartition
 from harmonax.algorithm.seeding import seed_centroids
 from harmonax.cells.jax.tiles import cut, level_steps, sum_steps, tile_length
@@ -28,75 +29,11 @@ from harmonax.cells.jax import cells as jax_cells  # noqa: E402
 from harmonax.cells.jax import kernels as jax_kernels  # noqa: E402
 from harmonax.cells.jax.cells import JaxCells  # noqa: E402
 
-EMBEDDING = {"float32": 1e-5, "float64": 1e-9}
-OBJECTIVE = {"float32": 2e-6, "float64": 1e-10}
-# Passes and rounds are fixed, so that rounding cannot move a stopping rule.
-FIXED = {"max_iter_harmony": 3, "max_iter_clustering": 3, "tol_clustering": 0.0, "tol_harmony": 0.0}
 JITTED = [getattr(jax_kernels, name) for name in ("zeros", "unit", "sweep", "moments", "correct")]
 JITTED += [getattr(jax_kernels, name) for name in ("corrected", "corrected_moment")]
 
 
-def run(kind, Z, design, params, *, seed=0, out=None, **options) -> tuple[np.ndarray, np.ndarray, Fit]:
-    """Run from the same seed with either kind of cells; return the embedding, R and the fit."""
-    resolved = params.resolve(design)
-    schedule = FixedPartition(params.n_blocks(len(Z)), np.random.SeedSequence(seed))
-    cells = kind(Z, design, schedule, precision=params.precision, **options)
-    Y = seed_centroids(cells, resolved.n_clusters, np.random.default_rng(seed))
-    out = np.empty(Z.shape) if out is None else out
-    fit = Harmony(cells, design, schedule, resolved).run(Y, out)
-    return out, cells.assignments(fit.assigned), fit
-
-
-def assert_agree(Z, design, params, **options):
-    expected, R, fit = run(MemoryCells, Z, design, params)
-    got, R_got, fit_got = run(JaxCells, Z, design, params, **options)
-    scale = np.abs(expected).max()
-    assert np.abs(got - expected).max() <= EMBEDDING[params.precision] * scale
-    assert np.abs(R_got - R).max() <= 10 * EMBEDDING[params.precision]
-    np.testing.assert_allclose(fit_got.history.total, fit.history.total, rtol=OBJECTIVE[params.precision])
-    np.testing.assert_allclose(fit_got.mass, fit.mass, rtol=1e-4, atol=1e-5 * fit.mass.max())
-    np.testing.assert_allclose(fit_got.moment, fit.moment, rtol=1e-3, atol=1e-5 * np.abs(fit.moment).max())
-    assert fit_got.history.initial == pytest.approx(fit.history.initial, rel=OBJECTIVE[params.precision])
-    # The correction moved the cells: agreement of two no-ops would prove nothing.
-    assert np.abs(expected - Z).max() > 0.1
-
-
-@pytest.mark.parametrize("precision", ["float32", "float64"])
-@pytest.mark.parametrize("levels", [(3,), (4, 2), (5, 3, 2)], ids=["1 variable", "2 variables", "3 variables"])
-@pytest.mark.parametrize("flavor", ["harmony1", "harmony2"])
-def test_agrees_with_memory(flavor, levels, precision):
-    Z, codes = cells_with_batches(800, 9, levels, seed=1)
-    design = BatchDesign.from_codes(codes)
-    assert_agree(Z, design, HarmonyParams(flavor=flavor, n_clusters=11, precision=precision, **FIXED))
-
-
-# All but the last have the shapes of the test above, and so compile nothing.
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"batch_prune_threshold": None},
-        {"batch_prune_threshold": 0.1},
-        {"tau": 20.0},
-        {"sigma": tuple(np.linspace(0.05, 0.3, 11))},
-        {"sigma": 0.02},
-        {"theta": (0.0, 3.0)},
-        {"ridge": "fixed", "ridge_lambda": (1.0, 5.0)},
-        {"flavor": "harmony1", "sigma": tuple(np.linspace(0.05, 0.3, 11)), "tau": 10.0},
-        {"block_proportion": 1.0},
-    ],
-    ids=lambda c: ",".join(c),
-)
-def test_agrees_with_memory_under(changes):
-    Z, codes = cells_with_batches(800, 9, (4, 2), seed=1)
-    design = BatchDesign.from_codes(codes)
-    assert_agree(Z, design, HarmonyParams(**{"n_clusters": 11, "precision": "float64", **FIXED, **changes}))
-
-
-def test_many_joint_levels():
-    rng = np.random.default_rng(0)
-    Z = rng.normal(size=(900, 7)) * 3
-    design = BatchDesign.from_codes(np.column_stack([rng.integers(60, size=900), rng.integers(9, size=900)]))
-    assert_agree(Z, design, HarmonyParams(n_clusters=10, precision="float64", **FIXED))
+FIXED = {**FIXED, "max_iter_clustering": 3}
 
 
 def test_empty_blocks():
@@ -104,12 +41,12 @@ def test_empty_blocks():
     params = HarmonyParams(n_clusters=3, precision="float64", block_proportion=0.04, **FIXED)
     schedule = FixedPartition(params.n_blocks(25), np.random.SeedSequence(0))
     assert len(np.unique(schedule.block_of(0, 25))) < schedule.n_blocks
-    assert_agree(Z, BatchDesign.from_codes(codes), params)
+    assert_agrees_with_dense(JaxCells, Z, BatchDesign.from_codes(codes), params)
 
 
 @pytest.mark.parametrize("flavor", ["harmony1", "harmony2"])
 def test_several_chunks_and_a_batch_that_dominates(flavor, monkeypatch):
-    monkeypatch.setattr(jax_cells, "_MOST_VALUES", {"cpu": 1 << 11})
+    monkeypatch.setattr(jax_cells, "MAX_VALUES", {"cpu": 1 << 11})
     Z, codes = cells_with_batches(2500, 8, (6, 2), seed=4)
     codes[: len(codes) // 2] = 0
     design = BatchDesign.from_codes(codes)
@@ -117,7 +54,7 @@ def test_several_chunks_and_a_batch_that_dominates(flavor, monkeypatch):
     tiling = cut(design, schedule, 8, 10, 1, 1 << 11)
     assert tiling.n_chunks > 2
     assert tiling.length > 1
-    assert_agree(Z, design, HarmonyParams(flavor=flavor, n_clusters=10, **FIXED))
+    assert_agrees_with_dense(JaxCells, Z, design, HarmonyParams(flavor=flavor, n_clusters=10, **FIXED))
 
 
 def test_the_same_run_gives_the_same_bits_and_compiles_nothing_more():
@@ -141,7 +78,7 @@ def test_64_bits_are_on_inside_only_and_do_not_matter_for_float32():
     design = BatchDesign.from_codes(codes)
     plain = run(JaxCells, Z, design, HarmonyParams(n_clusters=11, **FIXED))[0]
     before = jax.config.jax_enable_x64
-    run(JaxCells, Z, design, HarmonyParams(n_clusters=11, precision="float64", **FIXED))
+    run(JaxCells, Z, design, HarmonyParams(n_clusters=11, **FIXED), precision="float64")
     assert jax.config.jax_enable_x64 == before
     with jax_kernels.x64(True):
         np.testing.assert_array_equal(run(JaxCells, Z, design, HarmonyParams(n_clusters=11, **FIXED))[0], plain)
@@ -159,35 +96,15 @@ def test_a_run_that_goes_on_from_tables_gives_the_same_bits(flavor):
         cells = JaxCells(Z, design, schedule)
         Y = rounds[past - 1].assigned.Y if past else seed_centroids(cells, 11, np.random.default_rng(0))
         outs.append(np.empty(Z.shape))
-        keep = (lambda ended: None) if past else lambda ended: rounds.append(copy.deepcopy(ended))
+        keep = (lambda ended: None) if past else rounds.append
         fit = Harmony(cells, design, schedule, resolved).run(Y, outs[-1], past=rounds[:past], keep=keep)
         assert len(fit.history.passes) == 3
         np.testing.assert_array_equal(outs[-1], outs[0])
 
 
-class Slices:
-    """Takes slices only, like a data set of HDF5."""
-
-    def __init__(self, shape):
-        self.values = np.full(shape, np.nan)
-
-    def __setitem__(self, where, rows):
-        assert isinstance(where, slice)
-        self.values[where] = rows
-
-
-def test_a_result_that_takes_slices_only():
-    Z, codes = cells_with_batches(800, 9, (4, 2), seed=1)
-    design = BatchDesign.from_codes(codes)
-    params = HarmonyParams(n_clusters=11, **FIXED)
-    out = Slices(Z.shape)
-    run(JaxCells, Z, design, params, out=out)
-    np.testing.assert_array_equal(out.values, run(JaxCells, Z, design, params)[0])
-
-
 def test_sums_of_many_chunks_are_as_exact_as_the_values(monkeypatch):
     # Cells far from the origin, and ten thousand additions: summed plainly in float32 the last digits were lost.
-    monkeypatch.setattr(jax_cells, "_MOST_VALUES", {"cpu": 32})
+    monkeypatch.setattr(jax_cells, "MAX_VALUES", {"cpu": 32})
     rng = np.random.default_rng(0)
     Z = (rng.normal(size=(40_000, 2)) + 30).astype(np.float32)
     design = BatchDesign.from_codes(np.zeros(40_000, np.int64))
@@ -231,7 +148,7 @@ TWO_DEVICES = """
 import jax, numpy as np
 from test_jax_cells import FIXED, run, jax_kernels
 from strategies import cells_with_batches
-from harmonax.cells.jax import JaxCells
+from harmonax.cells.jax.cells import JaxCells
 from harmonax.cells.memory import MemoryCells
 from harmonax.design import BatchDesign
 from harmonax.params import HarmonyParams
@@ -250,7 +167,7 @@ class Kept(JaxCells):
     def _open(self, n_clusters):
         super()._open(n_clusters)
         kept.append(self)
-fit = run(Kept, Z, design, params)[2]
+fit = run(Kept, Z, design, params).fit
 cells = kept[-1]
 assert all(len(z.sharding.device_set) == 2 for z in cells._Z + cells._Zn)
 with jax_kernels.x64(False):
@@ -267,12 +184,13 @@ with jax_kernels.x64(False):
 
 
 def test_two_devices_agree_with_one_and_exchange_nothing():
-    path = os.pathsep.join([os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
+    folder = Path(__file__).parent
+    path = os.pathsep.join([str(folder), str(folder.parent), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
     env["PYTHONPATH"] = path
     done = subprocess.run([sys.executable, "-c", TWO_DEVICES], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert max(float(x) for x in done.stdout.split()) < EMBEDDING["float32"]
+    assert max(float(x) for x in done.stdout.split()) < 1e-5
 
 
 class TestTiles:
@@ -339,9 +257,9 @@ def test_a_million_cells_on_a_gpu(gpu):
     Z, codes = cells_with_batches(1_000_000, 50, (10,), seed=1)
     Z, design = Z.astype(np.float32), BatchDesign.from_codes(codes)
     params = HarmonyParams(n_clusters=100, **{**FIXED, "max_iter_harmony": 2})
-    expected, _, fit = run(MemoryCells, Z, design, params)
+    expected, _, fit, _ = run(MemoryCells, Z, design, params)
     start = time.perf_counter()
-    got, _, fit_got = run(JaxCells, Z, design, params, devices=gpu[:1])
+    got, _, fit_got, _ = run(JaxCells, Z, design, params, devices=gpu[:1])
     print(f"{gpu[0].device_kind}: {time.perf_counter() - start:.2f} s, compilation included")
     assert np.abs(got - expected).max() <= 1e-4 * np.abs(expected).max()
     np.testing.assert_allclose(fit_got.history.total, fit.history.total, rtol=1e-5)

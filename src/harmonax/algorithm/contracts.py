@@ -24,20 +24,33 @@ class Sweep:
     moment: np.ndarray  # (K, d): R^T Zn, no rows where not asked for
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Assignment:
-    """Everything that R is a function of, beside Zn."""
+    """Everything that R is a function of, beside Zn. Its tables are read-only views: nobody need copy them."""
 
     Y: np.ndarray  # (K, d)
     logp: np.ndarray  # (n_blocks, B, K): the penalties with which each block was last assigned
     sigma: np.ndarray  # (K,)
 
+    def __post_init__(self) -> None:
+        for name in ("Y", "logp", "sigma"):
+            table = getattr(self, name).view()
+            table.flags.writeable = False
+            object.__setattr__(self, name, table)
+
 
 class Cells(Protocol):
-    """N cells, their Z and Zn, and whatever is needed to know their R."""
+    """N cells, their Z and Zn, and whatever is needed to know their R.
+
+    Tables that are handed over are not changed afterwards, by either side.
+    """
 
     n_cells: int
     n_features: int
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What computes here, such as threads or a device, for the record of a run."""
 
     def take(self, rows: np.ndarray) -> Cells:
         """Return those cells as one block without batches, before any correction (for seeding)."""
@@ -69,11 +82,22 @@ class Cells(Protocol):
     def correct(self, assigned: Assignment, W: np.ndarray, moment: bool) -> np.ndarray:
         """Set Zn = unit(Z - R W), with each cell's W the sum over its levels.
 
-        Returns R^T Zn of the new Zn (K, d), no rows where not asked for.
+        Returns R^T Zn of the new Zn (K, d), no rows where not asked for. All blocks are swept before R matters again.
         """
 
     def emit(self, assigned: Assignment, W: np.ndarray, out: Any, moment: bool) -> np.ndarray:
         """Write Z - R W to `out`, in the order of the input; Zn, and with it R, stay.
 
+        `out` takes ``out[start:stop] = rows``; with None the result stays where the cells live, as `embedding`.
         Returns R^T (Z - R W) (K, d), no rows where not asked for.
         """
+
+    @property
+    def embedding(self) -> Any:
+        """The result of an `emit` without `out`: an array, or what gives rows of it."""
+
+    def assignments(self, assigned: Assignment) -> Any:
+        """Return R (N, K), an array or what computes one, also after `emit` and `close`."""
+
+    def close(self) -> None:
+        """Release what only further passes need; `embedding` and `assignments` still answer."""

@@ -1,30 +1,30 @@
-"""When passes and rounds stop."""
+"""When passes and rounds stop, by operators alone: for numbers in `harmony.py`, for traced scalars in `operators/`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 from ..params import Flavor
+from .flavors import FLAVORS
 
-_WINDOW = 3
+WINDOW = 3
 
 
-def passes_converged(flavor: Flavor, objectives: Sequence[float], tol: float) -> bool:
-    """Return whether the passes of one round may stop, given J after each of them.
+def passes_converged(flavor: Flavor, recent: Any, n_passes: Any, tol: Any) -> Any:
+    """Return whether the passes of one round may stop, given J after the last of them and their number.
 
-    Compares the sum of the last three J with the same sum one pass earlier: harmony1 from the 4th pass on
-    (S_old - S_new < tol |S_old|), harmony2 from the 5th (|S_old - S_new| / |S_old| < tol).
+    Compares the sum of the last three J with the same sum one pass earlier, from the flavor's first pass on:
+    S_old - S_new < tol |S_old|, or |S_old - S_new| where an increase is not convergence. Only the last `WINDOW` + 1
+    values are looked at; before the flavor's first pass they may be fewer, or anything.
     """
-    first = _WINDOW + 1 if flavor == "harmony1" else _WINDOW + 2
-    if len(objectives) < first:
-        return False
-    new = sum(objectives[-_WINDOW:])
-    old = sum(objectives[-_WINDOW - 1 : -1])
-    change = old - new if flavor == "harmony1" else abs(old - new)
-    return change < tol * abs(old)
+    rules = FLAVORS[flavor]
+    new, old = sum(recent[-WINDOW:]), sum(recent[-WINDOW - 1 : -1])
+    change = old - new if rules.increase_converges else abs(old - new)
+    return (n_passes >= rules.first_stop) & (change < tol * abs(old))
 
 
-def rounds_converged(flavor: Flavor, previous: float, now: float, tol: float) -> bool:
-    """Return whether the rounds may stop. In harmony2 an increase of the objective is not convergence."""
+def rounds_converged(flavor: Flavor, previous: Any, now: Any, tol: Any) -> Any:
+    """Return whether the rounds may stop, given J at the end of the last two."""
     change = previous - now
-    return change < tol * abs(previous) and (flavor == "harmony1" or change >= 0)
+    small = change < tol * abs(previous)
+    return small if FLAVORS[flavor].increase_converges else small & (change >= 0)

@@ -14,6 +14,7 @@ from ..params import ResolvedParams
 from ..result import History, Status
 from .contracts import Assignment, Cells, Sweep
 from .convergence import passes_converged, rounds_converged
+from .flavors import FLAVORS
 from .objective import Objective, objective
 from .penalty import expected, log_penalty
 from .ridge import Ridge, ridge
@@ -68,7 +69,7 @@ class Harmony:
     ) -> None:
         self.cells, self.design, self.schedule, self.resolved = cells, design, schedule, resolved
         self.flavor = resolved.params.flavor
-        self.logp = np.zeros((schedule.n_blocks, design.n_levels, resolved.n_clusters))
+        self.rules = FLAVORS[self.flavor]
 
     def run(
         self,
@@ -80,8 +81,8 @@ class Harmony:
     ) -> Fit:
         """Run from centroids Y until an end is reached; write the corrected embedding to `out`.
 
-        With the rounds of an earlier run as `past` go on where they ended, with the same bits; `keep` is called with
-        each new one, whose tables change later on.
+        With the rounds of an earlier run as `past` it resumes where they ended, with the same bits; `keep` is called
+        with each new one.
         """
         history = History()
         ended = self._replay(past, history) if past else None
@@ -103,26 +104,28 @@ class Harmony:
     def _one_round(self, Y: np.ndarray, moment: np.ndarray, history: History, progress: Progress | None) -> Round:
         """Run passes until they settle, and find the correction."""
         p, objectives = self.resolved.params, []
+        # A new table each round: the assignment that it becomes part of is not written over by the next one.
+        logp = np.zeros((self.schedule.n_blocks, self.design.n_levels, self.resolved.n_clusters))
         for pass_ in range(1, p.max_iter_clustering + 1):
-            if self.flavor == "harmony1":
+            if self.rules.moves_centroids:
                 Y = unit(moment)
-            moment, J, mass = self._one_pass(Y, last=pass_ == p.max_iter_clustering)
+            moment, J, mass = self._one_pass(Y, logp, last=pass_ == p.max_iter_clustering)
             objectives.append(J)
             if progress is not None:
                 progress(len(history.passes) + 1, pass_, J.total)
-            if passes_converged(self.flavor, [J.total for J in objectives], p.tol_clustering):
+            if passes_converged(self.flavor, [J.total for J in objectives], pass_, p.tol_clustering):
                 break
-        assigned = Assignment(Y, self.logp, self.resolved.sigma)
+        assigned = Assignment(Y, logp, self.resolved.sigma)
         correction = ridge(self.design, self.resolved, *self.cells.moments(assigned))
         ended = Round(assigned, correction, mass, np.array(objectives), history.initial)
         history.extend(ended.objective)
         return ended
 
     def _next_round(self, ended: Round) -> tuple[np.ndarray, np.ndarray]:
-        """Correct the cells; return the next centroids, and R^T Zn (harmony1)."""
+        """Correct the cells; return the next centroids, and R^T Zn where they move every pass."""
         Y, correction = ended.assigned.Y, ended.correction
-        moment = self.cells.correct(ended.assigned, correction.W, moment=self.flavor == "harmony1")
-        if self.flavor == "harmony2":
+        moment = self.cells.correct(ended.assigned, correction.W, moment=self.rules.moves_centroids)
+        if self.rules.starts_cold:
             Y = np.where(correction.skipped[:, None], Y, unit(correction.W0))
             self._assign_without_penalty(Y)
         return Y, moment
@@ -137,9 +140,8 @@ class Harmony:
         for ended in past[:-1]:
             self.cells.correct(ended.assigned, ended.correction.W, moment=False)
         assigned = past[-1].assigned
-        self.logp[:] = assigned.logp
-        if self.flavor == "harmony1":
-            # It carries R over, and with it each block's mass.
+        if not self.rules.starts_cold:
+            # R carries over, and with it each block's mass.
             for block in self.schedule.all_blocks():
                 self.cells.sweep(block, assigned.Y, assigned.sigma, assigned.logp[block.index], moment=False)
         return past[-1]
@@ -155,16 +157,15 @@ class Harmony:
 
     def _assign_without_penalty(self, Y: np.ndarray) -> tuple[np.ndarray, Objective, np.ndarray]:
         """Assign every cell by distance alone: R = softmax(-D / sigma)."""
-        self.logp[:] = 0.0
         sigma = self.resolved.sigma
-        want = self.flavor == "harmony1"
+        want = self.rules.moves_centroids
         sweeps = [self.cells.sweep(block, Y, sigma, None, moment=want) for block in self.schedule.all_blocks()]
         return self._collect(sweeps, _sum(s.mass for s in sweeps), [0.0] * len(sweeps))
 
-    def _one_pass(self, Y: np.ndarray, *, last: bool) -> tuple[np.ndarray, Objective, np.ndarray]:
-        """Take each block out, reassign it under the others' penalty, put it back."""
+    def _one_pass(self, Y: np.ndarray, logp: np.ndarray, *, last: bool) -> tuple[np.ndarray, Objective, np.ndarray]:
+        """Take each block out, reassign it under the others' penalty, written to `logp`, put it back."""
         design, resolved = self.design, self.resolved
-        want = self.flavor == "harmony1"
+        want = self.rules.moves_centroids
         blocks = self.schedule.next_pass()
         # Summed anew every pass, so nothing drifts.
         O = _sum(self.cells.mass(block) for block in blocks)
@@ -172,12 +173,12 @@ class Harmony:
         for block in blocks:
             O = O - self.cells.mass(block)
             E = expected(design.level_shares, self._cluster_mass(O))
-            logp = log_penalty(self.flavor, O, E, resolved.theta)
-            self.logp[block.index] = logp
-            sweep = self.cells.sweep(block, Y, resolved.sigma, logp, moment=want, last=last)
+            own = log_penalty(self.flavor, O, E, resolved.theta)
+            logp[block.index] = own
+            sweep = self.cells.sweep(block, Y, resolved.sigma, own, moment=want, last=last)
             O = O + sweep.mass
             sweeps.append(sweep)
-            weights.append(float((sweep.mass * logp * resolved.sigma).sum()))
+            weights.append(float((sweep.mass * own * resolved.sigma).sum()))
         return self._collect(sweeps, O, weights)
 
     def _collect(

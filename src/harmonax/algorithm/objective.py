@@ -2,7 +2,7 @@
 
     J = c [ sum R D + sum sigma_k R ln R + sum_kb sigma_k theta_b O_kb ln q_kb ]
 
-with c = 1 (harmony1) or 2000 / N (harmony2). Because ln R_ik = l_ik - ln Z_i, the first two terms follow from sums
+with c = 1 or 2000 / N, as the flavor has it. Because ln R_ik = l_ik - ln Z_i, the first two terms follow from sums
 that the sweep has anyway: sum sigma R ln R = entropy, and
 sum R D = sum_gbk sigma_k O_gbk logp_gbk - log_partition - entropy.
 """
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..params import Flavor
+from .flavors import FLAVORS
 from .penalty import log_excess
 
 
@@ -38,7 +39,8 @@ def objective(
     xp: Any = np,
 ) -> Objective:
     """Put the three terms together; `distance` is sum R D, `entropy` is sum sigma R ln R."""
-    c = 2000.0 / n_cells if flavor == "harmony2" else 1.0
+    scaled_to = FLAVORS[flavor].objective_cells
+    c = 1.0 if scaled_to is None else scaled_to / n_cells
     # sum, not @: the bits must not depend on BLAS threads.
     diversity = (O * log_excess(flavor, O, E, xp) * theta[:, None] * sigma).sum()
     diversity = float(diversity) if xp is np else diversity

@@ -1,8 +1,6 @@
 """How far a cluster's batches are from the mixture of the whole data set, and what that costs.
 
-`xp` is the array module of the tables: traced code hands in jax.numpy.
-
-harmony1 smooths O / E by one cell, harmony2 by E itself (docs/algorithm.md, "Objective").
+`xp` is the array module of the tables: traced code hands in jax.numpy. The ratio q itself is in `flavors.py`.
 """
 
 from __future__ import annotations
@@ -12,16 +10,12 @@ from typing import Any
 import numpy as np
 
 from ..params import Flavor
+from .flavors import FLAVORS
 
 
 def log_excess(flavor: Flavor, O: Any, E: Any, xp: Any = np) -> Any:
-    """Return ln q_kb, (B, K): above 0 where a cluster has more of a level than expected.
-
-    harmony1: q = (O + 1) / (E + 1); harmony2: q = (O + E + 1) / (2 E + 1).
-    """
-    if flavor == "harmony1":
-        return xp.log((O + 1) / (E + 1))
-    return xp.log((O + E + 1) / (2 * E + 1))
+    """Return ln q_kb, (B, K): above 0 where a cluster has more of a level than expected."""
+    return xp.log(FLAVORS[flavor].excess(O, E))
 
 
 def log_penalty(flavor: Flavor, O: Any, E: Any, theta: Any, xp: Any = np) -> Any:

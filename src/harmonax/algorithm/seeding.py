@@ -15,7 +15,7 @@ from .schedule import Block
 
 # Cells per cluster in the sample, and the least sample.
 _PER_CLUSTER = 100
-_LEAST = 10_000
+MIN_SAMPLE = 10_000
 _STEPS = 3
 # Nearly hard assignment, for which no cluster dies.
 _SIGMA = 0.02
@@ -29,7 +29,7 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 def seed_centroids(cells: Cells, n_clusters: int, rng: np.random.Generator) -> np.ndarray:
     """Return unit-length centroids (K, d)."""
-    n_sample = max(_LEAST, _PER_CLUSTER * n_clusters)
+    n_sample = max(MIN_SAMPLE, _PER_CLUSTER * n_clusters)
     rows = np.arange(cells.n_cells)
     if cells.n_cells > n_sample:
         rows = np.sort(rng.choice(cells.n_cells, n_sample, replace=False))

@@ -1,1 +1,178 @@
-"""Where cells live. Each file answers the questions of `harmonax.algorithm.contracts.Cells`."""
+"""Where the cells of a run live. Every backend answers the questions of `harmonax.algorithm.contracts.Cells`.
+
+Leave ``backend="auto"`` unless there is a reason: it takes the cluster for a Dask array where there is a client, memory
+while it suffices, else disk.
+
+memory  the fastest on CPUs: native kernels over the whole embedding
+disk    the same kernels and the same bits, for an embedding that does not fit into memory; half as fast or less
+dask    the same kernels on the workers of a cluster, for an embedding that lies there as a Dask array
+jax     a GPU or a TPU
+dense   plain NumPy that stores all assignments: the reference that the others are tested against; few cells only
+
+A new backend is one module beside these and one entry in `BACKENDS`, which is data for `engine/placement.py` and for
+`tests/cells/test_contract.py`. Importing this module imports none of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ..algorithm.contracts import Cells
+from ..algorithm.schedule import FixedPartition
+from ..design import BatchDesign
+from ..errors import InputError
+from ..inputs.embedding import ValueCheck, check_embedding, is_dask, is_sliced
+
+BackendName = Literal["memory", "disk", "dask", "jax", "dense"]
+
+
+@dataclass(frozen=True, eq=False)
+class CellsInput:
+    """What cells are made of.
+
+    Attributes
+    ----------
+    Z
+        An array that was checked, or what is read in slices.
+    design, schedule, precision
+        Batches, blocks, and arithmetic.
+    n_threads
+        None: all that there are.
+    scratch
+        Directory of a scratch file.
+    slab_bytes
+        Size of the pieces in which Z is read and the result written.
+    digest
+        A hash that is fed with the values of a Z that is read in slices; None: no hash is needed.
+    """
+
+    Z: Any
+    design: BatchDesign
+    schedule: FixedPartition
+    precision: str
+    n_threads: int | None
+    scratch: str | os.PathLike[str] | None
+    slab_bytes: int
+    digest: Any
+
+    def array(self) -> np.ndarray:
+        """Return Z as an array in memory; one that is read only now is checked now."""
+        Z = self.Z
+        return check_embedding(np.asarray(Z[:]), digest=self.digest, least=1) if is_sliced(Z) else Z
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What ``backend="auto"`` decides by."""
+
+    on_cluster: bool  # the embedding is a Dask array, and there is a client
+    fits: bool  # the run fits into memory
+
+
+@dataclass(frozen=True)
+class BackendEntry:
+    """One way for cells to live.
+
+    Attributes
+    ----------
+    make
+        Makes the cells, with all values of the embedding seen and found usable.
+    purpose
+        When to use it, in one sentence.
+    automatic
+        Whether ``backend="auto"`` takes it in a situation: exactly one entry does in each.
+    because
+        Why it then does, in a few words.
+    holds
+        What this process holds of the cells: ``"all"``, ``"pieces"``, or None: memory is not estimated.
+    result_stays
+        Whether the result stays where the cells live: ``"never"``, ``"if lazy"`` (where that is asked for), or
+        ``"always"``.
+    """
+
+    make: Callable[[CellsInput], Cells]
+    purpose: str
+    automatic: Callable[[Situation], bool] = lambda situation: False
+    because: str = ""
+    holds: Literal["all", "pieces"] | None = None
+    result_stays: Literal["never", "if lazy", "always"] = "never"
+
+
+# Each says that it returns `Cells`: so the type checker holds every backend to the contract.
+def _memory(given: CellsInput) -> Cells:
+    from .memory import MemoryCells
+
+    how: dict[str, Any] = {"precision": given.precision, "n_threads": given.n_threads}
+    return MemoryCells(given.array(), given.design, given.schedule, **how)
+
+
+def _disk(given: CellsInput) -> Cells:
+    from .disk import DiskCells
+
+    check = ValueCheck("the embedding", digest=given.digest if is_sliced(given.Z) else None)
+    cells = DiskCells(
+        given.Z,
+        given.design,
+        given.schedule,
+        directory=given.scratch,
+        slab_bytes=given.slab_bytes,
+        look=check.add,
+        precision=given.precision,
+        n_threads=given.n_threads,
+    )
+    cells.open()
+    check.finish()
+    return cells
+
+
+def _dask(given: CellsInput) -> Cells:
+    if not is_dask(given.Z):
+        raise InputError("backend='dask' needs a Dask array as the embedding, such as dask.array.from_zarr gives")
+    from .dask.cells import DaskCells
+
+    how: dict[str, Any] = {"precision": given.precision, "n_threads": given.n_threads}
+    return DaskCells(given.Z, given.design, given.schedule, **how)
+
+
+def _jax(given: CellsInput) -> Cells:
+    from .jax.cells import JaxCells
+
+    return JaxCells(given.array(), given.design, given.schedule, precision=given.precision)
+
+
+def _dense(given: CellsInput) -> Cells:
+    from .dense import DenseCells
+
+    return DenseCells(given.array(), given.design, given.schedule)
+
+
+BACKENDS: dict[str, BackendEntry] = {
+    "memory": BackendEntry(
+        _memory,
+        "CPUs, and an embedding that fits into memory: the fastest there.",
+        automatic=lambda situation: situation.fits and not situation.on_cluster,
+        because="memory suffices",
+        holds="all",
+    ),
+    "disk": BackendEntry(
+        _disk,
+        "An embedding that does not fit into memory: the same bits, from a scratch file.",
+        automatic=lambda situation: not situation.fits and not situation.on_cluster,
+        because="memory does not suffice",
+        holds="pieces",
+        result_stays="if lazy",
+    ),
+    "dask": BackendEntry(
+        _dask,
+        "An embedding that lies on the workers of a Dask cluster, and stays there.",
+        automatic=lambda situation: situation.on_cluster,
+        result_stays="always",
+    ),
+    "jax": BackendEntry(_jax, "A GPU, a TPU, or several of them."),
+    "dense": BackendEntry(_dense, "The plain reference in NumPy, for tests and for few cells."),
+}

@@ -23,6 +23,8 @@ class DenseCells:
         self._codes = design.joint_levels[design.joint]
         self._block_of = schedule.block_of(0, self.n_cells) if isinstance(schedule, FixedPartition) else None
         self._R: np.ndarray | None = None
+        self.embedding: np.ndarray | None = None
+        self.description: dict[str, Any] = {}
 
     def take(self, rows: np.ndarray) -> DenseCells:
         one = BatchDesign.from_codes(np.zeros(len(rows), np.int64))
@@ -77,11 +79,17 @@ class DenseCells:
 
     def emit(self, assigned: Assignment, W: np.ndarray, out: Any, moment: bool) -> np.ndarray:
         Zc = self._corrected(W)
-        out[:] = Zc
+        if out is None:
+            self.embedding = Zc
+        else:
+            out[:] = Zc
         return self.R.T @ Zc if moment else np.empty((0, self.n_features))
 
     def assignments(self, assigned: Assignment) -> np.ndarray:
         return self.R
+
+    def close(self) -> None:
+        """Release nothing: R answers `assignments`."""
 
     @property
     def R(self) -> np.ndarray:

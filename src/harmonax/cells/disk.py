@@ -72,7 +72,7 @@ class DiskCells(NativeCells):
         self._before, self._at = np.zeros_like(runs), 0
         self._file = self._scratch()
         # Closed with the cells, silently.
-        self.close = weakref.finalize(self, self._file.close)
+        weakref.finalize(self, self._file.close)
 
     def _scratch(self) -> Any:
         """Make a file without a name that has room for Z and Zn."""
@@ -109,8 +109,8 @@ class DiskCells(NativeCells):
                 self.n_features,
                 order=np.empty(0, np.int64),
                 **plan(self.design, self.schedule),
-                instruction_set=self.instruction_set,
-                n_threads=self.n_threads,
+                instruction_set=self.arithmetic.instruction_set,
+                n_threads=self.arithmetic.n_threads,
             )
 
     def open(self) -> None:
@@ -118,7 +118,7 @@ class DiskCells(NativeCells):
         _ = self._cells
 
     def take(self, rows: np.ndarray) -> MemoryCells:
-        return sample(self._read(rows), self)
+        return sample(self._read(rows), self.arithmetic)
 
     def points(self, rows: np.ndarray) -> np.ndarray:
         return unit(self._read(rows).astype(np.float64))

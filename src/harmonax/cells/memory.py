@@ -13,11 +13,14 @@ from ..algorithm.contracts import Assignment
 from ..algorithm.schedule import FixedPartition
 from ..algorithm.seeding import unit
 from ..design import BatchDesign
-from .native import NativeCells, order, plan
+from ..inputs.embedding import slabs
+from .native import Arithmetic, NativeCells, order, plan
 
 
 class MemoryCells(NativeCells):
     """Cells in memory; Z may be float32 or float64, with any strides, and is read at the first sweep."""
+
+    embedding: np.ndarray | None = None
 
     def _open(self, kind: Any) -> Any:
         # At the first sweep: seeding needs a sample only, and its memory is free by then.
@@ -29,12 +32,12 @@ class MemoryCells(NativeCells):
             Z,
             order=order(self.design, self.schedule),
             **plan(self.design, self.schedule),
-            instruction_set=self.instruction_set,
-            n_threads=self.n_threads,
+            instruction_set=self.arithmetic.instruction_set,
+            n_threads=self.arithmetic.n_threads,
         )
 
     def take(self, rows: np.ndarray) -> MemoryCells:
-        return sample(self._Z[rows], self)
+        return sample(self._Z[rows], self.arithmetic)
 
     def points(self, rows: np.ndarray) -> np.ndarray:
         return unit(self._Z[rows].astype(self.precision).astype(np.float64))
@@ -42,17 +45,27 @@ class MemoryCells(NativeCells):
     def emit(self, assigned: Assignment, W: np.ndarray, out: Any, moment: bool) -> np.ndarray:
         # The tables of a thousand batches are worth letting go: this is where most memory is in use.
         self._mass.clear()
-        return self._cells.emit(assigned.Y, assigned.sigma, assigned.logp, W, out, moment)
+        target = out
+        # The kernels write to an array of their own layout only.
+        if not (isinstance(out, np.ndarray) and out.flags.c_contiguous and out.dtype in (np.float32, np.float64)):
+            target = np.empty((self.n_cells, self.n_features), self.precision)
+        sums = self._cells.emit(assigned.Y, assigned.sigma, assigned.logp, W, target, moment)
+        if out is None:
+            self.embedding = target
+        elif target is not out:
+            for start, rows in slabs(target):
+                out[start : start + len(rows)] = rows
+        return sums
 
 
-def sample(Z: np.ndarray, like: NativeCells) -> MemoryCells:
-    """Return these cells as one block without batches, computed as `like` computes."""
+def sample(Z: np.ndarray, arithmetic: Arithmetic) -> MemoryCells:
+    """Return these cells as one block without batches."""
     one = BatchDesign.from_codes(np.zeros(len(Z), np.int64))
     return MemoryCells(
         Z,
         one,
         FixedPartition(1, np.random.SeedSequence(0)),
-        precision=like.precision,
-        n_threads=like.n_threads,
-        instruction_set=like.instruction_set,
+        precision=arithmetic.precision,
+        n_threads=arithmetic.n_threads,
+        instruction_set=arithmetic.instruction_set,
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -21,11 +22,25 @@ from ..kernels import _native
 from ..system.cpus import resolve_threads
 
 # A grain, the piece of a block that one thread takes at a time: at least so many cells, and at most so many a block.
-_LEAST_GRAIN = 256
+MIN_GRAIN = 256
 _GRAINS_PER_BLOCK = 64
 # Pieces that the moments of all cells are cut into, at most one per joint level more.
 _UNITS = 64
 _SLAB = 1 << 18
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How the native kernels compute."""
+
+    precision: str
+    n_threads: int
+    instruction_set: str
+
+    @classmethod
+    def of(cls, precision: str, n_threads: int | None = None, instruction_set: str | None = None) -> Arithmetic:
+        """Fill in what is not said: the CPUs this process may use, and the best instruction set there is."""
+        return cls(precision, resolve_threads(n_threads), available_set(instruction_set))
 
 
 class NativeCells:
@@ -57,8 +72,7 @@ class NativeCells:
     ) -> None:
         self.n_cells, self.n_features = Z.shape
         self.design, self.schedule, self.precision = design, schedule, precision
-        self.n_threads = resolve_threads(n_threads)
-        self.instruction_set = available_set(instruction_set)
+        self.arithmetic = Arithmetic.of(precision, n_threads, instruction_set)
         self._Z = Z
         self._mass: dict[int, np.ndarray] = {}
 
@@ -69,6 +83,11 @@ class NativeCells:
 
     def _open(self, kind: Any) -> Any:
         raise NotImplementedError
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """Threads and instruction set, for the record of a run."""
+        return {"n_threads": self.arithmetic.n_threads, "instruction_set": self.arithmetic.instruction_set}
 
     def mass(self, block: Block) -> np.ndarray:
         return self._mass[block.index]
@@ -98,6 +117,10 @@ class NativeCells:
         out = np.empty((self.n_cells, len(assigned.Y)), self.precision)
         self._cells.assign(assigned.Y, assigned.sigma, assigned.logp, order(self.design, self.schedule), out)
         return out
+
+    def close(self) -> None:
+        """Release the tables of the last pass; the cells themselves are needed for `assignments`."""
+        self._mass.clear()
 
 
 def available_set(asked: str | None = None) -> str:
@@ -138,7 +161,7 @@ def plan(design: BatchDesign, schedule: FixedPartition) -> dict[str, Any]:
     run_start = run_stop - runs
     block_start = np.concatenate([run_start[::n_joint], [n_cells]])
     largest = int(np.diff(block_start).max(initial=1))
-    grain = max(_LEAST_GRAIN, -(-largest // _GRAINS_PER_BLOCK))
+    grain = max(MIN_GRAIN, -(-largest // _GRAINS_PER_BLOCK))
     grain_start = np.concatenate([np.arange(a, b, grain) for a, b in itertools.pairwise(block_start)])
     segment_start = np.union1d(run_start[runs > 0], grain_start).astype(np.int64)
     run = np.searchsorted(run_stop, segment_start, side="right")
@@ -160,7 +183,7 @@ def plan(design: BatchDesign, schedule: FixedPartition) -> dict[str, Any]:
 
 def _units(joint: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """Cut segments, ordered by joint level, where the level changes and about every N / 64 cells."""
-    target = max(_LEAST_GRAIN, -(-int(sizes.sum()) // _UNITS))
+    target = max(MIN_GRAIN, -(-int(sizes.sum()) // _UNITS))
     piece = (np.cumsum(sizes) - sizes) // target
     cut = np.flatnonzero((np.diff(joint) != 0) | (np.diff(piece) != 0)) + 1
     return np.concatenate([[0], cut, [len(joint)]]).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Where the cells of a run should live: memory while it suffices, else disk. Estimated before anything is made."""
+"""Where the cells of a run are to live: what was asked for, what fits (`budget.py`), and the cells themselves."""
 
 from __future__ import annotations
 
@@ -6,83 +6,76 @@ import logging
 import os
 import sys
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from ..algorithm.contracts import Cells
 from ..algorithm.schedule import FixedPartition
-from ..cells.disk import SLAB_BYTES, DiskCells
-from ..cells.memory import MemoryCells
+from ..cells import CellsInput
 from ..design import BatchDesign
 from ..errors import InputError
-from ..inputs.embedding import ValueCheck, check_embedding, is_dask, is_sliced
+from ..inputs.embedding import is_dask, is_sliced
 from ..params import ResolvedParams
 from ..system.cpus import resolve_threads
-from ..system.memory import available, human, resident
+from ..system.memory import parse_size
+from .budget import choose, estimate
 
 log = logging.getLogger("harmonax")
 
-# Of what is free when no limit was given, so that others, and the estimate's error, have room.
-_SHARE = 0.8
-# Bytes a cell while its order is found: sorted keys and positions.
-_ORDER = 24
-# Pieces of a slab that are in memory together: being read, read, sorted, converted.
-_SLABS = 5
-_LEAST_SLAB = 1 << 20
-# Interpreter, libraries and what they load later.
-_LATER = 60 << 20
-
 
 @dataclass(frozen=True)
-class Wishes:
-    """Where the user wants the cells: backend, threads, the most memory in bytes, and where a scratch file may go."""
+class ResourceRequest:
+    """What the user asks for.
+
+    Attributes
+    ----------
+    backend
+        Where the cells are to live: a name in `BACKENDS`, or ``"auto"``.
+    n_threads
+        None: the CPUs this process may use.
+    max_memory
+        The maximum that this process may hold, in bytes; None: what is free.
+    scratch
+        Directory of a scratch file.
+    result
+        What takes the result: a new array, what the caller gave, or, ``"lazy"``, it may stay where the cells live.
+    """
 
     backend: str
     n_threads: int | None = None
     max_memory: int | None = None
     scratch: str | os.PathLike[str] | None = None
+    result: Literal["new", "given", "lazy"] = "new"
+
+    @classmethod
+    def of(cls, backend: str, n_threads: int | None, max_memory: Any, scratch: Any, out: Any) -> ResourceRequest:
+        """Read what the arguments of a run ask for; refuse a size that is none."""
+        result: Literal["new", "given", "lazy"] = "given"
+        if out is None:
+            result = "new"
+        elif isinstance(out, str) and out == "lazy":
+            result = "lazy"
+        return cls(backend, n_threads, parse_size(max_memory), scratch, result)
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Where the cells go, in how large pieces they are read there, why in one word or two, and with the sizes."""
-
-    backend: str
-    slab_bytes: int
-    reason: str
-    why: str
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What a run takes, in bytes.
+class Placement:
+    """Where the cells of a run live.
 
     Attributes
     ----------
     cells
-        The embedding in the arithmetic's numbers.
-    to_load
-        The embedding as it comes, where it is not in memory yet.
-    result
-        The result, where it is to be in memory.
-    each
-        The few bytes for each cell, wherever they are.
-    tables
-        All that grows with levels and clusters.
+        All their values were seen and found usable.
+    description
+        Where they live and why, for the record of the run.
+    result_stays
+        Whether the result stays there, as ``cells.embedding``, for an `emit` without `out`.
     """
 
-    cells: int
-    to_load: int
-    result: int
-    each: int
-    tables: int
-
-    @property
-    def in_memory(self) -> int:
-        return 2 * self.cells + self.to_load + self.result + self.each + self.tables
-
-    def on_disk(self, slab: int) -> int:
-        return self.result + self.each // 2 + self.tables + _SLABS * slab + _LATER
+    cells: Cells
+    description: dict[str, Any]
+    result_stays: bool
 
 
 def make_cells(
@@ -90,70 +83,52 @@ def make_cells(
     design: BatchDesign,
     schedule: FixedPartition,
     resolved: ResolvedParams,
-    wishes: Wishes,
+    request: ResourceRequest,
     *,
-    n_result: int,
-    digest: Any,
-) -> tuple[Any, dict[str, Any]]:
-    """Return the cells, with all values seen and found usable, and a description of where they live and why.
+    dtype: Any = np.float64,
+    digest: Any = None,
+) -> Placement:
+    """Choose where the cells live, and make them.
 
     Parameters
     ----------
     Z
         An array that was checked, or what is read in slices.
-    n_result
-        Bytes per value of a result that is to be in memory, else 0.
+    dtype
+        Of a result in a new array.
     digest
         A hash that is fed with the values of a Z that is read in slices.
     """
-    precision = resolved.params.precision
-    if wishes.backend == "dask" or (wishes.backend == "auto" and is_dask(Z) and has_client()):
-        return _on_dask(Z, design, schedule, precision, wishes.n_threads)
-    sliced = is_sliced(Z)
-    if wishes.backend == "dense":
-        from ..cells.dense import DenseCells
-
-        return DenseCells(_loaded(Z, digest), design, schedule), {"cells": "dense"}
-    if wishes.backend == "jax":
-        from ..cells.jax.cells import JaxCells
-
-        on_devices = JaxCells(_loaded(Z, digest), design, schedule, precision=precision)
-        return on_devices, on_devices.described
-    n_threads = resolve_threads(wishes.n_threads)
-    n_loaded = np.dtype(Z.dtype).itemsize if sliced else 0
-    size = sizes(design, resolved, Z.shape[1], n_loaded=n_loaded, n_result=n_result, n_threads=n_threads)
-    choice = select(wishes.backend, size, wishes.max_memory)
-    level = logging.INFO if choice.backend == "disk" else logging.DEBUG
-    log.log(level, "cells: %s (%s)", choice.backend, choice.why)
-    how: dict[str, Any] = {"precision": precision, "n_threads": n_threads}
+    size = estimate(
+        design,
+        resolved,
+        Z.shape[1],
+        n_loaded=np.dtype(Z.dtype).itemsize if is_sliced(Z) else 0,
+        n_result=np.dtype(dtype).itemsize if request.result == "new" else 0,
+        n_threads=resolve_threads(request.n_threads),
+    )
+    choice = choose(request.backend, size, request.max_memory, on_cluster=is_dask(Z) and has_client())
+    backend = choice.backend
+    if backend.result_stays == "always" and request.result == "given":
+        raise InputError("cells on a cluster give a Dask array: leave out=None and write that, for instance to_zarr")
+    if choice.why:
+        log.log(logging.INFO if backend.holds == "pieces" else logging.DEBUG, "cells: %s (%s)", choice.name, choice.why)
+    cells = backend.make(
+        CellsInput(
+            Z,
+            design,
+            schedule,
+            precision=resolved.params.precision,
+            n_threads=request.n_threads,
+            scratch=request.scratch,
+            slab_bytes=choice.slab_bytes,
+            digest=digest,
+        )
+    )
     # No sizes: what is free is another at each run, and the record of the same run should be the same.
-    described = {"cells": choice.backend, "why": choice.reason, "n_threads": n_threads}
-    cells: MemoryCells | DiskCells
-    if choice.backend == "memory":
-        cells = MemoryCells(_loaded(Z, digest), design, schedule, **how)
-        return cells, described | {"instruction_set": cells.instruction_set}
-    check = ValueCheck("the embedding", digest=digest if sliced else None)
-    place: dict[str, Any] = {"directory": wishes.scratch, "slab_bytes": choice.slab_bytes, "look": check.add}
-    cells = DiskCells(Z, design, schedule, **place, **how)
-    cells.open()
-    check.finish()
-    return cells, described | {"instruction_set": cells.instruction_set}
-
-
-def _loaded(Z: Any, digest: Any) -> np.ndarray:
-    """Return the embedding as an array in memory; one that is read only now is checked now."""
-    return check_embedding(np.asarray(Z[:]), digest=digest, least=1) if is_sliced(Z) else Z
-
-
-def _on_dask(
-    Z: Any, design: BatchDesign, schedule: FixedPartition, precision: str, n_threads: int | None
-) -> tuple[Any, dict[str, Any]]:
-    if not is_dask(Z):
-        raise InputError("backend='dask' needs a Dask array as the embedding, such as dask.array.from_zarr gives")
-    from ..cells.dask.cells import DaskCells
-
-    cells = DaskCells(Z, design, schedule, precision=precision, n_threads=n_threads)
-    return cells, cells.described
+    why = {"why": choice.reason} if choice.why else {}
+    stays = backend.result_stays == "always" or (backend.result_stays == "if lazy" and request.result == "lazy")
+    return Placement(cells, {"cells": choice.name} | why | cells.description, stays)
 
 
 def has_client() -> bool:
@@ -165,65 +140,3 @@ def has_client() -> bool:
         return distributed.get_client() is not None
     except ValueError:
         return False
-
-
-def sizes(
-    design: BatchDesign, resolved: ResolvedParams, n_features: int, *, n_loaded: int, n_result: int, n_threads: int
-) -> Sizes:
-    """Estimate what a run takes; `n_loaded` and `n_result` are bytes per value, 0 for what memory need not hold."""
-    n, K, itemsize = design.n_cells, resolved.n_clusters, 4 if resolved.params.precision == "float32" else 8
-    n_blocks = resolved.params.n_blocks(n)
-    moments = design.n_joint * K * n_features
-    rounds = design.n_levels * K * (n_features + 3 * n_blocks)
-    # Half of the order's bytes is of a slab only on disk.
-    return Sizes(
-        cells=n * n_features * itemsize,
-        to_load=n * n_features * n_loaded,
-        result=n * n_features * n_result,
-        each=n * _ORDER,
-        tables=8 * (3 * moments + 2 * rounds) + n_threads * (4 << 20),
-    )
-
-
-def select(wanted: str, size: Sizes, max_memory: int | None) -> Choice:
-    """Choose where the cells go.
-
-    Parameters
-    ----------
-    wanted
-        ``"memory"``, ``"disk"``, or ``"auto"``.
-    size
-        What the run takes.
-    max_memory
-        The most that the process may hold, in bytes; None: what is free.
-
-    Raises
-    ------
-    InputError
-        If the limit is too small for any way.
-    """
-    held, free = resident(), available()
-    if max_memory is not None:
-        limit, allowed = max_memory, f"{human(max_memory)} are allowed"
-    elif free is not None:
-        limit, allowed = held + int(_SHARE * free), f"{human(free)} are free"
-    else:
-        limit, allowed = 1 << 62, "nothing is known of what is free"
-    needed = held + size.in_memory
-    slab = min(SLAB_BYTES, max(size.cells, 1), max(_LEAST_SLAB, (limit - held - size.on_disk(0)) // _SLABS))
-    least = held + size.on_disk(min(_LEAST_SLAB, slab))
-    reason = "asked for"
-    if wanted == "auto":
-        fits = needed <= limit
-        wanted, reason = ("memory", "memory suffices") if fits else ("disk", "memory does not suffice")
-    if wanted == "memory":
-        if max_memory is not None and needed > limit:
-            raise InputError(
-                f"in memory this run needs {human(needed)}, but {allowed}: raise max_memory (--max-memory), or use "
-                f"backend='disk', which needs {human(least)}"
-            )
-        return Choice("memory", slab, reason, f"in memory it needs {human(needed)}; {allowed}")
-    if max_memory is not None and least > limit:
-        raise InputError(f"even from disk this run needs {human(least)}, but {allowed}: raise max_memory")
-    on_disk = human(held + size.on_disk(slab))
-    return Choice("disk", slab, reason, f"from disk it needs {on_disk}, in memory {human(needed)}; {allowed}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import numpy as np
 
 from ..algorithm.harmony import Harmony
 from ..algorithm.schedule import FixedPartition
 from ..algorithm.seeding import seed_centroids, unit
+from ..cells import BACKENDS, BackendName
 from ..design import BatchDesign
 from ..errors import InputError, warn
 from ..inputs.columns import as_table, design_from_table
@@ -21,15 +22,14 @@ from ..inputs.values import end_digest
 from ..params import HarmonyParams, ResolvedParams
 from ..result import HarmonyResult, History, Status
 from ..system.cpus import resolve_threads
-from ..system.memory import human, parse_size
+from ..system.memory import human
 from ..system.progress import reporter
 from ..system.rng import seed_from
-from .placement import Wishes, make_cells
+from .placement import ResourceRequest, make_cells
 
-Backend = Literal["auto", "memory", "disk", "dask", "jax", "dense"]
-_BACKENDS = get_args(Backend)
+Backend = Literal["auto", BackendName]
 # Tables (moments per combination of levels, penalties per block) above this many bytes are refused.
-_MOST_TABLES = 8 << 30
+MAX_TABLES = 8 << 30
 
 
 def harmonize(
@@ -118,10 +118,10 @@ def harmonize(
     (200, 5)
     """
     params = params if params is not None else HarmonyParams()
-    if backend not in _BACKENDS:
-        raise InputError(f"backend={backend!r} is not known; allowed are {', '.join(map(repr, _BACKENDS))}")
+    if backend not in (allowed := ("auto", *BACKENDS)):
+        raise InputError(f"backend={backend!r} is not known; allowed are {', '.join(map(repr, allowed))}")
     resolve_threads(n_threads)
-    wishes = Wishes(backend, n_threads, parse_size(max_memory), scratch)
+    request = ResourceRequest.of(backend, n_threads, max_memory, scratch, out)
     kept = _checkpoint(checkpoint)
     Z, digest = _embedding(Z, hashed=kept is not None)
     how = {"combine_keys": combine_keys, "missing": missing, "allow_many_levels": allow_many_levels}
@@ -143,29 +143,26 @@ def harmonize(
     _check_tables(design, resolved, Z.shape[1])
     schedule_seed, centroid_seed = np.random.SeedSequence(seed).spawn(2)
     schedule = FixedPartition(params.n_blocks(design.n_cells), schedule_seed)
-    if backend == "dask" and out is not None and not lazy:
-        raise InputError("cells on a cluster give a Dask array: leave out=None and write that, for instance to_zarr")
-    n_result = dtype.itemsize if out is None else 0
-    cells, described = make_cells(Z, design, schedule, resolved, wishes, n_result=n_result, digest=digest)
+    placed = make_cells(Z, design, schedule, resolved, request, dtype=dtype, digest=digest)
+    cells = placed.cells
     sha256 = end_digest(digest, design) if digest is not None else None
     past = kept.begin(params, seed, str(sha256), schedule.n_blocks, resolved.sigma) if kept is not None else []
     seeding = np.random.default_rng(centroid_seed)
-    stays = hasattr(cells, "embedding") and (lazy or described["cells"] == "dask")
-    target = None if stays else np.empty(Z.shape, dtype) if out is None or lazy else out
-    with contextlib.closing(cells) if described["cells"] == "dask" else contextlib.nullcontext():
+    target = None if placed.result_stays else np.empty(Z.shape, dtype) if out is None or lazy else out
+    with contextlib.closing(cells):
         Y = past[-1].assigned.Y if past else seed_centroids(cells, resolved.n_clusters, seeding)
         with reporter(progress, params.max_iter_harmony) as report:
             keep = kept.keep if kept is not None else lambda ended: None
             fit = Harmony(cells, design, schedule, resolved).run(Y, target, report, past, keep)
     return HarmonyResult(
-        embedding=cells.embedding.astype(dtype) if stays else target,
+        embedding=cells.embedding.astype(dtype) if placed.result_stays else target,
         status=fit.status,
         history=fit.history,
         centroids=fit.assigned.Y,
         params=params,
         design=design,
         seed=seed,
-        backend=described,
+        backend=placed.description,
         notes=fit.notes,
         next_centroids=np.where(fit.correction.skipped[:, None], fit.assigned.Y, unit(fit.correction.W0)),
         cluster_mass=fit.mass,
@@ -209,10 +206,10 @@ def _check_tables(design: BatchDesign, resolved: ResolvedParams, n_features: int
     # With several variables each cluster has a ridge system, and that its factors.
     systems = 4 * (1 + design.n_levels) ** 2 if design.n_variables > 1 else 0
     size = 8 * (2 * moments + 3 * penalties + systems)
-    if size > _MOST_TABLES:
+    if size > MAX_TABLES:
         raise InputError(
             f"{', '.join(design.variables)}: {design.n_levels} levels in {design.n_joint} combinations need tables of "
-            f"{human(size)}; allowed are {human(_MOST_TABLES)}: use fewer batch variables, coarser ones, "
+            f"{human(size)}; allowed are {human(MAX_TABLES)}: use fewer batch variables, coarser ones, "
             "or fewer clusters"
         )
 

@@ -12,7 +12,7 @@ from ..algorithm.contracts import Assignment
 from ..algorithm.penalty import expected, log_penalty
 from ..algorithm.schedule import Block, FixedPartition
 from ..algorithm.seeding import seed_centroids, unit
-from ..engine.placement import Wishes, make_cells
+from ..engine.placement import ResourceRequest, make_cells
 from ..errors import InputError
 from ..params import HarmonyParams
 from ..result import HarmonyResult, Status
@@ -233,7 +233,7 @@ def _clusters(result: HarmonyResult) -> tuple[np.ndarray, np.ndarray, np.ndarray
     resolved = result.params.resolve(design)
     schedule_seed, centroid_seed = np.random.SeedSequence(result.seed).spawn(2)
     schedule = FixedPartition(1, schedule_seed)
-    cells, _ = make_cells(Z, design, schedule, resolved, Wishes("auto"), n_result=0, digest=None)
+    cells = make_cells(Z, design, schedule, resolved, ResourceRequest("auto", result="lazy")).cells
     Y = seed_centroids(cells, resolved.n_clusters, np.random.default_rng(centroid_seed))
     swept = cells.sweep(Block(0), Y, resolved.sigma, None, moment=False, last=True)
     S, _ = cells.moments(Assignment(Y, np.zeros((1, design.n_levels, len(Y))), resolved.sigma))

@@ -21,14 +21,13 @@ from ..algorithm.contracts import Assignment, Cells
 from ..algorithm.ridge import Anchor, ridge
 from ..algorithm.schedule import FixedPartition
 from ..design import BatchDesign
-from ..engine.placement import Wishes, make_cells
+from ..engine.placement import ResourceRequest, make_cells
 from ..engine.run import Backend, result_dtype
 from ..errors import InputError, warn
 from ..inputs.columns import as_table, combined, design_from_table
 from ..inputs.embedding import Embedding, Kind, read_embedding
 from ..params import HarmonyParams, ResolvedParams
 from ..system.cpus import resolve_threads
-from ..system.memory import parse_size
 from ..system.validate import one_of, whole_number
 
 if TYPE_CHECKING:
@@ -135,12 +134,11 @@ def place(
     lazy = isinstance(out, str) and out == "lazy"
     if out is not None and not lazy and tuple(np.shape(out)) != tuple(Z.shape):
         raise InputError(f"out has shape {np.shape(out)}; allowed is that of the embedding, {tuple(Z.shape)}")
-    wishes = Wishes(backend, resolve_threads(n_threads), parse_size(max_memory), scratch)
+    request = ResourceRequest.of(backend, resolve_threads(n_threads), max_memory, scratch, out)
     schedule = FixedPartition(1, np.random.SeedSequence(0))
-    n_result = dtype.itemsize if out is None else 0
-    cells, _ = make_cells(Z, layout.design, schedule, resolved, wishes, n_result=n_result, digest=None)
-    stays = lazy and hasattr(cells, "embedding")
-    target = None if stays else np.empty(Z.shape, dtype) if out is None or lazy else out
+    placed = make_cells(Z, layout.design, schedule, resolved, request, dtype=dtype)
+    cells = placed.cells
+    target = None if placed.result_stays else np.empty(Z.shape, dtype) if out is None or lazy else out
     assigned = Assignment(model.centroids, layout.log_penalty(model)[None], model.sigma)
     rounds = n_iter if layout.joint_new.any() else max(n_iter, _SETTLED)
     for round_ in range(rounds):
@@ -151,7 +149,7 @@ def place(
         if round_ < rounds - 1:
             cells.correct(assigned, W, moment=False)
     cells.emit(assigned, W, target, moment=False)
-    return Placed(cells.embedding.astype(dtype) if stays else target, asked, layout.known, layout.new)
+    return Placed(cells.embedding.astype(dtype) if placed.result_stays else target, asked, layout.known, layout.new)
 
 
 @dataclass(frozen=True, eq=False)

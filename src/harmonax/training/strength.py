@@ -81,7 +81,7 @@ class StrengthConfig:
 
     def operator(self, n_features: int, n_batches: tuple[int, ...], seed: int) -> DifferentiableHarmony:
         """Return the correction with its strengths where they begin."""
-        name = "alpha" if self.flavor == "harmony2" else "ridge_lambda"
+        name = "alpha" if HarmonyParams(flavor=self.flavor).ridge == "dynamic" else "ridge_lambda"
         config = BatchCorrectionConfig(
             n_clusters=self.n_clusters,
             n_features=n_features,

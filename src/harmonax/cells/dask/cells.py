@@ -10,7 +10,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +20,11 @@ from ...algorithm.seeding import unit
 from ...design import BatchDesign
 from ...errors import InputError
 from ...inputs.embedding import ValueCheck, check_shape
-from ...system.cpus import resolve_threads
 from ...system.extras import need
 from ..memory import MemoryCells, sample
-from ..native import NativeCells, available_set
-from .partition import Again, Part, Tables, ended, same
-from .workers import Fleet, large_graphs
+from ..native import Arithmetic
+from .partition import PartitionSpec, ReplayStep, Tables, ended, same
+from .workers import Workers, large_graphs
 
 _LOOK = 5.0
 
@@ -75,43 +74,41 @@ class DaskCells:
         self.n_cells, self.n_features = (int(n) for n in Z.shape)
         self.design, self.schedule, self.precision = design, schedule, precision
         # For the sample that seeding takes, which is computed here.
-        self.n_threads = resolve_threads(n_threads)
-        self.instruction_set = available_set()
+        self._arithmetic = Arithmetic.of(precision, n_threads)
         self._run = uuid.uuid4().hex[:12]
         self._row_chunks = tuple(int(n) for n in Z.chunks[0])
         starts = np.cumsum((0, *self._row_chunks))
         full = [i for i, n in enumerate(self._row_chunks) if n]
         how: dict[str, Any] = {"precision": precision, "n_threads": n_threads}
         parts = [
-            Part.of(design, schedule, int(starts[i]), int(starts[i + 1]), self._run, number, **how)
+            PartitionSpec.of(design, schedule, int(starts[i]), int(starts[i + 1]), self._run, number, **how)
             for number, i in enumerate(full)
         ]
         chunks = Z.to_delayed().ravel()
         self._mass: dict[int, np.ndarray] = {}
         self._past: list[Tables] = []
-        self._again: list[Again] = []
-        self._fleet = Fleet(client, [chunks[i] for i in full], parts, self._history)
+        self._replay: list[ReplayStep] = []
+        self._workers = Workers(client, [chunks[i] for i in full], parts, self._history)
         try:
-            self._fleet.ask("ready", lambda part: ())
-            _check_values([about.check for _, about in sorted(self._fleet.about.items())])
+            self._workers.call("ready", lambda part: ())
+            _check_values([info.check for _, info in sorted(self._workers.info.items())])
         except BaseException:
             self.close()
             raise
 
     @property
-    def described(self) -> dict[str, Any]:
-        """Where the cells live, for the record of a run."""
-        about = self._fleet.about.values()
+    def description(self) -> dict[str, Any]:
+        """The workers, for the record of a run."""
+        info = self._workers.info.values()
         return {
-            "cells": "dask",
-            "n_partitions": len(self._fleet.parts),
-            "n_workers": len({each.address for each in about}),
-            "n_threads": sorted({each.n_threads for each in about}),
-            "instruction_set": ", ".join(sorted({each.instruction_set for each in about})),
+            "n_partitions": len(self._workers.parts),
+            "n_workers": len({each.address for each in info}),
+            "n_threads": sorted({each.n_threads for each in info}),
+            "instruction_set": ", ".join(sorted({each.instruction_set for each in info})),
         }
 
     def take(self, rows: np.ndarray) -> MemoryCells:
-        return sample(self._rows(rows), cast(NativeCells, self))
+        return sample(self._rows(rows), self._arithmetic)
 
     def points(self, rows: np.ndarray) -> np.ndarray:
         return unit(self._rows(rows).astype(self.precision).astype(np.float64))
@@ -130,69 +127,69 @@ class DaskCells:
         last: bool = False,
     ) -> Sweep:
         if not last:
-            self._again.clear()
-        self._fleet.tell(Y, sigma)
-        answers = self._fleet.ask(
+            self._replay.clear()
+        self._workers.set_centroids(Y, sigma)
+        answers = self._workers.call(
             "sweep", lambda part: (block.index, None if logp is None else logp[part.levels], moment, last)
         )
         if last:
-            self._again.append(Again(block.index, Y.copy(), sigma.copy(), None if logp is None else logp.copy()))
+            self._replay.append(ReplayStep(block.index, Y, sigma, logp))
         mass = np.zeros((self.design.n_levels, len(Y)))
-        for part, answer in zip(self._fleet.parts, answers, strict=True):
+        for part, answer in zip(self._workers.parts, answers, strict=True):
             mass[part.levels] += answer[0]
         self._mass[block.index] = mass
         _, log_partition, entropy, moments = zip(*answers, strict=True)
         return Sweep(mass, sum(log_partition), sum(entropy), reduce(np.add, moments))
 
     def moments(self, assigned: Assignment) -> tuple[np.ndarray, np.ndarray]:
-        self._fleet.tell(assigned.Y, assigned.sigma)
-        answers = self._fleet.ask("moments", lambda part: (assigned.logp.take(part.levels, axis=1),))
-        self._again.clear()
+        self._workers.set_centroids(assigned.Y, assigned.sigma)
+        answers = self._workers.call("moments", lambda part: (assigned.logp.take(part.levels, axis=1),))
+        self._replay.clear()
         S = np.zeros((self.design.n_joint, *assigned.Y.shape))
         mass = np.zeros(S.shape[:2])
-        for part, (own_S, own_mass) in zip(self._fleet.parts, answers, strict=True):
+        for part, (own_S, own_mass) in zip(self._workers.parts, answers, strict=True):
             S[part.joint] += own_S
             mass[part.joint] += own_mass
         return S, mass
 
     def correct(self, assigned: Assignment, W: np.ndarray, moment: bool) -> np.ndarray:
-        tables = _kept(assigned, W)
-        self._again.clear()
-        self._fleet.tell(assigned.Y, assigned.sigma)
-        answers = self._fleet.ask("correct", lambda part: (*_own(tables, part), moment))
+        tables = Tables(assigned, W)
+        self._replay.clear()
+        self._workers.set_centroids(assigned.Y, assigned.sigma)
+        answers = self._workers.call("correct", lambda part: (*_own(tables, part), moment))
         self._past.append(tables)
         return reduce(np.add, answers)
 
     def emit(self, assigned: Assignment, W: np.ndarray, out: Any, moment: bool) -> np.ndarray:
         """Have the corrected embedding computed where the cells are, for `embedding`; `out` is not used."""
         da, distributed = need("dask.array", "dask"), need("distributed", "dask")
-        numbers = range(len(self._fleet.parts))
-        tables, sums = _kept(assigned, W), np.empty((0, self.n_features))
+        numbers = range(len(self._workers.parts))
+        tables, sums = Tables(assigned, W), np.empty((0, self.n_features))
         if moment:
-            self._fleet.tell(assigned.Y, assigned.sigma)
-            sums = reduce(np.add, self._fleet.ask("corrected_moment", lambda part: _own(tables, part)))
+            self._workers.set_centroids(assigned.Y, assigned.sigma)
+            sums = reduce(np.add, self._workers.call("corrected_moment", lambda part: _own(tables, part)))
         rounds = self._shipped(tables)
         name = f"harmonax-embedding-{self._run}-{uuid.uuid4().hex[:8]}"
         futures = [
-            self._fleet.client.submit(
+            self._workers.client.submit(
                 ended,
                 "corrected",
                 chunk,
-                self._fleet.part_futures[number],
+                self._workers.part_futures[number],
                 *rounds,
-                workers=[self._fleet.about[number].address],
+                workers=[self._workers.info[number].address],
                 allow_other_workers=True,
                 key=f"{name}-{number}",
             )
-            for number, chunk in zip(numbers, self._fleet.fetch(numbers), strict=True)
+            for number, chunk in zip(numbers, self._workers.fetch(numbers), strict=True)
         ]
         while True:
             try:
-                with self._fleet.client.as_current():
+                with self._workers.client.as_current():
                     distributed.wait(futures, timeout=_LOOK)
                 break
             except TimeoutError:
-                self._fleet.workers()
+                self._workers.n_threads_by_worker()
         for future in futures:
             if future.status != "finished":
                 future.result()
@@ -206,38 +203,40 @@ class DaskCells:
     def assignments(self, assigned: Assignment) -> Any:
         """Return R (N, K) as a Dask array; its chunks are computed when asked for."""
         da, dask = need("dask.array", "dask"), need("dask", "dask")
-        rounds = self._shipped(_kept(assigned, np.empty((self.design.n_levels, 0))))
+        rounds = self._shipped(Tables(assigned, np.empty((self.design.n_levels, 0))))
         one = dask.delayed(ended, pure=False)
         K = len(assigned.Y)
         arrays = [
             da.from_delayed(one("assignments", chunk, part, *rounds), (own.design.n_cells, K), self.precision)
-            for chunk, part, own in zip(self._fleet.chunks, self._fleet.part_futures, self._fleet.parts, strict=True)
+            for chunk, part, own in zip(
+                self._workers.chunks, self._workers.part_futures, self._workers.parts, strict=True
+            )
         ]
         return da.concatenate(arrays)
 
     def close(self) -> None:
         """Let the workers' cells go; `embedding` stays."""
-        self._fleet.close()
+        self._workers.close()
 
     def _rows(self, rows: np.ndarray) -> np.ndarray:
         """Return rows as they came, before any sweep."""
-        parts = self._fleet.parts
+        parts = self._workers.parts
         number = np.searchsorted([part.start for part in parts], rows, side="right") - 1
-        answers = self._fleet.ask("rows", lambda part: (rows[number == part.number] - part.start,))
+        answers = self._workers.call("rows", lambda part: (rows[number == part.number] - part.start,))
         out = np.empty((len(rows), self.n_features), np.result_type(*answers))
         for part, answer in zip(parts, answers, strict=True):
             out[number == part.number] = answer
         return out
 
-    def _history(self, part: Part) -> tuple[list[Tables], list[Again]]:
+    def _history(self, part: PartitionSpec) -> tuple[list[Tables], list[ReplayStep]]:
         """Return what brings cells as they came to where the run is, for one partition."""
-        again = [a._replace(logp=None if a.logp is None else a.logp[part.levels]) for a in self._again]
+        again = [a._replace(logp=None if a.logp is None else a.logp[part.levels]) for a in self._replay]
         return [tables.of(part) for tables in self._past], again
 
     def _shipped(self, end: Tables) -> list[Any]:
         """Put the tables of all rounds on the cluster, where they are as long as an array needs them."""
         with large_graphs():
-            return [self._fleet.client.submit(same, tables, pure=False) for tables in (*self._past, end)]
+            return [self._workers.client.submit(same, tables, pure=False) for tables in (*self._past, end)]
 
 
 def current_client() -> Any:
@@ -275,11 +274,6 @@ def _check_values(checks: Sequence[ValueCheck]) -> None:
     total.finish()
 
 
-def _kept(assigned: Assignment, W: np.ndarray) -> Tables:
-    """Return copies: the loop writes its penalties over."""
-    return Tables(Assignment(assigned.Y.copy(), assigned.logp.copy(), assigned.sigma.copy()), W.copy())
-
-
-def _own(tables: Tables, part: Part) -> tuple[np.ndarray, np.ndarray]:
+def _own(tables: Tables, part: PartitionSpec) -> tuple[np.ndarray, np.ndarray]:
     own = tables.of(part)
     return own.assigned.logp, own.W

@@ -26,7 +26,7 @@ _CHECK_ROWS = 1 << 16
 
 # The partitions of this process, so that one call reaches all that live here. They belong to Dask: when it lets an
 # actor go, nothing is left here.
-_HERE: WeakValueDictionary[tuple[str, int], Partition] = WeakValueDictionary()
+_LIVING: WeakValueDictionary[tuple[str, int], Partition] = WeakValueDictionary()
 
 
 class GoneError(Exception):
@@ -34,7 +34,7 @@ class GoneError(Exception):
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class PartitionSpec:
     """What a partition is told beside its cells.
 
     Attributes
@@ -64,7 +64,7 @@ class Part:
     @classmethod
     def of(
         cls, design: BatchDesign, schedule: FixedPartition, start: int, stop: int, run: str, number: int, **how: Any
-    ) -> Part:
+    ) -> PartitionSpec:
         """Cut cells start..stop-1 out of a run."""
         joint = design.joint[start:stop]
         present = np.flatnonzero(np.bincount(joint, minlength=design.n_joint))
@@ -95,13 +95,13 @@ class Tables(NamedTuple):
     assigned: Assignment
     W: np.ndarray
 
-    def of(self, part: Part) -> Tables:
+    def of(self, part: PartitionSpec) -> Tables:
         """Keep the levels of one partition."""
         Y, logp, sigma = self.assigned.Y, self.assigned.logp, self.assigned.sigma
         return Tables(Assignment(Y, logp.take(part.levels, axis=1), sigma), self.W[part.levels])
 
 
-class Again(NamedTuple):
+class ReplayStep(NamedTuple):
     """A sweep whose moments were summed on the way, to be done once more."""
 
     block: int
@@ -110,7 +110,7 @@ class Again(NamedTuple):
     logp: np.ndarray | None
 
 
-class About(NamedTuple):
+class WorkerInfo(NamedTuple):
     """What a partition says of itself."""
 
     address: str
@@ -133,7 +133,7 @@ class Partition:
         Number of this making of it. A message to an earlier one, late, must not change this one.
     """
 
-    def __init__(self, chunk: Any, part: Part, build: int = 0) -> None:
+    def __init__(self, chunk: Any, part: PartitionSpec, build: int = 0) -> None:
         chunk = as_array(chunk, "a chunk of the embedding")
         stop = part.start + part.design.n_cells
         if chunk.ndim != 2 or len(chunk) != part.design.n_cells:
@@ -152,7 +152,7 @@ class Partition:
         )
         self._centroids = (np.empty((0, 0)), np.empty(0))
         self._check, self._fingerprint = _look(chunk)
-        _HERE[part.run, part.number] = self
+        _LIVING[part.run, part.number] = self
 
     def ask(self, message: bytes) -> bytes:
         """Call a method of some partitions that live here with this one, each with its own arguments.
@@ -162,7 +162,7 @@ class Partition:
         method, centroids, each = pickle.loads(message)
         answers = {}
         for number, (build, own) in each.items():
-            partition = _HERE.get((self.part.run, number))
+            partition = _LIVING.get((self.part.run, number))
             if partition is None or partition.build != build:
                 raise GoneError(number)
             if centroids is not None:
@@ -170,15 +170,15 @@ class Partition:
             answers[number] = getattr(partition, method)(*own)
         return pickle.dumps(answers, pickle.HIGHEST_PROTOCOL)
 
-    def restore(self, corrections: list[Tables], swept: list[Again]) -> About:
+    def restore(self, corrections: list[Tables], swept: list[ReplayStep]) -> WorkerInfo:
         """Bring cells that are as they came to where the run is."""
         for tables in corrections:
             self._cells.correct(tables.assigned, tables.W, moment=False)
         self._n_corrections = len(corrections)
         for block, Y, sigma, logp in swept:
             self._cells.sweep(Block(block), Y, sigma, logp, moment=False, last=True)
-        cells = self._cells
-        return About(self._address, self._check, self._fingerprint, cells.instruction_set, cells.n_threads)
+        how = self._cells.arithmetic
+        return WorkerInfo(self._address, self._check, self._fingerprint, how.instruction_set, how.n_threads)
 
     def ready(self) -> None:
         """Answer, no more."""
@@ -223,12 +223,12 @@ class Partition:
         return self._cells.assignments(tables.assigned)
 
 
-def ended(method: str, chunk: Any, part: Part, *rounds: Tables) -> np.ndarray:
+def ended(method: str, chunk: Any, part: PartitionSpec, *rounds: Tables) -> np.ndarray:
     """Return what a partition says at the end of these rounds: a function of values alone, so Dask can repeat it.
 
     Where the partition still lives in this process it is asked; else the rounds are gone through once more.
     """
-    partition = _HERE.get((part.run, part.number))
+    partition = _LIVING.get((part.run, part.number))
     own = [tables.of(part) for tables in rounds]
     if partition is None or not partition.has_done(len(own) - 1):
         partition = Partition(chunk, part)

@@ -18,7 +18,7 @@ import numpy as np
 
 from ...errors import HarmonaxError, InputError
 from ...system.extras import need
-from .partition import About, Again, GoneError, Part, Partition, Tables, same
+from .partition import GoneError, Partition, PartitionSpec, ReplayStep, Tables, WorkerInfo, same
 
 # How often one question may lose a partition; what kills a worker each time will go on doing so.
 _ATTEMPTS = 4
@@ -30,7 +30,7 @@ _PROTOCOL = pickle.HIGHEST_PROTOCOL
 _ACTOR_LOST = "Worker holding Actor was lost"
 
 
-class Fleet:
+class Workers:
     """The partitions of one run.
 
     Parameters
@@ -49,35 +49,35 @@ class Fleet:
         self,
         client: Any,
         chunks: Sequence[Any],
-        parts: Sequence[Part],
-        history: Callable[[Part], tuple[list[Tables], list[Again]]],
+        parts: Sequence[PartitionSpec],
+        history: Callable[[PartitionSpec], tuple[list[Tables], list[ReplayStep]]],
     ) -> None:
         self.client, self.parts = client, parts
         self.chunks, self._history = chunks, history
-        self._told: set[str] = set()
+        self._have_centroids: set[str] = set()
         self._centroids: tuple[np.ndarray, np.ndarray] | None = None
         self._futures: dict[int, Any] = {}
         self._actors: dict[int, Any] = {}
         self._builds: dict[int, int] = {}
-        self.about: dict[int, About] = {}
+        self.info: dict[int, WorkerInfo] = {}
         self._n_built = self.bytes_sent = self.bytes_received = 0
         with large_graphs():
             self.part_futures = [
                 client.submit(same, part, key=f"harmonax-part-{part.run}-{number}") for number, part in enumerate(parts)
             ]
 
-    def tell(self, Y: np.ndarray, sigma: np.ndarray) -> None:
+    def set_centroids(self, Y: np.ndarray, sigma: np.ndarray) -> None:
         """Have these centroids known to whoever is asked next; sent once to each worker."""
         if self._centroids is None or not all(map(np.array_equal, self._centroids, (Y, sigma))):
-            self._centroids = (Y.copy(), sigma.copy())
-            self._told.clear()
+            self._centroids = (Y, sigma)
+            self._have_centroids.clear()
 
-    def ask(self, method: str, each: Callable[[Part], tuple[Any, ...]]) -> list[Any]:
+    def call(self, method: str, each: Callable[[PartitionSpec], tuple[Any, ...]]) -> list[Any]:
         """Call a method of every partition and return the answers in the order of the partitions."""
         answers: dict[int, Any] = {}
         for _ in range(_ATTEMPTS):
             self._revive()
-            self._call(method, each, [n for n in self._actors if n not in answers], answers)
+            self._send(method, each, [n for n in self._actors if n not in answers], answers)
             if len(answers) == len(self.parts):
                 return [answers[n] for n in range(len(self.parts))]
         lost = [part for part in self.parts if part.number not in answers]
@@ -92,7 +92,7 @@ class Fleet:
         futures: list[Any] = self.client.compute([self.chunks[n] for n in numbers])
         return futures
 
-    def workers(self) -> dict[str, int]:
+    def n_threads_by_worker(self) -> dict[str, int]:
         """Return the threads of every worker, once there is one."""
         threads: dict[str, int] = self.client.nthreads()
         if not threads:
@@ -115,13 +115,13 @@ class Fleet:
         if not missing:
             return
         self._build(missing)
-        about: dict[int, About] = {}
-        self._call("restore", self._history, [n for n in missing if n in self._actors], about)
-        for number, now in about.items():
-            if number in self.about:
-                self._compare(number, self.about[number].fingerprint, now.fingerprint)
-            self.about[number] = now
-            self._told.discard(now.address)
+        info: dict[int, WorkerInfo] = {}
+        self._send("restore", self._history, [n for n in missing if n in self._actors], info)
+        for number, now in info.items():
+            if number in self.info:
+                self._compare(number, self.info[number].fingerprint, now.fingerprint)
+            self.info[number] = now
+            self._have_centroids.discard(now.address)
 
     def _build(self, numbers: Sequence[int]) -> None:
         """Start actors, as evenly over the workers as their sizes allow."""
@@ -149,10 +149,10 @@ class Fleet:
                 self._actors[number] = actor
 
     def _place(self, numbers: Sequence[int]) -> list[str]:
-        threads = self.workers()
+        threads = self.n_threads_by_worker()
         load: dict[str, int] = dict.fromkeys(threads, 0)
         for number in self._actors:
-            address = self.about[number].address
+            address = self.info[number].address
             load[address] = load.get(address, 0) + self.parts[number].design.n_cells
         homes = []
         for number in numbers:
@@ -172,30 +172,34 @@ class Fleet:
             except TimeoutError:
                 if future.status == "error":
                     raise
-                self.workers()
+                self.n_threads_by_worker()
             except RuntimeError as error:
                 if _ACTOR_LOST not in str(error):
                     raise
                 return None
 
-    def _call(
-        self, method: str, each: Callable[[Part], tuple[Any, ...]], numbers: Sequence[int], answers: dict[int, Any]
+    def _send(
+        self,
+        method: str,
+        each: Callable[[PartitionSpec], tuple[Any, ...]],
+        numbers: Sequence[int],
+        answers: dict[int, Any],
     ) -> None:
         """Ask these partitions, all workers at once; those that do not answer are lost."""
         by_worker = defaultdict(list)
         for number in numbers:
             # Where a new actor lives it says itself, in its first answer.
-            by_worker[self.about[number].address if method != "restore" else str(number)].append(number)
+            by_worker[self.info[number].address if method != "restore" else str(number)].append(number)
         calls = []
         for address, theirs in by_worker.items():
-            centroids = None if address in self._told or method == "restore" else self._centroids
+            centroids = None if address in self._have_centroids or method == "restore" else self._centroids
             message = pickle.dumps(
                 (method, centroids, {n: (self._builds[n], each(self.parts[n])) for n in theirs}), _PROTOCOL
             )
             self.bytes_sent += len(message)
             try:
                 calls.append((theirs, self._actors[theirs[0]].ask(message)))
-                self._told.add(address)
+                self._have_centroids.add(address)
             except RuntimeError:  # it is known to be lost
                 self._lose(theirs)
         # All in one go: to wait for each in turn costs the client half as much time again.
@@ -226,8 +230,8 @@ class Fleet:
         """Let actors go, where they are still there."""
         for number in numbers:
             self._actors.pop(number, None)
-            if number in self.about:
-                self._told.discard(self.about[number].address)
+            if number in self.info:
+                self._have_centroids.discard(self.info[number].address)
         gone = [self._futures.pop(number) for number in numbers if number in self._futures]
         # Dask would release them with their last reference, and an exception may hold one for long.
         if gone and self.client.status == "running":

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -19,11 +19,10 @@ from ...algorithm.seeding import unit
 from ...design import BatchDesign
 from ...errors import InputError
 from ...inputs.embedding import slabs
-from ...system.cpus import resolve_threads
 from ...system.extras import need
 from ...system.memory import human
 from ..memory import MemoryCells, sample
-from ..native import NativeCells, available_set
+from ..native import Arithmetic
 from .tiles import Tiling, cut, describe, level_steps
 
 need("jax", "jax")
@@ -33,8 +32,8 @@ import jax  # noqa: E402
 from . import kernels as kernels  # noqa: E402
 
 # The most values in any array of a chunk: what stays in a CPU's cache; what keeps a GPU busy, and small beside Z.
-_MOST_VALUES = {"cpu": 1 << 18}
-_MOST_VALUES_ELSE = 1 << 24
+MAX_VALUES = {"cpu": 1 << 18}
+MAX_VALUES_ELSE = 1 << 24
 
 
 class JaxCells:
@@ -50,6 +49,8 @@ class JaxCells:
         JAX devices of one kind; None: all local ones of the default kind. The bits depend on their number.
     """
 
+    embedding: np.ndarray | None = None
+
     def __init__(
         self,
         Z: np.ndarray,
@@ -63,8 +64,7 @@ class JaxCells:
         self.design, self.schedule, self.precision = design, schedule, precision
         self.devices = list(devices) if devices is not None else jax.local_devices()
         # For the sample that seeding takes, which is computed here: every backend begins with the same centroids.
-        self.n_threads = resolve_threads(None)
-        self.instruction_set = available_set()
+        self._arithmetic = Arithmetic.of(precision)
         mesh = jax.sharding.Mesh(np.array(self.devices), ("devices",))
         self._spread = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("devices"))
         self._everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -73,12 +73,12 @@ class JaxCells:
         self._mass: dict[int, np.ndarray] = {}
 
     @property
-    def described(self) -> dict[str, Any]:
-        """Where the cells live, for the record of a run."""
-        return {"cells": "jax", "device": self.devices[0].device_kind, "n_devices": len(self.devices)}
+    def description(self) -> dict[str, Any]:
+        """The devices, for the record of a run."""
+        return {"device": self.devices[0].device_kind, "n_devices": len(self.devices)}
 
     def take(self, rows: np.ndarray) -> MemoryCells:
-        return sample(self._input[rows], cast(NativeCells, self))
+        return sample(self._input[rows], self._arithmetic)
 
     def points(self, rows: np.ndarray) -> np.ndarray:
         return unit(self._input[rows].astype(self.precision).astype(np.float64))
@@ -141,7 +141,9 @@ class JaxCells:
             for g, tables in enumerate(self._tables_of_blocks(assigned) if moment else ()):
                 moments.append(kernels.corrected_moment(self._Z[g], self._Zn[g], self._tiles[g], tables, coefficients))
             sums = np.sum([_total(own) for own in jax.device_get(moments)], axis=0)
-        if target is not out:
+        if out is None:
+            self.embedding = target
+        elif target is not out:
             for start, rows in slabs(target):
                 out[start : start + len(rows)] = rows
         return sums if moment else np.empty((0, self.n_features))
@@ -152,6 +154,10 @@ class JaxCells:
         with self._computing():
             self._gather(kernels.assignments, assigned, out, None)
         return out
+
+    def close(self) -> None:
+        """Release the tables of the last pass; the cells themselves are needed for `assignments`."""
+        self._mass.clear()
 
     def _gather(self, kernel: Any, assigned: Assignment, out: np.ndarray, coefficients: Any) -> None:
         """Write what `kernel` makes of the cells in their order, one block computed while another is copied."""
@@ -164,14 +170,15 @@ class JaxCells:
         self._put(out, *coming.pop())
 
     def _put(self, out: np.ndarray, g: int, tiled: Any) -> None:
-        tiling = cast(Tiling, self._tiling)
+        tiling = self._tiling
+        assert tiling is not None  # opened by `_tables_of_blocks`
         out[tiling.rows(g)] = np.asarray(tiled).reshape(-1, out.shape[1])[tiling.places(g)]
 
     def _open(self, n_clusters: int) -> None:
         """Lay the cells out, block by block, at the first question about them."""
         if self._tiling is not None:
             return
-        most = _MOST_VALUES.get(self.devices[0].platform, _MOST_VALUES_ELSE)
+        most = MAX_VALUES.get(self.devices[0].platform, MAX_VALUES_ELSE)
         tiling = cut(self.design, self.schedule, self.n_features, n_clusters, len(self.devices), most)
         spread = lambda tree: jax.device_put(tree, self._spread)  # noqa: E731
         self._tiles = [spread(tiles) for tiles in describe(tiling, self.design)]
@@ -186,12 +193,11 @@ class JaxCells:
         self._tiling = tiling
 
     def _tables(self, *tables: np.ndarray) -> tuple[np.ndarray, ...]:
-        # Sent with the call: for small tables that takes half the time of device_put. Copied, since the caller may
-        # change them while the device still computes.
-        return tuple(np.array(t, self.precision) for t in tables)
+        # Sent with the call: for small tables that takes half the time of device_put.
+        return tuple(np.asarray(t, self.precision) for t in tables)
 
     def _coefficients(self, W: np.ndarray) -> Any:
-        return jax.device_put(np.array(W, self.precision), self._everywhere)
+        return jax.device_put(np.asarray(W, self.precision), self._everywhere)
 
     def _tables_of_blocks(self, assigned: Assignment) -> Iterator[Any]:
         # A run that goes on from an earlier one does not begin with a sweep.

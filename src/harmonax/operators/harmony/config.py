@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ...algorithm.flavors import FLAVORS, FlavorRules
 from ...errors import InputError
 from ...params import Flavor, HarmonyParams
 from ...system.validate import number, one_of, whole_number
@@ -145,10 +146,15 @@ class BatchCorrectionConfig:
         """Where each variable's levels begin in a table over all levels, with their number B at the end."""
         return (0, *(int(n) for n in np.cumsum(self.levels)))
 
-    @property
+    @cached_property
+    def rules(self) -> FlavorRules:
+        """What the flavor does."""
+        return FLAVORS[self.flavor]
+
+    @cached_property
     def pruning(self) -> float | None:
-        """The prune threshold in force: None for harmony1."""
-        return self.batch_prune_threshold if self.flavor == "harmony2" else None
+        """The prune threshold in force; None where the flavor does not prune."""
+        return self._params().pruning
 
     @property
     def params(self) -> HarmonyParams:

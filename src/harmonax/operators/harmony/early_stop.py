@@ -1,6 +1,6 @@
 """Rounds that stop as the engine's do, for inference: `lax.while_loop` has no reverse derivative.
 
-The rules are those of `algorithm/convergence.py` over traced values; a test compares the passes and rounds that result.
+The rules are those of `algorithm/convergence.py`; a test compares the passes and rounds that result.
 """
 
 from __future__ import annotations
@@ -10,14 +10,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from ...algorithm.convergence import WINDOW, passes_converged, rounds_converged
 from ...algorithm.objective import objective
 from ...algorithm.penalty import expected
 from .cells import Problem, logits, objective_sums, one_hot, shares, unit
 from .config import BatchCorrectionConfig
 from .ridge import ridge
 from .rounds import State, correct, next_state, one_pass
-
-_WINDOW = 3
 
 
 class _Passes(NamedTuple):
@@ -26,7 +25,7 @@ class _Passes(NamedTuple):
     mass: Any
     logp: Any
     moment: Any
-    recent: Any  # (4,): J of the last passes
+    recent: Any  # (WINDOW + 1,): J of the last passes
     stop: Any
 
 
@@ -48,32 +47,23 @@ def rounds_until_converged(
         Zn, mass, moment = correct(config, problem, at.state)
 
         def pass_(p: _Passes) -> _Passes:
-            Y = unit(p.moment) if config.flavor == "harmony1" else p.Y
+            Y = unit(p.moment) if config.rules.moves_centroids else p.Y
             order = flat[at.passes + p.done]
             mass, logp, moment, parts = one_pass(config, problem, Zn, Y, p.mass, order, scored=True)
             recent = jnp.append(p.recent[1:], _objective(config, problem, mass, logp, parts))
-            return _Passes(p.done + 1, Y, mass, logp, moment, recent, _passes_stop(config, recent, p.done + 1))
+            stop = passes_converged(config.flavor, recent, p.done + 1, config.tol_clustering)
+            return _Passes(p.done + 1, Y, mass, logp, moment, recent, stop)
 
-        begin = _Passes(0, at.state.Y_next, mass, jnp.zeros_like(mass), moment, jnp.zeros(4, Zn.dtype), False)
+        begin = _Passes(0, at.state.Y_next, mass, jnp.zeros_like(mass), moment, jnp.zeros(WINDOW + 1, Zn.dtype), False)
         end = jax.lax.while_loop(lambda p: ~p.stop & (p.done < config.n_passes), pass_, begin)
         J = end.recent[-1]
-        change = at.previous - J
-        converged = change < config.tol_harmony * jnp.abs(at.previous)
-        if config.flavor == "harmony2":
-            converged &= change >= 0
+        converged = rounds_converged(config.flavor, at.previous, J, config.tol_harmony)
         found = ridge(config, problem, Zn, end.Y, end.logp, end.mass)
         return _Rounds(at.done + 1, at.passes + end.done, next_state(Zn, end.Y, end.logp, found), J, converged)
 
     begin = _Rounds(0, 0, state, _first_objective(config, problem, state), False)
     end = jax.lax.while_loop(lambda at: ~at.converged & (at.done < config.n_iterations), round_, begin)
     return end.state, end.done, end.converged
-
-
-def _passes_stop(config: BatchCorrectionConfig, recent: Any, done: Any) -> Any:
-    new, old = recent[-_WINDOW:].sum(), recent[:_WINDOW].sum()
-    change = old - new if config.flavor == "harmony1" else jnp.abs(old - new)
-    first = _WINDOW + 1 if config.flavor == "harmony1" else _WINDOW + 2
-    return (done >= first) & (change < config.tol_clustering * jnp.abs(old))
 
 
 def _objective(config: BatchCorrectionConfig, problem: Problem, mass: Any, logp: Any, parts: Any) -> Any:

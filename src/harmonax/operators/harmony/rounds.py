@@ -36,7 +36,7 @@ class State(NamedTuple):
     Y: Any  # (K, d)
     logp: Any  # (G, B, K): the penalties each block was last assigned with
     W: Any  # (B, K, d): the correction that follows
-    Y_next: Any  # (K, d): the next round's centroids (harmony2)
+    Y_next: Any  # (K, d): the next round's centroids, where it starts cold
 
 
 def first_state(problem: Problem, Y: Any) -> State:
@@ -48,10 +48,10 @@ def first_state(problem: Problem, Y: Any) -> State:
 
 
 def correct(config: BatchCorrectionConfig, problem: Problem, state: State) -> tuple[Any, Any, Any]:
-    """Set Zn = unit(Z - R W); return it with each block's mass (G, B, K) and R^T Zn (harmony1).
+    """Set Zn = unit(Z - R W); return it with each block's mass (G, B, K) and, for centroids that move, R^T Zn.
 
-    harmony1 carries R over: its mass, and its moment with the new Zn. harmony2 starts cold: R = softmax(-D / sigma)
-    with the new centroids.
+    R carries over: its mass, and its moment with the new Zn; or the round starts cold, with R = softmax(-D / sigma)
+    to the new centroids.
     """
     sigma, n_levels = problem.hyper.sigma, len(problem.counts)
 
@@ -61,10 +61,9 @@ def correct(config: BatchCorrectionConfig, problem: Problem, state: State) -> tu
         X = one_hot(cells.levels, n_levels, Zn.dtype)
         R = assign(Zn, Y, sigma, logp, X, cells.weight)
         Zn = unit(cells.Z - jnp.einsum("tck,tkd->tcd", R, jnp.einsum("tb,bkd->tkd", X, W)))
-        if config.flavor == "harmony1":
-            return Zn, X.T @ R.sum(axis=1), jnp.einsum("tck,tcd->kd", R, Zn)
-        R = assign(Zn, Y_next, sigma, jnp.zeros_like(logp), X, cells.weight)
-        return Zn, X.T @ R.sum(axis=1), jnp.zeros_like(Y)
+        if config.rules.starts_cold:
+            R = assign(Zn, Y_next, sigma, jnp.zeros_like(logp), X, cells.weight)
+        return Zn, X.T @ R.sum(axis=1), _moment(config, R, Zn)
 
     def step(moment: Any, xs: Any) -> Any:
         Zn, mass, own = block(*xs, (state.Y, state.W, state.Y_next, sigma))
@@ -80,7 +79,8 @@ def one_pass(
 ) -> tuple[Any, ...]:
     """Take each block out, reassign it under the others' penalty, put it back.
 
-    Returns mass (G, B, K), logp (G, B, K), R^T Zn (harmony1), and with `scored` the sums the objective is made of.
+    Returns mass (G, B, K), logp (G, B, K), R^T Zn for centroids that move, and with `scored` the sums that the
+    objective is made of.
     """
     hyper, Pr, n_levels = problem.hyper, shares(problem, config), len(problem.counts)
 
@@ -89,9 +89,8 @@ def one_pass(
         X = one_hot(levels, n_levels, Zn.dtype)
         l = logits(Zn, Y, sigma, logp, X)
         R = jax.nn.softmax(l, axis=-1) * weight[:, :, None]
-        moment = jnp.einsum("tck,tcd->kd", R, Zn) if config.flavor == "harmony1" else jnp.zeros_like(Y)
         sums = objective_sums(R, l, sigma) if scored else jnp.zeros(2, Zn.dtype)
-        return X.T @ R.sum(axis=1), moment, sums
+        return X.T @ R.sum(axis=1), _moment(config, R, Zn), sums
 
     def step(carry: Any, xs: Any) -> Any:
         O, moment, sums = carry
@@ -110,6 +109,13 @@ def one_pass(
     return new[back], logp[back], moment, sums
 
 
+def _moment(config: BatchCorrectionConfig, R: Any, Zn: Any) -> Any:
+    """Return R^T Zn (K, d) where the centroids move by it, else zeros."""
+    if config.rules.moves_centroids:
+        return jnp.einsum("tck,tcd->kd", R, Zn)
+    return jnp.zeros((R.shape[-1], Zn.shape[-1]), Zn.dtype)
+
+
 def one_round(config: BatchCorrectionConfig, problem: Problem, state: State, orders: Any) -> State:
     """Correct, run the passes in these orders of the blocks (P, G), and find the next correction."""
     Zn, mass, moment = correct(config, problem, state)
@@ -117,7 +123,7 @@ def one_round(config: BatchCorrectionConfig, problem: Problem, state: State, ord
 
     def step(carry: Any, order: Any) -> Any:
         Y, mass, moment, _ = carry
-        Y = unit(moment) if config.flavor == "harmony1" else Y
+        Y = unit(moment) if config.rules.moves_centroids else Y
         mass, logp, moment, _ = one_pass(config, problem, Zn, Y, mass, order)
         return (Y, mass, moment, logp), None
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...algorithm.schedule import FixedPartition
-from ...algorithm.seeding import _LEAST, _PER_CLUSTER, _SIGMA, _STEPS
+from ...algorithm.seeding import _PER_CLUSTER, _SIGMA, _STEPS, MIN_SAMPLE
 from .cells import unit
 
 # Rows of the sample that are assigned at a time.
@@ -38,7 +38,7 @@ def draw(seed: int, n_cells: int, n_blocks: int, n_clusters: int, n_rounds: int,
     block = partition.block_of(0, n_cells)
     orders = [block.index for _ in range(n_rounds * n_passes) for block in partition.next_pass()]
     rng = np.random.default_rng(centroid_seed)
-    n_sample = max(_LEAST, _PER_CLUSTER * n_clusters)
+    n_sample = max(MIN_SAMPLE, _PER_CLUSTER * n_clusters)
     sample = np.arange(n_cells)
     if n_cells > n_sample:
         sample = np.sort(rng.choice(n_cells, n_sample, replace=False))

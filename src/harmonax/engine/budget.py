@@ -1,0 +1,131 @@
+"""How much memory a run takes, and which backend fits into what there is. Estimated before anything is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..cells import BACKENDS, BackendEntry, Situation
+from ..cells.disk import SLAB_BYTES
+from ..design import BatchDesign
+from ..errors import InputError
+from ..params import ResolvedParams
+from ..system.memory import available, human, resident
+
+# Of what is free when no limit was given, so that others, and the estimate's error, have room.
+_SHARE = 0.8
+# Bytes a cell while its order is found: sorted keys and positions.
+_ORDER = 24
+# Pieces of a slab that are in memory together: being read, read, sorted, converted.
+_SLABS = 5
+MIN_SLAB = 1 << 20
+# Interpreter, libraries and what they load later.
+_LATER = 60 << 20
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """What a run takes, in bytes.
+
+    Attributes
+    ----------
+    cells
+        The embedding in the arithmetic's numbers.
+    to_load
+        The embedding as it comes, where it is not in memory yet.
+    result
+        The result, where it is to be in memory.
+    each
+        The few bytes for each cell, wherever they are.
+    tables
+        All that grows with levels and clusters.
+    """
+
+    cells: int
+    to_load: int
+    result: int
+    each: int
+    tables: int
+
+    @property
+    def in_memory(self) -> int:
+        return 2 * self.cells + self.to_load + self.result + self.each + self.tables
+
+    def on_disk(self, slab: int) -> int:
+        return self.result + self.each // 2 + self.tables + _SLABS * slab + _LATER
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which backend, in how large pieces it reads the cells, why in a few words, and why with the sizes."""
+
+    name: str
+    backend: BackendEntry
+    slab_bytes: int
+    reason: str
+    why: str
+
+
+def estimate(
+    design: BatchDesign, resolved: ResolvedParams, n_features: int, *, n_loaded: int, n_result: int, n_threads: int
+) -> MemoryEstimate:
+    """Estimate what a run takes; `n_loaded` and `n_result` are bytes per value, 0 for what memory need not hold."""
+    n, K, itemsize = design.n_cells, resolved.n_clusters, 4 if resolved.params.precision == "float32" else 8
+    n_blocks = resolved.params.n_blocks(n)
+    moments = design.n_joint * K * n_features
+    rounds = design.n_levels * K * (n_features + 3 * n_blocks)
+    # Half of the order's bytes is of a slab only on disk.
+    return MemoryEstimate(
+        cells=n * n_features * itemsize,
+        to_load=n * n_features * n_loaded,
+        result=n * n_features * n_result,
+        each=n * _ORDER,
+        tables=8 * (3 * moments + 2 * rounds) + n_threads * (4 << 20),
+    )
+
+
+def choose(wanted: str, size: MemoryEstimate, max_memory: int | None, *, on_cluster: bool = False) -> Choice:
+    """Choose where the cells go.
+
+    Parameters
+    ----------
+    wanted
+        A name in `BACKENDS`, or ``"auto"``.
+    size
+        What the run takes.
+    max_memory
+        The maximum that the process may hold, in bytes; None: what is free.
+    on_cluster
+        Whether the embedding lies on a cluster that can be asked.
+
+    Raises
+    ------
+    InputError
+        If the limit is too small for the backend that is asked for, or for any.
+    """
+    held, free = resident(), available()
+    if max_memory is not None:
+        limit, allowed = max_memory, f"{human(max_memory)} are allowed"
+    elif free is not None:
+        limit, allowed = held + int(_SHARE * free), f"{human(free)} are free"
+    else:
+        limit, allowed = 1 << 62, "nothing is known of what is free"
+    needed = held + size.in_memory
+    slab = min(SLAB_BYTES, max(size.cells, 1), max(MIN_SLAB, (limit - held - size.on_disk(0)) // _SLABS))
+    least = held + size.on_disk(min(MIN_SLAB, slab))
+    situation = Situation(on_cluster, fits=needed <= limit)
+    asked = wanted in BACKENDS
+    name = wanted if asked else next(n for n, entry in BACKENDS.items() if entry.automatic(situation))
+    backend = BACKENDS[name]
+    why = ""
+    if backend.holds == "all":
+        why = f"in memory it needs {human(needed)}; {allowed}"
+        if max_memory is not None and needed > limit:
+            raise InputError(
+                f"in memory this run needs {human(needed)}, but {allowed}: raise max_memory (--max-memory), or use "
+                f"backend='disk', which needs {human(least)}"
+            )
+    elif backend.holds == "pieces":
+        why = f"from disk it needs {human(held + size.on_disk(slab))}, in memory {human(needed)}; {allowed}"
+        if max_memory is not None and least > limit:
+            raise InputError(f"even from disk this run needs {human(least)}, but {allowed}: raise max_memory")
+    return Choice(name, backend, slab, "asked for" if asked else backend.because, why)
