@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 import harmonax
+from harmonax.datasets import prepare, simulate
 
 rng = np.random.default_rng(0)
 batch = np.repeat(["a", "b"], 1500)
@@ -40,7 +41,9 @@ assert all(gap(value) < 0.5 * gap(Z) for name, value in gaps.items() if name != 
 
 command = str(Path(sys.executable).with_name("harmonax"))
 with tempfile.TemporaryDirectory() as folder:
-    subprocess.run([command, "demo", "-o", "demo", "--cells", "1000"], cwd=folder, check=True)
-    job = [command, "integrate", "demo/demo.h5ad", "-o", "again.h5ad", "--batch-key", "batch", "--quiet"]
+    simulated = simulate(1000, np.random.default_rng(0))
+    prepare(simulated)
+    simulated.write_h5ad(Path(folder, "simulated.h5ad"))
+    job = [command, "integrate", "simulated.h5ad", "-o", "again.h5ad", "--batch-key", "batch", "--quiet"]
     subprocess.run(job, cwd=folder, check=True)
     assert "X_pca_harmony" in anndata.read_h5ad(Path(folder, "again.h5ad")).obsm

@@ -30,7 +30,7 @@ from sklearn.metrics import roc_auc_score
 import harmonax
 from harmonax import HarmonyModel
 from harmonax.evaluation.lisi import lisi
-from harmonax.mapping import symphony as place
+from harmonax.mapping import map_query
 from harmonax.mapping.build import model_of
 from harmonax.mapping.novelty import score_genes
 from harmonax.mapping.projection import Expression
@@ -159,7 +159,7 @@ def itself() -> Iterator[str]:
         Z, batch = cells.obsm["X_pca"], cells.obs["batch"].astype(str).to_numpy()
         for flavor in (harmonax.harmony1, harmonax.harmony2):
             run = harmonax.harmonize(Z, {"batch": batch}, flavor(), rng=0, progress=False)
-            mapped = place(HarmonyModel.from_result(run), Z, {"batch": batch}).embedding
+            mapped = map_query(HarmonyModel.from_result(run), Z, {"batch": batch}).embedding
             off = np.median(np.linalg.norm(mapped - run.embedding, axis=1))
             share = off / np.median(np.linalg.norm(run.embedding - Z, axis=1))
             scores = [lisi(x, batch).mean() - 1 for x in (run.embedding, mapped)]
@@ -215,7 +215,7 @@ def speed() -> Iterator[str]:
         times, cpu = [], []
         for _ in range(5):
             start, used = time.perf_counter(), time.process_time()
-            place(model, query, {"batch": labels.astype(str)}, n_threads=2)
+            map_query(model, query, {"batch": labels.astype(str)}, n_threads=2)
             times.append(time.perf_counter() - start)
             cpu.append(time.process_time() - used)
         yield f"| {n_ref:,} x {Z.shape[1]} | 100,000 | {median(times):.2f} | {median(cpu):.2f} |"

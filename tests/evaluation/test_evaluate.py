@@ -105,6 +105,17 @@ def test_lisi_refuses():
 # ---- label-free -------------------------------------------------------------------------------------------------
 
 
+def test_without_scib_metrics_the_scores_that_do_not_need_it_are_made_and_it_says_so(monkeypatch):
+    x, batch = two_batches()
+    whole = evaluate_arrays({"x": x}, batch)
+    for module in (scib, labelfree):
+        monkeypatch.setattr(module, "is_installed", lambda: False)
+    result = evaluate_arrays({"x": x}, batch)
+    kept = whole.scores[whole.scores["metric"] != "iLISI"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(result.scores.reset_index(drop=True), kept)
+    assert any("iLISI is left out" in note for note in result.notes)
+
+
 def test_scores_that_need_no_labels_are_those_of_scib_metrics(small):
     import scib_metrics as sm
     from scib_metrics.nearest_neighbors import NeighborsResults

@@ -17,7 +17,7 @@ import harmonax
 from harmonax import HarmonyModel, HarmonyParams
 from harmonax.algorithm.seeding import unit
 from harmonax.errors import HarmonaxWarning, InputError, MissingKeyError
-from harmonax.mapping import place
+from harmonax.mapping import map_query
 from harmonax.mapping.projection import Expression, Projection
 from harmonax.mapping.serialise import from_dict
 
@@ -93,7 +93,7 @@ class TestPlace:
     def test_is_the_equation(self, levels, n_iter, backend):
         model = fitted()[3]
         Z, codes = cells_with_batches(150, 6, levels, 9)
-        got = place(model, Z, codes, n_iter=n_iter, ridge_lambda=0.7, backend=backend).embedding
+        got = map_query(model, Z, codes, n_iter=n_iter, ridge_lambda=0.7, backend=backend).embedding
         np.testing.assert_allclose(got, written_out(model, Z, codes, 0.7, n_iter), rtol=1e-9, atol=1e-9)
 
     @settings(max_examples=40, deadline=None)
@@ -102,7 +102,7 @@ class TestPlace:
         model = MODEL
         gen = np.random.default_rng(seed)
         Z, codes = gen.normal(size=(n, 6)) * 3, gen.integers(n_levels, size=(n, 1))
-        got = place(model, Z, codes, ridge_lambda=lam, allow_many_levels=True).embedding
+        got = map_query(model, Z, codes, ridge_lambda=lam, allow_many_levels=True).embedding
         np.testing.assert_allclose(got, written_out(model, Z, codes, lam, 2), rtol=1e-7, atol=1e-7)
 
     def test_the_reference_does_not_move(self):
@@ -128,7 +128,7 @@ class TestPlace:
     @pytest.mark.parametrize("levels", [(3,), (3, 2)])
     def test_known_batches_get_what_was_learned(self, flavor, levels):
         Z, names, result, model = fitted(levels, flavor, n=1500, max_iter_harmony=30)
-        placed = place(model, Z, names)
+        placed = map_query(model, Z, names)
         moved = np.median(np.linalg.norm(result.embedding - Z, axis=1))
         assert np.median(np.linalg.norm(placed.embedding - result.embedding, axis=1)) < 0.05 * moved
         assert sum(placed.known.values()) == 1500
@@ -150,28 +150,28 @@ class TestPlace:
         Z, names, _, model = fitted((3, 2))
         new = {"v0": np.where(np.arange(len(Z)) % 2 == 0, "x", "00"), "v1": names["v1"]}
         is_new = new["v0"] == "x"
-        both = place(model, Z, new, n_iter=3)
-        alone = place(model, Z[is_new], {name: column[is_new] for name, column in new.items()}, n_iter=3)
+        both = map_query(model, Z, new, n_iter=3)
+        alone = map_query(model, Z[is_new], {name: column[is_new] for name, column in new.items()}, n_iter=3)
         np.testing.assert_allclose(both.embedding[is_new], alone.embedding, rtol=1e-9, atol=1e-9)
         assert sum(both.new.values()) == is_new.sum()
         assert all(name.startswith("00") for name in both.known)
 
     def test_variables_may_come_in_any_order_and_joined(self):
         Z, names, _, model = fitted((3, 2))
-        expected = place(model, Z, names)
-        turned = place(model, Z, {name: names[name] for name in reversed(names)})
+        expected = map_query(model, Z, names)
+        turned = map_query(model, Z, {name: names[name] for name in reversed(names)})
         assert turned.known == expected.known
         np.testing.assert_array_equal(turned.embedding, expected.embedding)
         with pytest.warns(HarmonaxWarning, match="all of the query's batches are taken as new"):
-            assert not place(model, Z, {"v0": names["v0"]}).known
+            assert not map_query(model, Z, {"v0": names["v0"]}).known
         joined = harmonax.harmonize(Z, names, rng=0, combine_keys=True, progress=False)
-        assert place(HarmonyModel.from_result(joined), Z, names).known
+        assert map_query(HarmonyModel.from_result(joined), Z, names).known
 
     def test_a_query_without_batches_is_a_new_one_whatever_the_reference_calls_its_own(self):
         Z, codes = cells_with_batches(200, 4, (2,), 0)
         labels = {"query": np.where(codes[:, 0] == 0, "query", "other")}
         model = HarmonyModel.from_result(harmonax.harmonize(Z, labels, rng=0, progress=False))
-        assert place(model, Z).new == {"query": 200}
+        assert map_query(model, Z).new == {"query": 200}
 
     def test_one_cell_and_no_batches(self):
         model = fitted()[3]
@@ -182,9 +182,9 @@ class TestPlace:
     def test_threads_and_disk_give_the_same_bits(self, tmp_path):
         Z, codes = cells_with_batches(3000, 6, (3,), 5)
         model = fitted()[3]
-        one = place(model, Z, codes, n_threads=1).embedding
-        np.testing.assert_array_equal(place(model, Z, codes, n_threads=2).embedding, one)
-        on_disk = place(model, Z, codes, backend="disk", scratch=tmp_path, out="lazy").embedding
+        one = map_query(model, Z, codes, n_threads=1).embedding
+        np.testing.assert_array_equal(map_query(model, Z, codes, n_threads=2).embedding, one)
+        on_disk = map_query(model, Z, codes, backend="disk", scratch=tmp_path, out="lazy").embedding
         np.testing.assert_array_equal(on_disk[:], one)
 
     @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ class TestPlace:
     def test_bad_input_is_refused(self, change, says):
         arguments = {"Z": np.zeros((10, 6)), "batches": np.repeat("a", 10)} | change
         with pytest.raises(InputError, match=says):
-            place(MODEL, **arguments)
+            map_query(MODEL, **arguments)
 
 
 MODEL = fitted()[3]
@@ -217,7 +217,7 @@ def model(request):
     harmonax.pp.harmony_integrate(
         adata, "batch", rng=0, max_iter_harmony=50, save_model=True, save_labels="cell_type", verbose=False
     )
-    return from_dict(adata.uns["harmonax_model"])
+    return from_dict(adata.uns["harmonax_model"], HarmonyModel)
 
 
 class TestMapQuery:
@@ -319,7 +319,7 @@ class TestMapQuery:
 class TestKeeping:
     def test_labels_may_come_later(self, adata):
         harmonax.pp.harmony_integrate(adata, "batch", rng=0, save_model=True, verbose=False)
-        model = from_dict(adata.uns["harmonax_model"])
+        model = from_dict(adata.uns["harmonax_model"], HarmonyModel)
         assert model.reference is None
         assert model.novelty.kind == "clusters"
         with pytest.raises(InputError, match="keeps no cells"):
@@ -334,7 +334,7 @@ class TestKeeping:
     def test_one_cell_from_expression_and_a_model_that_pickles(self):
         adata = reference(False)
         harmonax.pp.harmony_integrate(adata, "batch", rng=0, save_model=True, save_labels="cell_type", verbose=False)
-        model = from_dict(adata.uns["harmonax_model"])
+        model = from_dict(adata.uns["harmonax_model"], HarmonyModel)
         query = logged(experiment(5, n=1, batches=(1,)))
         harmonax.tl.map_query(query, model, "batch", labels=["cell_type", "cell_type"])
         assert query.obsm["X_pca_harmony"].shape == (1, 8)

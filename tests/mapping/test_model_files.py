@@ -24,7 +24,7 @@ def with_everything():
     harmonax.pp.harmony_integrate(
         adata, "batch", rng=0, max_iter_harmony=50, save_model=True, save_labels=["cell_type"], verbose=False
     )
-    return adata, from_dict(adata.uns["harmonax_model"])
+    return adata, from_dict(adata.uns["harmonax_model"], HarmonyModel)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,7 @@ def test_it_goes_through_uns(tmp_path):
     adata.write_h5ad(tmp_path / "a.h5ad")
     adata.write_zarr(tmp_path / "a.zarr")
     for read, name in ((anndata.read_h5ad, "a.h5ad"), (anndata.read_zarr, "a.zarr")):
-        assert_same(from_dict(read(tmp_path / name).uns["harmonax_model"]), model)
+        assert_same(from_dict(read(tmp_path / name).uns["harmonax_model"], HarmonyModel), model)
 
 
 def test_any_names_of_batches(tmp_path):
@@ -219,7 +219,7 @@ class TestCommand:
         harmonax.pp.harmony_integrate(
             adata, "batch", rng=0, max_iter_harmony=50, save_model=True, save_labels="cell_type", dtype="float32"
         )
-        ours, theirs = from_dict(adata.uns["harmonax_model"]), HarmonyModel.load(folder / "model.h5")
+        ours, theirs = from_dict(adata.uns["harmonax_model"], HarmonyModel), HarmonyModel.load(folder / "model.h5")
         np.testing.assert_array_equal(ours.cluster_moment, theirs.cluster_moment)
         np.testing.assert_array_equal(ours.projection.loadings, theirs.projection.loadings)
         np.testing.assert_allclose(ours.novelty.quantiles, theirs.novelty.quantiles, rtol=1e-6)

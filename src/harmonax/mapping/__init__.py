@@ -1,7 +1,8 @@
 """A fitted model: what a run learned, kept without its cells, and new cells placed with it.
 
-    model.py        HarmonyModel: the tables
-    symphony.py      new cells into the reference's corrected space, which does not move
+    tables.py       what a model keeps of a run
+    model.py        HarmonyModel: the tables with all that is done with them, on top of the rest
+    symphony.py     new cells into the reference's corrected space, which does not move
     projection.py   from genes to the reference's uncorrected embedding
     novelty.py      how unlike anything in the reference a new cell is
     reference.py    the reference's cells and labels, and handing those on
@@ -14,6 +15,9 @@ Kang et al. 2021, Nature Communications 12:5890 (Symphony). Knows the cells' con
 from __future__ import annotations
 
 from .model import HarmonyModel
-from .symphony import Placed, place
+from .symphony import MappedQuery, map_query
 
-__all__ = ["HarmonyModel", "Placed", "place"]
+# Their names before.
+Placed, place = MappedQuery, map_query
+
+__all__ = ["HarmonyModel", "MappedQuery", "Placed", "map_query", "place"]

@@ -71,7 +71,9 @@ def model_of(result: HarmonyResult, adata: Any = None, basis: str = "X_pca", lab
             warn(said) if "PCs" in adata.varm and adata.X is not None else log.info(said)
     if projection is None:
         if model.novelty is None:
-            model = model.with_parts(novelty=by_distance(model, take_rows(result.embedding, rows)))
+            model = model.with_parts(
+                novelty=by_distance(model.reference, model.cluster_means(), take_rows(result.embedding, rows))
+            )
         return model
     model = model.with_parts(projection=projection)
     if find_spec("sklearn") is None:
@@ -111,7 +113,7 @@ def _model_in(adata: Any, labels: Sequence[str] | None, where: str) -> HarmonyMo
         raise MissingKeyError(
             f"uns of {where} has no '{UNS}': integrate it with save_model (--save-model), or pass its model's file"
         )
-    model = from_dict(adata.uns[UNS], f"uns['{UNS}'] of {where}")
+    model = from_dict(adata.uns[UNS], HarmonyModel, f"uns['{UNS}'] of {where}")
     kept = model.reference.labels if model.reference is not None else {}
     if labels is None or set(labels) <= set(kept):
         return model

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..algorithm.contracts import Assignment
-from ..algorithm.penalty import expected, log_penalty
 from ..algorithm.schedule import Block, FixedPartition
-from ..algorithm.seeding import seed_centroids, unit
+from ..algorithm.seeding import seed_centroids
 from ..engine.placement import ResourceRequest, make_cells
 from ..errors import InputError
-from ..params import HarmonyParams
 from ..result import HarmonyResult, Status
-from .novelty import Novelty, by_distance, some
-from .projection import Projection
+from . import serialise
+from .novelty import by_distance, some
 from .reference import Reference
+from .symphony import map_query
+from .tables import ModelTables
 
 
 @dataclass(frozen=True, eq=False)
-class HarmonyModel:
+class HarmonyModel(ModelTables):
     """A fitted Harmony: tables whose size does not depend on the number of cells.
 
     Attributes
@@ -69,23 +69,6 @@ class HarmonyModel:
     (50, 5)
     """
 
-    centroids: np.ndarray
-    sigma: np.ndarray
-    cluster_mass: np.ndarray
-    cluster_moment: np.ndarray
-    ridge: np.ndarray
-    level_mass: np.ndarray
-    theta: np.ndarray
-    level_counts: np.ndarray
-    n_cells: int
-    variables: tuple[str, ...]
-    levels: tuple[tuple[str, ...], ...]
-    params: HarmonyParams
-    record: dict[str, Any] = field(default_factory=dict)
-    projection: Projection | None = None
-    novelty: Novelty | None = None
-    reference: Reference | None = None
-
     @classmethod
     def from_result(cls, result: HarmonyResult) -> HarmonyModel:
         """Return the model of a run.
@@ -114,19 +97,6 @@ class HarmonyModel:
             record={name: record[name] for name in ("status", "seed", "versions", "backend")},
         )
 
-    @property
-    def n_clusters(self) -> int:
-        return len(self.centroids)
-
-    @property
-    def n_features(self) -> int:
-        return self.centroids.shape[1]
-
-    def log_penalty(self) -> np.ndarray:
-        """Return the penalty of each level at the end of the run, in log space, (B, K)."""
-        E = expected(self.level_counts / self.n_cells, self.cluster_mass)
-        return log_penalty(self.params.flavor, self.level_mass, E, self.theta)
-
     def map(self, Z: Any, batches: Any = None, **how: Any) -> Any:
         """Place new cells in the corrected space of the reference, which does not move.
 
@@ -146,17 +116,7 @@ class HarmonyModel:
         numpy.ndarray
             (N, d), or what was given as ``out``.
         """
-        from .symphony import place
-
-        return place(self, Z, batches, **how).embedding
-
-    def nearest_cluster(self, Z: np.ndarray) -> np.ndarray:
-        """Return the soft cluster that each cell in the corrected space is most in, (N,)."""
-        toward = unit(np.asarray(Z, np.float32)) @ self.centroids.T.astype(np.float32)
-        if np.ptp(self.sigma) > 0:
-            toward = (toward - 1) / self.sigma.astype(np.float32)
-        nearest: np.ndarray = toward.argmax(axis=1)
-        return nearest
+        return map_query(self, Z, batches, **how).embedding
 
     def with_reference(self, embedding: Any, labels: Any, batch: Any = None) -> HarmonyModel:
         """Return the model with the reference's corrected cells, from which labels are handed on.
@@ -187,7 +147,7 @@ class HarmonyModel:
         model = replace(self, reference=Reference.of(Z, table, batch))
         if model.novelty is None or model.novelty.kind != "genes":
             rows = some(len(Z))
-            model = replace(model, novelty=by_distance(model, Z[rows]))
+            model = replace(model, novelty=by_distance(model.reference, model.cluster_means(), Z[rows]))
         return model
 
     def with_parts(self, **parts: Any) -> HarmonyModel:
@@ -202,9 +162,7 @@ class HarmonyModel:
         OutputError
             If it cannot be written, or is there and `overwrite` is not set.
         """
-        from .serialise import save
-
-        save(self, path, overwrite=overwrite)
+        serialise.save(self, path, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: Any) -> HarmonyModel:
@@ -215,9 +173,7 @@ class HarmonyModel:
         FileFormatError
             If the file holds no model, is damaged, or was made by a later version.
         """
-        from .serialise import load
-
-        return load(path)
+        return serialise.load(path, cls)
 
     def __repr__(self) -> str:
         kept = [name for name in ("projection", "novelty", "reference") if getattr(self, name) is not None]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -19,10 +19,7 @@ import scipy.sparse
 
 from ..inputs.expression import dense
 from .projection import Matched, Projection
-from .reference import Near
-
-if TYPE_CHECKING:
-    from .model import HarmonyModel
+from .reference import Near, Reference
 
 Kind = Literal["genes", "reference", "clusters"]
 # Genes whose residuals count, and cells that are averaged over: the cell and its nearest.
@@ -112,14 +109,24 @@ def by_genes(projection: Projection, X: Any, Z: np.ndarray) -> Novelty:
     return Novelty("genes", spread, quantiles, alone)
 
 
-def by_distance(model: HarmonyModel, Zc: np.ndarray) -> Novelty:
-    """Summarise some cells of the reference by distances in the corrected space, `Zc`."""
-    kind: Kind = "clusters" if model.reference is None else "reference"
-    if model.reference is not None:
+def by_distance(reference: Reference | None, means: np.ndarray, Zc: np.ndarray) -> Novelty:
+    """Summarise some cells of the reference by distances in the corrected space.
+
+    Parameters
+    ----------
+    reference
+        All of its cells, where the model keeps them.
+    means
+        Mean of each cluster, which serve where it does not.
+    Zc
+        Some of its cells.
+    """
+    kind: Kind = "clusters" if reference is None else "reference"
+    if reference is not None:
         # The first is the cell itself.
-        scores = model.reference.near()(np.asarray(Zc, np.float32), _K + 1)[1][:, 1:].mean(axis=1)
+        scores = reference.near()(np.asarray(Zc, np.float32), _K + 1)[1][:, 1:].mean(axis=1)
     else:
-        scores = _to_clusters(model, Zc)
+        scores = _to_clusters(means, Zc)
     return Novelty(kind, np.empty(0), np.quantile(scores, np.linspace(0, 1, 101)))
 
 
@@ -153,11 +160,11 @@ def score_genes(novelty: Novelty, matched: Matched, X: Any, Z: np.ndarray | None
     return out
 
 
-def score_distance(novelty: Novelty, model: HarmonyModel, Z: np.ndarray) -> np.ndarray:
-    """Return the score of new cells from where they are in the corrected space, (N, d)."""
-    if novelty.kind == "reference" and model.reference is not None:
-        return model.reference.near()(np.asarray(Z, np.float32), _K)[1].mean(axis=1)
-    return _to_clusters(model, Z)
+def score_distance(novelty: Novelty, reference: Reference | None, means: np.ndarray, Z: np.ndarray) -> np.ndarray:
+    """Return the score of new cells from where they are in the corrected space, (N, d); see `by_distance`."""
+    if novelty.kind == "reference" and reference is not None:
+        return reference.near()(np.asarray(Z, np.float32), _K)[1].mean(axis=1)
+    return _to_clusters(means, Z)
 
 
 def _residual(y: np.ndarray, V: np.ndarray) -> np.ndarray:
@@ -181,11 +188,9 @@ def _averages(Z: np.ndarray) -> Iterator[Any]:
         yield scipy.sparse.csr_matrix((np.full(rows.size, 1 / k), rows.ravel(), np.arange(len(rows) + 1) * k), shape)
 
 
-def _to_clusters(model: HarmonyModel, Z: np.ndarray) -> np.ndarray:
+def _to_clusters(means: np.ndarray, Z: np.ndarray) -> np.ndarray:
     from scipy.spatial.distance import cdist
 
-    there = model.cluster_mass > 0
-    means = model.cluster_moment[there] / model.cluster_mass[there, None]
     return cdist(np.asarray(Z, np.float64), means).min(axis=1)
 
 

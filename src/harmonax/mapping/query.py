@@ -17,7 +17,7 @@ from ..system.validate import entry_name, number
 from .model import HarmonyModel
 from .novelty import UNLIKE, score_distance, score_genes
 from .projection import Expression, Matched, Projected
-from .symphony import BETWEEN, Placed, place, tell_known
+from .symphony import BETWEEN, MappedQuery, map_query, tell_known
 
 NOVELTY, NOVEL, UNKNOWN = "harmonax_novelty", "harmonax_novel", "unknown"
 # Fewer cells than this are not averaged with their neighbours, which would be unlike them, and more take much memory.
@@ -41,7 +41,7 @@ class Wanted:
     min_confidence
         Below it a label is "unknown".
     how
-        Further arguments of `place`.
+        Further arguments of `map_query`.
     """
 
     labels: Sequence[str] | None = None
@@ -128,17 +128,17 @@ def map_cells(
         names = list(wanted.labels)
         for name in names:
             model.reference.column(name)  # type: ignore[union-attr]
-    placed = place(model, Z, design, **wanted.how)
-    tell_known(placed)
+    mapped = map_query(model, Z, design, **wanted.how)
+    tell_known(mapped)
     n = Z.shape[0]
     found: dict[str, list[Any]] = {}
     cluster = np.empty(n, np.int32)
-    for start, rows in slabs(placed.embedding, _SLAB_BYTES):
+    for start, rows in slabs(mapped.embedding, _SLAB_BYTES):
         cluster[start : start + len(rows)] = model.nearest_cluster(rows)
         for name in names:
             found.setdefault(name, []).append(model.reference.transfer(rows, name))  # type: ignore[union-attr]
-    batch = _batch_names(placed.batches)
-    scores, novel, shift = _novelty(model, placed, Z, batch, matched, X, parse_size(wanted.how.get("max_memory")))
+    batch = _batch_names(mapped.batches)
+    scores, novel, shift = _novelty(model, mapped, Z, batch, matched, X, parse_size(wanted.how.get("max_memory")))
     columns = {NOVELTY: scores, NOVEL: novel} if scores is not None else {}
     # Whether a batch that is unlike the reference as a whole is of another protocol or of other cells, nothing tells.
     doubtful = novel | (shift.to_numpy() >= UNLIKE)[batch.codes] if scores is not None else np.zeros(n, bool)
@@ -149,14 +149,14 @@ def map_cells(
         unsure = (table["confidence"].to_numpy() < wanted.min_confidence) | doubtful
         columns[f"{name}_mapped"] = pd.Categorical(np.where(unsure, UNKNOWN, labels))
         columns[f"{name}_confidence"] = table["confidence"].to_numpy()
-    record = _record(model, placed, matched, wanted) | _seen(model, columns, cluster, shift, names)
+    record = _record(model, mapped, matched, wanted) | _seen(model, columns, cluster, shift, names)
     _tell(record)
-    return Mapped(Z, placed.embedding, pd.DataFrame(columns, index=pd.RangeIndex(n)), record)
+    return Mapped(Z, mapped.embedding, pd.DataFrame(columns, index=pd.RangeIndex(n)), record)
 
 
 def _novelty(
     model: HarmonyModel,
-    placed: Placed,
+    mapped: MappedQuery,
     Z: Any,
     batch: pd.Categorical,
     matched: Matched | None,
@@ -172,9 +172,12 @@ def _novelty(
         scores = score_genes(model.novelty, matched, X, near)
         novelty = model.novelty if near is not None else replace(model.novelty, quantiles=model.novelty.alone)
     else:
-        pieces = [score_distance(model.novelty, model, rows) for _, rows in slabs(placed.embedding, _SLAB_BYTES)]
+        reference, means = model.reference, model.cluster_means()
+        pieces = [
+            score_distance(model.novelty, reference, means, rows) for _, rows in slabs(mapped.embedding, _SLAB_BYTES)
+        ]
         scores, novelty = np.concatenate(pieces), model.novelty
-    novel, shift = novelty.novel(scores, batch, placed.known)
+    novel, shift = novelty.novel(scores, batch, mapped.known)
     return novelty.relative(scores), novel, shift
 
 
@@ -191,13 +194,13 @@ def _batch_names(design: BatchDesign) -> pd.Categorical:
     return pd.Categorical.from_codes(codes[design.joint], unique)
 
 
-def _record(model: HarmonyModel, placed: Placed, matched: Matched | None, wanted: Wanted) -> dict[str, Any]:
+def _record(model: HarmonyModel, mapped: MappedQuery, matched: Matched | None, wanted: Wanted) -> dict[str, Any]:
     from ..system.version import __version__
 
     record: dict[str, Any] = {
         "reference": {"n_cells": model.n_cells, "n_clusters": model.n_clusters, "n_features": model.n_features},
-        "known_batches": {"batch": list(placed.known), "n_cells": list(placed.known.values())},
-        "new_batches": {"batch": list(placed.new), "n_cells": list(placed.new.values())},
+        "known_batches": {"batch": list(mapped.known), "n_cells": list(mapped.known.values())},
+        "new_batches": {"batch": list(mapped.new), "n_cells": list(mapped.new.values())},
         "min_confidence": wanted.min_confidence,
         "version": __version__,
     }

@@ -11,17 +11,17 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from .. import io
 from ..errors import FileFormatError, InputError, OutputError
 from ..params import HarmonyParams
-from .model import HarmonyModel
 from .novelty import Novelty
 from .projection import Projection
 from .reference import Labels, Reference
+from .tables import ModelTables
 
 FORMAT = "harmonax-model"
 VERSION = 1
@@ -30,8 +30,10 @@ UNS = "harmonax_model"
 _TABLES = ("centroids", "sigma", "cluster_mass", "cluster_moment", "ridge", "level_mass", "theta", "level_counts")
 _SUFFIXES = {".h5": io.Format.H5AD, ".zarr": io.Format.ZARR}
 
+Model = TypeVar("Model", bound=ModelTables)
 
-def save(model: HarmonyModel, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+
+def save(model: ModelTables, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
     """Write a model to a file, whole or not at all."""
     _, place = check_place(path, overwrite=overwrite)
     plain = to_dict(model)
@@ -58,14 +60,14 @@ def check_place(
     return kind, place
 
 
-def load(path: str | os.PathLike[str]) -> HarmonyModel:
-    """Read a model from a file."""
+def load(path: str | os.PathLike[str], make: type[Model]) -> Model:
+    """Read a model of this class from a file."""
     kind, place = _format(path), Path(path)
     with io.reading(place, kind):
         if str(io.read_tree(place, kind, only=("format",)).get("format", "")) != FORMAT:
             raise FileFormatError(f"{place} holds no harmonax model")
         plain = io.read_tree(place, kind)
-    return from_dict(plain, str(place))
+    return from_dict(plain, make, str(place))
 
 
 def _is_model(place: Path, kind: io.Format) -> bool:
@@ -76,7 +78,7 @@ def _is_model(place: Path, kind: io.Format) -> bool:
         return False
 
 
-def to_dict(model: HarmonyModel) -> dict[str, Any]:
+def to_dict(model: ModelTables) -> dict[str, Any]:
     """Return the model as arrays and texts, for a file or ``adata.uns``."""
     about = {
         "n_cells": model.n_cells,
@@ -112,8 +114,8 @@ def to_dict(model: HarmonyModel) -> dict[str, Any]:
     return {**plain, "sha256": _checksum(plain)}
 
 
-def from_dict(plain: Mapping[str, Any], where: str = "the model") -> HarmonyModel:
-    """Return the model that `to_dict` made these of.
+def from_dict(plain: Mapping[str, Any], make: type[Model], where: str = "the model") -> Model:
+    """Return the model that `to_dict` made these of, as one of this class.
 
     Raises
     ------
@@ -139,7 +141,7 @@ def from_dict(plain: Mapping[str, Any], where: str = "the model") -> HarmonyMode
         raise FileFormatError(f"{where} is damaged: its checksum does not fit; save the model again")
     about = json.loads(str(plain["about"]))
     params: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in about["params"].items()}
-    return HarmonyModel(
+    return make(
         **{name: np.asarray(plain["tables"][name]) for name in _TABLES},
         n_cells=int(about["n_cells"]),
         variables=tuple(about["variables"]),

@@ -12,7 +12,7 @@ own questions to its cells (`algorithm/contracts.py`), so new cells may live whe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -29,9 +29,7 @@ from ..inputs.embedding import Embedding, Kind, read_embedding
 from ..params import HarmonyParams, ResolvedParams
 from ..system.cpus import resolve_threads
 from ..system.validate import one_of, whole_number
-
-if TYPE_CHECKING:
-    from .model import HarmonyModel
+from .tables import ModelTables
 
 KnownBatches = Literal["learned", "new"]
 # What joins the names of a cell's batches into one.
@@ -41,7 +39,7 @@ _SETTLED = 10
 
 
 @dataclass(frozen=True, eq=False)
-class Placed:
+class MappedQuery:
     """New cells in the corrected space, (N, d), and how many of them each way was taken for.
 
     Attributes
@@ -60,8 +58,8 @@ class Placed:
     new: dict[str, int]
 
 
-def place(
-    model: HarmonyModel,
+def map_query(
+    model: ModelTables,
     Z: Any,
     batches: Any = None,
     *,
@@ -76,8 +74,8 @@ def place(
     scratch: Any = None,
     missing: Literal["error", "level"] = "error",
     allow_many_levels: bool = False,
-) -> Placed:
-    """Place new cells in the corrected space of the reference.
+) -> MappedQuery:
+    """Map new cells into the corrected space of the reference.
 
     Parameters
     ----------
@@ -108,7 +106,7 @@ def place(
 
     Returns
     -------
-    Placed
+    MappedQuery
         The mapped cells, and which batches were known.
 
     Raises
@@ -149,7 +147,8 @@ def place(
         if round_ < rounds - 1:
             cells.correct(assigned, W, moment=False)
     cells.emit(assigned, W, target, moment=False)
-    return Placed(cells.embedding.astype(dtype) if placed.result_stays else target, asked, layout.known, layout.new)
+    embedding = cells.embedding.astype(dtype) if placed.result_stays else target
+    return MappedQuery(embedding, asked, layout.known, layout.new)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,15 +167,15 @@ class _Layout:
     new: dict[str, int]
 
     @classmethod
-    def of(cls, model: HarmonyModel, asked: BatchDesign, known_batches: str) -> _Layout:
+    def of(cls, model: ModelTables, asked: BatchDesign, known_batches: str) -> _Layout:
         own = asked.joint_levels - asked.offsets[:-1]
         same = known_batches == "learned" and asked.variables == model.variables
         n_learned = [len(levels) for levels in model.levels] if same else [0] * asked.n_variables
         theirs = np.full(own.shape, -1)
         if same:
             for f, levels in enumerate(asked.levels):
-                place = pd.Index(model.levels[f]).get_indexer(list(levels))
-                theirs[:, f] = place[own[:, f]]
+                learned_as = pd.Index(model.levels[f]).get_indexer(list(levels))
+                theirs[:, f] = learned_as[own[:, f]]
         is_known: np.ndarray = np.all(theirs >= 0, axis=1)
         codes = np.where(is_known[:, None], theirs, own + np.array(n_learned))
         design = BatchDesign.from_codes(codes[asked.joint])
@@ -193,14 +192,12 @@ class _Layout:
         new = {name: n for name, n in counts.items() if name not in known}
         return cls(design, np.concatenate(learned), design.joint_levels[joint_new], joint_new, known, new)
 
-    def log_penalty(self, model: HarmonyModel) -> np.ndarray:
+    def log_penalty(self, model: ModelTables) -> np.ndarray:
         """Return the penalty of each level, (B, K): what the reference's run ended with, none for new ones."""
         learned = self.learned >= 0
         return np.where(learned[:, None], model.log_penalty()[np.where(learned, self.learned, 0)], 0.0)
 
-    def coefficients(
-        self, model: HarmonyModel, cells: Cells, assigned: Assignment, params: HarmonyParams
-    ) -> np.ndarray:
+    def coefficients(self, model: ModelTables, cells: Cells, assigned: Assignment, params: HarmonyParams) -> np.ndarray:
         """Return the ridge coefficients of each level, (B, K, d)."""
         learned = self.learned >= 0
         W = np.where(learned[:, None, None], model.ridge[np.where(learned, self.learned, 0)], 0.0)
@@ -243,7 +240,7 @@ def _batches(batches: Any, n_cells: int, how: dict[str, Any]) -> BatchDesign:
     return design
 
 
-def _as_model(model: HarmonyModel, asked: BatchDesign) -> BatchDesign:
+def _as_model(model: ModelTables, asked: BatchDesign) -> BatchDesign:
     """Return the batches with the model's variables in its order, where they have them."""
     if model.variables == ("+".join(asked.variables),) and asked.n_variables > 1:
         return combined(asked)
@@ -260,10 +257,10 @@ def _as_model(model: HarmonyModel, asked: BatchDesign) -> BatchDesign:
     return BatchDesign.from_codes(codes[asked.joint], model.variables, [asked.levels[f] for f in order])
 
 
-def tell_known(placed: Placed) -> None:
+def tell_known(mapped: MappedQuery) -> None:
     """Warn where some of the new cells' batches are called as batches of the reference, and some are not."""
-    if placed.known and placed.new:
-        first = ", ".join(f"'{name}'" for name in list(placed.known)[:3])
+    if mapped.known and mapped.new:
+        first = ", ".join(f"'{name}'" for name in list(mapped.known)[:3])
         warn(
             f"the reference has batches of the same names as the query's ({first}): those cells get the correction "
             "learned there; if they only share the name, pass known_batches='new'"

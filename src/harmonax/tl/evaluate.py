@@ -100,7 +100,8 @@ def evaluate(
     InputError
         If they cannot be scored.
     MissingExtraError
-        If scib-metrics is not installed.
+        If scikit-learn is not installed, or scib-metrics, which the scores with labels need. Without labels and
+        scib-metrics iLISI is left out, and the notes of the result say so.
 
     Examples
     --------

@@ -11,7 +11,8 @@
     meter.py        seconds, memory, lines on stderr
     outputs.py      the files, whole or not at all
       summaries.py    tables and records among them
-    job.py          one run: done, kept, skipped or taken up again, step by step
+    job.py          one run as a value: its data, its options, its folder, how each step went
+    execute.py      a run from its data to its files: each step done, kept, skipped or taken up again
     run.py          `run` and `run_files`
 
 A front over scanpy, umap-learn, igraph and the rest of this package, which do the work.

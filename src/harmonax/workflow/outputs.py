@@ -14,14 +14,13 @@ from ..errors import OutputError
 from ..system.memory import human
 from . import meter, summaries
 from .inputs import silent
+from .job import Job
 from .prepare import scanpy
 from .resume import Work, versions
 from .state import Done, State
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-    from .job import Job
 
 RESULT = "integrated.h5ad"
 FIGURES = ("figures/evaluation.png", "figures/umap.png", "figures/markers.png")

@@ -16,6 +16,7 @@ from ..system.rng import seed_from
 from ..system.validate import expect_anndata, one_of
 from . import inputs
 from . import out_of_core as beyond
+from .execute import execute
 from .job import Job, Progress
 from .options import WorkflowOptions
 
@@ -103,7 +104,8 @@ def run(
     if label_key is not None:
         asked = asked.replace(label_key=label_key)
     facts = [_facts_of(adata)] if out is not None else []
-    return Job(lambda: _own_copy(adata), facts, asked, out=_path(out), overwrite=overwrite, progress=progress).run()
+    job = Job(lambda: _own_copy(adata), facts, asked, out=_path(out), overwrite=overwrite, progress=progress)
+    return execute(job)
 
 
 def run_files(
@@ -169,7 +171,7 @@ def run_files(
 
     facts = [inputs.facts(name) | {"names_are": made_key or ""} for name in names]
     source = lambda: inputs.read_inputs(names, made_key, replace=not implied, room=parse_size(asked.max_memory))  # noqa: E731
-    return Job(source, facts, asked, _path(out), overwrite, progress, names, also_read, command).run()
+    return execute(Job(source, facts, asked, _path(out), overwrite, progress, names, also_read, command))
 
 
 def _file_key(paths: Sequence[str], options: WorkflowOptions, batch_from: str | None) -> tuple[str | None, bool]:

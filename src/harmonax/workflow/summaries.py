@@ -13,13 +13,12 @@ import pandas as pd
 
 from ..system import memory
 from ..system.version import __version__
+from .job import Job
 from .resume import versions
 from .state import Done
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-    from .job import Job
 
 SCORES = ("embedding", "batch_key", "metric", "kind", "value", "low", "high")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -66,7 +67,7 @@ def evaluate(
     """
     seed = seed_from(rng)
     max_cells = whole_number(max_cells, "max_cells", minimum=N_SAMPLES * FEWEST_CELLS)
-    for module in ("scib_metrics", "sklearn"):
+    for module in ("sklearn",) if labels is None else ("scib_metrics", "sklearn"):
         need(module, "workflow")
     cells = read_cells(embeddings, batches, labels, label_key, unlabelled, allow_many_levels)
     gen = np.random.default_rng(seed)
@@ -84,9 +85,18 @@ def evaluate(
         embeddings=tuple(cells.embeddings),
         baseline=next(iter(cells.embeddings)),
         seed=seed,
-        versions={name.replace("-", "_"): version(name) for name in _PACKAGES},
+        versions=_versions(),
         notes=tuple(cells.notes + _words(cells, found, anyone, labelled)),
     )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _PACKAGES:
+        # Without labels the first two are not needed.
+        with contextlib.suppress(PackageNotFoundError):
+            found[name.replace("-", "_")] = version(name)
+    return found
 
 
 class _Row(NamedTuple):
@@ -161,6 +171,8 @@ def _words(
 ) -> list[str]:
     """Return what was sampled, and which scores the data do not define."""
     words = []
+    if not scib.is_installed():
+        words.append("iLISI is left out: scib-metrics is not installed (pip install 'harmonax[workflow]')")
     if len(anyone) > 1:
         words.append(f"label-free scores are those of {sum(map(len, anyone))} random cells, with 95 % intervals")
     if len(labelled) > 1:

@@ -26,7 +26,7 @@ from ...system.extras import need
 from ..lisi import lisi_of_neighbours
 from ..mixing import explained_by_batch
 from ..neighbours import nearest_cells, share_kept
-from .scib import n_neighbours
+from .scib import is_installed, n_neighbours
 
 LABELFREE_SCORES = ("iLISI", "kBET", "variance not explained by batch", "own-batch neighbors kept")
 KEPT_NEIGHBOURS = 15
@@ -89,9 +89,10 @@ def cell_values(near: Near, x: np.ndarray, batch: np.ndarray, before: np.ndarray
     values = np.full((len(near.rows), len(LABELFREE_SCORES)), np.nan)
     values[:, 3] = share_kept(before, after)
     if n_batches > 1:
-        lisi = lisi_of_neighbours(near.distances, near.indices, near.rows, batch)
-        # Where all neighbours are too far to weigh anything, scib-metrics has -1.
-        values[:, 0] = np.clip((lisi - 1) / (n_batches - 1), 0, 1)
+        if is_installed():
+            lisi = lisi_of_neighbours(near.distances, near.indices, near.rows, batch)
+            # Where all neighbours are too far to weigh anything, scib-metrics has -1.
+            values[:, 0] = np.clip((lisi - 1) / (n_batches - 1), 0, 1)
         values[:, 1] = _accepted(near, batch)
         share, explained = explained_by_batch(x, batch)
         values[:, 2] = 1 - share @ explained

@@ -8,6 +8,7 @@ not defined for the data is nan, and so is every mean over it.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,11 @@ BATCH_SCORES = ("iLISI", "BRAS", "graph connectivity", "kBET per label")
 BIO_SCORES = ("cLISI", "NMI", "ARI", "ASW label")
 MOST_NEIGHBOURS = 90
 BATCH_WEIGHT, BIO_WEIGHT = 0.4, 0.6
+
+
+def is_installed() -> bool:
+    """Return whether scib-metrics is there; without it, some scores that need no labels can still be had."""
+    return find_spec("scib_metrics") is not None
 
 
 def n_neighbours(n: int) -> int:
