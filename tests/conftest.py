@@ -6,11 +6,16 @@ import os
 from pathlib import Path
 
 import anndata
+import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
 
 N_CELLS, N_FEATURES = 180, 6
+
+# What an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("harmonax", deadline=None)
+hypothesis.settings.load_profile("harmonax")
 
 
 def pytest_configure(config):

@@ -138,7 +138,7 @@ def test_when_rounds_stop(flavor, previous, now, stops):
 
 @pytest.mark.parametrize("backend", ["memory", "dense"])
 @given(problem=small_problems())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_assignments_are_probabilities_and_the_input_is_untouched(backend, problem):
     Z, design, n_clusters, seed = problem
     before = Z.copy()
@@ -161,7 +161,7 @@ def test_assignments_are_probabilities_and_the_input_is_untouched(backend, probl
 
 
 @given(seed=st.integers(0, 200))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_renaming_and_reordering_levels_changes_nothing(seed):
     Z, codes = cells_with_batches(200, 5, (4,), seed)
     names = np.array(["a", "b", "c", "d"])
@@ -172,7 +172,7 @@ def test_renaming_and_reordering_levels_changes_nothing(seed):
 
 
 @given(seed=st.integers(0, 200), scale=st.sampled_from([1e-3, 0.5, 1e4]))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_scaling_the_embedding_scales_the_result(seed, scale):
     # Clusters live on unit vectors, and the ridge system is linear in Z.
     Z, codes = cells_with_batches(200, 5, (3,), seed)

@@ -55,7 +55,7 @@ def test_assigns_by_the_softmax_of_squared_distances(blobs):
     assert set(data) == {"embeddings"}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10**6), st.floats(0.01, 100), st.floats(-1e3, 1e3))
 def test_rows_sum_to_one_wherever_the_data_lie(seed, temperature, place):
     x = np.random.default_rng(seed).normal(size=(20, 3)) + place
