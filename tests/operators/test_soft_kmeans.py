@@ -22,14 +22,6 @@ from flax import nnx
 from harmonax.operators.clustering import SoftClusteringConfig, SoftKMeansClustering
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Compile with little optimisation: nearly all the time here is compilation."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def operator(k: int = 4, features: int = 3, seed: int = 0, **options) -> SoftKMeansClustering:
     return SoftKMeansClustering(SoftClusteringConfig(n_clusters=k, n_features=features, **options), rngs=nnx.Rngs(seed))
 
