@@ -80,6 +80,10 @@ class TestNeighbours:
         sets = [len(set(a) & set(b)) / 8 for a, b in zip(before.tolist(), after.tolist(), strict=True)]
         np.testing.assert_allclose(share_kept(before, after), sets)
 
+    def test_places_that_a_small_batch_cannot_fill_are_not_kept(self):
+        few = np.array([[1, -1], [-1, -1]])
+        np.testing.assert_array_equal(share_kept(few, few), [1, np.nan])
+
 
 class TestMeasures:
     def test_a_move_of_whole_batches_keeps_every_neighbour_and_is_no_movement_apart(self):
