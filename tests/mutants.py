@@ -73,7 +73,7 @@ MUTANTS = [
     Mutant("cells/native.py", "by_joint[by_block]", "by_block", MEMORY, "dense"),
     Mutant("cells/memory.py", "return unit(self._Z[rows]", "return (self._Z[rows]", METHOD, "scaling"),
     Mutant("evaluation/neighbours.py", "min(k, len(own) // 3)", "min(k, len(own) // 2)", DIAGNOSE, "neighbours"),
-    Mutant("evaluation/neighbours.py", ".any(axis=2) & (before >= 0)", ".any(axis=2)", DIAGNOSE, "share_kept"),
+    Mutant("evaluation/neighbours.py", ".any(axis=2) & (before >= 0)", ".any(axis=2)", DIAGNOSE, "kept"),
     Mutant("evaluation/before/association.py", "phi2 - (r - 1) * (k - 1) / (n - 1)", "phi2", CHECK),
     Mutant(
         "evaluation/verdict.py",
