@@ -126,9 +126,10 @@ def browser(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def test(session: nox.Session) -> None:
-    """Run the tests; what follows ``--`` goes to pytest."""
+    """Run the tests, a file at a time on two processes; what follows ``--`` goes to pytest, such as ``-n 0``."""
     python = environment(session, *EVERYTHING, "test")
-    session.run(python, "-m", "pytest", "-m", "not slow", *session.posargs, external=True)
+    parallel = ("-n", "2", "--dist", "loadfile")
+    session.run(python, "-m", "pytest", "-m", "not slow", *parallel, *session.posargs, external=True)
 
 
 @nox.session(python=False)

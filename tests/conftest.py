@@ -2,21 +2,91 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
+import tempfile
 from pathlib import Path
 
 import anndata
+import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
 
 N_CELLS, N_FEATURES = 180, 6
+# Compiled programs are let go after a test that leaves the process above this many bytes.
+_ROOMY = 1 << 30
+
+# What an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("harmonax", deadline=None)
+hypothesis.settings.load_profile("harmonax")
 
 
 def pytest_configure(config):
+    _compile_quickly(config)
     # anndata up to 0.13 reads options that pandas 3 has deprecated.
     for option in ("future.infer_string", "mode.chained_assignment"):
         config.addinivalue_line("filterwarnings", f"ignore:The '{option}' option is deprecated")
+
+
+def _compile_quickly(config):
+    """Let JAX compile with little optimisation, and keep what it compiled in files until this process ends.
+
+    Nearly all the time of the tests with JAX is compilation, often of a program that another test had compiled. The
+    processes that tests start do the same. Workers of pytest-xdist have a folder each: JAX does not write a file in
+    one step.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="harmonax-tests-", ignore_cleanup_errors=True)
+    config.add_cleanup(folder.cleanup)
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
+
+@pytest.fixture(autouse=True)
+def full_compilation(request):
+    """Compile as users do where JAX is a backend, and in slow tests, whose programs run for long."""
+    if "jax" not in sys.modules or not (request.path.parent.name == "cells" or request.node.get_closest_marker("slow")):
+        yield
+        return
+    config = sys.modules["jax"].config
+    config.update("jax_disable_most_optimizations", False)
+    yield
+    config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_process_after_a_module():
+    """Keep the process small: compiled programs and figures stay in memory otherwise."""
+    yield
+    _let_go()
+
+
+@pytest.fixture(autouse=True)
+def small_process():
+    """Let compiled programs go also within a module, where they are many."""
+    yield
+    if _resident() > _ROOMY:
+        _let_go()
+
+
+def _let_go():
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+    gc.collect()
+
+
+def _resident() -> int:
+    """Return the bytes that this process holds now; 0 where that is not known."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except (OSError, IndexError, ValueError):
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 @pytest.fixture

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import softmax
 from strategies import cells_with_batches, small_problems
 
 import harmonax
@@ -69,6 +72,31 @@ def test_the_expected_mass_sums_to_the_cluster_mass_per_variable():
     np.testing.assert_allclose(E[3:].sum(axis=0), [2, 3])
 
 
+@pytest.mark.parametrize(
+    ("n_cells", "n_clusters"), [(8, 2), (75, 2), (76, 3), (300, 10), (2_990, 100), (3_000, 100), (30_000, 100)]
+)
+def test_by_default_there_is_a_cluster_for_thirty_cells_up_to_a_hundred(n_cells, n_clusters):
+    design = BatchDesign.from_codes(np.arange(n_cells) % 2)
+    assert HarmonyParams().resolve(design).n_clusters == n_clusters
+
+
+def test_a_centroid_moves_to_its_intercept_unless_its_cluster_was_skipped():
+    Z, codes = cells_with_batches(200, 5, (4,), seed=1)
+    design, schedule = BatchDesign.from_codes(codes), FixedPartition(20, np.random.SeedSequence(0))
+    # So high a threshold leaves some clusters with fewer than two batches.
+    params = HarmonyParams(n_clusters=8, batch_prune_threshold=0.15, max_iter_harmony=3, tol_harmony=0)
+    Y, rounds = unit(np.random.default_rng(0).normal(size=(8, 5))), []
+    harmony = Harmony(DenseCells(Z, design, schedule), design, schedule, params.resolve(design))
+    harmony.run(Y, np.empty(Z.shape), keep=rounds.append)
+    for one, following in itertools.pairwise(rounds):
+        before, after, intercept = one.assigned.Y, following.assigned.Y, unit(one.correction.W0)
+        skipped = one.correction.skipped
+        assert 0 < skipped.sum() < 8
+        assert np.abs(intercept - before)[skipped].max() > 0.01
+        np.testing.assert_array_equal(after[skipped], before[skipped])
+        np.testing.assert_array_equal(after[~skipped], intercept[~skipped])
+
+
 def test_tau_shrinks_the_theta_of_small_batches():
     design = BatchDesign.from_codes(np.repeat([0, 1], [10, 1000]))
     theta = HarmonyParams(n_clusters=5, theta=2.0, tau=20).resolve(design).theta
@@ -110,7 +138,7 @@ def test_when_rounds_stop(flavor, previous, now, stops):
 
 @pytest.mark.parametrize("backend", ["memory", "dense"])
 @given(problem=small_problems())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_assignments_are_probabilities_and_the_input_is_untouched(backend, problem):
     Z, design, n_clusters, seed = problem
     before = Z.copy()
@@ -133,7 +161,7 @@ def test_assignments_are_probabilities_and_the_input_is_untouched(backend, probl
 
 
 @given(seed=st.integers(0, 200))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_renaming_and_reordering_levels_changes_nothing(seed):
     Z, codes = cells_with_batches(200, 5, (4,), seed)
     names = np.array(["a", "b", "c", "d"])
@@ -144,7 +172,7 @@ def test_renaming_and_reordering_levels_changes_nothing(seed):
 
 
 @given(seed=st.integers(0, 200), scale=st.sampled_from([1e-3, 0.5, 1e4]))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_scaling_the_embedding_scales_the_result(seed, scale):
     # Clusters live on unit vectors, and the ridge system is linear in Z.
     Z, codes = cells_with_batches(200, 5, (3,), seed)
@@ -223,6 +251,16 @@ def test_seeding_finds_separate_clusters():
     cells = MemoryCells(Z, design, FixedPartition(20, np.random.SeedSequence(0)))
     Y = seed_centroids(cells, 40, np.random.default_rng(0))
     assert (np.abs(Y @ centers.T).max(axis=0) > 0.99).all()
+
+
+def test_seeding_takes_three_steps_of_narrow_k_means_from_random_cells():
+    Z, codes = cells_with_batches(150, 5, (3,), seed=0)
+    cells = DenseCells(Z, BatchDesign.from_codes(codes), FixedPartition(5, np.random.SeedSequence(0)))
+    Y = cells.Zn[np.random.default_rng(1).choice(len(Z), 6, replace=False)]
+    for _ in range(3):
+        R = softmax(-2 * (1 - cells.Zn @ Y.T) / 0.02, axis=1)
+        Y = unit(R.T @ cells.Zn)
+    np.testing.assert_allclose(seed_centroids(cells, 6, np.random.default_rng(1)), Y, atol=1e-12)
 
 
 def test_seeding_copes_with_fewer_distinct_points_than_clusters():

@@ -47,7 +47,7 @@ def problem(seed, levels, n_cells=200, n_clusters=5):
     fixed=st.booleans(),
     method=st.sampled_from(["fast", "original"]),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_equals_the_definition(seed, levels, threshold, fixed, method):
     Z, codes, R, design = problem(seed, levels)
     params = HarmonyParams(

@@ -34,7 +34,9 @@ def test_every_pass_visits_every_block_in_a_new_order():
     assert len(set(orders)) == 3
 
 
-@pytest.mark.parametrize(("proportion", "n", "blocks"), [(0.05, 1000, 20), (0.05, 7, 7), (1.0, 50, 1), (0.1, 100, 10)])
+@pytest.mark.parametrize(
+    ("proportion", "n", "blocks"), [(0.05, 1000, 20), (0.05, 7, 7), (1.0, 50, 1), (0.1, 100, 10), (0.15, 100, 7)]
+)
 def test_the_number_of_blocks_is_rounded_not_floored(proportion, n, blocks):
     assert HarmonyParams(block_proportion=proportion).n_blocks(n) == blocks
 

@@ -201,7 +201,7 @@ def test_one_batch_apart_does_not_hide_among_mixed_ones():
 # What holds whatever the data -------------------------------------------------------------------------------------
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.integers(0, 2**16), st.integers(2, 4))
 def test_names_of_levels_and_order_of_cells_change_nothing(seed: int, n_batches: int):
     gen = np.random.default_rng(seed)
@@ -225,7 +225,7 @@ def test_names_of_levels_and_order_of_cells_change_nothing(seed: int, n_batches:
     assert codes_of(after) & design == codes_of(before) & design
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(st.data())
 def test_any_columns_give_a_verdict_that_can_be_read(data: st.DataObject):
     n = data.draw(st.integers(2, 40))

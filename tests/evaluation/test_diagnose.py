@@ -15,6 +15,7 @@ from harmonax.evaluation.after.null import calibrate
 from harmonax.evaluation.after.rules import Measured, judge
 from harmonax.evaluation.after.states import linked_batches, one_batch_states
 from harmonax.evaluation.after.structure import movement, neighbours_kept
+from harmonax.evaluation.findings import to_table
 from harmonax.evaluation.neighbours import nearest_cells, own_batch_neighbours, share_kept
 from harmonax.evaluation.verdict import overall
 
@@ -79,6 +80,18 @@ class TestNeighbours:
         before, after = (np.array([gen.permutation(30)[:8] for _ in range(20)]) for _ in range(2))
         sets = [len(set(a) & set(b)) / 8 for a, b in zip(before.tolist(), after.tolist(), strict=True)]
         np.testing.assert_allclose(share_kept(before, after), sets)
+
+    def test_places_that_a_small_batch_cannot_fill_are_not_kept(self):
+        few = np.array([[1, -1], [-1, -1]])
+        np.testing.assert_array_equal(share_kept(few, few), [1, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("diagnosis", "code"), [("over_corrected", "do_not_trust"), ("under_corrected", "do_not_trust"), ("fine", "trust")]
+)
+def test_what_a_diagnosis_means_for_trust(diagnosis, code):
+    told = {"verdict": diagnosis, "summary": "", "findings": to_table([])}
+    assert overall({"harmonax_diagnosis": told}).code == code
 
 
 class TestMeasures:

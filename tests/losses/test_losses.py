@@ -438,7 +438,7 @@ rows = arrays(np.float64, st.tuples(st.integers(1, 8), st.integers(1, 6)), eleme
 
 
 class TestDiversity:
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(raw=rows)
     def test_bounds(self, raw):
         a = (raw + 1e-3 * (raw.sum(axis=1, keepdims=True) == 0)) / np.maximum(raw.sum(axis=1, keepdims=True), 1e-30)

@@ -96,7 +96,7 @@ class TestPlace:
         got = map_query(model, Z, codes, n_iter=n_iter, ridge_lambda=0.7, backend=backend).embedding
         np.testing.assert_allclose(got, written_out(model, Z, codes, 0.7, n_iter), rtol=1e-9, atol=1e-9)
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(n=st.integers(1, 60), n_levels=st.integers(1, 4), seed=st.integers(0, 999), lam=st.floats(1e-3, 1e3))
     def test_is_the_equation_for_few_cells_too(self, n, n_levels, seed, lam):
         model = MODEL

@@ -33,14 +33,6 @@ LEVELS = [(3,), (3, 2), (4, 3, 2)]
 GRADIENT = Path(__file__).resolve().parents[2] / "benchmarks" / "gradient.py"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Compile with little optimisation: nearly all the time here is compilation."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def problem(n=240, d=6, levels=(3,), seed=0, dtype=np.float32, **changes):
     """Return an operator and its data."""
     Z, codes = cells_with_batches(n, d, levels, seed)

@@ -33,14 +33,6 @@ from harmonax.operators.latent.mmd import DifferentiableMMDBatchCorrection, MMDB
 from harmonax.pp import mmd_integrate
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Compile with little optimisation: nearly all the time here is compilation."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def operator(n_genes: int = 8, seed: int = 0, **options) -> DifferentiableMMDBatchCorrection:
     sizes = {"n_genes": n_genes, "hidden_dim": 16, "latent_dim": 4, "n_batches": 2} | options
     return DifferentiableMMDBatchCorrection(MMDBatchCorrectionConfig(**sizes), rngs=nnx.Rngs(seed))

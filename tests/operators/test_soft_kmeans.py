@@ -22,14 +22,6 @@ from flax import nnx
 from harmonax.operators.clustering import SoftClusteringConfig, SoftKMeansClustering
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Compile with little optimisation: nearly all the time here is compilation."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def operator(k: int = 4, features: int = 3, seed: int = 0, **options) -> SoftKMeansClustering:
     return SoftKMeansClustering(SoftClusteringConfig(n_clusters=k, n_features=features, **options), rngs=nnx.Rngs(seed))
 
@@ -55,7 +47,7 @@ def test_assigns_by_the_softmax_of_squared_distances(blobs):
     assert set(data) == {"embeddings"}
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 10**6), st.floats(0.01, 100), st.floats(-1e3, 1e3))
 def test_rows_sum_to_one_wherever_the_data_lie(seed, temperature, place):
     x = np.random.default_rng(seed).normal(size=(20, 3)) + place

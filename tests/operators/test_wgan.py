@@ -24,14 +24,6 @@ from harmonax.operators.latent.wgan import DifferentiableWGANBatchCorrection, WG
 from harmonax.pp import wgan_integrate
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Compile with little optimisation: nearly all the time here is compilation."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def operator(n_genes: int = 8, seed: int = 0, **options) -> DifferentiableWGANBatchCorrection:
     sizes = {"n_genes": n_genes, "hidden_dim": 16, "latent_dim": 4, "n_batches": 2, "discriminator_hidden_dim": 16}
     return DifferentiableWGANBatchCorrection(WGANBatchCorrectionConfig(**(sizes | options)), rngs=nnx.Rngs(seed))

@@ -16,7 +16,6 @@ pytest.importorskip("flax", reason="pip install 'harmonax[jax]'")
 pytest.importorskip("optax", reason="pip install 'harmonax[jax]'")
 pytest.importorskip("sklearn", reason="pip install 'harmonax[workflow]'")
 
-import jax
 
 import harmonax as hx
 from harmonax import cli
@@ -29,13 +28,6 @@ from harmonax.training.strength import StrengthConfig, learn_strength
 N = 120
 SMALL = StrengthConfig(n_clusters=6, steps=15)
 QUICK = {"steps": 6, "weights": (0.3, 3.0), "n_clusters": 6}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def shifted(n: int = N, shift: float = 4.0, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -12,9 +12,7 @@ pytest.importorskip("flax", reason="pip install 'harmonax[jax]'")
 pytest.importorskip("optax", reason="pip install 'harmonax[jax]'")
 pytest.importorskip("sklearn", reason="pip install 'harmonax[workflow]'")
 
-import jax
 from flax import nnx
-from jax.experimental.compilation_cache import compilation_cache
 
 import harmonax as hx
 from harmonax.datasets import simulate
@@ -56,24 +54,12 @@ def test_trained_through_harmony_beats_the_same_encoder_trained_without():
 
 
 @pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory):
-    """Keep compiled programs while these tests run: every `fit` traces its own step, sometimes the same one."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    compilation_cache.reset_cache()
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    jax.config.update("jax_compilation_cache_dir", None)
-    compilation_cache.reset_cache()
-
-
-@pytest.fixture(scope="module")
 def adata():
     return simulate(90, np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")
-def trained(adata, compiled_once):
+def trained(adata):
     """Return a copy of the cells that was trained on, and what came back."""
     adata = adata.copy()
     return adata, train_encoder(adata, "batch", **QUICK)
@@ -84,7 +70,6 @@ def weighed(found, **weights):
     return sum(weight * found.fitted.history[name][0] for name, weight in weights.items())
 
 
-@pytest.mark.usefixtures("compiled_once")
 class TestTrainEncoder:
     def test_writes_what_it_returns(self, trained):
         adata, found = trained
