@@ -30,9 +30,9 @@ struct Problem {
     std::vector<int32_t> segment_joint, segment_block;
     int64_t B = 0, J = 1;
 
-    Problem(int64_t N, int64_t d, int64_t K, std::vector<int64_t> levels, int64_t n_blocks, int64_t grain, bool one_sigma,
-            unsigned seed)
-        : N(N), d(d), K(K), F((int64_t)levels.size()), n_blocks(n_blocks), levels_of(levels) {
+    Problem(int64_t cells, int64_t features, int64_t clusters, std::vector<int64_t> levels, int64_t blocks, int64_t grain,
+            bool one_sigma, unsigned seed)
+        : N(cells), d(features), K(clusters), F((int64_t)levels.size()), n_blocks(blocks), levels_of(levels) {
         std::mt19937 random(seed);
         std::normal_distribution<double> normal;
         std::uniform_real_distribution<double> uniform(0.05, 0.3);
@@ -251,23 +251,23 @@ void test_file(const Problem& p, const InstructionSet& set, int n_threads, const
     std::fwrite(Z.data(), sizeof(T), Z.size(), file);
     std::fflush(file);
     Cells<T> cells(plan, fileno(file), set, n_threads, nullptr);
-    auto answers = [&](Cells<T>& cells) {
+    auto answers = [&](Cells<T>& asked) {
         std::vector<double> all;
         auto keep = [&](const auto& values) { all.insert(all.end(), values.begin(), values.end()); };
         std::vector<double> mass(p.B * p.K), moment(p.K * p.d), S(p.J * p.K * p.d), joint_mass(p.J * p.K);
         for (bool last : {false, true}) {
             for (int64_t g = 0; g < p.n_blocks; ++g) {
                 const BlockSums s =
-                    cells.sweep(g, c, p.logp.data() + g * p.B * p.K, mass.data(), moment.data(), last, nullptr);
+                    asked.sweep(g, c, p.logp.data() + g * p.B * p.K, mass.data(), moment.data(), last, nullptr);
                 keep(mass), keep(moment), keep(std::vector<double>{s.log_partition, s.entropy});
             }
-            cells.moments(c, p.logp.data(), S.data(), joint_mass.data(), nullptr);
+            asked.moments(c, p.logp.data(), S.data(), joint_mass.data(), nullptr);
             keep(S), keep(joint_mass);
-            cells.correct(c, p.logp.data(), p.W.data(), last ? moment.data() : nullptr, nullptr);
+            asked.correct(c, p.logp.data(), p.W.data(), last ? moment.data() : nullptr, nullptr);
             keep(moment);
         }
         std::vector<T> R(p.N * p.K);
-        cells.assign(c, p.logp.data(), p.order.data(), R.data(), nullptr);
+        asked.assign(c, p.logp.data(), p.order.data(), R.data(), nullptr);
         keep(R);
         return all;
     };

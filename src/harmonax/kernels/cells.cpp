@@ -278,12 +278,12 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
     if (collect) segment_S_.assign(n_segments * table, 0.0);
     std::vector<Worker> workers = make_workers(n_grains, K);
     parallel_for(n_grains, n_threads_, poll, [&](int64_t g, int worker) {
-        const int64_t first = plan_.grain_segment[g0 + g], last = plan_.grain_segment[g0 + g + 1];
+        const int64_t first = plan_.grain_segment[g0 + g], stop = plan_.grain_segment[g0 + g + 1];
         sums[g] = {segment_mass.data() + (first - s0) * K, 0, 0, moment ? grain_moment.data() + g * table : nullptr,
                    collect ? segment_S_.data() + (first - s0) * table : nullptr};
         Worker& w = workers[worker];
-        w.take(first, last, collect);
-        ops_->sweep(w.x, p.tables, first, last, w.scratch.data(), &sums[g]);
+        w.take(first, stop, collect);
+        ops_->sweep(w.x, p.tables, first, stop, w.scratch.data(), &sums[g]);
     });
     // Combined in one fixed order: the bits do not depend on the threads.
     BlockSums total{0, 0};
