@@ -30,8 +30,8 @@ struct Problem {
     std::vector<int32_t> segment_joint, segment_block;
     int64_t B = 0, J = 1;
 
-    Problem(int64_t cells, int64_t features, int64_t clusters, std::vector<int64_t> levels, int64_t blocks, int64_t grain,
-            bool one_sigma, unsigned seed)
+    Problem(int64_t cells, int64_t features, int64_t clusters, std::vector<int64_t> levels, int64_t blocks,
+            int64_t grain, bool one_sigma, unsigned seed)
         : N(cells), d(features), K(clusters), F((int64_t)levels.size()), n_blocks(blocks), levels_of(levels) {
         std::mt19937 random(seed);
         std::normal_distribution<double> normal;
@@ -109,10 +109,25 @@ struct Problem {
     }
 
     Plan plan() const {
-        return {N, d, F, B, J, n_blocks, (int64_t)segment_joint.size(), (int64_t)grain_segment.size() - 1,
-                (int64_t)unit_segment.size() - 1, order.data(), segment_start.data(), segment_joint.data(),
-                segment_block.data(), joint_levels.data(), block_segment.data(), block_grain.data(), grain_segment.data(),
-                by_joint.data(), unit_segment.data()};
+        return {N,
+                d,
+                F,
+                B,
+                J,
+                n_blocks,
+                (int64_t)segment_joint.size(),
+                (int64_t)grain_segment.size() - 1,
+                (int64_t)unit_segment.size() - 1,
+                order.data(),
+                segment_start.data(),
+                segment_joint.data(),
+                segment_block.data(),
+                joint_levels.data(),
+                block_segment.data(),
+                block_grain.data(),
+                grain_segment.data(),
+                by_joint.data(),
+                unit_segment.data()};
     }
 };
 
@@ -305,10 +320,12 @@ void test_poll_stops(const InstructionSet& set) {
     std::atomic<int> done{0};
     bool thrown = false;
     try {
-        parallel_for(1000, 3, [] { return true; }, [&](int64_t, int) {
-            std::this_thread::sleep_for(std::chrono::milliseconds(5));
-            ++done;
-        });
+        parallel_for(
+            1000, 3, [] { return true; },
+            [&](int64_t, int) {
+                std::this_thread::sleep_for(std::chrono::milliseconds(5));
+                ++done;
+            });
     } catch (const Interrupted&) {
         thrown = true;
     }
@@ -333,7 +350,7 @@ int main() {
         std::vector<int64_t> levels;
         int64_t n_blocks, grain;
     };
-    const Size sizes[] = {{1, 1, 1, {1}, 1, 8},       {5, 3, 2, {2}, 3, 2},         {97, 16, 16, {3}, 4, 40},
+    const Size sizes[] = {{1, 1, 1, {1}, 1, 8},       {5, 3, 2, {2}, 3, 2},          {97, 16, 16, {3}, 4, 40},
                           {400, 17, 33, {4}, 5, 130}, {600, 50, 100, {2, 3}, 4, 97}, {300, 7, 65, {3, 2, 2}, 3, 50},
                           {250, 31, 5, {40}, 6, 31}};
     for (const char* set_name : instruction_sets()) {
@@ -343,8 +360,8 @@ int main() {
             for (bool one_sigma : {true, false})
                 for (int n_threads : {1, 3}) {
                     const Problem p(s.N, s.d, s.K, s.levels, s.n_blocks, s.grain, one_sigma, ++seed);
-                    const std::string name = std::string(set_name) + " N=" + std::to_string(s.N) + " d=" +
-                                             std::to_string(s.d) + " K=" + std::to_string(s.K);
+                    const std::string name = std::string(set_name) + " N=" + std::to_string(s.N) +
+                                             " d=" + std::to_string(s.d) + " K=" + std::to_string(s.K);
                     test<float>(p, set, n_threads, name + " float");
                     test<double>(p, set, n_threads, name + " double");
                     test_file<float>(p, set, n_threads, name + " float");

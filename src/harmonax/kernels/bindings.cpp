@@ -144,12 +144,14 @@ struct PyCells {
         const Plan& p = cells->plan();
         const Centroids c = centroids(Y, sigma);
         require(block >= 0 && block < p.n_blocks, "no such block");
-        require(!logp || ((int64_t)logp->shape(0) == p.n_levels && (int64_t)logp->shape(1) == c.K), "logp must be n_levels x K");
+        require(!logp || ((int64_t)logp->shape(0) == p.n_levels && (int64_t)logp->shape(1) == c.K),
+                "logp must be n_levels x K");
         double *mass, *moment;
         nb::object mass_array = nb::cast(new_array(&mass, p.n_levels, c.K));
         nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, p.d));
         const double* table = logp ? logp->data() : nullptr;
-        const BlockSums s = unlocked([&] { return cells->sweep(block, c, table, mass, want_moment ? moment : nullptr, last, interrupted); });
+        const BlockSums s = unlocked(
+            [&] { return cells->sweep(block, c, table, mass, want_moment ? moment : nullptr, last, interrupted); });
         return nb::make_tuple(mass_array, s.log_partition, s.entropy, moment_array);
     }
 
@@ -158,7 +160,8 @@ struct PyCells {
         const Centroids c = centroids(Y, sigma);
         check_logp(logp, c.K);
         double *S, *mass;
-        nb::object S_array = nb::cast(new_array(&S, p.n_joint, c.K, p.d)), mass_array = nb::cast(new_array(&mass, p.n_joint, c.K));
+        nb::object S_array = nb::cast(new_array(&S, p.n_joint, c.K, p.d)),
+                   mass_array = nb::cast(new_array(&mass, p.n_joint, c.K));
         unlocked([&] { cells->moments(c, logp.data(), S, mass, interrupted); });
         return nb::make_tuple(S_array, mass_array);
     }
@@ -191,9 +194,8 @@ struct PyCells {
             out64 = out.data();
         double* moment;
         nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, cells->plan().d));
-        unlocked([&] {
-            cells->emit(c, logp.data(), W.data(), want_moment ? moment : nullptr, out32, out64, interrupted);
-        });
+        unlocked(
+            [&] { cells->emit(c, logp.data(), W.data(), want_moment ? moment : nullptr, out32, out64, interrupted); });
         return moment_array;
     }
 
@@ -214,7 +216,8 @@ struct PyCells {
         const Centroids c = centroids(Y, sigma);
         check_logp(logp, c.K);
         require((int64_t)order.shape(0) == cells->plan().n_cells, "order has the wrong length");
-        require((int64_t)out.shape(0) == cells->plan().n_cells && (int64_t)out.shape(1) == c.K, "out must be n_cells x K");
+        require((int64_t)out.shape(0) == cells->plan().n_cells && (int64_t)out.shape(1) == c.K,
+                "out must be n_cells x K");
         unlocked([&] { cells->assign(c, logp.data(), order.data(), out.data(), interrupted); });
     }
 };
@@ -256,15 +259,13 @@ void bind(nb::module_& m, const char* name) {
                          n_levels, instruction_set, n_threads);
         },
         "file"_a, "d"_a, nb::kw_only(), "order"_a, "segment_start"_a, "segment_joint"_a, "segment_block"_a,
-        "joint_levels"_a, "block_segment"_a, "block_grain"_a, "grain_segment"_a, "segments_by_joint"_a, "unit_segment"_a,
-        "n_levels"_a, "instruction_set"_a, "n_threads"_a);
+        "joint_levels"_a, "block_segment"_a, "block_grain"_a, "grain_segment"_a, "segments_by_joint"_a,
+        "unit_segment"_a, "n_levels"_a, "instruction_set"_a, "n_threads"_a);
     cls.def("sweep", &P::sweep, "block"_a, "Y"_a, "sigma"_a, "logp"_a.none(), "moment"_a, "last"_a)
         .def("moments", &P::moments, "Y"_a, "sigma"_a, "logp"_a)
         .def("correct", &P::correct, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "moment"_a)
-        .def("emit", &P::template emit<float>, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "out"_a.noconvert(),
-             "moment"_a)
-        .def("emit", &P::template emit<double>, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "out"_a.noconvert(),
-             "moment"_a)
+        .def("emit", &P::template emit<float>, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "out"_a.noconvert(), "moment"_a)
+        .def("emit", &P::template emit<double>, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "out"_a.noconvert(), "moment"_a)
         .def("emit_in_place", &P::emit_in_place, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "moment"_a)
         .def("assign", &P::assign, "Y"_a, "sigma"_a, "logp"_a, "order"_a, "out"_a.noconvert());
 }

@@ -72,8 +72,12 @@ void unit_row(const T* z, int64_t d, T* zn) {
 }
 
 #ifdef _WIN32
-void read_file(int, void*, size_t, int64_t) { throw std::runtime_error("cells in a file need pread, which Windows has not"); }
-void write_file(int, const void*, size_t, int64_t) { throw std::runtime_error("cells in a file need pwrite, which Windows has not"); }
+void read_file(int, void*, size_t, int64_t) {
+    throw std::runtime_error("cells in a file need pread, which Windows has not");
+}
+void write_file(int, const void*, size_t, int64_t) {
+    throw std::runtime_error("cells in a file need pwrite, which Windows has not");
+}
 void will_need(int, int64_t, int64_t) {}
 #else
 template <typename Call>
@@ -110,7 +114,8 @@ const InstructionSet& instruction_set(const char* name) {
         if (!name || !*name || std::strcmp(set->name, name) == 0) return *set;
     std::string known;
     for (const InstructionSet* set : available()) known += std::string(known.empty() ? "" : ", ") + set->name;
-    throw std::invalid_argument("instruction set '" + std::string(name) + "' is not available here; allowed are " + known);
+    throw std::invalid_argument("instruction set '" + std::string(name) + "' is not available here; allowed are " +
+                                known);
 }
 
 std::vector<const char*> instruction_sets() {
@@ -158,7 +163,8 @@ Cells<T>::Cells(const Plan& plan, const Source* Z, int64_t row_stride, int64_t c
             // Rows come from all over the input: ask for them well before they are needed.
             if (i + AHEAD < stop) {
                 const Source* soon = Z + plan.order[i + AHEAD] * row_stride;
-                for (int64_t j = 0; j < d; j += 64 / (int64_t)sizeof(Source)) __builtin_prefetch(soon + j * column_stride);
+                for (int64_t j = 0; j < d; j += 64 / (int64_t)sizeof(Source))
+                    __builtin_prefetch(soon + j * column_stride);
             }
             T* z = Z_.data() + i * d;
             for (int64_t j = 0; j < d; ++j) z[j] = (T)from[j * column_stride];
@@ -189,7 +195,8 @@ struct Cells<T>::Worker {
         if (Z_too) will_need(cells.file_, Z_at(soon), size(n_soon));
     }
     void put_Zn(int64_t s1) const {
-        if (cells.in_file()) write_file(cells.file_, x.Zn, size(cells.plan_.segment_start[s1] - x.first), Zn_at(x.first));
+        if (cells.in_file())
+            write_file(cells.file_, x.Zn, size(cells.plan_.segment_start[s1] - x.first), Zn_at(x.first));
     }
     void put_Z(int64_t s1) const {
         if (cells.in_file()) write_file(cells.file_, x.Z, size(cells.plan_.segment_start[s1] - x.first), Z_at(x.first));
@@ -208,7 +215,9 @@ std::vector<typename Cells<T>::Worker> Cells<T>::make_workers(int64_t n_items, i
         workers.push_back({*this,
                            {Z_.data(), Zn_.data(), plan_.order, 0, plan_.segment_start, plan_.segment_joint,
                             plan_.segment_block, plan_.joint_levels, plan_.n_variables, plan_.n_levels, K, plan_.d},
-                           Buffer<T>(ops_->scratch(plan_.d, K)), Buffer<T>(rows), Buffer<T>(rows)});
+                           Buffer<T>(ops_->scratch(plan_.d, K)),
+                           Buffer<T>(rows),
+                           Buffer<T>(rows)});
         Worker& w = workers.back();
         if (in_file()) w.x.Z = w.Z.data(), w.x.Zn = w.Zn.data();
     }
@@ -236,11 +245,16 @@ Cells<T>::Cells(const Plan& plan, int file, const InstructionSet& set, int n_thr
 }
 
 template <typename T>
-typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp, int64_t n_tables, const double* W) const {
+typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp, int64_t n_tables,
+                                         const double* W) const {
     const int64_t K = c.K, d = plan_.d, B = plan_.n_levels, width = ops_->width;
     const int64_t K_pad = padded(K, width), d_pad = padded(d, width);
-    Packed p{Buffer<T>(K_pad * d), Buffer<T>(K_pad), Buffer<T>(K_pad), Buffer<T>(logp ? n_tables * B * K_pad : 0),
-             Buffer<T>(W ? B * K * d_pad : 0), {}};
+    Packed p{Buffer<T>(K_pad * d),
+             Buffer<T>(K_pad),
+             Buffer<T>(K_pad),
+             Buffer<T>(logp ? n_tables * B * K_pad : 0),
+             Buffer<T>(W ? B * K * d_pad : 0),
+             {}};
     std::vector<double> scaled(K * d);
     // Half of what exp can take; the other half is for the clusters that are not the nearest.
     const double deepest = sizeof(T) == 4 ? 43.0 : 350.0;
@@ -260,13 +274,14 @@ typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp,
             for (int64_t k = 0; k < K_pad; ++k) p.logp.data()[row * K_pad + k] = k < K ? (T)logp[row * K + k] : (T)0;
     if (W)
         for (int64_t b = 0; b < B; ++b) ops_->pack_panels(W + b * K * d, K, d, d, 1, p.W.data() + b * K * d_pad);
-    p.tables = {p.Y.data(), p.base.data(), logp ? p.logp.data() : nullptr, n_tables > 1 ? B * K_pad : 0, p.sigma.data(), one_sigma, bounded, W ? p.W.data() : nullptr};
+    p.tables = {p.Y.data(), p.base.data(), logp ? p.logp.data() : nullptr, n_tables > 1 ? B * K_pad : 0, p.sigma.data(),
+                one_sigma,  bounded,       W ? p.W.data() : nullptr};
     return p;
 }
 
 template <typename T>
-BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp, double* mass, double* moment, bool last,
-                          const Poll& poll) {
+BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp, double* mass, double* moment,
+                          bool last, const Poll& poll) {
     const int64_t K = c.K, d = plan_.d, K_pad = padded(K, ops_->width);
     const Packed p = pack(c, logp, 1, nullptr);
     const int64_t g0 = plan_.block_grain[block], n_grains = plan_.block_grain[block + 1] - g0;
@@ -351,7 +366,8 @@ void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double
             ops_->moments(w.x, p.tables, s, w.scratch.data(), units[u].S.data(), units[u].mass.data());
         }
         // A joint level that is one unit is added right away: with thousands of them, memory stays small.
-        const bool alone = (u == 0 || joint_of(u - 1) != joint_of(u)) && (u + 1 == plan_.n_units || joint_of(u + 1) != joint_of(u));
+        const bool alone =
+            (u == 0 || joint_of(u - 1) != joint_of(u)) && (u + 1 == plan_.n_units || joint_of(u + 1) != joint_of(u));
         if (alone) add(u);
     });
     for (int64_t u = 0; u < plan_.n_units; ++u)
@@ -386,8 +402,8 @@ void Cells<T>::correct_blocks(const Centroids& c, const double* logp, const doub
                 else
                     to64 = w.x.Z;
             }
-            ops_->correct(w.x, p.tables, s0, s1, w.scratch.data(), moment ? grain_moment.data() + g * d * K_pad : nullptr,
-                          to32, to64);
+            ops_->correct(w.x, p.tables, s0, s1, w.scratch.data(),
+                          moment ? grain_moment.data() + g * d * K_pad : nullptr, to32, to64);
             if (in_place)
                 w.put_Z(s1);
             else if (!out32 && !out64)
@@ -405,8 +421,8 @@ void Cells<T>::correct(const Centroids& c, const double* logp, const double* W, 
 }
 
 template <typename T>
-void Cells<T>::emit(const Centroids& c, const double* logp, const double* W, double* moment, float* out32, double* out64,
-                    const Poll& poll) const {
+void Cells<T>::emit(const Centroids& c, const double* logp, const double* W, double* moment, float* out32,
+                    double* out64, const Poll& poll) const {
     correct_blocks(c, logp, W, moment, out32, out64, false, poll);
 }
 
@@ -429,10 +445,10 @@ void Cells<T>::assign(const Centroids& c, const double* logp, const int64_t* ord
     });
 }
 
-#define HX_INSTANTIATE(T)                                                                                          \
-    template class Buffer<T>;                                                                                      \
-    template class Cells<T>;                                                                                       \
-    template Cells<T>::Cells(const Plan&, const float*, int64_t, int64_t, const InstructionSet&, int, const Poll&); \
+#define HX_INSTANTIATE(T)                                                                                              \
+    template class Buffer<T>;                                                                                          \
+    template class Cells<T>;                                                                                           \
+    template Cells<T>::Cells(const Plan&, const float*, int64_t, int64_t, const InstructionSet&, int, const Poll&);    \
     template Cells<T>::Cells(const Plan&, const double*, int64_t, int64_t, const InstructionSet&, int, const Poll&);
 HX_INSTANTIATE(float)
 HX_INSTANTIATE(double)
