@@ -13,6 +13,7 @@ from ..algorithm.contracts import Assignment
 from ..algorithm.schedule import FixedPartition
 from ..algorithm.seeding import unit
 from ..design import BatchDesign
+from ..kernels import _native
 from .native import NativeCells, order, plan
 
 
@@ -27,8 +28,7 @@ class MemoryCells(NativeCells):
             Z = Z.astype(self.precision)
         return kind(
             Z,
-            order=order(self.design, self.schedule),
-            **plan(self.design, self.schedule),
+            _native.Plan(**plan(self.design, self.schedule), order=order(self.design, self.schedule)),
             instruction_set=self.instruction_set,
             n_threads=self.n_threads,
         )

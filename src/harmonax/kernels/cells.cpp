@@ -148,14 +148,14 @@ struct Cells<T>::Packed {
 
 template <typename T>
 template <typename Source>
-Cells<T>::Cells(const Plan& plan, const Source* Z, int64_t row_stride, int64_t column_stride, const InstructionSet& set,
-                int n_threads, const Poll& poll)
-    : plan_(plan), n_threads_(n_threads), Z_(plan.n_cells * plan.d), Zn_(plan.n_cells * plan.d) {
+Cells<T>::Cells(const Plan& plan, int64_t d, const Source* Z, int64_t row_stride, int64_t column_stride,
+                const InstructionSet& set, int n_threads, const Poll& poll)
+    : plan_(plan), d_(d), n_threads_(n_threads), Z_(plan.n_cells * d), Zn_(plan.n_cells * d) {
     if constexpr (sizeof(T) == 4)
         ops_ = &set.f32;
     else
         ops_ = &set.f64;
-    const int64_t d = plan.d, piece = 4096;
+    const int64_t piece = 4096;
     parallel_for((plan.n_cells + piece - 1) / piece, n_threads_, poll, [&](int64_t item, int) {
         const int64_t stop = std::min(plan.n_cells, (item + 1) * piece);
         for (int64_t i = item * piece; i < stop; ++i) {
@@ -209,15 +209,16 @@ struct Cells<T>::Worker {
 
 template <typename T>
 std::vector<typename Cells<T>::Worker> Cells<T>::make_workers(int64_t n_items, int64_t K) const {
-    const int64_t rows = longest_ * plan_.d;
+    const int64_t rows = longest_ * d_;
     std::vector<Worker> workers;
     for (int64_t i = 0; i < std::min<int64_t>(n_threads_, std::max<int64_t>(n_items, 1)); ++i) {
-        workers.push_back({*this,
-                           {Z_.data(), Zn_.data(), plan_.order, 0, plan_.segment_start, plan_.segment_joint,
-                            plan_.segment_block, plan_.joint_levels, plan_.n_variables, plan_.n_levels, K, plan_.d},
-                           Buffer<T>(ops_->scratch(plan_.d, K)),
-                           Buffer<T>(rows),
-                           Buffer<T>(rows)});
+        workers.push_back(
+            {*this,
+             {Z_.data(), Zn_.data(), plan_.order.data, 0, plan_.segment_start.data, plan_.segment_joint.data,
+              plan_.segment_block.data, plan_.joint_levels.data, plan_.n_variables, plan_.n_levels, K, d_},
+             Buffer<T>(ops_->scratch(d_, K)),
+             Buffer<T>(rows),
+             Buffer<T>(rows)});
         Worker& w = workers.back();
         if (in_file()) w.x.Z = w.Z.data(), w.x.Zn = w.Zn.data();
     }
@@ -225,8 +226,8 @@ std::vector<typename Cells<T>::Worker> Cells<T>::make_workers(int64_t n_items, i
 }
 
 template <typename T>
-Cells<T>::Cells(const Plan& plan, int file, const InstructionSet& set, int n_threads, const Poll& poll)
-    : plan_(plan), n_threads_(n_threads), file_(file), Z_(0), Zn_(0) {
+Cells<T>::Cells(const Plan& plan, int64_t d, int file, const InstructionSet& set, int n_threads, const Poll& poll)
+    : plan_(plan), d_(d), n_threads_(n_threads), file_(file), Z_(0), Zn_(0) {
     if constexpr (sizeof(T) == 4)
         ops_ = &set.f32;
     else
@@ -239,7 +240,7 @@ Cells<T>::Cells(const Plan& plan, int file, const InstructionSet& set, int n_thr
         w.x.first = start(g);
         const int64_t n = start(g + 1) - start(g);
         read_file(file_, w.x.Z, w.size(n), w.Z_at(w.x.first));
-        for (int64_t i = 0; i < n; ++i) unit_row(w.x.Z + i * plan.d, plan.d, w.x.Zn + i * plan.d);
+        for (int64_t i = 0; i < n; ++i) unit_row(w.x.Z + i * d, d, w.x.Zn + i * d);
         w.put_Zn(plan.grain_segment[g + 1]);
     });
 }
@@ -247,7 +248,7 @@ Cells<T>::Cells(const Plan& plan, int file, const InstructionSet& set, int n_thr
 template <typename T>
 typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp, int64_t n_tables,
                                          const double* W) const {
-    const int64_t K = c.K, d = plan_.d, B = plan_.n_levels, width = ops_->width;
+    const int64_t K = c.K, d = d_, B = plan_.n_levels, width = ops_->width;
     const int64_t K_pad = padded(K, width), d_pad = padded(d, width);
     Packed p{Buffer<T>(K_pad * d),
              Buffer<T>(K_pad),
@@ -282,7 +283,7 @@ typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp,
 template <typename T>
 BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp, double* mass, double* moment,
                           bool last, const Poll& poll) {
-    const int64_t K = c.K, d = plan_.d, K_pad = padded(K, ops_->width);
+    const int64_t K = c.K, d = d_, K_pad = padded(K, ops_->width);
     const Packed p = pack(c, logp, 1, nullptr);
     const int64_t g0 = plan_.block_grain[block], n_grains = plan_.block_grain[block + 1] - g0;
     const int64_t s0 = plan_.block_segment[block], n_segments = plan_.block_segment[block + 1] - s0;
@@ -333,7 +334,7 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
 
 template <typename T>
 void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double* mass, const Poll& poll) {
-    const int64_t K = c.K, d = plan_.d, K_pad = padded(K, ops_->width);
+    const int64_t K = c.K, d = d_, K_pad = padded(K, ops_->width);
     if (std::exchange(collected_, 0) == plan_.n_blocks) {
         for (int64_t j = 0; j < plan_.n_joint; ++j)
             for (int64_t k = 0; k < K; ++k)
@@ -377,7 +378,7 @@ void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double
 template <typename T>
 void Cells<T>::correct_blocks(const Centroids& c, const double* logp, const double* W, double* moment, float* out32,
                               double* out64, bool in_place, const Poll& poll) const {
-    const int64_t K = c.K, d = plan_.d, K_pad = padded(K, ops_->width);
+    const int64_t K = c.K, d = d_, K_pad = padded(K, ops_->width);
     const Packed p = pack(c, logp, plan_.n_blocks, W);
     std::vector<Worker> workers = make_workers(plan_.n_grains, K);
     // A grain's own rows give way to the result: no row goes elsewhere.
@@ -448,8 +449,10 @@ void Cells<T>::assign(const Centroids& c, const double* logp, const int64_t* ord
 #define HX_INSTANTIATE(T)                                                                                              \
     template class Buffer<T>;                                                                                          \
     template class Cells<T>;                                                                                           \
-    template Cells<T>::Cells(const Plan&, const float*, int64_t, int64_t, const InstructionSet&, int, const Poll&);    \
-    template Cells<T>::Cells(const Plan&, const double*, int64_t, int64_t, const InstructionSet&, int, const Poll&);
+    template Cells<T>::Cells(const Plan&, int64_t, const float*, int64_t, int64_t, const InstructionSet&, int,         \
+                             const Poll&);                                                                             \
+    template Cells<T>::Cells(const Plan&, int64_t, const double*, int64_t, int64_t, const InstructionSet&, int,        \
+                             const Poll&);
 HX_INSTANTIATE(float)
 HX_INSTANTIATE(double)
 
