@@ -19,7 +19,7 @@ help:
 	@echo "make test          run the tests"
 	@echo "make kernels       run the C++ kernels under the address and undefined-behaviour sanitizers"
 	@echo "make r             build the R package and run its tests (needs R with Seurat and reticulate)"
-	@echo "make lint          ruff: rules and formatting        make format     apply them"
+	@echo "make lint          ruff, clang-format, imports       make format     apply them"
 	@echo "make types         mypy                              make bench      the benchmark table"
 	@echo "make package       sdist and wheel into dist/        make clean      remove all of the above"
 	@echo "also: $(filter-out kernels r lint format types package,$(SESSIONS))"

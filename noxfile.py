@@ -43,6 +43,7 @@ BUILT_FROM = [
     *(ROOT / "pyproject.toml", ROOT / "CMakeLists.txt"),
     *sorted(path for kind in ("cpp", "hpp", "inl") for path in (ROOT / "src/harmonax/kernels").glob(f"*.{kind}")),
 ]
+CXX_SOURCES = [str(path) for path in BUILT_FROM[2:]] + ["tests/kernels/test_kernels.cpp"]
 
 
 # Environments
@@ -142,19 +143,21 @@ def tutorials(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Rules and formatting, by ruff; who may import whom, by import-linter."""
+    """Rules and formatting, by ruff and clang-format; who may import whom, by import-linter."""
     session.install(*requirements("lint"))
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    session.run("clang-format", "--dry-run", "--Werror", *CXX_SOURCES)
     session.run("lint-imports", env={"PYTHONPATH": "src"})
 
 
 @nox.session(name="format", default=False)
 def format_(session: nox.Session) -> None:
-    """Apply what ruff checks in `lint`."""
+    """Apply what ruff and clang-format check in `lint`."""
     session.install(*requirements("lint"))
     session.run("ruff", "check", "--fix", ".")
     session.run("ruff", "format", ".")
+    session.run("clang-format", "-i", *CXX_SOURCES)
 
 
 @nox.session(python=False)

@@ -42,7 +42,7 @@ class BatchDesign:
         variables: Sequence[str] | None = None,
         levels: Sequence[Sequence[Any]] | None = None,
     ) -> BatchDesign:
-        """Build the design from codes (N, F), each variable's own levels from 0.
+        """Build the design from codes (N, F), each variable's levels from 0.
 
         Levels that no cell carries are dropped.
         """
@@ -55,11 +55,11 @@ class BatchDesign:
         kept_levels: list[tuple[str, ...]] = []
         offset = 0
         for f in range(n_variables):
-            present, own = _factorize(codes[:, f])
+            present, level = _factorize(codes[:, f])
             labels = levels[f] if levels is not None else present
             kept_levels.append(tuple(str(labels[int(p)]) if levels is not None else str(p) for p in present))
             # Join with what came before one variable at a time, so the combined code never overflows.
-            combined, joint = _factorize(joint * len(present) + own)
+            combined, joint = _factorize(joint * len(present) + level)
             before, this = np.divmod(combined, len(present))
             joint_levels = np.column_stack([joint_levels[before], this + offset])
             offset += len(present)
@@ -112,8 +112,8 @@ class BatchDesign:
 
     def joint_names(self, between: str) -> list[str]:
         """Return the names of the levels that each joint level consists of, joined."""
-        own = self.joint_levels - self.offsets[:-1]
-        return [between.join(self.levels[f][b] for f, b in enumerate(row)) for row in own]
+        within = self.joint_levels - self.offsets[:-1]
+        return [between.join(self.levels[f][b] for f, b in enumerate(row)) for row in within]
 
     def per_level(self, name: str, value: Any) -> np.ndarray:
         """Spread one number, one per variable, or one per level over the B levels."""

@@ -8,7 +8,7 @@ HarmonaxError
 ├── MissingExtraError (also an ImportError)  an optional dependency; the message has the install command
 └── NotConvergedError                   only under ``--strict``
 
-HarmonaxWarning (a UserWarning)         the run goes on, but the user should know
+HarmonaxWarning (a UserWarning)         the run continues, but the user should know
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class NotConvergedError(HarmonaxError):
 
 
 class HarmonaxWarning(UserWarning):
-    """The run goes on, but the user should know."""
+    """The run continues, but the user should know."""
 
 
 def nearest(name: object, known: Iterable[object]) -> str:
@@ -76,7 +76,7 @@ def nearest(name: object, known: Iterable[object]) -> str:
 
 
 def warn(message: str) -> None:
-    """Warn at the caller's own line: the first frame outside this package."""
+    """Warn at the caller's line: the first frame outside this package."""
     level, frame = 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] == __package__:
         level, frame = level + 1, frame.f_back

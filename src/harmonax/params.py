@@ -32,38 +32,47 @@ class HarmonyParams:
     flavor
         ``"harmony2"`` (Patikas et al. 2026) or ``"harmony1"`` (Korsunsky et al. 2019).
     n_clusters
-        Number of soft clusters K. None: ``min(100, N / 30)``, at least 2.
+        Number of soft clusters K. None: ``min(100, N / 30)``, at least 2. More clusters correct finer groups of cells
+        separately, and take more time; with fewer, distinct cell types share one correction.
     max_iter_harmony, max_iter_clustering
-        Most rounds, and most clustering passes in a round.
+        Maximum number of rounds, and of clustering passes in a round. Raise them where a run ends before it has
+        converged; lower values take less time.
     tol_harmony, tol_clustering
-        Relative change of the objective below which rounds and passes stop.
+        Relative change of the objective below which rounds and passes stop. Higher values stop earlier, lower values
+        take more rounds and passes.
     sigma
-        Width of the soft clusters; one number or one per cluster.
+        Width of the soft clusters; one number or one per cluster. Higher values spread each cell over more clusters,
+        so that corrections vary more smoothly; lower values come closer to hard clusters.
     theta
         Strength of the diversity penalty: one number, one per batch variable, or one per level of all variables
-        in turn. 0 removes the penalty, not the ridge correction: cells still move.
+        in turn. Higher values mix batches more strongly within clusters, also where their cells differ by biology;
+        0 removes the penalty, not the ridge correction: cells still move.
     tau
-        Protects small batches: their theta is multiplied by ``1 - exp(-(N_b / (K tau))^2)``. 0: off.
+        Protects small batches: their theta is multiplied by ``1 - exp(-(N_b / (K tau))^2)``. Higher values protect
+        larger batches too; 0 switches it off.
     ridge
-        ``"dynamic"`` (lambda = alpha E, harmony2 only) or ``"fixed"`` (lambda = ridge_lambda). None: the flavor's own.
+        ``"dynamic"`` (lambda = alpha E, harmony2 only) or ``"fixed"`` (lambda = ridge_lambda). None: the
+        flavor's default.
     ridge_lambda
-        Fixed ridge penalty, > 0: one number, one per batch variable, or one per level.
+        Fixed ridge penalty, > 0: one number, one per batch variable, or one per level. Higher values correct less,
+        above all where a batch has few cells in a cluster; lower values correct more.
     alpha
-        Dynamic ridge penalty relative to the expected mass, > 0.
+        Dynamic ridge penalty relative to the expected mass, > 0. Higher values correct less, lower values more.
     batch_prune_threshold
         A level is left out of a cluster's correction where less than this share of its cells is there
-        (harmony2). None: no pruning.
+        (harmony2). Higher values leave out more levels; None: no pruning.
     correction_method
         ``"fast"`` (closed form, or Schur complement and Cholesky) or ``"original"`` (one explicit solve per cluster).
     block_proportion
-        Share of the cells reassigned at a time, in (0, 1].
+        Share of the cells reassigned at a time, in (0, 1]. Lower values update the penalty more often in a pass,
+        and take a little more time.
     precision
         Arithmetic of the cells, ``"float32"`` or ``"float64"``. Tables are always float64.
 
     Raises
     ------
     InputError
-        If a value is outside what it allows.
+        If a value is outside its allowed range.
 
     Examples
     --------
@@ -100,7 +109,7 @@ class HarmonyParams:
         put("max_iter_clustering", whole_number(self.max_iter_clustering, "max_iter_clustering", minimum=1))
         for name in ("tol_harmony", "tol_clustering", "tau"):
             put(name, number(getattr(self, name), name, minimum=0))
-        # What is far beyond sense would overflow float32 tables.
+        # Absurdly large values would overflow float32 tables.
         put("sigma", _numbers("sigma", self.sigma, 0.0, exclusive=True, high=1e10))
         put("theta", _numbers("theta", self.theta, 0.0, high=1e10))
         put("ridge_lambda", _numbers("ridge_lambda", self.ridge_lambda, 0.0, exclusive=True, high=1e30))

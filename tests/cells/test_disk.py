@@ -129,7 +129,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("size", ["much", "-3", 0, "3X", "", "1.2.3G"])
     def test_what_is_no_size(self, size):
-        with pytest.raises(InputError, match="is no size; write bytes, or for instance 500M"):
+        with pytest.raises(InputError, match="is not a valid size; write bytes, or for instance 500M"):
             parse_size(size)
 
     def test_a_scratch_directory_that_is_not_there(self, tmp_path):
@@ -455,7 +455,7 @@ class TestCommand:
             (["first.h5ad", "first.h5ad"], "given more than once"),
             (["first.h5ad", "in.npy"], "several inputs must be .h5ad or .zarr"),
             (["first.h5ad", "--batch-from", "file"], "there is one input only"),
-            (["in.h5ad", "--max-memory", "lots"], "is no size"),
+            (["in.h5ad", "--max-memory", "lots"], "is not a valid size"),
             (["in.h5ad", "--max-memory", "1M"], "but 1 MiB are allowed: raise max_memory"),
             (["first.h5ad", "second.h5ad", "--metadata", "meta.csv"], "metadata table goes with one bare"),
         ],

@@ -344,7 +344,7 @@ class TestCheckpoint:
             run(now, path, steps=2)
             assert same(reference, now)
         np.savez(path, x=np.zeros(3))
-        with pytest.raises(FileFormatError, match=r"run\.npz is no checkpoint"):
+        with pytest.raises(FileFormatError, match=r"run\.npz is not a checkpoint"):
             run(Shift(), path)
 
     def test_another_version_is_refused(self, tmp_path):

@@ -5,10 +5,12 @@
 
 #include <cmath>
 #include <cstdio>
+#include <limits>
 #include <random>
 #include <stdexcept>
 #include <string>
 #include <system_error>
+#include <type_traits>
 
 using namespace harmonax;
 
@@ -30,9 +32,9 @@ struct Problem {
     std::vector<int32_t> segment_joint, segment_block;
     int64_t B = 0, J = 1;
 
-    Problem(int64_t N, int64_t d, int64_t K, std::vector<int64_t> levels, int64_t n_blocks, int64_t grain, bool one_sigma,
-            unsigned seed)
-        : N(N), d(d), K(K), F((int64_t)levels.size()), n_blocks(n_blocks), levels_of(levels) {
+    Problem(int64_t cells, int64_t features, int64_t clusters, std::vector<int64_t> levels, int64_t blocks,
+            int64_t grain, bool one_sigma, unsigned seed)
+        : N(cells), d(features), K(clusters), F((int64_t)levels.size()), n_blocks(blocks), levels_of(levels) {
         std::mt19937 random(seed);
         std::normal_distribution<double> normal;
         std::uniform_real_distribution<double> uniform(0.05, 0.3);
@@ -108,11 +110,29 @@ struct Problem {
         }
     }
 
+    Plan unchecked() const {
+        auto view = [](const auto& v) {
+            return View<typename std::decay_t<decltype(v)>::value_type>{v.data(), (int64_t)v.size()};
+        };
+        Plan p;
+        p.n_levels = B;
+        p.n_variables = F;
+        p.order = view(order);
+        p.segment_start = view(segment_start);
+        p.segment_joint = view(segment_joint);
+        p.segment_block = view(segment_block);
+        p.joint_levels = view(joint_levels);
+        p.block_segment = view(block_segment);
+        p.block_grain = view(block_grain);
+        p.grain_segment = view(grain_segment);
+        p.segments_by_joint = view(by_joint);
+        p.unit_segment = view(unit_segment);
+        return p;
+    }
     Plan plan() const {
-        return {N, d, F, B, J, n_blocks, (int64_t)segment_joint.size(), (int64_t)grain_segment.size() - 1,
-                (int64_t)unit_segment.size() - 1, order.data(), segment_start.data(), segment_joint.data(),
-                segment_block.data(), joint_levels.data(), block_segment.data(), block_grain.data(), grain_segment.data(),
-                by_joint.data(), unit_segment.data()};
+        Plan p = unchecked();
+        p.check();
+        return p;
     }
 };
 
@@ -169,7 +189,7 @@ template <typename T>
 void test(const Problem& p, const InstructionSet& set, int n_threads, const std::string& name) {
     const double tolerance = sizeof(T) == 4 ? 3e-5 : 1e-11;
     const Centroids c{p.Y.data(), p.sigma.data(), p.K};
-    Cells<T> cells(p.plan(), p.Z.data(), p.d, 1, set, n_threads, nullptr);
+    Cells<T> cells(p.plan(), p.d, p.Z.data(), p.d, 1, set, n_threads, nullptr);
     for (bool penalised : {false, true}) {
         const Truth truth(p, penalised);
         for (int64_t g = 0; g < p.n_blocks; ++g) {
@@ -242,32 +262,32 @@ void test_file(const Problem& p, const InstructionSet& set, int n_threads, const
 #ifndef _WIN32
     const Centroids c{p.Y.data(), p.sigma.data(), p.K};
     Plan plan = p.plan();
-    Cells<T> memory(plan, p.Z.data(), p.d, 1, set, n_threads, nullptr);
-    plan.order = nullptr;
+    Cells<T> memory(plan, p.d, p.Z.data(), p.d, 1, set, n_threads, nullptr);
+    plan.order = {};
     std::FILE* file = std::tmpfile();
     std::vector<T> Z(p.N * p.d);
     for (int64_t i = 0; i < p.N; ++i)
         for (int64_t j = 0; j < p.d; ++j) Z[i * p.d + j] = (T)p.Z[p.order[i] * p.d + j];
     std::fwrite(Z.data(), sizeof(T), Z.size(), file);
     std::fflush(file);
-    Cells<T> cells(plan, fileno(file), set, n_threads, nullptr);
-    auto answers = [&](Cells<T>& cells) {
+    Cells<T> cells(plan, p.d, fileno(file), set, n_threads, nullptr);
+    auto answers = [&](Cells<T>& asked) {
         std::vector<double> all;
         auto keep = [&](const auto& values) { all.insert(all.end(), values.begin(), values.end()); };
         std::vector<double> mass(p.B * p.K), moment(p.K * p.d), S(p.J * p.K * p.d), joint_mass(p.J * p.K);
         for (bool last : {false, true}) {
             for (int64_t g = 0; g < p.n_blocks; ++g) {
                 const BlockSums s =
-                    cells.sweep(g, c, p.logp.data() + g * p.B * p.K, mass.data(), moment.data(), last, nullptr);
+                    asked.sweep(g, c, p.logp.data() + g * p.B * p.K, mass.data(), moment.data(), last, nullptr);
                 keep(mass), keep(moment), keep(std::vector<double>{s.log_partition, s.entropy});
             }
-            cells.moments(c, p.logp.data(), S.data(), joint_mass.data(), nullptr);
+            asked.moments(c, p.logp.data(), S.data(), joint_mass.data(), nullptr);
             keep(S), keep(joint_mass);
-            cells.correct(c, p.logp.data(), p.W.data(), last ? moment.data() : nullptr, nullptr);
+            asked.correct(c, p.logp.data(), p.W.data(), last ? moment.data() : nullptr, nullptr);
             keep(moment);
         }
         std::vector<T> R(p.N * p.K);
-        cells.assign(c, p.logp.data(), p.order.data(), R.data(), nullptr);
+        asked.assign(c, p.logp.data(), p.order.data(), R.data(), nullptr);
         keep(R);
         return all;
     };
@@ -300,15 +320,72 @@ void test_file(const Problem& p, const InstructionSet& set, int n_threads, const
 #endif
 }
 
+// A plan with one value changed, taken away or added is refused, or the cells that it makes stay within their memory.
+template <typename Array>
+void test_hostile_array(const Problem& valid, Array Problem::* array, const InstructionSet& set, int64_t& refused) {
+    using Value = typename Array::value_type;
+    const Array& values = valid.*array;
+    auto run = [&](const Array& changed) {
+        Problem p = valid;
+        // A fresh array without spare room, so that the sanitizer sees a read past its end.
+        p.*array = Array(changed.begin(), changed.end());
+        Plan plan = p.unchecked();
+        try {
+            plan.check();
+        } catch (const std::invalid_argument&) {
+            ++refused;
+            return;
+        }
+        if (plan.n_cells > p.N || plan.order.size == 0) return; // which the bindings refuse
+        const Centroids c{p.Y.data(), p.sigma.data(), p.K};
+        const int64_t n_tables = plan.n_blocks * plan.n_levels * p.K;
+        std::vector<double> logp(n_tables), mass(plan.n_levels * p.K), S(plan.n_joint * p.K * p.d),
+            joint_mass(plan.n_joint * p.K), moment(p.K * p.d), out(plan.n_cells * p.d);
+        std::vector<float> R(plan.n_cells * p.K);
+        Cells<float> cells(plan, p.d, p.Z.data(), p.d, 1, set, 2, nullptr);
+        for (int64_t g = 0; g < plan.n_blocks; ++g)
+            cells.sweep(g, c, nullptr, mass.data(), moment.data(), true, nullptr);
+        for (int i = 0; i < 2; ++i) cells.moments(c, logp.data(), S.data(), joint_mass.data(), nullptr);
+        cells.correct(c, logp.data(), p.W.data(), moment.data(), nullptr);
+        cells.emit(c, logp.data(), p.W.data(), nullptr, nullptr, out.data(), nullptr);
+        cells.assign(c, logp.data(), p.order.data(), R.data(), nullptr);
+        for (double x : out) check(std::isfinite(x), "a hostile plan gives finite results");
+    };
+    for (size_t i = 0; i < values.size(); ++i)
+        for (Value value : {(Value)-1, (Value)0, (Value)(values[i] + 1), (Value)(values[i] - 1), (Value)7,
+                            std::numeric_limits<Value>::max(), std::numeric_limits<Value>::min()}) {
+            Array changed = values;
+            changed[i] = value;
+            run(changed);
+        }
+    Array shorter = values, longer = values;
+    shorter.pop_back();
+    longer.push_back(longer.back());
+    run(shorter), run(longer), run({});
+}
+
+void test_hostile_plans(const InstructionSet& set) {
+    const Problem p(60, 3, 2, {2, 2}, 3, 8, true, 1);
+    int64_t refused = 0;
+    for (auto array : {&Problem::segment_joint, &Problem::segment_block, &Problem::joint_levels})
+        test_hostile_array(p, array, set, refused);
+    for (auto array : {&Problem::order, &Problem::segment_start, &Problem::block_segment, &Problem::block_grain,
+                       &Problem::grain_segment, &Problem::by_joint, &Problem::unit_segment})
+        test_hostile_array(p, array, set, refused);
+    check(refused > 500, "most hostile plans are refused");
+}
+
 void test_poll_stops(const InstructionSet& set) {
     // Sleeping work, so that the poll is asked; after it says stop, the call must throw and start no more items.
     std::atomic<int> done{0};
     bool thrown = false;
     try {
-        parallel_for(1000, 3, [] { return true; }, [&](int64_t, int) {
-            std::this_thread::sleep_for(std::chrono::milliseconds(5));
-            ++done;
-        });
+        parallel_for(
+            1000, 3, [] { return true; },
+            [&](int64_t, int) {
+                std::this_thread::sleep_for(std::chrono::milliseconds(5));
+                ++done;
+            });
     } catch (const Interrupted&) {
         thrown = true;
     }
@@ -333,7 +410,7 @@ int main() {
         std::vector<int64_t> levels;
         int64_t n_blocks, grain;
     };
-    const Size sizes[] = {{1, 1, 1, {1}, 1, 8},       {5, 3, 2, {2}, 3, 2},         {97, 16, 16, {3}, 4, 40},
+    const Size sizes[] = {{1, 1, 1, {1}, 1, 8},       {5, 3, 2, {2}, 3, 2},          {97, 16, 16, {3}, 4, 40},
                           {400, 17, 33, {4}, 5, 130}, {600, 50, 100, {2, 3}, 4, 97}, {300, 7, 65, {3, 2, 2}, 3, 50},
                           {250, 31, 5, {40}, 6, 31}};
     for (const char* set_name : instruction_sets()) {
@@ -343,14 +420,15 @@ int main() {
             for (bool one_sigma : {true, false})
                 for (int n_threads : {1, 3}) {
                     const Problem p(s.N, s.d, s.K, s.levels, s.n_blocks, s.grain, one_sigma, ++seed);
-                    const std::string name = std::string(set_name) + " N=" + std::to_string(s.N) + " d=" +
-                                             std::to_string(s.d) + " K=" + std::to_string(s.K);
+                    const std::string name = std::string(set_name) + " N=" + std::to_string(s.N) +
+                                             " d=" + std::to_string(s.d) + " K=" + std::to_string(s.K);
                     test<float>(p, set, n_threads, name + " float");
                     test<double>(p, set, n_threads, name + " double");
                     test_file<float>(p, set, n_threads, name + " float");
                     test_file<double>(p, set, n_threads, name + " double");
                 }
         test_poll_stops(set);
+        test_hostile_plans(set);
     }
     std::printf("%d passed, %d failed\n", passed, failed);
     return failed != 0;

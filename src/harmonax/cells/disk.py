@@ -26,6 +26,7 @@ from ..algorithm.seeding import unit
 from ..design import BatchDesign
 from ..errors import InputError, OutputError
 from ..inputs.embedding import Rows, slabs
+from ..kernels import _native
 from ..system.memory import human
 from .memory import MemoryCells, sample
 from .native import NativeCells, count_runs, order, plan
@@ -107,8 +108,7 @@ class DiskCells(NativeCells):
             return kind(
                 self._file.fileno(),
                 self.n_features,
-                order=np.empty(0, np.int64),
-                **plan(self.design, self.schedule),
+                _native.Plan(**plan(self.design, self.schedule)),
                 instruction_set=self.arithmetic.instruction_set,
                 n_threads=self.arithmetic.n_threads,
             )

@@ -14,6 +14,7 @@ from ..algorithm.schedule import FixedPartition
 from ..algorithm.seeding import unit
 from ..design import BatchDesign
 from ..inputs.embedding import slabs
+from ..kernels import _native
 from .native import Arithmetic, NativeCells, order, plan
 
 
@@ -30,8 +31,7 @@ class MemoryCells(NativeCells):
             Z = Z.astype(self.precision)
         return kind(
             Z,
-            order=order(self.design, self.schedule),
-            **plan(self.design, self.schedule),
+            _native.Plan(**plan(self.design, self.schedule), order=order(self.design, self.schedule)),
             instruction_set=self.arithmetic.instruction_set,
             n_threads=self.arithmetic.n_threads,
         )

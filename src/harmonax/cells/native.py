@@ -154,7 +154,7 @@ def count_runs(design: BatchDesign, schedule: FixedPartition, start: int = 0, st
 
 
 def plan(design: BatchDesign, schedule: FixedPartition) -> dict[str, Any]:
-    """Cut cells that lie in that order into grains and segments: all that the kernels must know but the order."""
+    """Cut cells that lie in that order into grains and segments: the arguments of `_native.Plan` but the order."""
     n_joint, n_cells = design.n_joint, design.n_cells
     runs = count_runs(design, schedule)
     run_stop = np.cumsum(runs)
@@ -186,4 +186,5 @@ def _units(joint: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     target = max(MIN_GRAIN, -(-int(sizes.sum()) // _UNITS))
     piece = (np.cumsum(sizes) - sizes) // target
     cut = np.flatnonzero((np.diff(joint) != 0) | (np.diff(piece) != 0)) + 1
-    return np.concatenate([[0], cut, [len(joint)]]).astype(np.int64)
+    # Without cells there is no unit.
+    return np.unique(np.concatenate([[0], cut, [len(joint)]])).astype(np.int64)

@@ -41,9 +41,9 @@ def variable_genes(normalised: sparse.csr_matrix, batch: np.ndarray, n_genes: in
     """
     scores = np.zeros(normalised.shape[1])
     for b in np.unique(batch):
-        own = normalised[np.flatnonzero(batch == b)]
-        mean = np.asarray(own.mean(axis=0)).ravel()
-        variance = np.asarray(own.multiply(own).mean(axis=0)).ravel() - mean**2
+        in_batch = normalised[np.flatnonzero(batch == b)]
+        mean = np.asarray(in_batch.mean(axis=0)).ravel()
+        variance = np.asarray(in_batch.multiply(in_batch).mean(axis=0)).ravel() - mean**2
         dispersion = pd.Series(np.log(np.maximum(variance, 1e-12) / np.maximum(mean, 1e-12)))
         by_mean = dispersion.groupby(np.argsort(np.argsort(mean)) * _BINS // len(mean))
         centre = by_mean.transform("median")

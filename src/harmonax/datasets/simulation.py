@@ -122,7 +122,7 @@ def _labels(n_cells: int, types: list[Node], rng: np.random.Generator) -> tuple[
 
 
 def _type_profiles(types: list[Node], rng: np.random.Generator) -> np.ndarray:
-    """Return the log effects of each type on each gene: its own and those of the branches it comes from."""
+    """Return the log effects of each type on each gene: those of the type and of the branches it comes from."""
     effects = {}
     for node in TREE:
         marked = rng.random(_N_GENES) < node.share_of_genes

@@ -55,31 +55,33 @@ def harmonize(
     Parameters
     ----------
     Z
-        Embedding, such as principal components, (N, d). Never changed. What is no array but gives rows as
+        Embedding, such as principal components, (N, d). Never changed. Anything else that gives rows as
         ``Z[start:stop]``, such as a data set of HDF5 or Zarr, is read in pieces where the cells live on disk. A Dask
         array stays on its cluster.
     batches
         Batch labels of the N cells: an array (N,) or (N, F), a table or a dictionary with one column per variable,
         or a `BatchDesign`.
     params
-        What to run; None: `HarmonyParams` as they come (Harmony2, at most 50 rounds).
+        What to run; None: the defaults of `HarmonyParams` (Harmony2, at most 50 rounds).
     rng
         Seed, Generator, SeedSequence or None. The same seed gives the same bits, whatever the number of threads.
     dtype
         Of the returned embedding; None: that of the arithmetic (``params.precision``).
     n_threads
-        Threads; None: the CPUs this process may use.
+        Number of threads; None: the CPUs this process may use. More threads take less time; the result does not depend
+        on it.
     backend
         Where the cells live: ``"memory"`` or ``"disk"`` (native kernels; the same bits), ``"dask"`` (the workers of a
         cluster; Z must be a Dask array), ``"jax"`` (a GPU, a TPU), ``"dense"`` (plain NumPy, the reference; small N),
         or ``"auto"``: the cluster for a Dask array where there is a client, memory where it suffices, else disk.
     max_memory
-        The most memory that this process may hold, in bytes or such as ``"4G"``; None: what is free.
+        Maximum memory of this process, in bytes or such as ``"4G"``; None: all that is free. With less the cells
+        live on disk, with the same bits.
     scratch
         Directory of the scratch file when the cells live on disk, which takes 2 N d values; None: ``$TMPDIR``, or
         ``/var/tmp``.
     checkpoint
-        Directory for the tables of every round. Called again with the same arguments, a run that was stopped goes on
+        Directory for the tables of every round. Called again with the same arguments, a stopped run resumes
         after its last round, with the same bits.
     out
         What takes the result as ``out[start:stop] = rows``, such as a data set of HDF5 or Zarr, and becomes

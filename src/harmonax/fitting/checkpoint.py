@@ -74,7 +74,7 @@ def load(path: Path, state: Any, run: dict[str, Any]) -> tuple[Any, dict[str, li
     Raises
     ------
     FileFormatError
-        If it is no checkpoint, damaged, or of a later version.
+        If it is not a checkpoint, damaged, or of a later version.
     InputError
         If it is of another run; the message says what differs.
     """
@@ -124,7 +124,7 @@ def _read(path: Path) -> tuple[dict[str, Any], bytes]:
     except _DAMAGE as error:
         why = str(error).splitlines()[0] if str(error) else "it is empty"
         raise FileFormatError(
-            f"{path} is no checkpoint of a fit, or damaged ({why}); delete it to start anew"
+            f"{path} is not a checkpoint of a fit, or damaged ({why}); delete it to start anew"
         ) from None
     if kind != _KIND or header["version"] != VERSION:
         raise FileFormatError(

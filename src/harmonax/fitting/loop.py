@@ -46,7 +46,7 @@ def fit(
     Parameters
     ----------
     operator
-        A module of Flax NNX with ``apply(data, state, metadata)``; it is changed in place. Losses of its own, from a
+        A module of Flax NNX with ``apply(data, state, metadata)``; it is changed in place. Losses of the model, from a
         method ``training_losses(data, rngs)`` that returns a dict, are minimised too. A method ``training_groups()``
         has groups of parameters learn in turn (see `harmonax.fitting.terms.groups_of`).
     data
@@ -147,7 +147,7 @@ class _Run:
         return len(next(iter(self.history.values()), []))
 
     def keep(self, path: Path, every: int, settings: dict[str, Any]) -> None:
-        """Write checkpoints from now on, and go on from the one that is there."""
+        """Write checkpoints from now on, and resume from an existing one."""
         self._path, self._every = path, every
         self._identity = files.identity(self.state, settings, {**self.cells.per_cell, **self.cells.whole})
         if path.exists():

@@ -53,7 +53,7 @@ class Cells:
         return np.pad(rows, (0, self.size - len(rows)), constant_values=-1)
 
     def take(self, rows: Any) -> dict[str, jax.Array]:
-        """Return the data of some rows, with a ``mask`` that says which are cells; of all, where `rows` is None."""
+        """Return the data of the given rows, with a ``mask`` that says which are cells; of all if `rows` is None."""
         if rows is None:
             return {**self.per_cell, **self.whole}
         there = rows >= 0
@@ -69,7 +69,7 @@ jax.tree_util.register_dataclass(Cells, data_fields=["per_cell", "whole"], meta_
 def read_cells(data: Mapping[str, Any], batch_size: int | None, seed: int) -> Cells:
     """Check the data of a fit and return it as arrays of JAX.
 
-    Cells are counted by ``batch_labels`` where there are any, else by the first array that is no scalar. What has
+    Cells are counted by ``batch_labels`` if present, else by the first array that is not a scalar. What has
     another first dimension is passed on whole.
 
     Raises

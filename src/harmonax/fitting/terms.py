@@ -72,8 +72,8 @@ class Terms:
         """Return the weighted sum and each loss; the user's losses belong to the last group."""
         found: dict[str, Any] = {}
         if hasattr(model, "training_losses"):
-            own = (data, rngs) if group.name is None else (data, rngs, group.name)
-            found |= model.training_losses(*own)
+            arguments = (data, rngs) if group.name is None else (data, rngs, group.name)
+            found |= model.training_losses(*arguments)
         if last:
             if self.of_result:
                 result = model.apply(data, {}, None)[0]
@@ -103,8 +103,8 @@ def read_terms(operator: Any, losses: Mapping[str, Loss] | None, weights: Mappin
         If a preset, or the loss that a weight is for, is unknown.
     """
     losses = dict(losses or {})
-    own = hasattr(operator, "training_losses")
-    if not losses and not own:
+    has_losses = hasattr(operator, "training_losses")
+    if not losses and not has_losses:
         raise InputError("there is no loss to minimise; pass losses={'name': function of the operator's result}")
     of_result = {name: loss for name, loss in losses.items() if _arguments(name, loss) == 1}
     of_model = {name: loss for name, loss in losses.items() if name not in of_result}
@@ -121,7 +121,7 @@ def read_terms(operator: Any, losses: Mapping[str, Loss] | None, weights: Mappin
     for name, value in weights.items():
         if not np.isfinite(value):
             raise InputError(f"the weight of '{name}' is {value}; allowed is a finite number")
-        if name not in losses and not own:
+        if name not in losses and not has_losses:
             raise MissingKeyError(f"there is a weight for '{name}' but no such loss; {nearest(name, losses)}")
     return Terms(of_result, of_model, weights)
 

@@ -44,11 +44,11 @@ def start(operator: Any, groups: Sequence[Group], rules: Sequence[optax.Gradient
     """
     graph, *states = nnx.split(operator, *(group.which for group in groups), ...)
     params, rest = states[:-1], states[-1]
-    for group, own in zip(groups, params, strict=True):
-        if not jax.tree.leaves(own):
+    for group, values in zip(groups, params, strict=True):
+        if not jax.tree.leaves(values):
             named = "" if group.name is None else f" in the group '{group.name}'"
             raise InputError(f"{type(operator).__name__} has no parameters to train{named}; see `trainable`")
-    optimizers = tuple(rule.init(own) for rule, own in zip(rules, params, strict=True))
+    optimizers = tuple(rule.init(values) for rule, values in zip(rules, params, strict=True))
     return graph, State(tuple(params), optimizers, rest)
 
 
@@ -64,8 +64,8 @@ def step_function(
     def update(index: int, state: State, data: Any, key: jax.Array) -> tuple[State, Any]:
         group, last = groups[index], index == len(groups) - 1
 
-        def objective(own: Any) -> tuple[jax.Array, Any]:
-            params = (*state.params[:index], own, *state.params[index + 1 :])
+        def objective(values: Any) -> tuple[jax.Array, Any]:
+            params = (*state.params[:index], values, *state.params[index + 1 :])
             # Copies: what is not trained may change too, which only variables of this trace may.
             model = nnx.merge(graph, *params, state.rest, copy=True)
             total, found = terms(model, data, nnx.Rngs(key), group, last=last)
@@ -73,10 +73,10 @@ def step_function(
             rest = nnx.split(model, *(g.which for g in groups), ...)[-1]
             return total, (found, rest)
 
-        own = state.params[index]
-        (total, (found, rest)), slope = jax.value_and_grad(objective, has_aux=True)(own)
-        changes, optimizer = rules[index].update(slope, state.optimizers[index], own)
-        new = optax.apply_updates(own, changes)
+        values = state.params[index]
+        (total, (found, rest)), slope = jax.value_and_grad(objective, has_aux=True)(values)
+        changes, optimizer = rules[index].update(slope, state.optimizers[index], values)
+        new = optax.apply_updates(values, changes)
         params = (*state.params[:index], new, *state.params[index + 1 :])
         optimizers = (*state.optimizers[:index], optimizer, *state.optimizers[index + 1 :])
         found["total" if last else f"total of {group.name}"] = total
@@ -88,8 +88,8 @@ def step_function(
         losses: dict[str, jax.Array] = {}
         for index, group in enumerate(groups):
             for _ in range(group.updates):
-                key, own = jax.random.split(key)
-                state, found = update(index, state, data, own)
+                key, used = jax.random.split(key)
+                state, found = update(index, state, data, used)
                 losses |= found
         return state, Outcome(losses, finite(losses), finite(state))
 

@@ -4,46 +4,35 @@ from typing import overload
 
 import numpy as np
 
+class Plan:
+    """How cells are laid out (`cells/native.py`, `plan`), checked: ValueError names the array that is wrong.
+
+    The arrays are kept, not copied, and must not change.
+    """
+
+    def __init__(
+        self,
+        *,
+        segment_start: np.ndarray,
+        segment_joint: np.ndarray,
+        segment_block: np.ndarray,
+        joint_levels: np.ndarray,
+        block_segment: np.ndarray,
+        block_grain: np.ndarray,
+        grain_segment: np.ndarray,
+        segments_by_joint: np.ndarray,
+        unit_segment: np.ndarray,
+        n_levels: int,
+        order: np.ndarray | None = None,
+    ) -> None: ...
+    @property
+    def n_cells(self) -> int: ...
+
 class _Cells:
     @overload
-    def __init__(
-        self,
-        Z: np.ndarray,
-        *,
-        order: np.ndarray,
-        segment_start: np.ndarray,
-        segment_joint: np.ndarray,
-        segment_block: np.ndarray,
-        joint_levels: np.ndarray,
-        block_segment: np.ndarray,
-        block_grain: np.ndarray,
-        grain_segment: np.ndarray,
-        segments_by_joint: np.ndarray,
-        unit_segment: np.ndarray,
-        n_levels: int,
-        instruction_set: str,
-        n_threads: int,
-    ) -> None: ...
+    def __init__(self, Z: np.ndarray, plan: Plan, *, instruction_set: str, n_threads: int) -> None: ...
     @overload
-    def __init__(
-        self,
-        file: int,
-        d: int,
-        *,
-        order: np.ndarray,
-        segment_start: np.ndarray,
-        segment_joint: np.ndarray,
-        segment_block: np.ndarray,
-        joint_levels: np.ndarray,
-        block_segment: np.ndarray,
-        block_grain: np.ndarray,
-        grain_segment: np.ndarray,
-        segments_by_joint: np.ndarray,
-        unit_segment: np.ndarray,
-        n_levels: int,
-        instruction_set: str,
-        n_threads: int,
-    ) -> None: ...
+    def __init__(self, file: int, d: int, plan: Plan, *, instruction_set: str, n_threads: int) -> None: ...
     def sweep(
         self, block: int, Y: np.ndarray, sigma: np.ndarray, logp: np.ndarray | None, moment: bool, last: bool
     ) -> tuple[np.ndarray, float, float, np.ndarray]: ...

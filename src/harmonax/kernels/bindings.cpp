@@ -6,12 +6,15 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <memory>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <system_error>
+#include <type_traits>
+#include <utility>
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -60,72 +63,70 @@ nb::ndarray<nb::numpy, double> new_array(double** data, Size... size) {
     return nb::ndarray<nb::numpy, double>(*data, sizeof...(size), shape, owner);
 }
 
-// The arrays of a Plan, kept alive with it.
-struct PlanArrays {
-    Array<int64_t, 1> order, segment_start, block_segment, block_grain, grain_segment, segments_by_joint, unit_segment;
-    Array<int32_t, 1> segment_joint, segment_block;
-    Array<int32_t, 2> joint_levels;
+template <typename A>
+auto view(const A& array) {
+    return View<std::remove_const_t<typename A::Scalar>>{array.data(), (int64_t)array.size()};
+}
 
-    Plan plan(int64_t d, int64_t n_levels) const {
-        Plan p{};
-        p.d = d;
-        p.n_joint = joint_levels.shape(0);
-        p.n_variables = joint_levels.shape(1);
-        p.n_levels = n_levels;
-        p.n_segments = segment_joint.shape(0);
-        p.n_blocks = (int64_t)block_segment.shape(0) - 1;
-        p.n_grains = (int64_t)grain_segment.shape(0) - 1;
-        p.n_units = (int64_t)unit_segment.shape(0) - 1;
-        require(p.n_blocks >= 1 && p.n_grains >= 0 && p.n_units >= 0, "a plan needs bounds");
-        require((int64_t)segment_start.shape(0) == p.n_segments + 1, "segment_start has the wrong length");
-        p.n_cells = segment_start.data()[p.n_segments];
-        require(order.shape(0) == 0 || (int64_t)order.shape(0) == p.n_cells, "order has the wrong length");
-        require((int64_t)segment_block.shape(0) == p.n_segments, "segment_block has the wrong length");
-        require((int64_t)segments_by_joint.shape(0) == p.n_segments, "segments_by_joint has the wrong length");
-        require((int64_t)block_grain.shape(0) == p.n_blocks + 1, "block_grain has the wrong length");
-        p.order = order.shape(0) ? order.data() : nullptr;
-        p.segment_start = segment_start.data();
-        p.segment_joint = segment_joint.data();
-        p.segment_block = segment_block.data();
-        p.joint_levels = joint_levels.data();
-        p.block_segment = block_segment.data();
-        p.block_grain = block_grain.data();
-        p.grain_segment = grain_segment.data();
-        p.segments_by_joint = segments_by_joint.data();
-        p.unit_segment = unit_segment.data();
-        return p;
+// A plan that was checked, and its arrays, kept alive with it.
+struct PyPlan {
+    struct Arrays {
+        Array<int64_t, 1> segment_start;
+        Array<int32_t, 1> segment_joint, segment_block;
+        Array<int32_t, 2> joint_levels;
+        Array<int64_t, 1> block_segment, block_grain, grain_segment, segments_by_joint, unit_segment;
+        std::optional<Array<int64_t, 1>> order;
+    } arrays;
+    Plan plan;
+
+    PyPlan(Arrays a, int64_t n_levels) : arrays(std::move(a)) {
+        plan.n_levels = n_levels;
+        plan.n_variables = (int64_t)arrays.joint_levels.shape(1);
+        plan.segment_start = view(arrays.segment_start);
+        plan.segment_joint = view(arrays.segment_joint);
+        plan.segment_block = view(arrays.segment_block);
+        plan.joint_levels = view(arrays.joint_levels);
+        plan.block_segment = view(arrays.block_segment);
+        plan.block_grain = view(arrays.block_grain);
+        plan.grain_segment = view(arrays.grain_segment);
+        plan.segments_by_joint = view(arrays.segments_by_joint);
+        plan.unit_segment = view(arrays.unit_segment);
+        if (arrays.order) plan.order = view(*arrays.order);
+        plan.check();
+        require(!arrays.order || plan.order.size == plan.n_cells, "order is empty, but there are cells");
     }
 };
 
 template <typename T>
 struct PyCells {
-    PlanArrays arrays;
+    PyPlan plan;
     std::unique_ptr<Cells<T>> cells;
 
     template <typename Source>
-    PyCells(const Strided<Source>& Z, PlanArrays kept, int64_t n_levels, const std::string& set, int n_threads)
-        : arrays(std::move(kept)) {
-        const Plan plan = arrays.plan(Z.shape(1), n_levels);
-        require((int64_t)Z.shape(0) >= plan.n_cells, "the order is longer than Z");
-        require(plan.order || plan.n_cells == 0, "cells in memory need an order");
+    PyCells(const Strided<Source>& Z, const PyPlan& laid_out, const std::string& set, int n_threads) : plan(laid_out) {
+        require((int64_t)Z.shape(0) >= plan.plan.n_cells, "the order is longer than Z");
+        require(Z.shape(1) >= 1, "Z has no features");
+        require(plan.arrays.order.has_value(), "cells in memory need an order");
         require(n_threads >= 1, "n_threads must be at least 1");
         const InstructionSet& chosen = instruction_set(set.c_str());
         cells = unlocked([&] {
-            return std::make_unique<Cells<T>>(plan, Z.data(), Z.stride(0), Z.stride(1), chosen, n_threads, interrupted);
+            return std::make_unique<Cells<T>>(plan.plan, (int64_t)Z.shape(1), Z.data(), Z.stride(0), Z.stride(1),
+                                              chosen, n_threads, interrupted);
         });
     }
 
-    PyCells(int file, int64_t d, PlanArrays kept, int64_t n_levels, const std::string& set, int n_threads)
-        : arrays(std::move(kept)) {
-        const Plan plan = arrays.plan(d, n_levels);
+    PyCells(int file, int64_t d, const PyPlan& laid_out, const std::string& set, int n_threads) : plan(laid_out) {
+        require(d >= 1 && d <= (int64_t(1) << 60) / std::max<int64_t>(plan.plan.n_cells, 1), "d is out of range");
         require(n_threads >= 1, "n_threads must be at least 1");
         const InstructionSet& chosen = instruction_set(set.c_str());
-        cells = unlocked([&] { return std::make_unique<Cells<T>>(plan, file, chosen, n_threads, interrupted); });
+        cells =
+            unlocked([&] { return std::make_unique<Cells<T>>(plan.plan, d, file, chosen, n_threads, interrupted); });
     }
 
     Centroids centroids(const Array<double, 2>& Y, const Array<double, 1>& sigma) const {
-        require((int64_t)Y.shape(1) == cells->plan().d, "Y has the wrong number of features");
+        require((int64_t)Y.shape(1) == cells->d(), "Y has the wrong number of features");
         require(sigma.shape(0) == Y.shape(0), "sigma needs one value per cluster");
+        require(Y.shape(0) >= 1, "Y has no clusters");
         return {Y.data(), sigma.data(), (int64_t)Y.shape(0)};
     }
     void check_logp(const Array<double, 3>& logp, int64_t K) const {
@@ -135,7 +136,7 @@ struct PyCells {
     }
     void check_W(const Array<double, 3>& W, int64_t K) const {
         require((int64_t)W.shape(0) == cells->plan().n_levels && (int64_t)W.shape(1) == K &&
-                    (int64_t)W.shape(2) == cells->plan().d,
+                    (int64_t)W.shape(2) == cells->d(),
                 "W must be n_levels x K x d");
     }
 
@@ -144,12 +145,14 @@ struct PyCells {
         const Plan& p = cells->plan();
         const Centroids c = centroids(Y, sigma);
         require(block >= 0 && block < p.n_blocks, "no such block");
-        require(!logp || ((int64_t)logp->shape(0) == p.n_levels && (int64_t)logp->shape(1) == c.K), "logp must be n_levels x K");
+        require(!logp || ((int64_t)logp->shape(0) == p.n_levels && (int64_t)logp->shape(1) == c.K),
+                "logp must be n_levels x K");
         double *mass, *moment;
         nb::object mass_array = nb::cast(new_array(&mass, p.n_levels, c.K));
-        nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, p.d));
+        nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, cells->d()));
         const double* table = logp ? logp->data() : nullptr;
-        const BlockSums s = unlocked([&] { return cells->sweep(block, c, table, mass, want_moment ? moment : nullptr, last, interrupted); });
+        const BlockSums s = unlocked(
+            [&] { return cells->sweep(block, c, table, mass, want_moment ? moment : nullptr, last, interrupted); });
         return nb::make_tuple(mass_array, s.log_partition, s.entropy, moment_array);
     }
 
@@ -158,7 +161,8 @@ struct PyCells {
         const Centroids c = centroids(Y, sigma);
         check_logp(logp, c.K);
         double *S, *mass;
-        nb::object S_array = nb::cast(new_array(&S, p.n_joint, c.K, p.d)), mass_array = nb::cast(new_array(&mass, p.n_joint, c.K));
+        nb::object S_array = nb::cast(new_array(&S, p.n_joint, c.K, cells->d())),
+                   mass_array = nb::cast(new_array(&mass, p.n_joint, c.K));
         unlocked([&] { cells->moments(c, logp.data(), S, mass, interrupted); });
         return nb::make_tuple(S_array, mass_array);
     }
@@ -169,7 +173,7 @@ struct PyCells {
         check_logp(logp, c.K);
         check_W(W, c.K);
         double* moment;
-        nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, cells->plan().d));
+        nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, cells->d()));
         unlocked([&] { cells->correct(c, logp.data(), W.data(), want_moment ? moment : nullptr, interrupted); });
         return moment_array;
     }
@@ -181,7 +185,7 @@ struct PyCells {
         check_logp(logp, c.K);
         check_W(W, c.K);
         require(!cells->in_file(), "cells in a file are emitted in place");
-        require((int64_t)out.shape(0) == cells->plan().n_cells && (int64_t)out.shape(1) == cells->plan().d,
+        require((int64_t)out.shape(0) == cells->plan().n_cells && (int64_t)out.shape(1) == cells->d(),
                 "out must be n_cells x d");
         float* out32 = nullptr;
         double* out64 = nullptr;
@@ -190,10 +194,9 @@ struct PyCells {
         else
             out64 = out.data();
         double* moment;
-        nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, cells->plan().d));
-        unlocked([&] {
-            cells->emit(c, logp.data(), W.data(), want_moment ? moment : nullptr, out32, out64, interrupted);
-        });
+        nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, cells->d()));
+        unlocked(
+            [&] { cells->emit(c, logp.data(), W.data(), want_moment ? moment : nullptr, out32, out64, interrupted); });
         return moment_array;
     }
 
@@ -204,7 +207,7 @@ struct PyCells {
         check_W(W, c.K);
         require(cells->in_file(), "cells in memory are emitted to an array");
         double* moment;
-        nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, cells->plan().d));
+        nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, cells->d()));
         unlocked([&] { cells->emit_in_place(c, logp.data(), W.data(), want_moment ? moment : nullptr, interrupted); });
         return moment_array;
     }
@@ -213,58 +216,49 @@ struct PyCells {
                 const Array<int64_t, 1>& order, Out<T> out) {
         const Centroids c = centroids(Y, sigma);
         check_logp(logp, c.K);
-        require((int64_t)order.shape(0) == cells->plan().n_cells, "order has the wrong length");
-        require((int64_t)out.shape(0) == cells->plan().n_cells && (int64_t)out.shape(1) == c.K, "out must be n_cells x K");
+        check_order(view(order), cells->plan().n_cells);
+        require((int64_t)out.shape(0) == cells->plan().n_cells && (int64_t)out.shape(1) == c.K,
+                "out must be n_cells x K");
         unlocked([&] { cells->assign(c, logp.data(), order.data(), out.data(), interrupted); });
     }
 };
+
+void bind_plan(nb::module_& m) {
+    nb::class_<PyPlan>(m, "Plan")
+        .def(
+            "__init__",
+            [](PyPlan* self, Array<int64_t, 1> segment_start, Array<int32_t, 1> segment_joint,
+               Array<int32_t, 1> segment_block, Array<int32_t, 2> joint_levels, Array<int64_t, 1> block_segment,
+               Array<int64_t, 1> block_grain, Array<int64_t, 1> grain_segment, Array<int64_t, 1> segments_by_joint,
+               Array<int64_t, 1> unit_segment, int64_t n_levels, std::optional<Array<int64_t, 1>> order) {
+                new (self) PyPlan({segment_start, segment_joint, segment_block, joint_levels, block_segment,
+                                   block_grain, grain_segment, segments_by_joint, unit_segment, order},
+                                  n_levels);
+            },
+            nb::kw_only(), "segment_start"_a, "segment_joint"_a, "segment_block"_a, "joint_levels"_a, "block_segment"_a,
+            "block_grain"_a, "grain_segment"_a, "segments_by_joint"_a, "unit_segment"_a, "n_levels"_a,
+            "order"_a = nb::none())
+        .def_prop_ro("n_cells", [](const PyPlan& self) { return self.plan.n_cells; });
+}
 
 template <typename T>
 void bind(nb::module_& m, const char* name) {
     using P = PyCells<T>;
     auto cls = nb::class_<P>(m, name);
-    auto constructor = [&](auto source) {
+    auto from_memory = [&](auto source) {
         using Source = decltype(source);
-        cls.def(
-            "__init__",
-            [](P* self, const Strided<Source>& Z, Array<int64_t, 1> order, Array<int64_t, 1> segment_start,
-               Array<int32_t, 1> segment_joint, Array<int32_t, 1> segment_block, Array<int32_t, 2> joint_levels,
-               Array<int64_t, 1> block_segment, Array<int64_t, 1> block_grain, Array<int64_t, 1> grain_segment,
-               Array<int64_t, 1> segments_by_joint, Array<int64_t, 1> unit_segment, int64_t n_levels,
-               const std::string& instruction_set, int n_threads) {
-                new (self) P(Z,
-                             PlanArrays{order, segment_start, block_segment, block_grain, grain_segment,
-                                        segments_by_joint, unit_segment, segment_joint, segment_block, joint_levels},
-                             n_levels, instruction_set, n_threads);
-            },
-            "Z"_a.noconvert(), nb::kw_only(), "order"_a, "segment_start"_a, "segment_joint"_a, "segment_block"_a,
-            "joint_levels"_a, "block_segment"_a, "block_grain"_a, "grain_segment"_a, "segments_by_joint"_a,
-            "unit_segment"_a, "n_levels"_a, "instruction_set"_a, "n_threads"_a);
+        cls.def(nb::init<const Strided<Source>&, const PyPlan&, const std::string&, int>(), "Z"_a.noconvert(), "plan"_a,
+                nb::kw_only(), "instruction_set"_a, "n_threads"_a);
     };
-    constructor(float{});
-    constructor(double{});
-    cls.def(
-        "__init__",
-        [](P* self, int file, int64_t d, Array<int64_t, 1> order, Array<int64_t, 1> segment_start,
-           Array<int32_t, 1> segment_joint, Array<int32_t, 1> segment_block, Array<int32_t, 2> joint_levels,
-           Array<int64_t, 1> block_segment, Array<int64_t, 1> block_grain, Array<int64_t, 1> grain_segment,
-           Array<int64_t, 1> segments_by_joint, Array<int64_t, 1> unit_segment, int64_t n_levels,
-           const std::string& instruction_set, int n_threads) {
-            new (self) P(file, d,
-                         PlanArrays{order, segment_start, block_segment, block_grain, grain_segment, segments_by_joint,
-                                    unit_segment, segment_joint, segment_block, joint_levels},
-                         n_levels, instruction_set, n_threads);
-        },
-        "file"_a, "d"_a, nb::kw_only(), "order"_a, "segment_start"_a, "segment_joint"_a, "segment_block"_a,
-        "joint_levels"_a, "block_segment"_a, "block_grain"_a, "grain_segment"_a, "segments_by_joint"_a, "unit_segment"_a,
-        "n_levels"_a, "instruction_set"_a, "n_threads"_a);
+    from_memory(float{});
+    from_memory(double{});
+    cls.def(nb::init<int, int64_t, const PyPlan&, const std::string&, int>(), "file"_a, "d"_a, "plan"_a, nb::kw_only(),
+            "instruction_set"_a, "n_threads"_a);
     cls.def("sweep", &P::sweep, "block"_a, "Y"_a, "sigma"_a, "logp"_a.none(), "moment"_a, "last"_a)
         .def("moments", &P::moments, "Y"_a, "sigma"_a, "logp"_a)
         .def("correct", &P::correct, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "moment"_a)
-        .def("emit", &P::template emit<float>, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "out"_a.noconvert(),
-             "moment"_a)
-        .def("emit", &P::template emit<double>, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "out"_a.noconvert(),
-             "moment"_a)
+        .def("emit", &P::template emit<float>, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "out"_a.noconvert(), "moment"_a)
+        .def("emit", &P::template emit<double>, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "out"_a.noconvert(), "moment"_a)
         .def("emit_in_place", &P::emit_in_place, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "moment"_a)
         .def("assign", &P::assign, "Y"_a, "sigma"_a, "logp"_a, "order"_a, "out"_a.noconvert());
 }
@@ -274,6 +268,7 @@ void bind(nb::module_& m, const char* name) {
 
 NB_MODULE(_native, m) {
     m.doc() = "Native kernels of harmonax.";
+    harmonax::bind_plan(m);
     harmonax::bind<float>(m, "Cells32");
     harmonax::bind<double>(m, "Cells64");
     m.def("instruction_sets", [] {

@@ -72,8 +72,12 @@ void unit_row(const T* z, int64_t d, T* zn) {
 }
 
 #ifdef _WIN32
-void read_file(int, void*, size_t, int64_t) { throw std::runtime_error("cells in a file need pread, which Windows has not"); }
-void write_file(int, const void*, size_t, int64_t) { throw std::runtime_error("cells in a file need pwrite, which Windows has not"); }
+void read_file(int, void*, size_t, int64_t) {
+    throw std::runtime_error("cells in a file need pread, which Windows has not");
+}
+void write_file(int, const void*, size_t, int64_t) {
+    throw std::runtime_error("cells in a file need pwrite, which Windows has not");
+}
 void will_need(int, int64_t, int64_t) {}
 #else
 template <typename Call>
@@ -110,7 +114,8 @@ const InstructionSet& instruction_set(const char* name) {
         if (!name || !*name || std::strcmp(set->name, name) == 0) return *set;
     std::string known;
     for (const InstructionSet* set : available()) known += std::string(known.empty() ? "" : ", ") + set->name;
-    throw std::invalid_argument("instruction set '" + std::string(name) + "' is not available here; allowed are " + known);
+    throw std::invalid_argument("instruction set '" + std::string(name) + "' is not available here; allowed are " +
+                                known);
 }
 
 std::vector<const char*> instruction_sets() {
@@ -143,14 +148,14 @@ struct Cells<T>::Packed {
 
 template <typename T>
 template <typename Source>
-Cells<T>::Cells(const Plan& plan, const Source* Z, int64_t row_stride, int64_t column_stride, const InstructionSet& set,
-                int n_threads, const Poll& poll)
-    : plan_(plan), n_threads_(n_threads), Z_(plan.n_cells * plan.d), Zn_(plan.n_cells * plan.d) {
+Cells<T>::Cells(const Plan& plan, int64_t d, const Source* Z, int64_t row_stride, int64_t column_stride,
+                const InstructionSet& set, int n_threads, const Poll& poll)
+    : plan_(plan), d_(d), n_threads_(n_threads), Z_(plan.n_cells * d), Zn_(plan.n_cells * d) {
     if constexpr (sizeof(T) == 4)
         ops_ = &set.f32;
     else
         ops_ = &set.f64;
-    const int64_t d = plan.d, piece = 4096;
+    const int64_t piece = 4096;
     parallel_for((plan.n_cells + piece - 1) / piece, n_threads_, poll, [&](int64_t item, int) {
         const int64_t stop = std::min(plan.n_cells, (item + 1) * piece);
         for (int64_t i = item * piece; i < stop; ++i) {
@@ -158,7 +163,8 @@ Cells<T>::Cells(const Plan& plan, const Source* Z, int64_t row_stride, int64_t c
             // Rows come from all over the input: ask for them well before they are needed.
             if (i + AHEAD < stop) {
                 const Source* soon = Z + plan.order[i + AHEAD] * row_stride;
-                for (int64_t j = 0; j < d; j += 64 / (int64_t)sizeof(Source)) __builtin_prefetch(soon + j * column_stride);
+                for (int64_t j = 0; j < d; j += 64 / (int64_t)sizeof(Source))
+                    __builtin_prefetch(soon + j * column_stride);
             }
             T* z = Z_.data() + i * d;
             for (int64_t j = 0; j < d; ++j) z[j] = (T)from[j * column_stride];
@@ -189,7 +195,8 @@ struct Cells<T>::Worker {
         if (Z_too) will_need(cells.file_, Z_at(soon), size(n_soon));
     }
     void put_Zn(int64_t s1) const {
-        if (cells.in_file()) write_file(cells.file_, x.Zn, size(cells.plan_.segment_start[s1] - x.first), Zn_at(x.first));
+        if (cells.in_file())
+            write_file(cells.file_, x.Zn, size(cells.plan_.segment_start[s1] - x.first), Zn_at(x.first));
     }
     void put_Z(int64_t s1) const {
         if (cells.in_file()) write_file(cells.file_, x.Z, size(cells.plan_.segment_start[s1] - x.first), Z_at(x.first));
@@ -202,13 +209,16 @@ struct Cells<T>::Worker {
 
 template <typename T>
 std::vector<typename Cells<T>::Worker> Cells<T>::make_workers(int64_t n_items, int64_t K) const {
-    const int64_t rows = longest_ * plan_.d;
+    const int64_t rows = longest_ * d_;
     std::vector<Worker> workers;
     for (int64_t i = 0; i < std::min<int64_t>(n_threads_, std::max<int64_t>(n_items, 1)); ++i) {
-        workers.push_back({*this,
-                           {Z_.data(), Zn_.data(), plan_.order, 0, plan_.segment_start, plan_.segment_joint,
-                            plan_.segment_block, plan_.joint_levels, plan_.n_variables, plan_.n_levels, K, plan_.d},
-                           Buffer<T>(ops_->scratch(plan_.d, K)), Buffer<T>(rows), Buffer<T>(rows)});
+        workers.push_back(
+            {*this,
+             {Z_.data(), Zn_.data(), plan_.order.data, 0, plan_.segment_start.data, plan_.segment_joint.data,
+              plan_.segment_block.data, plan_.joint_levels.data, plan_.n_variables, plan_.n_levels, K, d_},
+             Buffer<T>(ops_->scratch(d_, K)),
+             Buffer<T>(rows),
+             Buffer<T>(rows)});
         Worker& w = workers.back();
         if (in_file()) w.x.Z = w.Z.data(), w.x.Zn = w.Zn.data();
     }
@@ -216,8 +226,8 @@ std::vector<typename Cells<T>::Worker> Cells<T>::make_workers(int64_t n_items, i
 }
 
 template <typename T>
-Cells<T>::Cells(const Plan& plan, int file, const InstructionSet& set, int n_threads, const Poll& poll)
-    : plan_(plan), n_threads_(n_threads), file_(file), Z_(0), Zn_(0) {
+Cells<T>::Cells(const Plan& plan, int64_t d, int file, const InstructionSet& set, int n_threads, const Poll& poll)
+    : plan_(plan), d_(d), n_threads_(n_threads), file_(file), Z_(0), Zn_(0) {
     if constexpr (sizeof(T) == 4)
         ops_ = &set.f32;
     else
@@ -230,17 +240,22 @@ Cells<T>::Cells(const Plan& plan, int file, const InstructionSet& set, int n_thr
         w.x.first = start(g);
         const int64_t n = start(g + 1) - start(g);
         read_file(file_, w.x.Z, w.size(n), w.Z_at(w.x.first));
-        for (int64_t i = 0; i < n; ++i) unit_row(w.x.Z + i * plan.d, plan.d, w.x.Zn + i * plan.d);
+        for (int64_t i = 0; i < n; ++i) unit_row(w.x.Z + i * d, d, w.x.Zn + i * d);
         w.put_Zn(plan.grain_segment[g + 1]);
     });
 }
 
 template <typename T>
-typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp, int64_t n_tables, const double* W) const {
-    const int64_t K = c.K, d = plan_.d, B = plan_.n_levels, width = ops_->width;
+typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp, int64_t n_tables,
+                                         const double* W) const {
+    const int64_t K = c.K, d = d_, B = plan_.n_levels, width = ops_->width;
     const int64_t K_pad = padded(K, width), d_pad = padded(d, width);
-    Packed p{Buffer<T>(K_pad * d), Buffer<T>(K_pad), Buffer<T>(K_pad), Buffer<T>(logp ? n_tables * B * K_pad : 0),
-             Buffer<T>(W ? B * K * d_pad : 0), {}};
+    Packed p{Buffer<T>(K_pad * d),
+             Buffer<T>(K_pad),
+             Buffer<T>(K_pad),
+             Buffer<T>(logp ? n_tables * B * K_pad : 0),
+             Buffer<T>(W ? B * K * d_pad : 0),
+             {}};
     std::vector<double> scaled(K * d);
     // Half of what exp can take; the other half is for the clusters that are not the nearest.
     const double deepest = sizeof(T) == 4 ? 43.0 : 350.0;
@@ -260,14 +275,15 @@ typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp,
             for (int64_t k = 0; k < K_pad; ++k) p.logp.data()[row * K_pad + k] = k < K ? (T)logp[row * K + k] : (T)0;
     if (W)
         for (int64_t b = 0; b < B; ++b) ops_->pack_panels(W + b * K * d, K, d, d, 1, p.W.data() + b * K * d_pad);
-    p.tables = {p.Y.data(), p.base.data(), logp ? p.logp.data() : nullptr, n_tables > 1 ? B * K_pad : 0, p.sigma.data(), one_sigma, bounded, W ? p.W.data() : nullptr};
+    p.tables = {p.Y.data(), p.base.data(), logp ? p.logp.data() : nullptr, n_tables > 1 ? B * K_pad : 0, p.sigma.data(),
+                one_sigma,  bounded,       W ? p.W.data() : nullptr};
     return p;
 }
 
 template <typename T>
-BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp, double* mass, double* moment, bool last,
-                          const Poll& poll) {
-    const int64_t K = c.K, d = plan_.d, K_pad = padded(K, ops_->width);
+BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp, double* mass, double* moment,
+                          bool last, const Poll& poll) {
+    const int64_t K = c.K, d = d_, K_pad = padded(K, ops_->width);
     const Packed p = pack(c, logp, 1, nullptr);
     const int64_t g0 = plan_.block_grain[block], n_grains = plan_.block_grain[block + 1] - g0;
     const int64_t s0 = plan_.block_segment[block], n_segments = plan_.block_segment[block + 1] - s0;
@@ -278,12 +294,12 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
     if (collect) segment_S_.assign(n_segments * table, 0.0);
     std::vector<Worker> workers = make_workers(n_grains, K);
     parallel_for(n_grains, n_threads_, poll, [&](int64_t g, int worker) {
-        const int64_t first = plan_.grain_segment[g0 + g], last = plan_.grain_segment[g0 + g + 1];
+        const int64_t first = plan_.grain_segment[g0 + g], stop = plan_.grain_segment[g0 + g + 1];
         sums[g] = {segment_mass.data() + (first - s0) * K, 0, 0, moment ? grain_moment.data() + g * table : nullptr,
                    collect ? segment_S_.data() + (first - s0) * table : nullptr};
         Worker& w = workers[worker];
-        w.take(first, last, collect);
-        ops_->sweep(w.x, p.tables, first, last, w.scratch.data(), &sums[g]);
+        w.take(first, stop, collect);
+        ops_->sweep(w.x, p.tables, first, stop, w.scratch.data(), &sums[g]);
     });
     // Combined in one fixed order: the bits do not depend on the threads.
     BlockSums total{0, 0};
@@ -318,7 +334,7 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
 
 template <typename T>
 void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double* mass, const Poll& poll) {
-    const int64_t K = c.K, d = plan_.d, K_pad = padded(K, ops_->width);
+    const int64_t K = c.K, d = d_, K_pad = padded(K, ops_->width);
     if (std::exchange(collected_, 0) == plan_.n_blocks) {
         for (int64_t j = 0; j < plan_.n_joint; ++j)
             for (int64_t k = 0; k < K; ++k)
@@ -351,7 +367,8 @@ void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double
             ops_->moments(w.x, p.tables, s, w.scratch.data(), units[u].S.data(), units[u].mass.data());
         }
         // A joint level that is one unit is added right away: with thousands of them, memory stays small.
-        const bool alone = (u == 0 || joint_of(u - 1) != joint_of(u)) && (u + 1 == plan_.n_units || joint_of(u + 1) != joint_of(u));
+        const bool alone =
+            (u == 0 || joint_of(u - 1) != joint_of(u)) && (u + 1 == plan_.n_units || joint_of(u + 1) != joint_of(u));
         if (alone) add(u);
     });
     for (int64_t u = 0; u < plan_.n_units; ++u)
@@ -361,7 +378,7 @@ void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double
 template <typename T>
 void Cells<T>::correct_blocks(const Centroids& c, const double* logp, const double* W, double* moment, float* out32,
                               double* out64, bool in_place, const Poll& poll) const {
-    const int64_t K = c.K, d = plan_.d, K_pad = padded(K, ops_->width);
+    const int64_t K = c.K, d = d_, K_pad = padded(K, ops_->width);
     const Packed p = pack(c, logp, plan_.n_blocks, W);
     std::vector<Worker> workers = make_workers(plan_.n_grains, K);
     // A grain's own rows give way to the result: no row goes elsewhere.
@@ -386,8 +403,8 @@ void Cells<T>::correct_blocks(const Centroids& c, const double* logp, const doub
                 else
                     to64 = w.x.Z;
             }
-            ops_->correct(w.x, p.tables, s0, s1, w.scratch.data(), moment ? grain_moment.data() + g * d * K_pad : nullptr,
-                          to32, to64);
+            ops_->correct(w.x, p.tables, s0, s1, w.scratch.data(),
+                          moment ? grain_moment.data() + g * d * K_pad : nullptr, to32, to64);
             if (in_place)
                 w.put_Z(s1);
             else if (!out32 && !out64)
@@ -405,8 +422,8 @@ void Cells<T>::correct(const Centroids& c, const double* logp, const double* W, 
 }
 
 template <typename T>
-void Cells<T>::emit(const Centroids& c, const double* logp, const double* W, double* moment, float* out32, double* out64,
-                    const Poll& poll) const {
+void Cells<T>::emit(const Centroids& c, const double* logp, const double* W, double* moment, float* out32,
+                    double* out64, const Poll& poll) const {
     correct_blocks(c, logp, W, moment, out32, out64, false, poll);
 }
 
@@ -429,11 +446,13 @@ void Cells<T>::assign(const Centroids& c, const double* logp, const int64_t* ord
     });
 }
 
-#define HX_INSTANTIATE(T)                                                                                          \
-    template class Buffer<T>;                                                                                      \
-    template class Cells<T>;                                                                                       \
-    template Cells<T>::Cells(const Plan&, const float*, int64_t, int64_t, const InstructionSet&, int, const Poll&); \
-    template Cells<T>::Cells(const Plan&, const double*, int64_t, int64_t, const InstructionSet&, int, const Poll&);
+#define HX_INSTANTIATE(T)                                                                                              \
+    template class Buffer<T>;                                                                                          \
+    template class Cells<T>;                                                                                           \
+    template Cells<T>::Cells(const Plan&, int64_t, const float*, int64_t, int64_t, const InstructionSet&, int,         \
+                             const Poll&);                                                                             \
+    template Cells<T>::Cells(const Plan&, int64_t, const double*, int64_t, int64_t, const InstructionSet&, int,        \
+                             const Poll&);
 HX_INSTANTIATE(float)
 HX_INSTANTIATE(double)
 

@@ -3,6 +3,7 @@
 // No Python here: tests/kernels runs this file under sanitizers.
 #pragma once
 #include "parallel.hpp"
+#include "plan.hpp"
 #include "tile.hpp"
 
 #include <cstddef>
@@ -14,21 +15,6 @@ namespace harmonax {
 // The best instruction set of this processor, or the one that is named; throws std::invalid_argument.
 const InstructionSet& instruction_set(const char* name);
 std::vector<const char*> instruction_sets();
-
-// How the cells are laid out; the arrays belong to the caller and must outlive the cells.
-struct Plan {
-    int64_t n_cells, d, n_variables, n_levels, n_joint, n_blocks, n_segments, n_grains, n_units;
-    const int64_t* order;             // n_cells; null for cells in a file, which lie there in order
-    const int64_t* segment_start;     // n_segments + 1
-    const int32_t* segment_joint;     // n_segments
-    const int32_t* segment_block;     // n_segments
-    const int32_t* joint_levels;      // n_joint x n_variables
-    const int64_t* block_segment;     // n_blocks + 1
-    const int64_t* block_grain;       // n_blocks + 1
-    const int64_t* grain_segment;     // n_grains + 1
-    const int64_t* segments_by_joint; // n_segments: segments ordered by joint level
-    const int64_t* unit_segment;      // n_units + 1, into segments_by_joint: the pieces of work of `moments`
-};
 
 // Uninitialised memory, in huge pages where the system gives them: the first touch of small ones costs more than a sweep.
 template <typename T>
@@ -60,13 +46,13 @@ struct BlockSums {
 template <typename T>
 class Cells {
   public:
-    // Z may have any strides, in values.
+    // Of a plan that was checked, whose arrays outlive the cells. Z, n_cells x d, may have any strides, in values.
     template <typename Source>
-    Cells(const Plan& plan, const Source* Z, int64_t row_stride, int64_t column_stride, const InstructionSet& set,
-          int n_threads, const Poll& poll);
+    Cells(const Plan& plan, int64_t d, const Source* Z, int64_t row_stride, int64_t column_stride,
+          const InstructionSet& set, int n_threads, const Poll& poll);
     // Cells in an open file, from its beginning: Z, n_cells x d, in the plan's order; room for as many Zn behind it, which
     // are written here. Threads read the grains they work on, and nothing else is in memory.
-    Cells(const Plan& plan, int file, const InstructionSet& set, int n_threads, const Poll& poll);
+    Cells(const Plan& plan, int64_t d, int file, const InstructionSet& set, int n_threads, const Poll& poll);
 
     // Every method throws std::system_error when the file cannot be read or written.
     //
@@ -87,6 +73,7 @@ class Cells {
     void assign(const Centroids&, const double* logp, const int64_t* order, T* out, const Poll&) const;
 
     const Plan& plan() const { return plan_; }
+    int64_t d() const { return d_; }
     bool in_file() const { return file_ >= 0; }
     const T* Zn() const { return Zn_.data(); } // of cells in memory
 
@@ -100,6 +87,7 @@ class Cells {
                         double* out64, bool in_place, const Poll&) const;
 
     Plan plan_;
+    int64_t d_;
     const TileOps<T>* ops_;
     int n_threads_, file_ = -1;
     int64_t longest_ = 0; // cells in the longest grain, of cells in a file

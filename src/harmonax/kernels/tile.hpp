@@ -18,21 +18,21 @@ struct Layout {
     const int64_t* segment_start; // n_segments + 1
     const int32_t* segment_joint;
     const int32_t* segment_block;
-    const int32_t* joint_levels;  // n_joint x n_variables
+    const int32_t* joint_levels; // n_joint x n_variables
     int64_t n_variables, n_levels, n_clusters, d;
 };
 
 // Tables packed for one call. K_pad and d_pad are K and d rounded up to whole vectors.
 template <typename T>
 struct Tables {
-    const T* Y;     // 2 Y_k / sigma_k, transposed, in panels (see pack_panels)
-    const T* base;  // K_pad: -2 / sigma_k, and very small in the padding
-    const T* logp;  // n_levels x K_pad for each block, or null: no penalty
+    const T* Y;          // 2 Y_k / sigma_k, transposed, in panels (see pack_panels)
+    const T* base;       // K_pad: -2 / sigma_k, and very small in the padding
+    const T* logp;       // n_levels x K_pad for each block, or null: no penalty
     int64_t logp_stride; // from one block's logp to the next; 0 where all that is asked for is one block
-    const T* sigma; // K_pad, 0 in the padding
+    const T* sigma;      // K_pad, 0 in the padding
     bool one_sigma;
     bool bounded; // exp(-4 / sigma_k) is far from underflow for every k: see softmax
-    const T* W;     // n_levels x (K x d_pad in panels), for corrections
+    const T* W;   // n_levels x (K x d_pad in panels), for corrections
 };
 
 // Which reassigned sums a grain returns. `mass` has one row of K doubles per segment of the grain, `S` (R^T Z, or null)
@@ -47,17 +47,18 @@ struct GrainSums {
 
 template <typename T>
 struct TileOps {
-    int64_t width;                // values in a vector
+    int64_t width;                            // values in a vector
     int64_t (*scratch)(int64_t d, int64_t K); // values of T that one thread needs
     void (*sweep)(const Layout<T>&, const Tables<T>&, int64_t s0, int64_t s1, T* scratch, GrainSums*);
     // S: d x K_pad, mass: K_pad; both are added to.
     void (*moments)(const Layout<T>&, const Tables<T>&, int64_t segment, T* scratch, double* S, double* mass);
     // Exactly one of (Zn updated in place), out32, out64 is written; R^T of it is added to moment (d x K_pad) unless null.
-    void (*correct)(const Layout<T>&, const Tables<T>&, int64_t s0, int64_t s1, T* scratch, double* moment, float* out32,
-                    double* out64);
+    void (*correct)(const Layout<T>&, const Tables<T>&, int64_t s0, int64_t s1, T* scratch, double* moment,
+                    float* out32, double* out64);
     void (*assign)(const Layout<T>&, const Tables<T>&, int64_t s0, int64_t s1, T* scratch, T* out);
     // Copy `rows` x `columns` values into panels of vectors, padding columns with zeros.
-    void (*pack_panels)(const double* from, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride, T* to);
+    void (*pack_panels)(const double* from, int64_t rows, int64_t columns, int64_t row_stride, int64_t column_stride,
+                        T* to);
 };
 
 struct InstructionSet {

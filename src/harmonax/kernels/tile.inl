@@ -16,9 +16,10 @@ namespace harmonax {
 namespace HX_NAMESPACE {
 namespace {
 
-constexpr int ROWS = HX_ROWS;     // rows of a register block
-constexpr int VECTORS = HX_VECTORS; // and its vectors: ROWS * VECTORS accumulators, plus VECTORS operands and a broadcast
-constexpr int64_t TILE = 96;      // cells, a multiple of ROWS; their R stays in the second-level cache
+constexpr int ROWS = HX_ROWS; // rows of a register block
+constexpr int VECTORS =
+    HX_VECTORS;              // and its vectors: ROWS * VECTORS accumulators, plus VECTORS operands and a broadcast
+constexpr int64_t TILE = 96; // cells, a multiple of ROWS; their R stays in the second-level cache
 
 template <typename T>
 struct Vec;
@@ -80,9 +81,9 @@ inline Vec<double>::type exp_nonpositive(Vec<double>::type x) {
     V n = shifted - 6755399441055744.0;
     V r = x - n * 6.93145751953125e-1;
     r = r - n * 1.42860682030941723212e-6;
-    const double c[] = {1.6059043836821613e-10, 2.08767569878681e-9,    2.505210838544172e-8,  2.755731922398589e-7,
-                        2.7557319223985893e-6,  2.48015873015873e-5,    1.984126984126984e-4,  1.388888888888889e-3,
-                        8.333333333333333e-3,   4.1666666666666664e-2,  1.6666666666666666e-1, 0.5};
+    const double c[] = {1.6059043836821613e-10, 2.08767569878681e-9,   2.505210838544172e-8,  2.755731922398589e-7,
+                        2.7557319223985893e-6,  2.48015873015873e-5,   1.984126984126984e-4,  1.388888888888889e-3,
+                        8.333333333333333e-3,   4.1666666666666664e-2, 1.6666666666666666e-1, 0.5};
     V p = all<double>(c[0]);
     for (int i = 1; i < 12; ++i) p = p * r + c[i];
     V y = p * (r * r) + r + 1.0;

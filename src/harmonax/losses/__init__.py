@@ -1,7 +1,7 @@
 """Differentiable losses for learning through a batch correction (JAX).
 
-    checks.py        what arrives is looked at once: always its shape, its values outside of jit and grad
-    neighbours.py    nearest cells, block by block, and how near they are in units of their own neighbourhood
+    checks.py        inputs are checked once: always its shape, its values outside of jit and grad
+    neighbours.py    nearest cells, block by block, and how near they are in units of their neighbourhood
     mixing.py        BatchMixingLoss: minus the batch entropy of neighbourhoods
     lisi.py          LISILoss: the local inverse Simpson index, for mixing batches or keeping types apart
     preservation.py  NeighborhoodPreservationLoss: cells keep the neighbours that they had
@@ -11,7 +11,7 @@
 
 Every loss is a Flax NNX module without parameters: built once, then called with arrays, it returns a scalar that works
 under ``jax.jit``, ``jax.grad`` and ``jax.vmap``. `mask` marks the cells that count, for minibatches filled up to one
-size. Of harmonax it imports values only. Needs ``pip install 'harmonax[jax]'``.
+size. Needs ``pip install 'harmonax[jax]'``.
 
 A mixing loss alone can be won by destroying the biology: combine it with `NeighborhoodPreservationLoss`.
 """

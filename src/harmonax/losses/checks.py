@@ -43,7 +43,7 @@ def cells(name: str, array: Any, mask: jax.Array | None = None, *, like: jax.Arr
 
 
 def labels(name: str, codes: Any, n_cells: int, n_labels: int, mask: jax.Array | None = None) -> jax.Array:
-    """Return one integer label a cell; -1, which is no label, for cells that `mask` leaves out.
+    """Return one integer label per cell; -1, which is not a label, for cells that `mask` leaves out.
 
     Raises
     ------

@@ -27,9 +27,11 @@ class ClusteringCompactnessLoss(nnx.Module):
     Parameters
     ----------
     separation_weight
-        Weight of the separation, at least 0.
+        Weight of the separation, at least 0. Higher values push centres apart more strongly; at 0 only compactness
+        counts.
     min_separation
-        Distance between centres that is enough; in the data's units, or with `relative` in those below.
+        Distance between centres beyond which separation is not rewarded, in the data's units, or with `relative` in
+        those below. Raise it to push centres further apart.
     relative
         Distances in units of the cells' root mean square distance from their mean. Scaling the data then changes
         nothing; otherwise shrinking it may lower the loss, which something else must then prevent.
@@ -113,6 +115,6 @@ def _loss(
 
 
 def length(vectors: jax.Array) -> jax.Array:
-    """Return the lengths of vectors, with gradient 0 where there is no length."""
+    """Return the lengths of vectors, with gradient 0 where the length is 0."""
     square = (vectors**2).sum(axis=-1)
     return jnp.where(square > 0, jnp.sqrt(jnp.where(square > 0, square, 1)), 0)

@@ -45,7 +45,7 @@ class ShannonDiversityLoss(nnx.Module):
         Raises
         ------
         InputError
-            If these are no shares.
+            If these are not valid shares.
         """
         mask = checks.cell_mask(mask, checks.rows_of(assignments))
         p = checks.shares("assignments", assignments, mask)

@@ -39,7 +39,8 @@ class LISILoss(nnx.Module):
     n_labels
         Labels are 0..n_labels-1; not all need to occur.
     perplexity
-        Effective number of neighbours, at least 1; three times as many, the cell itself included, are looked at.
+        Effective number of neighbours, at least 1; three times as many cells, including the cell itself, are searched.
+        Higher values measure mixing over wider regions, and take more memory; lower values are more local and noisier.
     mix
         Whether to mix the labels, or to keep them apart.
     rngs

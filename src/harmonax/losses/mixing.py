@@ -18,7 +18,7 @@ class BatchMixingLoss(nnx.Module):
     """Minus the mean batch entropy of the cells' neighbourhoods: minimise to mix.
 
     Of each cell, the `n_neighbors` nearest other cells within each batch are candidates, so that every batch offers
-    some even where it is far away. How near a batch is, q_b, is the mean closeness of its nearest m_b candidates,
+    candidates even where it is far away. How near a batch is, q_b, is the mean closeness of its nearest m_b candidates,
     with closeness falling from 1 to 0 around the distance of the cell's `n_neighbors`-th nearest cell of all, and with
     m_b in proportion to the batch's size: `n_neighbors` for the largest. The loss is
 
@@ -36,11 +36,13 @@ class BatchMixingLoss(nnx.Module):
     Parameters
     ----------
     n_neighbors
-        Size of a neighbourhood; at most the other cells there are.
+        Size of a neighbourhood; at most the number of other cells. Higher values mix batches over wider regions, and
+        take more memory; lower values mix them locally.
     n_batches
         Labels are 0..n_batches-1; not all need to occur.
     temperature
-        Softness of the neighbourhood's edge, in units of the neighbours' own spread; towards 0, neighbours are counted.
+        Softness of the neighbourhood's edge, in units of the neighbours' spread. Higher values let distant batches
+        attract more strongly; towards 0, neighbours are counted.
     rngs
         Not used; every module takes it.
 

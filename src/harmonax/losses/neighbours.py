@@ -1,4 +1,4 @@
-"""Nearest cells, block by block, and how near they are in units of their own neighbourhood.
+"""Nearest cells, block by block, and how near they are in units of their neighbourhood.
 
 Which cells are neighbours is found outside of the gradient; their distances are differentiable. Nothing of size
 cells x cells is ever stored: a block of rows is searched at a time, and the values of a block are computed anew in
@@ -19,7 +19,7 @@ _AT_ONCE = 1 << 20
 # Numbers gathered at a time, neighbours x features.
 _GATHERED = 1 << 22
 # Added to the width of a neighbourhood, as a share of its radius: there is one even with a single neighbour.
-_LEAST_WIDTH = 0.01
+_MIN_WIDTH = 0.01
 
 
 def standardised(x: jax.Array, mask: jax.Array | None) -> jax.Array:
@@ -66,7 +66,7 @@ def nearest(x: jax.Array, k: int, n_groups: int, admits: Callable[[jax.Array, An
 
     def of_block(rows: jax.Array) -> jax.Array:
         product = jnp.matmul(x[rows], x.T, precision=lax.Precision.HIGHEST)
-        # Less the row's own square, which does not change the order.
+        # Without the row's square, which does not change the order.
         near = 2 * product - square
         near = near.at[jnp.arange(len(rows)), rows].set(-jnp.inf)
 
@@ -94,7 +94,7 @@ def per_cell(function: Callable[..., jax.Array], x: jax.Array, n_neighbours: int
 
 
 def squared_distances(x: jax.Array, rows: jax.Array, neighbours: jax.Array) -> jax.Array:
-    """Return the squared distances from some cells to their neighbours, (rows, ...), differentiable."""
+    """Return the squared distances from cells to their neighbours, (rows, ...), differentiable."""
     places = neighbours.reshape(len(rows), -1)
     return ((x[rows][:, None] - x[places]) ** 2).sum(axis=-1).reshape(neighbours.shape)
 
@@ -105,7 +105,7 @@ def closeness(d2: jax.Array, there: jax.Array, k: int, temperature: float) -> ja
     With a the squared distance of the k-th nearest candidate, m the mean of the k nearest and
     w = temperature (a - m + 0.01 a):  1 / (1 + softplus((d^2 - a) / w)).
 
-    The unit of distance is the neighbourhood's own, so that scaling the data changes nothing, and in many dimensions,
+    The unit of distance is the neighbourhood's spread, so that scaling the data changes nothing. In many dimensions,
     where all distances are nearly equal, near and far stay apart. It falls off as 1 / d^2, not exponentially: a
     cell far outside still has a gradient. As the temperature goes to 0, it becomes "among the k nearest: 1, else 0".
 
@@ -127,5 +127,5 @@ def closeness(d2: jax.Array, there: jax.Array, k: int, temperature: float) -> ja
     inside = jnp.arange(near.shape[-1]) < reached
     mean = jnp.where(inside, near, 0).sum(axis=-1, keepdims=True) / reached
     # Duplicated cells have a neighbourhood of no radius: whatever is not at the same place is then infinitely far.
-    width = temperature * (edge - mean + _LEAST_WIDTH * edge) + 1e-12
+    width = temperature * (edge - mean + _MIN_WIDTH * edge) + 1e-12
     return jnp.where(there, 1 / (1 + jax.nn.softplus((jnp.where(there, d2, 0) - edge) / width)), 0)

@@ -31,9 +31,11 @@ class NeighborhoodPreservationLoss(nnx.Module):
     Parameters
     ----------
     n_neighbors
-        Size of a neighbourhood; at most the other cells there are.
+        Size of a neighbourhood; at most the number of other cells. Higher values preserve wider structure, and take
+        more memory; lower values only the nearest cells.
     temperature
-        Softness of its edge, as in `BatchMixingLoss`.
+        Softness of its edge, as in `BatchMixingLoss`. Higher values tolerate exchanges near the edge; lower values
+        punish each neighbour that is lost.
     rngs
         Not used; every module takes it.
 

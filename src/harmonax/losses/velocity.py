@@ -27,9 +27,9 @@ class VelocityConsistencyLoss(nnx.Module):
     Parameters
     ----------
     dt
-        Time from now to the future, above 0.
+        Time from now to the future, above 0. Raising it lengthens the predicted steps.
     cosine_weight, magnitude_weight
-        Weights of the two parts, at least 0.
+        Weights of the two parts, at least 0: raise one to count direction, or length, more.
     rngs
         Not used; every module takes it.
 

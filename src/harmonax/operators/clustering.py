@@ -35,7 +35,7 @@ class SoftClusteringConfig:
     Raises
     ------
     InputError
-        If a value is outside what it allows.
+        If a value is outside its allowed range.
 
     Examples
     --------
@@ -144,7 +144,7 @@ class SoftKMeansClustering(nnx.Module):
         tol
             A run ends when `loss` changes by less than this share of the data's variance.
         n_init
-            Runs, each from a seeding of its own.
+            Number of runs, each with a separate seeding. More runs find better optima, and take more time.
         rng
             Seed: the same gives the same centroids.
 

@@ -85,35 +85,43 @@ def harmony_integrate(
     flavor
         ``"harmony2"``, or ``"harmony1"`` for the method as published in 2019.
     n_clusters
-        Number of soft clusters K. None: ``min(100, N / 30)``, at least 2.
+        Number of soft clusters K. None: ``min(100, N / 30)``, at least 2. More clusters correct finer groups of cells
+        separately, and take more time; with fewer, distinct cell types share one correction.
     max_iter_harmony
-        Most rounds of clustering and correction. The default of 10 often ends before convergence: the log line and
-        ``adata.uns["harmonax"]`` say so, with the remaining change.
+        Maximum number of rounds of clustering and correction. The default of 10 often ends before convergence, which
+        the log line and ``adata.uns["harmonax"]`` report with the remaining change: raise it then. Lower values take
+        less time.
     max_iter_clustering, tol_harmony, tol_clustering
-        Most clustering passes in a round, and the relative changes of the objective below which rounds and passes
-        stop. None: the values of the flavor's reference program (4, 1e-2 and 1e-3 for harmony2; 200, 1e-4 and 1e-5 for
-        harmony1), as in scanpy.
+        Maximum number of clustering passes in a round, and the relative changes of the objective below which rounds
+        and passes stop: higher tolerances stop earlier. None: the values of the flavor's reference program (4, 1e-2 and
+        1e-3 for harmony2; 200, 1e-4 and 1e-5 for harmony1), as in scanpy.
     sigma
-        Width of the soft clusters: one number or one per cluster.
+        Width of the soft clusters: one number or one per cluster. Higher values spread each cell over more clusters,
+        so that corrections vary more smoothly; lower values come closer to hard clusters.
     theta
-        Strength of the diversity penalty: one number, one per column, or one per level of all columns in turn. 0
-        removes the penalty, not the ridge correction: cells still move.
+        Strength of the diversity penalty: one number, one per column, or one per level of all columns in turn. Higher
+        values mix batches more strongly within clusters, also where their cells differ by biology; 0 removes the
+        penalty, not the ridge correction: cells still move.
     tau
-        Protects small batches: their theta is multiplied by ``1 - exp(-(N_b / (K tau))^2)``. 0: off.
+        Protects small batches: their theta is multiplied by ``1 - exp(-(N_b / (K tau))^2)``. Higher values protect
+        larger batches too; 0 switches it off.
     ridge_lambda
-        Fixed ridge penalty: one number, one per column, or one per level. For harmony2 a value other than 1.0 means
+        Fixed ridge penalty: one number, one per column, or one per level. Higher values correct less, above all where a
+        batch has few cells in a cluster; lower values correct more. For harmony2 a value other than 1.0 means
         ``ridge="fixed"``; for 1.0 itself say ``ridge="fixed"``.
     alpha
-        Dynamic ridge penalty of harmony2, relative to the expected number of cells.
+        Dynamic ridge penalty of harmony2, relative to the expected number of cells. Higher values correct less, lower
+        values more.
     batch_prune_threshold
-        harmony2 leaves a batch out of a cluster's correction where less than this share of its cells is there. None:
-        never.
+        harmony2 leaves a batch out of a cluster's correction where less than this share of its cells is there. Higher
+        values leave out more batches; None: never.
     correction_method
         ``"fast"`` or ``"original"`` (one explicit solve per cluster); equal to rounding.
     block_proportion
-        Share of the cells reassigned at a time, in (0, 1].
+        Share of the cells reassigned at a time, in (0, 1]. Lower values update the penalty more often in a pass, and
+        take a little more time.
     rng
-        Seed, Generator, SeedSequence or None. `random_state` is the older spelling.
+        Seed, Generator, SeedSequence or None. `random_state` is the older name.
     precision
         Arithmetic of the cells, ``"float32"`` or ``"float64"``. Everything summed over cells is float64.
     n_threads
@@ -123,8 +131,8 @@ def harmony_integrate(
         Where the cells live: ``"memory"`` or ``"disk"`` (native kernels; the same bits), ``"dask"`` (the workers of a
         cluster), ``"jax"`` (a GPU, a TPU), ``"dense"`` (plain NumPy, the reference; small N), or ``"auto"``.
     max_memory, scratch, checkpoint
-        As in `harmonax.harmonize`: the most memory to hold, such as ``"4G"``; where a scratch file goes; a directory
-        for the tables of every round, from which a run that was stopped goes on.
+        As in `harmonax.harmonize`: the maximum memory to hold, such as ``"4G"``; where a scratch file goes; a directory
+        for the tables of every round, from which a stopped run resumes.
     combine_keys
         Join several columns into one variable with a level per observed combination.
     missing
@@ -132,7 +140,7 @@ def harmony_integrate(
     allow_many_levels
         Accept a column that looks like a measurement or like cell barcodes.
     ridge
-        ``"dynamic"`` (harmony2's own) or ``"fixed"``.
+        ``"dynamic"`` (the default of harmony2) or ``"fixed"``.
     save_model
         Keep what was learned, for `harmonax.tl.map_query`: a file, ``.h5`` or ``.zarr`` (an earlier model there is
         replaced), or True: ``adata.uns["harmonax_model"]``. Loadings in ``varm["PCs"]`` that reproduce `basis` from X

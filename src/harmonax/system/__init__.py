@@ -7,5 +7,5 @@ progress    lines on a terminal
 validate    single values that users pass: whole numbers, numbers, words, names
 rng         one seed from whatever was passed as `rng`
 extras      an optional package, or the command that installs it
-version     harmonax's own
+version     that of harmonax
 """

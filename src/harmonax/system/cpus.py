@@ -9,7 +9,7 @@ from pathlib import Path
 from .validate import whole_number
 
 # More than any machine has; the native side counts in 32 bits.
-_MOST_THREADS = 4096
+_MAX_THREADS = 4096
 
 
 def resolve_threads(n_threads: int | None) -> int:
@@ -17,7 +17,7 @@ def resolve_threads(n_threads: int | None) -> int:
     if n_threads is None:
         return available_cpus()
     asked = whole_number(n_threads, "n_threads", minimum=1, alternative="None for every CPU")
-    return min(asked, _MOST_THREADS)
+    return min(asked, _MAX_THREADS)
 
 
 def available_cpus(cgroup: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> int:

@@ -16,7 +16,7 @@ def say(level: int, message: str) -> None:
     """Log through the "harmonax" logger, as much as scanpy's verbosity asks for.
 
     A level set on that logger itself wins over scanpy's. Where the logger would drop what scanpy's verbosity asks for,
-    the line goes where scanpy's own go.
+    the line goes where scanpy's lines go.
     """
     settings = _scanpy_settings()
     if settings is None or logger.level != logging.NOTSET:
@@ -31,8 +31,8 @@ def say(level: int, message: str) -> None:
 def chosen_threads() -> int | None:
     """Return the thread count that the user set in ``scanpy.settings.n_jobs``; None: not set, or all CPUs (-1).
 
-    Only a changed value counts: scanpy's own default (1 up to 1.12, 4 since) is no wish of the user's. Up to 1.12 a 1
-    that was set cannot be told from the default.
+    Only a changed value counts: scanpy's default (1 up to 1.12, 4 since) is not the user's choice. Up to 1.12 a 1
+    that was set cannot be distinguished from the default.
     """
     settings = _scanpy_settings()
     if settings is None:

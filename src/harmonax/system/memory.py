@@ -61,7 +61,7 @@ def parse_size(value: int | float | str | None, name: str = "max_memory") -> int
     Raises
     ------
     InputError
-        If it is no size.
+        If it is not a valid size.
 
     Examples
     --------
@@ -76,7 +76,7 @@ def parse_size(value: int | float | str | None, name: str = "max_memory") -> int
     except ValueError:
         size = 0
     if size <= 0:
-        raise InputError(f"{name}={value!r} is no size; write bytes, or for instance 500M or 4G")
+        raise InputError(f"{name}={value!r} is not a valid size; write bytes, or for instance 500M or 4G")
     return size
 
 

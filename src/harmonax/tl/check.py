@@ -29,14 +29,14 @@ def check(
     max_cells: int = 50_000,
     key_added: str = "harmonax_check",
 ) -> Check:
-    """Find out, before correcting, whether batches differ and whether that can be told from biology.
+    """Find out, before correcting, whether batches differ and whether that can be distinguished from biology.
 
     Parameters
     ----------
     adata
         N cells; ``X`` is not touched. Without an embedding only the columns are checked.
     batch_key
-        Column of ``adata.obs`` that says which batch a cell is from, or several, each checked on its own.
+        Column of ``adata.obs`` that says which batch a cell is from, or several, each checked separately.
     label_key
         Column of cell types, where there is one. Cells without a known type ("unlabelled", "unknown", missing, ...) are
         left out. The need is then measured among cells of one type: batches that merely have other shares of the types
@@ -68,9 +68,9 @@ def check(
 
     Notes
     -----
-    The need: with o the share of the own batch among a cell's 30 nearest others and e = (n_b - 1) / (N - 1), the excess
-    is sum(o - e) / sum(1 - e): 0 where batches are mixed, 1 where they are apart. Correction is needed where it is
-    above 0.02 and above what shuffled labels reach, or where a single batch is above 0.1 and its chance.
+    The need: with o the share of same-batch cells among a cell's 30 nearest and e = (n_b - 1) / (N - 1), the excess is
+    sum(o - e) / sum(1 - e): 0 where batches are mixed, 1 where they are apart. Correction is needed where it is above
+    0.02 and above what shuffled labels reach, or where a single batch is above 0.1 and its chance.
 
     The possibility: batches are linked where they share cell types (conditions). Where no two are, their difference is
     that of the types, and no method can tell them apart.

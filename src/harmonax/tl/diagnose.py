@@ -54,8 +54,8 @@ def diagnose(
     batch_key
         Batch columns of ``adata.obs``; None: those of the last `harmonax.pp.harmony_integrate`.
     label_key
-        Column of cell types, if they are known. Without it, a type that one batch alone has cannot be told from a batch
-        effect, and batches with different cells look as if they were too little corrected.
+        Column of cell types, if they are known. Without it, a type that only one batch has cannot be distinguished
+        from a batch effect, and batches with different cells look as if they were too little corrected.
     group_key
         Column by which results are shown; None: `label_key`, else ``"leiden"`` where that is there.
     markers
@@ -123,7 +123,7 @@ def diagnose(
         )
     labels = None if label_key is None else _names(adata, label_key, unlabelled)
     group_key = group_key if group_key is not None else "leiden" if "leiden" in adata.obs and labels is None else None
-    # Only our own run says how it ended and with what parameters.
+    # Only a run of harmonax says how it ended and with what parameters.
     ours = adjusted_basis == run.get("adjusted_basis")
     case = Case(
         before=before,
@@ -211,7 +211,7 @@ def _expression(
         raise InputError("markers are genes of cell types: pass label_key, the column that holds the types")
     if layer is not None and layer not in adata.layers:
         raise MissingKeyError(f"layers has no '{layer}'; {nearest(layer, adata.layers.keys())}")
-    genes = list(dict.fromkeys(gene for own in markers.values() for gene in own))
+    genes = list(dict.fromkeys(gene for listed in markers.values() for gene in listed))
     types = adata.obs[label_key].astype(str).unique() if label_key in adata.obs else []
     absent = [name for name in markers if name not in types]
     if absent:

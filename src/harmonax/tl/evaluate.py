@@ -54,7 +54,7 @@ def evaluate(
 
     With labels, scib-metrics' scores: iLISI, BRAS, graph connectivity and kBET per label for the batches, cLISI, NMI,
     ARI and ASW for the cell types, total = 0.4 batch + 0.6 bio. Always, label-free ones: iLISI, kBET, the share of
-    variance that batches do not explain, and the share of each cell's neighbours in its own batch that were kept. All
+    variance that batches do not explain, and the share of each cell's same-batch neighbours that were kept. All
     lie between 0 and 1, and higher is better. Labels that were made after a correction flatter that correction.
 
     Parameters

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 # Embeddings above this many bytes are computed piece by piece.
-_MOST_AT_ONCE = 1 << 30
+_MAX_AT_ONCE = 1 << 30
 
 
 def map_query(
@@ -85,7 +85,7 @@ def map_query(
     min_genes
         Refuse a query with a smaller share of the reference's genes; missing ones are taken as the reference's mean.
     min_confidence
-        Below it a label is "unknown". The confidence is the share of the reference's own cells, judged by cells of
+        Below it a label is "unknown". The confidence is the share of the reference's cells, judged by cells of
         other batches, for which such a vote was right.
     dtype
         Of the mapped embedding.
@@ -181,7 +181,7 @@ def _projected(query: AnnData, model: HarmonyModel, wanted: Wanted, basis: str |
     what = "X" if layer is None else f"layers['{layer}']"
     Z, matched, expression = project(model, X, query.var_names, wanted, what=what)
     # Computed once, where it may be in memory.
-    whole = Z.nbytes <= _MOST_AT_ONCE and wanted.how.get("max_memory") is None
+    whole = Z.nbytes <= _MAX_AT_ONCE and wanted.how.get("max_memory") is None
     return Z[:] if whole else Z, matched, expression
 
 

@@ -155,7 +155,7 @@ def tune(
 
     Notes
     -----
-    Mixing is 1 less the share of neighbours from the own batch beyond what chance gives; neighbours kept is the share
+    Mixing is 1 less the share of neighbours from the same batch beyond what chance gives; neighbours kept is the share
     of 15 nearest neighbours within the batch that stay: the measures of `harmonax.tl.diagnose`. Where batches hold
     different cell types, mixing them is wrong, and no label-free score can know: look at ``tuning.table``, and give
     higher `weights`.

@@ -24,7 +24,7 @@ from ..system.rng import seed_from
 from ..system.validate import whole_number
 
 # Standard deviations beyond which a gene's value is cut: one outlier must not be what is learned.
-_MOST = 10.0
+_MAX_SCALED = 10.0
 
 
 @dataclass(frozen=True)
@@ -67,11 +67,11 @@ class EncoderConfig:
 
 
 class HarmonyEncoder(nnx.Module):
-    """Encoder, Harmony on the latent, and a decoder that is told the batch.
+    """Encoder, Harmony on the latent, and a decoder that receives the batch.
 
         z = V relu(U x),   z* = Harmony(z, b),   x^ = V' relu(U' [z*, onehot(b)])
 
-    The decoder is told the batch, so that the latent need not carry it.
+    The decoder receives the batch, so that the latent need not carry it.
     """
 
     def __init__(self, config: EncoderConfig, n_genes: int, n_batches: int, *, rngs: nnx.Rngs) -> None:
@@ -103,8 +103,8 @@ class HarmonyEncoder(nnx.Module):
         result = {**data, "embeddings": z, "corrected_embeddings": z}
         if self.harmony is not None:
             result = self.harmony.apply(result, {}, None)[0]
-        own = jax.nn.one_hot(data["batch_labels"], self.n_batches)
-        hidden = nnx.relu(self.decoder_hidden(jnp.concatenate([result["corrected_embeddings"], own], axis=1)))
+        batches = jax.nn.one_hot(data["batch_labels"], self.n_batches)
+        hidden = nnx.relu(self.decoder_hidden(jnp.concatenate([result["corrected_embeddings"], batches], axis=1)))
         return result | {"reconstruction": self.decoder(hidden)}, state, metadata
 
 
@@ -240,7 +240,7 @@ def scaled_log_counts(counts: Any, n_genes: int) -> tuple[np.ndarray, np.ndarray
     if not len(genes):
         raise InputError("no gene varies between the cells; there is nothing to encode")
     x = (logs[:, genes] - logs[:, genes].mean(axis=0)) / spread[genes]
-    return np.clip(x, -_MOST, _MOST).astype(np.float32), genes
+    return np.clip(x, -_MAX_SCALED, _MAX_SCALED).astype(np.float32), genes
 
 
 def _read(counts: Any, batch: Any, layer: str | None) -> tuple[Any, np.ndarray]:

@@ -1,6 +1,6 @@
 """Learned strength: theta, sigma and the ridge penalty by gradient through Harmony, without labels.
 
-A loop of its own, not `fit`: one compilation serves all weights of preservation, the best step is what comes back, not
+A separate loop, not `fit`: one compilation serves all weights of preservation, the best step is what comes back, not
 the last, and a start without gradient is left.
 """
 
@@ -44,11 +44,11 @@ class StrengthConfig:
     flavor
         ``"harmony2"``, whose ridge strength is alpha, or ``"harmony1"``, with a fixed ridge_lambda.
     theta, sigma
-        Where they begin; theta is one number or one per batch variable. sigma begins wide: at Harmony's own 0.1,
-        batches that lie apart fill soft clusters of their own, and the gradient vanishes. Where it does, sigma is
+        Where they begin; theta is one number or one per batch variable. sigma begins wide: at Harmony's default of 0.1,
+        batches that lie apart fill separate soft clusters, and the gradient vanishes. Where it does, sigma is
         doubled, a step each time, until there is one.
     ridge
-        Where alpha, or ridge_lambda, begins; None: Harmony's own 0.2, or 1.
+        Where alpha, or ridge_lambda, begins; None: Harmony's defaults, 0.2, or 1.
     preservation
         Weight of `NeighborhoodPreservationLoss` against `BatchMixingLoss`.
     n_neighbors
@@ -59,7 +59,7 @@ class StrengthConfig:
     Raises
     ------
     InputError
-        If a value is outside what it allows.
+        If a value is outside its allowed range.
     """
 
     n_clusters: int = 20

@@ -25,25 +25,29 @@ class BatchCorrectionConfig:
     Parameters
     ----------
     n_clusters
-        Number of soft clusters K.
+        Number of soft clusters K. More clusters correct finer groups of cells separately, and take more time and
+        memory.
     n_features
         Number of features F of the embedding.
     n_batches
         Required. Number of levels of the batch variable, or one number per variable. Labels run from 0 to that
         number - 1; levels that no cell carries change nothing.
     n_iterations
-        Rounds; with `early_stop`, the most there may be.
+        Number of rounds; with `early_stop`, the maximum. More rounds correct more completely, and take more time and,
+        with unrolled gradients, memory.
     theta, sigma
-        Strength of the diversity penalty and width of the soft clusters, as in `HarmonyParams`. Where they are
-        learned, these are the values they start from. A theta of 0 stays 0.
+        Strength of the diversity penalty and width of the soft clusters, as in `HarmonyParams`. A higher theta mixes
+        batches more strongly; a higher sigma makes the clusters softer. Where they are learned, these are
+        the values they start from. A theta of 0 stays 0.
     temperature
-        The effective width is sigma x temperature. Not learned.
+        The effective width is sigma x temperature, so raising it softens all clusters. Not learned.
     flavor, tau, ridge, ridge_lambda, alpha, batch_prune_threshold, block_proportion
         As in `HarmonyParams`. Tables have the cells' precision: with several variables of which one is nested in
         another, and a fixed ridge_lambda below a thousandth of a cluster's mass, float32 is exact to about
         1e-7 x mass / lambda only (the dynamic ridge is not concerned); use x64 there.
     n_passes
-        Clustering passes in a round; with `early_stop`, the most there may be.
+        Number of clustering passes in a round; with `early_stop`, the maximum. More passes bring the clusters closer to
+        their optimum, and take more time.
     learn
         Which of ``"theta"``, ``"sigma"`` and ``"ridge"`` (alpha, or the fixed ridge_lambda) are learnable parameters.
     learnable_centroids
@@ -54,14 +58,16 @@ class BatchCorrectionConfig:
     early_stop
         For inference: stop as the engine does, by `tol_harmony` and `tol_clustering`. Has no gradient.
     tol_harmony, tol_clustering
-        Relative change of the objective below which rounds and passes stop, with `early_stop`.
+        Relative change of the objective below which rounds and passes stop, with `early_stop`. Higher values stop
+        earlier.
     tol_fixed_point
-        With ``"implicit"``: largest change that one more round may make to a unit-length cell.
+        With ``"implicit"``: largest change that one more round may make to a unit-length cell. Lower values demand more
+        rounds, and make the gradient more exact.
 
     Raises
     ------
     InputError
-        If a value is outside what it allows.
+        If a value is outside its allowed range.
 
     Examples
     --------

@@ -20,7 +20,7 @@ from .tiles import Tiles
 
 # The solution of the linear equation stops where it changes by less than this, or after so many rounds' derivatives.
 _TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
-_MOST = 1000
+_MAX_STEPS = 1000
 
 
 def rounds_to_fixed_point(config: BatchCorrectionConfig, problem: Problem, Y: Any, orders: Any) -> tuple[State, Any]:
@@ -65,7 +65,7 @@ def _backward(config: BatchCorrectionConfig, kept: Any, g: State) -> tuple[Any, 
         change = size(jax.tree.map(jnp.subtract, new, u))
         return new, change > tolerance**2 * size(new), n + 1
 
-    u, _, _ = jax.lax.while_loop(lambda carry: carry[1] & (carry[2] < _MOST), again, (g, True, 0))
+    u, _, _ = jax.lax.while_loop(lambda carry: carry[1] & (carry[2] < _MAX_STEPS), again, (g, True, 0))
     return pull(u)[0], None, None, None
 
 

@@ -1,7 +1,7 @@
 """The ridge correction as traced code (docs/algorithm.md, "Ridge correction of cluster k").
 
 One variable: the closed form of `algorithm/ridge.py`. Several: that file's system, with the intercept eliminated and Z
-centred in each cluster, because tables here may be float32, where the intercept's own elimination is what cancels.
+centred in each cluster, because tables here may be float32, where eliminating the intercept is what cancels.
 `tests/operators/test_differentiable_harmony.py` compares the two.
 """
 

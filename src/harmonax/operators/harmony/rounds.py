@@ -23,7 +23,7 @@ from .ridge import Ridge, ridge
 from .tiles import Tiles
 
 # More rounds than this are differentiated in groups: states kept are about 2 sqrt(rounds), not one per round.
-_MOST_FLAT = 12
+_MAX_FLAT = 12
 # What is kept of a round, beside its beginning: tables. Its cells follow from them without repeating the passes.
 _TABLE = "table"
 _TABLES_PER_CELLS = 4
@@ -151,7 +151,7 @@ def all_rounds(round_: Callable[[State, Any], State], state: State, orders: Any)
         return jax.lax.scan(body, state, orders)[0]
 
     n_rounds = len(orders)
-    if n_rounds <= _MOST_FLAT:
+    if n_rounds <= _MAX_FLAT:
         return run(state, orders)
     size = math.isqrt(n_rounds)
     whole = n_rounds // size * size

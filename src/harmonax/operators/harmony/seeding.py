@@ -1,4 +1,4 @@
-"""First centroids and the schedule of a run: the engine's own, for the same seed.
+"""First centroids and the schedule of a run: those of the engine, for the same seed.
 
 Which rows are drawn depends on the number of cells and the seed alone, so it is known before tracing; the steps of
 k-means are traced, and no gradient goes through them.

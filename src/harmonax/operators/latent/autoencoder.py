@@ -2,7 +2,7 @@
 
     z         = E(s(x))                                 latent, (N, latent_dim)
     D(z, b)   = c + g (V relu(U z + u_b) + v_b)         expression expected of state z in batch b, (N, n_genes)
-    corrected = x + D(z, target) - D(z, own batch)
+    corrected = x + D(z, target) - D(z, its batch)
 
 s scales to centre c and spread g; u_b and v_b are the batch's codes. They begin at zero: an untrained model corrects
 nothing. The difference of two decodings alone moves a cell, so that what the model cannot explain is kept.
@@ -41,7 +41,7 @@ class AutoencoderConfig:
         Number of batches; labels run from 0 to ``n_batches - 1``. None: not said, with room for 64.
     target
         Batch that `corrected_expression` is decoded to: ``"average"``, of the batches in the data at hand, or the
-        label of one. Cells of one batch alone need a named one: they are their own average.
+        label of one. Cells of a single batch need a named target: their average is themselves.
     batch_in_encoder
         Tell the encoder the batch, beside the decoder.
     gene_dropout
@@ -57,7 +57,7 @@ class AutoencoderConfig:
     Raises
     ------
     InputError
-        If a value is outside what it allows.
+        If a value is outside its allowed range.
     """
 
     n_genes: int = 2000
@@ -92,7 +92,7 @@ class AutoencoderConfig:
 
 
 class BatchAutoencoder(nnx.Module):
-    """Encoder of expression, and decoder that is told the batch; one hidden layer each.
+    """Encoder of expression, and decoder that receives the batch; one hidden layer each.
 
     Parameters
     ----------
@@ -157,7 +157,7 @@ class BatchAutoencoder(nnx.Module):
         return self.hidden_code[...][labels], self.gene_code[...][labels]
 
     def reconstruction_error(self, cells: Cells, latent: jax.Array) -> jax.Array:
-        """Return the mean squared difference of cells and their decoding to their own batch, scaled; a scalar."""
+        """Return the mean squared difference of cells and their decoding to their batch, scaled; a scalar."""
         wrong = self.scaled(cells.values) - self.scaled(self.decode(latent, self.own_codes(cells.labels)))
         return (cells.weight @ (wrong**2).mean(axis=1)) / jnp.maximum(cells.weight.sum(), 1.0)
 

@@ -26,7 +26,7 @@ class LatentCorrection(nnx.Module):
         self.autoencoder = BatchAutoencoder(config, rngs=rngs)
 
     def calibrate(self, data: Mapping[str, Any]) -> None:
-        """Scale to the data: subtract each gene's mean, divide by its spread. `fit` does it; a loop of your own should.
+        """Scale to the data: subtract each gene's mean, divide by its spread. `fit` does it; a custom loop should.
 
         Parameters
         ----------
@@ -80,7 +80,7 @@ class LatentCorrection(nnx.Module):
         return fit(self, data, steps=steps, batch_size=batch_size, rng=rng, **options)
 
     def optimizer(self, steps: int, learning_rate: float = 1e-3) -> Any:
-        """Return the optimiser of Optax that `fit` uses, for a loop of your own."""
+        """Return the optimiser of Optax that `fit` uses, for a custom loop."""
         schedule = optax.cosine_decay_schedule(learning_rate, steps)
         return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=1e-4))
 
@@ -88,7 +88,7 @@ class LatentCorrection(nnx.Module):
         return read_cells(data, "expression", self.config.n_genes, self.config.n_batches)
 
     def _latent(self, cells: Cells, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Return the latent, (N, latent_dim); with `rngs`, as in training: of a cell some genes of which are hidden."""
+        """Return the latent, (N, latent_dim); with `rngs`, as in training: of a cell with part of its genes masked."""
         shown, hide = cells.values, self.config.gene_dropout
         if rngs is not None and hide:
             centre = self.autoencoder.centre[...]

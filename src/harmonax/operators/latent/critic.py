@@ -34,7 +34,7 @@ class Critic(nnx.Module):
         return self.last(jax.nn.leaky_relu(self.second(hidden), 0.2))
 
     def own_scores(self, points: jax.Array, labels: jax.Array) -> jax.Array:
-        """Return each point's score for its own batch, (N,)."""
+        """Return each point's score for its batch, (N,)."""
         return jnp.take_along_axis(self(points), labels[:, None], axis=1)[:, 0]
 
     def distance(self, points: jax.Array, labels: jax.Array, weight: jax.Array) -> jax.Array:
@@ -56,12 +56,12 @@ class Critic(nnx.Module):
         total = jax.ops.segment_sum(weight, labels, slots)
         there = (total > 0).astype(points.dtype)
         means = jax.ops.segment_sum(weight[:, None] * scores, labels, slots) / jnp.where(total > 0, total, 1.0)[:, None]
-        own = jnp.diagonal(means)
-        others = (there @ means - there * own) / jnp.maximum(there.sum() - 1, 1.0)
-        return jnp.where(there.sum() > 1, there @ (own - others) / jnp.maximum(there.sum(), 1.0), 0.0)
+        actual = jnp.diagonal(means)
+        others = (there @ means - there * actual) / jnp.maximum(there.sum() - 1, 1.0)
+        return jnp.where(there.sum() > 1, there @ (actual - others) / jnp.maximum(there.sum(), 1.0), 0.0)
 
     def steepness(self, points: jax.Array, labels: jax.Array, weight: jax.Array, key: jax.Array) -> jax.Array:
-        """Return the mean of max(0, |gradient| - 1)^2 of a cell's own score between it and a cell drawn at random.
+        """Return the mean of max(0, |gradient| - 1)^2 of a cell's score for its batch, on the way to a random cell.
 
         Only what is too steep is penalised: where batches are mixed, a flat critic is right.
         """

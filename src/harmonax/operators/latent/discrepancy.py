@@ -19,14 +19,14 @@ _LANDMARKS = 100
 # Cells that a density is estimated from: what keeps it linear in N.
 _CENTRES = 512
 # What a composition weight may be at most, and one over it at least: more would let single cells stand for a batch.
-_MOST_WEIGHT = 4.0
+_MAX_WEIGHT = 4.0
 _TINY = 1e-12
 
 
 def standardised(latent: jax.Array, weight: jax.Array | None = None) -> jax.Array:
     """Return the latent, (N, d), centred and divided by its overall root mean square, a single number.
 
-    A discrepancy of this does not change with the scale of the latent: shrinking it to nothing is no way to mix.
+    A discrepancy of this does not change with the scale of the latent: shrinking it to nothing does not mix.
 
     Parameters
     ----------
@@ -64,10 +64,10 @@ def median_distance(points: jax.Array, weight: jax.Array | None = None) -> jax.A
     3.0
     """
     rows = _sample(len(points), _LANDMARKS)
-    some, there = points[rows], jnp.ones(len(rows)) if weight is None else weight[rows]
+    sampled, there = points[rows], jnp.ones(len(rows)) if weight is None else weight[rows]
     i, j = np.triu_indices(len(rows), 1)
     counts = (there[i] > 0) & (there[j] > 0)
-    distance = jnp.sqrt(_squared_distances(some, some)[i, j])
+    distance = jnp.sqrt(_squared_distances(sampled, sampled)[i, j])
     median = jnp.nanmedian(jnp.where(counts, distance, jnp.nan))
     return jnp.where(median > 0, median, 1.0)
 
@@ -113,7 +113,7 @@ def batch_discrepancy(phi: jax.Array, labels: jax.Array, n_batches: int, weight:
     Returns
     -------
     jax.Array
-        Scalar; 0 where there is no pair.
+        Scalar; 0 without pairs.
 
     Examples
     --------
@@ -138,9 +138,9 @@ def batch_discrepancy(phi: jax.Array, labels: jax.Array, n_batches: int, weight:
 def composition_weights(points: jax.Array, labels: jax.Array, n_batches: int, weight: jax.Array) -> jax.Array:
     """Return weights under which every batch has the same composition of cell states, as far as batches overlap.
 
-    Batches that hold the same types in other proportions are no mistake to be corrected. Each cell weighs
-    p(x) / p_b(x), the density of its place in the average batch over that in its own, by a Gaussian kernel as wide as
-    half the median distance, bounded by 4 and 1/4: where batches are apart, all weights of a batch are equal.
+    Batches that hold the same types in other proportions are not a mistake to be corrected. Each cell weighs
+    p(x) / p_b(x), the density of its place in the average batch over that in the cell's batch, by a Gaussian kernel as
+    wide as half the median distance, bounded by 4 and 1/4: where batches are apart, all weights of a batch are equal.
 
     Parameters
     ----------
@@ -173,14 +173,14 @@ def composition_weights(points: jax.Array, labels: jax.Array, n_batches: int, we
     rows = _sample(len(points), _CENTRES)
     member = jax.nn.one_hot(labels, n_batches, dtype=points.dtype) * weight[:, None]
     kernel = jnp.exp(-_squared_distances(points, points[rows]) / (2 * width**2))
-    # A cell is no evidence of its own place being common.
+    # A cell's distance to itself says nothing about how common its place is.
     kernel = jnp.where(jnp.arange(len(points))[:, None] == rows, 0.0, kernel)
     others = member[rows].sum(axis=0) - member * jnp.isin(jnp.arange(len(points)), rows)[:, None]
     density = kernel @ member[rows] / jnp.maximum(others, 1.0)
-    own = jnp.take_along_axis(density, labels[:, None], axis=1)[:, 0]
+    same = jnp.take_along_axis(density, labels[:, None], axis=1)[:, 0]
     size = member.sum(axis=0)
-    ratio = density.sum(axis=1) / ((size > 0).sum() * own + _TINY)
-    ratio = jnp.clip(ratio, 1 / _MOST_WEIGHT, _MOST_WEIGHT) * weight
+    ratio = density.sum(axis=1) / ((size > 0).sum() * same + _TINY)
+    ratio = jnp.clip(ratio, 1 / _MAX_WEIGHT, _MAX_WEIGHT) * weight
     mean = (ratio @ member) / jnp.maximum(size, 1.0)
     return ratio / jnp.where(mean > 0, mean, 1.0)[labels]
 

@@ -36,7 +36,7 @@ class MMDBatchCorrectionConfig(AutoencoderConfig):
         Number of batches; labels run from 0 to ``n_batches - 1``. None: not said, with room for 64.
     target
         Batch that ``corrected_expression`` is decoded to: ``"average"``, of the batches in the data at hand, or the
-        label of one. Cells of one batch alone need a named one: they are their own average.
+        label of one. Cells of a single batch need a named target: their average is themselves.
     batch_in_encoder
         Tell the encoder the batch, beside the decoder.
     gene_dropout, latent_noise
@@ -47,7 +47,7 @@ class MMDBatchCorrectionConfig(AutoencoderConfig):
     Raises
     ------
     InputError
-        If a value is outside what it allows.
+        If a value is outside its allowed range.
 
     Examples
     --------
@@ -116,7 +116,7 @@ class DifferentiableMMDBatchCorrection(LatentCorrection):
             The data with ``corrected_expression`` (N, G), ``latent`` (N, latent_dim), and two scalars: ``mmd_loss``,
             the squared MMD of the latent (0 within noise, so perhaps negative, where batches are the same), and
             ``reconstruction_loss``, the mean squared error in units of the genes' spreads that `calibrate` found. The
-            corrected expression is ``x + D(z, target) - D(z, own batch)``: what the model cannot explain is kept, a
+            corrected expression is ``x + D(z, target) - D(z, its batch)``: what the model cannot explain is kept, a
             cell of the target batch does not move, and small values may turn negative. Then state and metadata.
 
         Raises

@@ -37,7 +37,7 @@ class WGANBatchCorrectionConfig(AutoencoderConfig):
         Number of batches; labels run from 0 to ``n_batches - 1``. None: not said, with room for 64.
     target
         Batch that ``corrected_expression`` is decoded to: ``"average"``, of the batches in the data at hand, or the
-        label of one. Cells of one batch alone need a named one: they are their own average.
+        label of one. Cells of a single batch need a named target: their average is themselves.
     batch_in_encoder
         Tell the encoder the batch, beside the decoder.
     gene_dropout, latent_noise
@@ -50,7 +50,7 @@ class WGANBatchCorrectionConfig(AutoencoderConfig):
     Raises
     ------
     InputError
-        If a value is outside what it allows.
+        If a value is outside its allowed range.
 
     Examples
     --------
@@ -130,9 +130,9 @@ class DifferentiableWGANBatchCorrection(LatentCorrection):
         -------
         tuple
             The data with ``corrected_expression`` (N, G), ``latent`` (N, latent_dim), ``discriminator_scores`` (N,),
-            how much the latent critic takes each cell for one of its own batch, and two scalars: ``generator_loss`` and
+            how much the latent critic assigns each cell to its actual batch, and two scalars: ``generator_loss`` and
             ``discriminator_loss``, what autoencoder and critics minimise. The corrected expression is
-            ``x + D(z, target) - D(z, own batch)``: what the model cannot explain is kept, a cell of the target batch
+            ``x + D(z, target) - D(z, its batch)``: what the model cannot explain is kept, a cell of the target batch
             does not move, and small values may turn negative. Then state and metadata.
 
         Raises
