@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import secrets
 import shutil
@@ -12,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..errors import HarmonaxError, OutputError
-from .formats import human
 
 # EFBIG is what a file size limit (ulimit -f) answers.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) if hasattr(errno, "EDQUOT") else (errno.ENOSPC, errno.EFBIG)
@@ -184,3 +184,11 @@ def _remove(path: Path) -> None:
     else:
         with contextlib.suppress(OSError):
             path.unlink()
+
+
+def human(n_bytes: float) -> str:
+    """Return a size as people write it, such as ``"1.5 GB"``."""
+    if n_bytes < 1000:
+        return f"{n_bytes:.0f} bytes"
+    power = min(4, int(math.log10(n_bytes) // 3))
+    return f"{n_bytes / 1000**power:.1f} {'kMGT'[power - 1]}B"
