@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from ...evaluation.scores.registry import METRICS
 from ..figures import Figures
 from ..source import Parts
 from ..text import NOTHING, Safe, as_float, as_names, bar, code, count, escape, paragraph, signed
@@ -19,22 +20,10 @@ _KINDS = {
     "label-free": ("Without labels", "1 is best. These need no cell types."),
 }
 _NAMES = {"total": "Total", "batch": "Mixing", "bio": "Biology"}
-_MEANINGS = {
+_OVERALL = {
     "total": "0.6 of biology + 0.4 of batch: one number to rank by, not to trust alone.",
     "batch": "Mean of the metrics of mixing.",
     "bio": "Mean of the metrics of biology.",
-    "iLISI": "How many batches there are among the neighbours of a cell.",
-    "BRAS": "Within each label, how much a batch overlaps with the others.",
-    "graph connectivity": "Whether the cells of a label hang together, whatever their batch.",
-    "kBET per label": "Within each label, how often a neighbourhood has the batches that the label has.",
-    "kBET": "How often a neighbourhood has the batches that all cells have. Strict: it also falls where batches "
-    "differ in their cell types; compare embeddings by it, not data sets.",
-    "cLISI": "Whether the neighbours of a cell have its label.",
-    "NMI": "Agreement of clusters with the labels: shared information.",
-    "ARI": "Agreement of clusters with the labels: pairs of cells.",
-    "ASW label": "How far cells of a label are from those of others, against from each other.",
-    "variance not explained by batch": "Share of the variance that the batches do not explain.",
-    "own-batch neighbors kept": "Share of a cell's neighbours in its own batch that stayed; low: too much was removed.",
 }
 
 
@@ -93,13 +82,17 @@ def _table(scores: pd.DataFrame, embeddings: list[str], baseline: str, caption: 
             f"<td>{_cell(found.get((metric, key, e)), start if e != baseline else None)}</td>" for e in embeddings
         )
         of = f" <small>{escape(key)}</small>" if several and key else ""
-        meaning = f'<small class="meaning">{escape(_MEANINGS.get(metric, ""), 300)}</small>'
+        meaning = f'<small class="meaning">{escape(_meaning(metric), 300)}</small>'
         body += f'<tr><th scope="row">{escape(_NAMES.get(metric, metric))}{of}{meaning}</th>{cells}</tr>'
     return Safe(
         f'<div class="wide" data-name="{escape(caption)}"><table class="metrics">'
         f'<caption><span>{escape(caption)}</span></caption><thead><tr><th scope="col">Metric</th>{heads}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
+
+
+def _meaning(name: str) -> str:
+    return _OVERALL.get(name) or next((metric.meaning for metric in METRICS if metric.name == name), "")
 
 
 def _cell(score: Any, start: Any) -> Safe:
