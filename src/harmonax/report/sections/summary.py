@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from ..figures import Figures
-from ..points import batch_keys, clusters
+from ..points import batch_keys, clusters, correction
 from ..source import Parts
 from ..text import NOTHING, Safe, as_float, bar, code, count, definitions, folded, number, percent, table
 from .base import FEW, INTEGRATE, Section, frame, missing
@@ -17,7 +17,7 @@ _MEASURED = ("n_genes_by_counts", "total_counts", "pct_counts_mt")
 
 def summary(parts: Parts, figures: Figures) -> Section:
     """Show how many cells, genes and batches there are, and the steps with their time and memory."""
-    own, keys = parts.part("harmonax"), batch_keys(parts)
+    (own, corrector), keys = correction(parts), batch_keys(parts)
     facts: list[tuple[str, Any]] = [("Cells", f"{len(parts.obs):,}"), ("Genes", f"{len(parts.genes):,}")]
     for key in keys:
         facts.append((f"Batches in {key}", f"{parts.obs[key].nunique():,}"))
@@ -25,9 +25,9 @@ def summary(parts: Parts, figures: Figures) -> Section:
     if cluster is not None:
         facts.append((f"Clusters in {cluster}", f"{parts.obs[cluster].nunique():,}"))
     if own:
-        flavor = str(dict(own.get("params", {})).get("flavor", "Harmony"))
-        facts.append(("Corrected", f"{own.get('basis', 'X_pca')} → {own.get('adjusted_basis', 'X_pca_harmony')}"))
-        facts.append(("Method", f"{flavor}, {own.get('n_clusters', '?')} soft clusters"))
+        start = own.get("basis", "X_pca") if corrector.needs == "embedding" else "expression"
+        facts.append(("Corrected", f"{start} → {own.get('adjusted_basis', corrector.adjusted_basis)}"))
+        facts.append(("Method", corrector.describe(own)))
     body = definitions(facts)
     if not own:
         body += missing("No record of a correction is in the data.", INTEGRATE)
