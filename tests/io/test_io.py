@@ -124,7 +124,7 @@ def test_conversion_copies_big_arrays_in_blocks(full, tmp_path, monkeypatch):
     whole = []
     monkeypatch.setattr(_Copy, "whole", lambda self, element, target, name: whole.append(element.name))
     with quiet(), h5py.File(save(full, tmp_path / "in.h5ad")) as file, h5py.File(tmp_path / "out", "w") as target:
-        _Copy(tmp_path / "in.h5ad", io.Format.H5AD, io.Format.ZARR).group(file, target)
+        _Copy(tmp_path / "in.h5ad", io.H5AD, io.ZARR).group(file, target)
     assert not {"/X", "/raw/X", "/layers/dense", "/layers/csc", "/obsm/X_pca"} & set(whole)
     assert {"/obs", "/var", "/uns/nested/names"} <= set(whole)
 

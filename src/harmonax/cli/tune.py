@@ -82,7 +82,7 @@ def _run(source: str, keys: list[str], options: dict[str, Any]) -> Tuning:
     also_read = [options["config"]] if options["config"] else []
     output, figure = options["output"], options["figure"]
     # A bare table could not hold the trade-off beside the embedding.
-    kind = io.format_of(output, (io.Format.H5AD, io.Format.ZARR))
+    kind = io.format_of(output, io.ANNOTATED)
     io.check_writable(kind)
     wanted = [path for path in (figure, output) if path]
     places = [
@@ -105,7 +105,7 @@ def _run(source: str, keys: list[str], options: dict[str, Any]) -> Tuning:
     with io.whole_or_nothing(*places, overwrite=options["overwrite"], needed=0) as parts:
         if figure:
             _draw(found, figure, parts[0])
-        (adata.write_h5ad if kind is io.Format.H5AD else adata.write_zarr)(parts[-1])
+        kind.write(parts[-1], adata)
     return found
 
 

@@ -22,6 +22,7 @@ _PLAIN = (
     *("label_key", "condition_key", "min_genes", "max_genes", "min_cells", "max_pct_mt", "mt_prefix", "counts_layer"),
     *("target_sum", "n_top_genes", "hvg_flavor", "n_comps", "combine_keys", "missing", "allow_many_levels", "backend"),
     *("n_neighbors", "min_dist", "resolutions", "n_marker_genes", "seed", "max_memory", "save_model"),
+    "corrector",
 )
 _STEPS = (
     "qc, normalise, hvg, pca, check, harmony, neighbors, umap, umap_uncorrected, leiden, markers, evaluate, diagnose"
@@ -64,6 +65,14 @@ def _text(name: str, says: str) -> Any:
     help="How they are chosen; see scanpy.",
 )
 @_number("n_comps", int, 50, "Principal components.")
+@click.option(
+    "--corrector",
+    metavar="NAME",
+    default="harmony",
+    show_default=True,
+    help="What removes the batches: harmony, of the principal components; or of the expression mmd or wgan "
+    "(autoencoders; they need the extra jax).",
+)
 @_number("n_neighbors", int, 15, "Neighbours of a cell in the graph.")
 @_number("min_dist", float, 0.5, "Of UMAP.")
 @click.option(

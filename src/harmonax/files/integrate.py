@@ -196,7 +196,9 @@ def _write_model(job: FileJob, source: io.Source, result: HarmonyResult, part: P
     from ..mapping.build import model_of
     from ..mapping.serialise import to_dict, write
 
-    cells = io.stored_cells(source.path, source.format, {job.basis: source.Z}) if source.whole else None
+    kind, cells = source.format, None
+    if source.whole and isinstance(kind, io.AnnotatedFormat):
+        cells = io.stored_cells(source.path, kind, {job.basis: source.Z})
     model = model_of(result, cells, job.basis, source.table[list(job.save_labels)])
     write(to_dict(model), part, str(job.save_model))
 
@@ -209,7 +211,7 @@ def _read(job: FileJob, how: dict[str, Any]) -> tuple[io.Source, Embedding, Batc
     elif how.get("backend") in ("memory", "dense"):
         up_to = None
     columns = [*job.keys, *(name for name in job.save_labels if name not in job.keys)]
-    reading = io.Reading(up_to, names=not target.annotated and target is not io.Format.NPY)
+    reading = io.Reading(up_to, names=not target.annotated and target.named)
     if len(job.sources) > 1:
         if job.metadata is not None:
             raise InputError("a metadata table goes with one bare embedding, not with several inputs")

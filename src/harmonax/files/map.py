@@ -78,8 +78,7 @@ def map_file(job: MapJob, wanted: Wanted) -> Mapped:
     OutputError
         If the result cannot be written.
     """
-    annotated = (io.Format.H5AD, io.Format.ZARR)
-    kind, target = io.format_of(job.source, annotated), io.format_of(job.output, annotated)
+    kind, target = io.format_of(job.source, io.ANNOTATED), io.format_of(job.output, io.ANNOTATED)
     io.check_writable(target)
     place = io.check_destination(job.output, inputs=[job.source, job.model, *job.also_read], overwrite=job.overwrite)
     check_places(job.adjusted_basis, job.basis or job.projected_basis)

@@ -1,9 +1,8 @@
-"""AnnData on disk, .h5ad and .zarr: one entry of obsm and some columns of obs, never X."""
+"""AnnData on disk: one entry of obsm and some columns of obs, never X."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,18 +11,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..errors import FileFormatError, MissingExtraError, MissingKeyError, nearest
+from ..errors import FileFormatError, MissingKeyError, nearest
 from ..inputs.expression import dense
 from ..inputs.values import check_real
-from .formats import Format
-from .source import Reading, Source, reading
-
-_BLOCK = 1 << 20
+from .formats import AnnotatedFormat, Reading, reading
+from .source import Source
 
 
-def read_annotated(path: Path, kind: Format, keys: Sequence[str], basis: str, how: Reading) -> Source:
+def read_annotated(path: Path, kind: AnnotatedFormat, keys: Sequence[str], basis: str, how: Reading) -> Source:
     """Read ``obsm[basis]`` and the batch columns of an AnnData file."""
-    with reading(path, kind), opened(path, kind) as root:
+    with reading(path, kind), kind.open(path) as root:
         for part in ("obs", "obsm"):
             if part not in root:
                 raise FileFormatError(f"{path} is not an AnnData file: it has no '{part}'")
@@ -34,10 +31,8 @@ def read_annotated(path: Path, kind: Format, keys: Sequence[str], basis: str, ho
             raise MissingKeyError(f"{path}: obsm has no basis '{basis}'; {nearest(basis, bases)}")
         element = root["obsm"][basis]
         if how.in_pieces(element):
-            from .rows import AnnotatedRows
-
             table, named = read_obs(path, root["obs"], keys, names=how.names), how.names
-            return _agreeing(Source(path, kind, AnnotatedRows(path, kind, basis, element), table, named), basis)
+            return _agreeing(Source(path, kind, kind.rows(path, basis, element), table, named), basis)
         table = read_obs(path, root["obs"], keys)
         Z, features = _as_matrix(_read(element))
     return _agreeing(Source(path, kind, Z, table, named=True, features=features), basis)
@@ -50,23 +45,6 @@ def _agreeing(source: Source, basis: str) -> Source:
             f"{source.path}: obsm['{basis}'] has {shape[0]} rows but obs has {n_cells}; they must agree"
         )
     return source
-
-
-@contextlib.contextmanager
-def opened(path: Path, kind: Format, *, room: int | None = None) -> Iterator[Any]:
-    """Open the root group, to add about so many bytes if `room` is given; the file is closed, however the body ends."""
-    mode = "r" if room is None else "r+"
-    if kind is Format.ZARR:
-        yield _zarr_group(path, mode)
-        return
-    import h5py
-
-    if path.is_dir():
-        raise FileFormatError(f"{path} is a directory, not an .h5ad file")
-    if room is not None:
-        _reserve(path, room)
-    with h5py.File(path, mode) as file:
-        yield file
 
 
 @contextlib.contextmanager
@@ -87,68 +65,6 @@ def nullable_strings() -> Iterator[None]:
         return
     with anndata.settings.override(allow_write_nullable_strings=True):
         yield
-
-
-def import_zarr() -> Any:
-    """Return zarr, which older versions of anndata do not bring along."""
-    try:
-        import zarr
-    except ImportError:
-        raise MissingExtraError("Zarr stores need the package zarr: pip install zarr") from None
-    return zarr
-
-
-@contextlib.contextmanager
-def created(path: Path, kind: Format, room: int) -> Iterator[Any]:
-    """Make an empty file, or a Zarr store in the version that anndata writes, and give its root group."""
-    if kind is Format.H5AD:
-        import h5py
-
-        h5py.File(path, "w").close()
-        with opened(path, kind, room=room) as file:
-            yield file
-        return
-    zarr = import_zarr()
-    import anndata
-
-    choice = {"zarr_format": getattr(anndata.settings, "zarr_write_format", 2)} if zarr_3(zarr) else {}
-    yield zarr.open_group(str(path), mode="w", **choice)
-    consolidate(path)
-
-
-def consolidate(path: Path) -> None:
-    """Gather the metadata of a Zarr store in one place, as anndata does; what was there would hide what was added."""
-    zarr = import_zarr()
-    zarr.consolidate_metadata(str(path))
-
-
-def _reserve(path: Path, n_bytes: int) -> None:
-    """Lengthen an HDF5 file by room for what is to be added; HDF5 cuts off what it did not use.
-
-    A full disk is an error here. Inside HDF5 it would be many, and a crash when the program ends.
-    """
-    size = path.stat().st_size
-    with open(path, "r+b") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), size, n_bytes)
-            return
-        file.seek(size)
-        for start in range(0, n_bytes, _BLOCK):
-            file.write(bytes(min(_BLOCK, n_bytes - start)))
-
-
-def _zarr_group(path: Path, mode: str) -> Any:
-    zarr = import_zarr()
-    if not path.is_dir():
-        raise FileFormatError(f"{path} is not a Zarr directory")
-    # Consolidated metadata may lag behind the store, and zarr 3 refuses to change a group read through them.
-    choice = {"use_consolidated": False} if zarr_3(zarr) else {}
-    return zarr.open_group(str(path), mode=mode, **choice)
-
-
-def zarr_3(zarr: Any) -> bool:
-    """Return whether this is zarr's version 3 or later."""
-    return int(zarr.__version__.split(".")[0]) >= 3
 
 
 def _read(element: Any) -> Any:

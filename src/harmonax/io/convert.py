@@ -1,4 +1,4 @@
-""".h5ad to .zarr and back: big arrays block by block, everything else as anndata reads and writes it."""
+"""One AnnData format to another: big arrays block by block, everything else as anndata reads and writes it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import FileFormatError, OutputError
-from .annotated import created, nullable_strings, opened, quiet
-from .arrays import new_array
-from .formats import Format
-from .source import reading
+from .annotated import nullable_strings, quiet
+from .formats import AnnotatedFormat, reading
 
 # Arrays above this many bytes are copied in blocks of this many.
 _BLOCK = 1 << 26
@@ -22,17 +20,17 @@ _FOLDERS = ("anndata", "raw", "dict")
 _SPARSE = ("csr_matrix", "csc_matrix")
 
 
-def convert(path: Path, kind: Format, part: Path, target: Format, room: int) -> None:
+def convert(path: Path, kind: AnnotatedFormat, part: Path, target: AnnotatedFormat, room: int) -> None:
     """Copy a whole AnnData file into the other format, without ever holding a big array in memory.
 
     `room` is about how many bytes the copy takes.
     """
     with quiet(), nullable_strings(), contextlib.ExitStack() as stack:
         with reading(path, kind):
-            source = stack.enter_context(opened(path, kind))
+            source = stack.enter_context(kind.open(path))
             if source.attrs.get("encoding-type") != "anndata":
                 raise FileFormatError(f"{path} was written by anndata before 0.8; read and write it again with anndata")
-        _Copy(path, kind, target).group(source, stack.enter_context(created(part, target, room)))
+        _Copy(path, kind, target).group(source, stack.enter_context(target.create(part, room)))
 
 
 @dataclass(frozen=True)
@@ -40,8 +38,8 @@ class _Copy:
     """Copies elements; only what is read goes through `reading`, so that a full disk is not called a corrupt file."""
 
     path: Path
-    kind: Format
-    target: Format
+    kind: AnnotatedFormat
+    target: AnnotatedFormat
 
     def group(self, source: Any, target: Any) -> None:
         self.attributes(source, target)
@@ -67,7 +65,8 @@ class _Copy:
         row = array.dtype.itemsize * int(np.prod(array.shape[1:]))
         in_chunk = array.chunks[0] if array.chunks else 1
         step = max(1, _BLOCK // max(1, row) // in_chunk) * in_chunk
-        copy = _make_array(target, name, array)
+        chunks = array.chunks if np.prod(array.shape) else None
+        copy = self.target.new_array(target, name, array.shape, array.dtype, chunks, compress=True)
         self.attributes(array, copy)
         for start in range(0, array.shape[0], step):
             with reading(self.path, self.kind):
@@ -83,23 +82,11 @@ class _Copy:
         try:
             write_elem(target, name, value)
         except (TypeError, ValueError, NotImplementedError) as error:
-            said = str(error).splitlines()[0]
-            raise OutputError(f"{self.path}: {element.name} cannot be stored in {self.target.value}: {said}") from error
+            said, suffix = str(error).splitlines()[0], self.target.suffix
+            raise OutputError(f"{self.path}: {element.name} cannot be stored in {suffix}: {said}") from error
 
     def attributes(self, source: Any, target: Any) -> None:
-        """Copy attributes between HDF5's arrays and Zarr's JSON."""
+        """Copy attributes as the other format stores them."""
         # A list first: h5py keeps its global lock while one iterates, and zarr's own thread may come to wait for it.
         for name, value in list(source.attrs.items()):
-            if self.target is Format.H5AD:
-                target.attrs[name] = np.array(value) if isinstance(value, list) else value
-            else:
-                target.attrs[name] = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
-
-
-def _make_array(group: Any, name: str, like: Any) -> Any:
-    shape, dtype, chunks = like.shape, like.dtype, like.chunks if np.prod(like.shape) else None
-    if type(group).__module__.startswith("zarr"):
-        return new_array(group, name, shape, dtype, chunks)
-    # gzip, since every reader of HDF5 knows it.
-    packed = {"compression": "gzip", "compression_opts": 1, "chunks": chunks or True} if np.prod(shape) else {}
-    return group.create_dataset(name, shape=shape, dtype=dtype, **packed)
+            target.attrs[name] = self.target.attribute(value)

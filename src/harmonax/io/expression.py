@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 
 from ..errors import FileFormatError, InputError, MissingKeyError, nearest
-from .annotated import opened, quiet, read_obs
-from .formats import Format
-from .source import reading
+from .annotated import quiet, read_obs
+from .formats import AnnotatedFormat, reading
 
 
 class StoredExpression:
@@ -27,9 +26,9 @@ class StoredExpression:
         Instead of X.
     """
 
-    def __init__(self, path: Path, kind: Format, layer: str | None = None) -> None:
+    def __init__(self, path: Path, kind: AnnotatedFormat, layer: str | None = None) -> None:
         self._path, self._kind, self._layer = path, kind, layer
-        with reading(path, kind), opened(path, kind) as root, quiet():
+        with reading(path, kind), kind.open(path) as root, quiet():
             if layer is not None and (("layers" not in root) or layer not in root["layers"]):
                 there = sorted(root["layers"].keys()) if "layers" in root else []
                 raise MissingKeyError(f"{path} has no layer '{layer}'; {nearest(layer, there)}")
@@ -38,7 +37,7 @@ class StoredExpression:
             self.shape = tuple(int(n) for n in self._open(root).shape)
 
     def __getitem__(self, rows: slice | np.ndarray) -> Any:
-        with reading(self._path, self._kind), opened(self._path, self._kind) as root, quiet():
+        with reading(self._path, self._kind), self._kind.open(self._path) as root, quiet():
             stored = self._open(root)
             # Zarr takes lists of rows by another name.
             return stored[rows] if isinstance(rows, slice) else getattr(stored, "oindex", stored)[rows]
@@ -64,11 +63,11 @@ class StoredCells:
         return self.var.index
 
 
-def stored_cells(path: Path, kind: Format, obsm: dict[str, Any], loadings: str = "PCs") -> StoredCells:
+def stored_cells(path: Path, kind: AnnotatedFormat, obsm: dict[str, Any], loadings: str = "PCs") -> StoredCells:
     """Return the genes and loadings of a file, with these embeddings of it."""
     from anndata.io import read_elem
 
-    with reading(path, kind), opened(path, kind) as root, quiet():
+    with reading(path, kind), kind.open(path) as root, quiet():
         varm = root.get("varm", {})
         read = {name: read_elem(varm[name]) for name in (loadings,) if name in varm}
         var, has_X = read_elem(root["var"]), "X" in root
@@ -76,11 +75,11 @@ def stored_cells(path: Path, kind: Format, obsm: dict[str, Any], loadings: str =
 
 
 def read_expression(
-    path: Path, kind: Format, keys: Sequence[str], layer: str | None = None
+    path: Path, kind: AnnotatedFormat, keys: Sequence[str], layer: str | None = None
 ) -> tuple[StoredExpression, np.ndarray, pd.DataFrame]:
     """Return the expression of a file, the genes' names, and these columns of obs, indexed by 0..N-1."""
     X = StoredExpression(path, kind, layer)
-    with reading(path, kind), opened(path, kind) as root, quiet():
+    with reading(path, kind), kind.open(path) as root, quiet():
         from anndata.io import read_elem
 
         if "obs" not in root or "var" not in root:

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import FileFormatError, MissingKeyError, nearest
-from .annotated import opened, quiet
-from .formats import Format, format_of
-from .source import reading
+from .annotated import quiet
+from .formats import ANNOTATED, format_of, reading
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -42,7 +41,7 @@ def read_parts(
     Raises
     ------
     FileFormatError
-        If it is no AnnData file.
+        If it is not an AnnData file.
     MissingKeyError
         If an embedding is not there.
     """
@@ -50,8 +49,8 @@ def read_parts(
     from anndata import AnnData
     from anndata.io import read_elem
 
-    path, kind = Path(source), format_of(source, (Format.H5AD, Format.ZARR))
-    with reading(path, kind), opened(path, kind) as root, quiet():
+    path, kind = Path(source), format_of(source, ANNOTATED)
+    with reading(path, kind), kind.open(path) as root, quiet():
         for part in ("obs", "obsm", "var"):
             if part not in root or not hasattr(root[part], "keys"):
                 raise FileFormatError(

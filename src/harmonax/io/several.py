@@ -12,9 +12,10 @@ import pandas as pd
 
 from ..errors import InputError
 from ..inputs.rows import Rows
-from .formats import format_of
+from .formats import Reading, format_of
 from .names import short_names
-from .source import Reading, Source, read_source
+from .read import read_source
+from .source import Source
 
 
 def read_several(
@@ -30,7 +31,7 @@ def read_several(
     Raises
     ------
     InputError
-        If a file is named twice, is no AnnData file, or has another number of features.
+        If a file is named twice, is not an AnnData file, or has another number of features.
     """
     places = [os.path.realpath(path) for path in paths]
     for path, place in zip(paths, places, strict=True):

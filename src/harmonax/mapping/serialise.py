@@ -28,7 +28,7 @@ VERSION = 1
 # Where in ``adata.uns`` a model is kept.
 UNS = "harmonax_model"
 _TABLES = ("centroids", "sigma", "cluster_mass", "cluster_moment", "ridge", "level_mass", "theta", "level_counts")
-_SUFFIXES = {".h5": io.Format.H5AD, ".zarr": io.Format.ZARR}
+_SUFFIXES = {".h5": io.H5AD, ".zarr": io.ZARR}
 
 Model = TypeVar("Model", bound=ModelTables)
 
@@ -48,7 +48,7 @@ def write(plain: Mapping[str, Any], part: Path, path: str | os.PathLike[str]) ->
 
 def check_place(
     path: str | os.PathLike[str], *, inputs: Sequence[str] = (), overwrite: bool = False
-) -> tuple[io.Format, Path]:
+) -> tuple[io.AnnotatedFormat, Path]:
     """Refuse, before any work, a place where no model can be written; return its format and the place.
 
     Only a model is replaced.
@@ -70,7 +70,7 @@ def load(path: str | os.PathLike[str], make: type[Model]) -> Model:
     return from_dict(plain, make, str(place))
 
 
-def _is_model(place: Path, kind: io.Format) -> bool:
+def _is_model(place: Path, kind: io.AnnotatedFormat) -> bool:
     try:
         with io.reading(place, kind):
             return str(io.read_tree(place, kind, only=("format",)).get("format", "")) == FORMAT
@@ -199,12 +199,12 @@ def _checksum(value: Any) -> str:
     return digest.hexdigest()
 
 
-def _format(path: str | os.PathLike[str]) -> io.Format:
+def _format(path: str | os.PathLike[str]) -> io.AnnotatedFormat:
     suffix = Path(path).suffix.lower()
     if suffix not in _SUFFIXES:
         raise InputError(f"{path}: a model is kept in {' or '.join(_SUFFIXES)}")
     if suffix == ".zarr":
-        io.check_writable(io.Format.ZARR)
+        io.check_writable(io.ZARR)
     return _SUFFIXES[suffix]
 
 

@@ -2,6 +2,7 @@
 
 harmony   `harmony_integrate`: drop-in for ``scanpy.pp.harmony_integrate``
 latent    `mmd_integrate`, `wgan_integrate`: expression through an autoencoder (``harmonax[jax]``)
+correctors  `CORRECTORS`: all of them by name, and how to add one
 """
 
 from __future__ import annotations

@@ -219,11 +219,17 @@ def _integrate(name: str, kinds: tuple[Any, Any], asked: Mapping[str, Any], mode
         adata.obsm[asked["corrected"]] = pd.DataFrame(values, adata.obs_names, adata.var_names[genes])
     adata.uns[f"harmonax_{name}"] = storable(
         {"parameters": model | options | {"target": asked["target"]}, "seed": seed, "status": fitted.status.value}
+        | {"adjusted_basis": asked["adjusted_basis"], "batch_keys": names_of(asked["key"])}
         | {"keys": list(design.variables), "levels": levels, "n_genes": len(genes), "history": dict(fitted.history)}
         | {"versions": {"harmonax": __version__} | {m: need(m, "jax").__version__ for m in ("jax", "flax", "optax")}}
     )
     losses = ", ".join(f"{item} {values[-1]:.3g}" for item, values in fitted.history.items())
     say(logging.INFO, f"{name}: {fitted.message}; {losses}")
+
+
+def names_of(key: str | Sequence[str]) -> list[str]:
+    """Return the batch columns that were named, one or several."""
+    return [key] if isinstance(key, str) else [str(name) for name in key]
 
 
 def _check_places(adata: Any, names: Mapping[str, str | None]) -> None:

@@ -14,9 +14,8 @@ import pandas as pd
 
 from ..errors import FileFormatError, InputError
 from ..inputs.expression import dense
-from ..io.annotated import opened, quiet
-from ..io.formats import Format, format_of
-from ..io.source import reading
+from ..io import ANNOTATED, AnnotatedFormat, format_of, reading
+from ..io.annotated import quiet
 
 # Rows of X that are held at a time.
 _BLOCK = 1 << 14
@@ -96,8 +95,8 @@ def parts_of(source: Any) -> Parts:
 def _of_file(path: Path) -> Parts:
     from anndata.io import read_elem
 
-    kind = format_of(path, (Format.H5AD, Format.ZARR))
-    with reading(path, kind), opened(path, kind) as root, quiet():
+    kind = format_of(path, ANNOTATED)
+    with reading(path, kind), kind.open(path) as root, quiet():
         if "obs" not in root or "var" not in root:
             raise FileFormatError(f"{path} is not an AnnData file: it has no 'obs' or no 'var'")
         obsm = {key: _first_two(root["obsm"][key]) for key in root["obsm"]} if "obsm" in root else {}
@@ -124,11 +123,11 @@ def _first_two(element: Any) -> np.ndarray | None:
 
 
 @contextlib.contextmanager
-def _matrix(path: Path, kind: Format) -> Iterator[Any]:
+def _matrix(path: Path, kind: AnnotatedFormat) -> Iterator[Any]:
     """Open X to be read by rows: an array, or a sparse matrix that stays on the disk."""
     from anndata.io import sparse_dataset
 
-    with opened(path, kind) as root, quiet():
+    with kind.open(path) as root, quiet():
         if "X" not in root:
             yield None
         elif hasattr(root["X"], "shape") and not hasattr(root["X"], "keys"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from ..errors import InputError, MissingKeyError, nearest
 from ..pl.palette import DIMMED, FAINT, FURTHER, MISSING, OKABE_ITO, RARE, VIRIDIS
+from ..pp.correctors import CORRECTORS, Corrector
 from .colour_codes import Column, category, is_category, is_worth_showing, measured, pack
 from .parts import Parts
 from .text import as_names, clean
@@ -127,8 +129,8 @@ def _column(parts: Parts, name: str, group: str, rows: np.ndarray) -> Column:
 
 def choose_maps(parts: Parts) -> list[Map]:
     """Return the maps before and after: UMAPs, or else the first two components of what was corrected."""
-    own = parts.part("harmonax")
-    basis, adjusted = str(own.get("basis", "X_pca")), str(own.get("adjusted_basis", "X_pca_harmony"))
+    own, corrector = correction(parts)
+    basis, adjusted = str(own.get("basis", "X_pca")), str(own.get("adjusted_basis", corrector.adjusted_basis))
     pairs = (("Before correction", "X_umap_uncorrected", basis), ("After correction", "X_umap", adjusted))
     maps = []
     for title, umap, components in pairs:
@@ -140,10 +142,17 @@ def choose_maps(parts: Parts) -> list[Map]:
     return maps
 
 
+def correction(parts: Parts) -> tuple[dict[str, Any], Corrector]:
+    """Return the record of the data's correction, and which one it is: what the workflow ran, else Harmony."""
+    ran = json.loads(str(parts.part("harmonax_workflow").get("options", "{}"))).get("corrector")
+    corrector = CORRECTORS.get(str(ran), CORRECTORS["harmony"])
+    return parts.part(corrector.record), corrector
+
+
 def batch_keys(parts: Parts) -> list[str]:
     """Return the batch columns that any of the tools was given and that obs has."""
     found: list[str] = []
-    for key in ("harmonax", "harmonax_diagnosis", "harmonax_evaluation", "harmonax_check"):
+    for key in (correction(parts)[1].record, "harmonax_diagnosis", "harmonax_evaluation", "harmonax_check"):
         found += [name for name in as_names(parts.part(key).get("batch_keys")) if name not in found]
     return [name for name in found if name in parts.obs]
 

@@ -189,11 +189,8 @@ def embeddings_of(known: Iterable[str], asked: str | Sequence[str] | None, basel
 
 
 def _embedding_names(path: str) -> list[str]:
-    from ..io.annotated import opened
-    from ..io.source import reading
-
-    kind = io.format_of(path, (io.Format.H5AD, io.Format.ZARR))
-    with reading(Path(path), kind), opened(Path(path), kind) as root:
+    kind = io.format_of(path, io.ANNOTATED)
+    with io.reading(Path(path), kind), kind.open(Path(path)) as root:
         return sorted(root["obsm"].keys()) if "obsm" in root and hasattr(root["obsm"], "keys") else []
 
 

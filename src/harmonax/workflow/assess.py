@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, MissingKeyError, nearest, warn
-from .state import ADJUSTED, BASIS, Skip, State
+from ..pp.correctors import corrector_of
+from .state import BASIS, Skip, State
 
 
 def check(state: State) -> str:
@@ -38,7 +39,7 @@ def evaluate(state: State) -> str:
     for name in options.compare:
         if name not in state.adata.obsm:
             raise MissingKeyError(f"obsm has no '{name}' to compare; {nearest(name, state.adata.obsm.keys())}")
-    embeddings = list(dict.fromkeys([BASIS, ADJUSTED, *options.compare]))
+    embeddings = list(dict.fromkeys([BASIS, state.adjusted, *options.compare]))
     _judged(
         lambda: evaluate(
             state.adata,
@@ -59,6 +60,8 @@ def diagnose(state: State) -> str:
     from ..tl.diagnose import diagnose
 
     options = state.options
+    if corrector_of(options.corrector).needs != "embedding":
+        raise Skip(f"obsm['{state.adjusted}'] has coordinates of its own, in which no cell of '{BASIS}' has moved")
     return _judged(
         lambda: diagnose(
             state.adata,
@@ -113,7 +116,7 @@ def has(key: str) -> Any:
         labels = (seen.get("label_key") or "") == (options.label_key or "")
         if key == "harmonax_check":
             labels = labels and (earlier.get("condition_key") or "") == (options.condition_key or "")
-        wanted = {BASIS, ADJUSTED, *options.compare} if key == "harmonax_evaluation" else set()
+        wanted = {BASIS, state.adjusted, *options.compare} if key == "harmonax_evaluation" else set()
         complete = wanted <= {str(name) for name in np.atleast_1d(stored.get("embeddings", []))}
         return f"uns['{key}']" if same and labels and complete else ""
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from .. import pp
 from ..inputs import expression as counts
 from ..mapping.serialise import UNS
+from ..pp.correctors import corrector_of
 from .inputs import silent
 from .options import leiden_key
 from .prepare import scanpy
-from .state import ADJUSTED, BASIS, UMAP, UMAP_UNCORRECTED, Skip, State
+from .state import BASIS, UMAP, UMAP_UNCORRECTED, Skip, State
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -22,13 +22,16 @@ _RUN = "harmonax"
 
 
 def harmony(state: State) -> str:
-    """Correct the principal components."""
+    """Correct the batches, with the corrector that was asked for."""
     adata, options = state.adata, state.options
-    pp.harmony_integrate(
+    corrector = corrector_of(options.corrector)
+    if options.corrector != "harmony":
+        # Of another correction; whoever reads on would take it for that of this one.
+        adata.uns.pop(_RUN, None)
+    record = corrector.correct(
         adata,
-        list(options.batch_key),
+        options.batch_key,
         basis=BASIS,
-        adjusted_basis=ADJUSTED,
         dtype=np.float32,
         rng=options.seed,
         combine_keys=options.combine_keys,
@@ -40,7 +43,8 @@ def harmony(state: State) -> str:
         progress=state.progress,
         **options.harmony.to_dict(),
     )
-    record = adata.uns[_RUN]
+    if options.corrector != "harmony":
+        return corrector.describe(record)
     rounds = len(record["history"]["passes"])
     if record["status"] == "single_batch":
         return "one batch only: the principal components are copied unchanged"
@@ -50,22 +54,22 @@ def harmony(state: State) -> str:
 def has_harmony(state: State) -> str:
     """Return what the data have of this correction."""
     adata, options = state.adata, state.options
-    if ADJUSTED not in adata.obsm:
+    if state.adjusted not in adata.obsm:
         return ""
-    record = adata.uns.get(_RUN)
+    record = adata.uns.get(corrector_of(options.corrector).record)
     if record is None:
-        return f"obsm['{ADJUSTED}'], made by another program"
+        return f"obsm['{state.adjusted}'], made by another program"
     same = [str(k) for k in np.atleast_1d(record.get("batch_keys", []))] == list(options.batch_key)
-    places = (record.get("basis"), record.get("adjusted_basis")) == (BASIS, ADJUSTED)
+    places = (record.get("basis", BASIS), record.get("adjusted_basis")) == (BASIS, state.adjusted)
     if options.save_model and UNS not in adata.uns:
         return ""
-    return f"obsm['{ADJUSTED}'], {record.get('status')}" if same and places else ""
+    return f"obsm['{state.adjusted}'], {record.get('status')}" if same and places else ""
 
 
 def neighbors(state: State) -> str:
     """Find the neighbours of each cell in the corrected space."""
-    _neighbors(state.adata, ADJUSTED, state)
-    return f"{_k(state)} neighbours in {ADJUSTED}"
+    _neighbors(state.adata, state.adjusted, state)
+    return f"{_k(state)} neighbours in {state.adjusted}"
 
 
 def _k(state: State) -> int:
@@ -81,8 +85,8 @@ def has_neighbors(state: State) -> str:
     """Return what the data have of the graph."""
     adata = state.adata
     params = adata.uns.get("neighbors", {}).get("params", {})
-    there = {"distances", "connectivities"} <= set(adata.obsp) and params.get("use_rep") == ADJUSTED
-    return f"the graph on {ADJUSTED}" if there else ""
+    there = {"distances", "connectivities"} <= set(adata.obsp) and params.get("use_rep") == state.adjusted
+    return f"the graph on {state.adjusted}" if there else ""
 
 
 def umap(state: State) -> str:

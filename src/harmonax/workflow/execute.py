@@ -11,6 +11,7 @@ from ..errors import InputError, MissingKeyError, nearest, warn
 from ..inputs import expression as counts
 from ..inputs.columns import design_from_table
 from ..inputs.lazy import is_lazy
+from ..pp.correctors import corrector_of
 from ..system.extras import need
 from . import inputs, meter, outputs, steps
 from . import out_of_core as beyond
@@ -33,6 +34,7 @@ def execute(job: Job) -> AnnData:
     need("umap", "workflow")
     if job.options.hvg_flavor.startswith("seurat_v3"):
         need("skmisc", "workflow")
+    corrector_of(job.options.corrector).check_installed()
     with checkpoint.working(job.out) as work:
         if work is not None:
             outputs.check_places(job, work)
@@ -153,6 +155,11 @@ def _check_own_columns(adata: AnnData, options: WorkflowOptions) -> None:
 
 def _check_beyond(options: WorkflowOptions, intents: dict[str, steps.Intent]) -> None:
     """Refuse what cannot be done with expression beyond memory, and tell of what is left out."""
+    if corrector_of(options.corrector).needs == "expression" and intents["harmony"].status == "done":
+        raise InputError(
+            f"corrector='{options.corrector}' needs the expression in memory, and it is beyond it; raise max_memory "
+            "(--max-memory), or use 'harmony'"
+        )
     if options.hvg_flavor.startswith("seurat_v3") and intents["hvg"].status == "done":
         raise InputError(
             f"hvg_flavor='{options.hvg_flavor}' needs all counts in memory, and they are beyond it; "

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ..errors import InputError, nearest
 from ..params import HarmonyParams
+from ..pp.correctors import corrector_of
 from ..system.memory import parse_size
 from ..system.validate import number, one_of, whole_number
 
@@ -77,8 +78,11 @@ class WorkflowOptions:
         Highly variable genes, and scanpy's way of choosing them.
     n_comps
         Principal components.
+    corrector
+        What removes the batches: ``"harmony"``, from the principal components, or ``"mmd"`` or ``"wgan"``, from the
+        expression (`harmonax.pp.mmd_integrate`; they need the extra ``jax``). The steps after it work on its result.
     harmony
-        Parameters of the correction.
+        Parameters of Harmony.
     combine_keys, missing, allow_many_levels
         How batch columns are read: see `harmonax.pp.harmony_integrate`.
     backend, n_threads
@@ -134,6 +138,7 @@ class WorkflowOptions:
     n_top_genes: int = 2000
     hvg_flavor: str = "seurat"
     n_comps: int = 50
+    corrector: str = "harmony"
     harmony: HarmonyParams = field(default_factory=HarmonyParams)
     combine_keys: bool = False
     missing: Literal["error", "level"] = "error"
@@ -177,7 +182,15 @@ class WorkflowOptions:
             one_of(name, "skip", OPTIONAL)
         if not isinstance(self.harmony, HarmonyParams):
             raise InputError(f"harmony is a {type(self.harmony).__name__}; it must be HarmonyParams")
+        if corrector_of(self.corrector).name != "harmony":
+            self._check_without_harmony()
         put("markers", {str(kind): _names("markers", genes) for kind, genes in dict(self.markers).items()})
+
+    def _check_without_harmony(self) -> None:
+        if self.harmony != HarmonyParams():
+            raise InputError(f"corrector='{self.corrector}' takes no parameters of Harmony; leave them out")
+        if self.save_model:
+            raise InputError(f"save_model keeps what Harmony learned; corrector='{self.corrector}' has no such model")
 
     @property
     def main_resolution(self) -> float:

@@ -19,8 +19,8 @@ from scipy import sparse
 
 from ..errors import InputError
 from ..inputs.lazy import is_lazy, per_piece
-from ..io.annotated import opened, quiet
-from ..io.formats import Format, format_of
+from ..io import H5AD, ZARR, AnnotatedFormat, format_of
+from ..io.annotated import quiet
 from ..system.cpus import available_cpus
 from ..system.extras import need
 from .state import BASIS
@@ -137,7 +137,7 @@ def pca(adata: AnnData, n_comps: int) -> None:
 def size(path: str) -> int:
     """Return about how many bytes of memory the ordinary run takes for the matrices of an .h5ad or .zarr file."""
     place, kind = Path(path), _format(path)
-    with opened(place, kind) as root:
+    with kind.open(place) as root:
         held = sum(_bytes(element) for element in _matrices(root).values())
         # Beside what the file has there are the counts and their logarithms.
         largest = max((_values(element) for element in _matrices(root).values()), default=0)
@@ -157,7 +157,7 @@ def read(path: str, room: int | None = None) -> AnnData:
 
     need("dask.array", "dask")
     place, kind = Path(path), _format(path)
-    with opened(place, kind) as root, quiet():
+    with kind.open(place) as root, quiet():
         lazy = {name: _lazy(element, name, path, room) for name, element in _matrices(root).items()}
         tables = {name: read_elem(root[name]) for name in root if name not in _MATRICES}
         raw = {"X": lazy.pop("raw"), "var": read_elem(root["raw/var"])} if "raw" in lazy else None
@@ -190,8 +190,8 @@ def own(adata: AnnData) -> AnnData:
     )
 
 
-def _format(path: str) -> Format:
-    return Format.ZARR if Path(path).is_dir() else format_of(path, (Format.H5AD,))
+def _format(path: str) -> AnnotatedFormat:
+    return ZARR if Path(path).is_dir() else format_of(path, (H5AD,))
 
 
 def _matrices(root: Any) -> dict[str, Any]:

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from ..pp.correctors import corrector_of
 from .options import WorkflowOptions
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-BASIS, ADJUSTED = "X_pca", "X_pca_harmony"
+BASIS = "X_pca"
 UMAP, UMAP_UNCORRECTED = "X_umap", "X_umap_uncorrected"
 
 
@@ -42,6 +43,11 @@ class State:
     counts: str | None = None
     progress: Any = False
     beyond: bool = False
+
+    @property
+    def adjusted(self) -> str:
+        """Name of the corrected embedding in ``obsm``."""
+        return corrector_of(self.options.corrector).adjusted_basis
 
 
 @dataclass(frozen=True)

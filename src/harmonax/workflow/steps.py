@@ -27,7 +27,7 @@ PLAN = (
     Step("hvg", prepare.hvg, prepare.has_hvg, ("normalise",), ("n_top_genes", "hvg_flavor")),
     Step("pca", prepare.pca, prepare.has_pca, ("hvg",), ("n_comps", "seed")),
     Step("check", judge.check, judge.has("harmonax_check"), ("pca",), (*_JUDGED, "condition_key")),
-    Step("harmony", embed.harmony, embed.has_harmony, ("pca",), (*_BATCHES, "harmony", "seed")),
+    Step("harmony", embed.harmony, embed.has_harmony, ("pca",), (*_BATCHES, "corrector", "harmony", "seed")),
     Step("neighbors", embed.neighbors, embed.has_neighbors, ("harmony",), ("n_neighbors", "seed")),
     Step("umap", embed.umap, embed.has_umap, ("neighbors",), ("min_dist", "seed")),
     Step(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from ..pp.correctors import corrector_of
 from ..system import memory
 from ..system.version import __version__
 from .job import Job
@@ -38,7 +39,8 @@ def scores(adata: AnnData) -> pd.DataFrame:
 
 def run_json(adata: AnnData, job: Job, files: list[str]) -> dict[str, Any]:
     """Return the record of the run."""
-    harmony = adata.uns.get("harmonax", {})
+    corrector = corrector_of(job.options.corrector)
+    made = adata.uns.get(corrector.record, {})
     return {
         "harmonax": __version__,
         "command": job.command,
@@ -61,9 +63,8 @@ def run_json(adata: AnnData, job: Job, files: list[str]) -> dict[str, Any]:
         "options": job.options.to_dict(),
         "seed": job.options.seed,
         "verdicts": verdicts(adata),
-        "correction": {
-            name: harmony[name] for name in ("status", "advice", "last_change", "n_clusters") if name in harmony
-        },
+        "correction": {"corrector": corrector.name, "adjusted_basis": corrector.adjusted_basis}
+        | {name: made[name] for name in ("status", "advice", "last_change", "n_clusters") if name in made},
         "versions": versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -16,7 +16,7 @@ from ...system.extras import need
 from ...system.rng import seed_from
 from ...system.validate import whole_number
 from ..labels import FEWEST_CELLS, UNLABELLED, Cells, read_cells
-from . import labelfree, scib
+from . import labelfree, registry, scib
 from .sample import N_SAMPLES, disjoint_samples, interval
 from .table import KINDS, Evaluation, frame_of
 
@@ -129,9 +129,10 @@ def _without_labels(
     near = labelfree.near_of(x, rows)
     for key, batch in cells.batches.items():
         own = labelfree.own_neighbours(x, batch, rows)
-        values = labelfree.cell_values(near, x, batch, baseline.setdefault(key, own), own)
+        seen = labelfree.UnlabelledCells(near, x, batch, baseline.setdefault(key, own), own)
+        values = registry.cell_values(seen)
         for part in np.split(values, len(samples)):
-            for metric, value in labelfree.scores_of(part).items():
+            for metric, value in registry.scores_of(part).items():
                 yield _Row(name, key, metric, "label-free"), value
 
 
@@ -141,12 +142,12 @@ def _with_labels(cells: Cells, name: str, rows: np.ndarray, seed: int) -> Iterat
         return
     x, label = cells.embeddings[name][rows], cells.labels[rows]
     neighbours = scib.neighbours_of(x, seed)
-    bio = scib.bio_scores(x, neighbours, label)
+    bio = registry.bio_scores(x, neighbours, label)
     yield from _labelled(name, "", "bio", bio)
     for key, codes in cells.batches.items():
-        scores = scib.batch_scores(x, neighbours, codes[rows], label)
+        scores = registry.batch_scores(x, neighbours, codes[rows], label)
         yield from _labelled(name, key, "batch", scores)
-        yield _Row(name, key, "total", "total"), scib.total_score(scores["batch"], bio["bio"])
+        yield _Row(name, key, "total", "total"), registry.total_score(scores["batch"], bio["bio"])
 
 
 def _labelled(name: str, key: str, kind: str, scores: dict[str, float]) -> Iterator[tuple[_Row, float]]:

@@ -28,10 +28,9 @@ from ..mixing import explained_by_batch
 from ..neighbours import nearest_cells, share_kept
 from .scib import is_installed, n_neighbours
 
-LABELFREE_SCORES = ("iLISI", "kBET", "variance not explained by batch", "own-batch neighbors kept")
 KEPT_NEIGHBOURS = 15
 # kBET tests so many neighbours: as scib-metrics per label, a quarter of the mean batch, within these.
-_FEWEST, _MOST = 10, 70
+_MIN_TESTED, _MAX_TESTED = 10, 70
 _ALPHA = 0.05
 
 
@@ -75,46 +74,58 @@ def own_neighbours(x: np.ndarray, batch: np.ndarray, rows: np.ndarray) -> np.nda
     return found
 
 
-def cell_values(near: Near, x: np.ndarray, batch: np.ndarray, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """Return what the scores are made of: a column for each of `LABELFREE_SCORES`, (q, 4).
+@dataclass(frozen=True, eq=False)
+class UnlabelledCells:
+    """What scores without labels are made of, for some cells of one embedding.
 
-    Parameters
+    Attributes
     ----------
     near, x, batch
         Neighbours, the embedding of all cells, and the code of each one's batch.
     before, after
         `own_neighbours` in the baseline and in this embedding.
     """
-    n_batches = len(np.unique(batch))
-    values = np.full((len(near.rows), len(LABELFREE_SCORES)), np.nan)
-    values[:, 3] = share_kept(before, after)
-    if n_batches > 1:
-        if is_installed():
-            lisi = lisi_of_neighbours(near.distances, near.indices, near.rows, batch)
-            # Where all neighbours are too far to weigh anything, scib-metrics has -1.
-            values[:, 0] = np.clip((lisi - 1) / (n_batches - 1), 0, 1)
-        values[:, 1] = _accepted(near, batch)
-        share, explained = explained_by_batch(x, batch)
-        values[:, 2] = 1 - share @ explained
-    return values
+
+    near: Near
+    x: np.ndarray
+    batch: np.ndarray
+    before: np.ndarray
+    after: np.ndarray
+
+    @property
+    def n_batches(self) -> int:
+        return len(np.unique(self.batch))
 
 
-def scores_of(values: np.ndarray) -> dict[str, float]:
-    """Return the scores of cells: of iLISI the median, as scib-metrics takes it, of the others the mean."""
-    if not len(values):
-        return dict.fromkeys(LABELFREE_SCORES, float("nan"))
-    return {
-        name: float("nan") if np.isnan(own).all() else float((np.nanmedian if name == "iLISI" else np.nanmean)(own))
-        for name, own in zip(LABELFREE_SCORES, values.T, strict=True)
-    }
+def ilisi(cells: UnlabelledCells) -> np.ndarray:
+    """Return the scaled number of batches around each cell; nan without scib-metrics."""
+    if not is_installed():
+        return np.full(len(cells.near.rows), np.nan)
+    lisi = lisi_of_neighbours(cells.near.distances, cells.near.indices, cells.near.rows, cells.batch)
+    # Where all neighbours are too far to weigh anything, scib-metrics has -1.
+    scaled: np.ndarray = np.clip((lisi - 1) / (cells.n_batches - 1), 0, 1)
+    return scaled
 
 
-def _accepted(near: Near, batch: np.ndarray) -> np.ndarray:
+def unexplained(cells: UnlabelledCells) -> float:
+    """Return the share of the whole embedding's variance that batches do not explain."""
+    share, explained = explained_by_batch(cells.x, cells.batch)
+    return float(1 - share @ explained)
+
+
+def neighbours_kept(cells: UnlabelledCells) -> np.ndarray:
+    """Return the share of each cell's neighbours in its own batch that were kept."""
+    return share_kept(cells.before, cells.after)
+
+
+def kbet(cells: UnlabelledCells) -> np.ndarray:
     """Return, per cell, whether the test finds the batches of all cells' frequencies around it, itself included."""
+    near, batch = cells.near, cells.batch
     sizes = np.bincount(batch)
-    k = min(int(np.clip(len(batch) // len(sizes) // 4, _FEWEST, _MOST)), near.indices.shape[1])
+    k = min(int(np.clip(len(batch) // len(sizes) // 4, _MIN_TESTED, _MAX_TESTED)), near.indices.shape[1])
     around = np.column_stack([batch[near.rows], batch[near.indices[:, :k]]])
     observed = np.stack([(around == code).sum(axis=1) for code in range(len(sizes))], axis=1)
     expected = (k + 1) * sizes / len(batch)
     statistic = ((observed - expected) ** 2 / expected).sum(axis=1)
-    return chdtrc(len(sizes) - 1, statistic) >= _ALPHA
+    accepted: np.ndarray = chdtrc(len(sizes) - 1, statistic) >= _ALPHA
+    return accepted

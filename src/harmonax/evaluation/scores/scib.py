@@ -1,13 +1,12 @@
 """scib-metrics' scores of one embedding, called one and the same way everywhere.
 
-The protocol: approximate neighbours (pynndescent, 90 or a third of the cells), batch = mean of iLISI, BRAS, graph
-connectivity and kBET per label; bio = mean of cLISI, NMI, ARI and ASW; total = 0.4 batch + 0.6 bio. A score that is
-not defined for the data is nan, and so is every mean over it.
+Neighbours are approximate (pynndescent, 90 or a third of the cells). A score that is not defined for the data is nan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from importlib.util import find_spec
 from typing import Any
 
@@ -16,10 +15,7 @@ import numpy as np
 from ...system.extras import need
 from ..lisi import quiet
 
-BATCH_SCORES = ("iLISI", "BRAS", "graph connectivity", "kBET per label")
-BIO_SCORES = ("cLISI", "NMI", "ARI", "ASW label")
-MOST_NEIGHBOURS = 90
-BATCH_WEIGHT, BIO_WEIGHT = 0.4, 0.6
+MAX_NEIGHBOURS = 90
 
 
 def is_installed() -> bool:
@@ -29,7 +25,7 @@ def is_installed() -> bool:
 
 def n_neighbours(n: int) -> int:
     """Return how many neighbours scores look at, the cell itself included."""
-    return min(MOST_NEIGHBOURS, n // 3)
+    return min(MAX_NEIGHBOURS, n // 3)
 
 
 def neighbours_of(x: np.ndarray, seed: int) -> Any:
@@ -39,47 +35,76 @@ def neighbours_of(x: np.ndarray, seed: int) -> Any:
         return search(x, n_neighbors=n_neighbours(len(x)), random_state=seed % (1 << 32))
 
 
-def batch_scores(x: np.ndarray, neighbours: Any, batch: np.ndarray, label: np.ndarray) -> dict[str, float]:
-    """Return how well batches mix within labels: `BATCH_SCORES` and their mean, "batch"."""
-    scib = need("scib_metrics", "workflow")
-    if len(np.unique(batch)) < 2:
-        return dict.fromkeys((*BATCH_SCORES, "batch"), float("nan"))
-    scores = {
-        "iLISI": score_or_nan(scib.ilisi_knn, neighbours, batch),
-        "BRAS": score_or_nan(scib.bras, x, label, batch),
-        "graph connectivity": score_or_nan(scib.graph_connectivity, neighbours, label),
-        "kBET per label": score_or_nan(scib.kbet_per_label, neighbours, batch, label),
-    }
-    return scores | {"batch": _mean(scores)}
+@dataclass(frozen=True, eq=False)
+class LabelledCells:
+    """Cells with labels, of one embedding, and their batches for scores that look at them.
+
+    Attributes
+    ----------
+    x
+        The embedding, (n, d).
+    neighbours
+        As `neighbours_of` returned them.
+    label, batch
+        Codes, (n,).
+    """
+
+    x: np.ndarray
+    neighbours: Any
+    label: np.ndarray
+    batch: np.ndarray
+
+    @cached_property
+    def clusters(self) -> dict[str, Any]:
+        """How clusters of the cells agree with the labels: k-means once for "nmi" and "ari"."""
+        with quiet():
+            found: dict[str, Any] = need("scib_metrics", "workflow").nmi_ari_cluster_labels_kmeans(self.x, self.label)
+        return found
 
 
-def bio_scores(x: np.ndarray, neighbours: Any, label: np.ndarray) -> dict[str, float]:
-    """Return how well labels stay apart: `BIO_SCORES` and their mean, "bio"."""
-    scib = need("scib_metrics", "workflow")
-    if len(np.unique(label)) < 2:
-        return dict.fromkeys((*BIO_SCORES, "bio"), float("nan"))
-    with quiet():
-        clusters = scib.nmi_ari_cluster_labels_kmeans(x, label)
-    scores = {
-        "cLISI": score_or_nan(scib.clisi_knn, neighbours, label),
-        "NMI": float(clusters["nmi"]),
-        "ARI": float(clusters["ari"]),
-        "ASW label": score_or_nan(scib.silhouette_label, x, label),
-    }
-    return scores | {"bio": _mean(scores)}
+def batch_ilisi(cells: LabelledCells) -> float:
+    """Return how many batches there are around a cell, scaled: the median."""
+    return _score_or_nan("ilisi_knn", cells.neighbours, cells.batch)
 
 
-def total_score(batch: float, bio: float) -> float:
-    """Return the weighted mean that scib-metrics ranks methods by."""
-    return BATCH_WEIGHT * batch + BIO_WEIGHT * bio
+def bras(cells: LabelledCells) -> float:
+    """Return how much batches overlap within labels (batch removal adapted silhouette)."""
+    return _score_or_nan("bras", cells.x, cells.label, cells.batch)
 
 
-def _mean(scores: dict[str, float]) -> float:
-    return float(np.mean(list(scores.values())))
+def graph_connectivity(cells: LabelledCells) -> float:
+    """Return how much of each label hangs together in the graph of neighbours."""
+    return _score_or_nan("graph_connectivity", cells.neighbours, cells.label)
 
 
-def score_or_nan(score: Callable[..., Any], *data: Any) -> float:
-    """Return a score, or nan where scib-metrics finds nothing that it could be computed on."""
+def kbet_per_label(cells: LabelledCells) -> float:
+    """Return the share of neighbourhoods within labels that have the label's batches."""
+    return _score_or_nan("kbet_per_label", cells.neighbours, cells.batch, cells.label)
+
+
+def clisi(cells: LabelledCells) -> float:
+    """Return whether the labels around a cell are its own, scaled: the median."""
+    return _score_or_nan("clisi_knn", cells.neighbours, cells.label)
+
+
+def nmi(cells: LabelledCells) -> float:
+    """Return the normalised mutual information of clusters and labels."""
+    return float(cells.clusters["nmi"])
+
+
+def ari(cells: LabelledCells) -> float:
+    """Return the adjusted Rand index of clusters and labels."""
+    return float(cells.clusters["ari"])
+
+
+def asw_label(cells: LabelledCells) -> float:
+    """Return the silhouette of the labels, scaled."""
+    return _score_or_nan("silhouette_label", cells.x, cells.label)
+
+
+def _score_or_nan(name: str, *data: Any) -> float:
+    """Return a score of scib-metrics, or nan where it finds nothing that it could be computed on."""
+    score = getattr(need("scib_metrics", "workflow"), name)
     with quiet():
         try:
             return float(score(*data))

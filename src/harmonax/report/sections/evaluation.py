@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from ...evaluation.scores.registry import METRICS
 from ..figures import Figures
 from ..parts import Parts
 from ..render import Bar, bar
@@ -23,22 +24,10 @@ MAX_ROWS = 200
 # Of metrics that are shown under another name than the one they are stored with.
 _NAMES = {"total": "Total", "batch": "Mixing", "bio": "Biology"}
 _NAMES |= {"own-batch neighbors kept": "same-batch neighbours kept"}
-_MEANINGS = {
+_OVERALL = {
     "total": "0.6 of the biology score + 0.4 of the mixing score: one number to rank by, not to rely on alone.",
     "batch": "Mean of the mixing metrics.",
     "bio": "Mean of the biology metrics.",
-    "iLISI": "How many batches there are among a cell's neighbours.",
-    "BRAS": "Within each label, how much a batch overlaps with the others.",
-    "graph connectivity": "Whether the cells of a label are connected, whatever their batch.",
-    "kBET per label": "Within each label, how often a neighbourhood has the label's batch proportions.",
-    "kBET": "How often a neighbourhood has the batch proportions of all cells. Strict: it also falls where batches "
-    "differ in their cell types; compare embeddings by it, not data sets.",
-    "cLISI": "Whether a cell's neighbours share its label.",
-    "NMI": "Agreement of clusters with the labels: shared information.",
-    "ARI": "Agreement of clusters with the labels: pairs of cells.",
-    "ASW label": "How far the cells of a label are from other labels, compared with from each other.",
-    "variance not explained by batch": "Share of the variance that the batches do not explain.",
-    "own-batch neighbors kept": "Share of a cell's same-batch neighbours that were kept; low: too much was removed.",
 }
 
 
@@ -79,13 +68,13 @@ def _rows(scores: pd.DataFrame, embeddings: list[str], baseline: str) -> list[di
     for metric, key in rows[:MAX_ROWS]:
         start = found.get((metric, key, baseline))
         cells = [_cell(found.get((metric, key, e)), start if e != baseline else None) for e in embeddings]
-        about = {
-            "name": _NAMES.get(metric, metric),
-            "key": key if several else "",
-            "meaning": _MEANINGS.get(metric, ""),
-        }
+        about = {"name": _NAMES.get(metric, metric), "key": key if several else "", "meaning": _meaning(metric)}
         made.append(about | {"cells": cells})
     return made
+
+
+def _meaning(name: str) -> str:
+    return _OVERALL.get(name) or next((metric.meaning for metric in METRICS if metric.name == name), "")
 
 
 def _cell(score: Any, start: Any) -> tuple[Bar, str] | None:

@@ -9,7 +9,7 @@ import pandas as pd
 from ...system.memory import human
 from ..figures import Figures
 from ..parts import Parts
-from ..points import batch_keys, clusters
+from ..points import batch_keys, clusters, correction
 from ..render import bar, share
 from ..text import NOTHING, as_float, number, percent
 from .section import Section, frame
@@ -19,16 +19,16 @@ _MEASURED = ("n_genes_by_counts", "total_counts", "pct_counts_mt")
 
 def summary(parts: Parts, figures: Figures) -> Section:
     """Show how many cells, genes and batches there are, and the steps with their time and memory."""
-    own, keys = parts.part("harmonax"), batch_keys(parts)
+    (own, corrector), keys = correction(parts), batch_keys(parts)
     facts: list[tuple[str, Any]] = [("Cells", f"{len(parts.obs):,}"), ("Genes", f"{len(parts.genes):,}")]
     facts += [(f"Batches in {key}", f"{parts.obs[key].nunique():,}") for key in keys]
     cluster = clusters(parts)
     if cluster is not None:
         facts.append((f"Clusters in {cluster}", f"{parts.obs[cluster].nunique():,}"))
     if own:
-        flavor = str(dict(own.get("params", {})).get("flavor", "Harmony"))
-        facts.append(("Corrected", f"{own.get('basis', 'X_pca')} → {own.get('adjusted_basis', 'X_pca_harmony')}"))
-        facts.append(("Method", f"{flavor}, {own.get('n_clusters', '?')} soft clusters"))
+        start = own.get("basis", "X_pca") if corrector.needs == "embedding" else "expression"
+        facts.append(("Corrected", f"{start} → {own.get('adjusted_basis', corrector.adjusted_basis)}"))
+        facts.append(("Method", corrector.describe(own)))
     quality, kept = _quality(parts)
     values = {"what": facts, "recorded": bool(own), "sizes": {key: _sizes(parts, key) for key in keys}}
     return Section("summary", "What was done", values | {"quality": quality, "kept": kept, "steps": _steps(parts)})
