@@ -11,8 +11,9 @@ import harmonax as hx
 from harmonax import tl
 from harmonax.errors import InputError, MissingKeyError
 from harmonax.evaluation.after.diagnose import Diagnosis
+from harmonax.evaluation.after.measured import Measured
 from harmonax.evaluation.after.null import calibrate
-from harmonax.evaluation.after.rules import Measured, judge
+from harmonax.evaluation.after.rules import judge
 from harmonax.evaluation.after.states import linked_batches, one_batch_states
 from harmonax.evaluation.after.structure import movement, neighbours_kept
 from harmonax.evaluation.findings import to_table
@@ -372,9 +373,6 @@ class TestAnnData:
             tl.diagnose(mixed, "batch", label_key="cell_type", markers={"Q": ["marker of T"]})
         with pytest.raises(MissingKeyError, match="did you mean 'marker of T'"):
             tl.diagnose(mixed, "batch", label_key="cell_type", markers={"T": ["marker-of-T"]})
-        mixed.obsm["X_short"] = mixed.obsm["X_pca"][:, :3]
-        with pytest.raises(InputError, match="shape"):
-            tl.diagnose(mixed, "batch", adjusted_basis="X_short")
         del mixed.obsm["X_pca_harmony"]
         with pytest.raises(MissingKeyError, match="harmony_integrate first"):
             tl.diagnose(mixed, "batch")

@@ -56,12 +56,17 @@ def overall(uns: Mapping[str, Any]) -> Overall:
     parts = [part for part in (diagnosis, check) if part is not None]
     if check is not None and str(check["verdict"]) == "impossible":
         code, parts = "impossible", [check]
-    elif code == "trust" and any(finding.level is Level.PROBLEM for finding in findings):
+    elif code == "trust" and any(_forbids_trust(finding) for finding in findings):
         code = "caution"
     headline = _HEADLINES[code]
     if code == "trust" and any(finding.code == "types_unknown" for finding in findings):
         headline = "This correction can be trusted, as far as can be told without cell types."
     return Overall(code, headline, " ".join(str(part["summary"]) for part in parts), findings)
+
+
+def _forbids_trust(finding: Finding) -> bool:
+    """Return whether a finding keeps a correction from being trusted as it is; a run has to converge, too."""
+    return finding.level is Level.PROBLEM or (finding.code == "not_converged" and finding.level is Level.WARNING)
 
 
 def _heard(check: Mapping[str, Any] | None, diagnosis: Mapping[str, Any] | None) -> list[Finding]:

@@ -3,6 +3,7 @@
 check       before: is a correction needed, and is it possible
 evaluate    after: scores of embeddings, with cell types and without
 diagnose    after: too little corrected, or too much
+verdict     one answer of both: can the correction be trusted
 map_query   new cells onto an integrated reference, which does not move
 tune        learn theta, sigma and the ridge strength by gradient, then correct with them
 """
@@ -14,5 +15,6 @@ from .diagnose import diagnose
 from .evaluate import evaluate
 from .map_query import map_query
 from .tune import tune
+from .verdict import verdict
 
-__all__ = ["check", "diagnose", "evaluate", "map_query", "tune"]
+__all__ = ["check", "diagnose", "evaluate", "map_query", "tune", "verdict"]

@@ -61,8 +61,8 @@ def diagnose(
     markers
         Genes by cell type, ``{"B cells": ["MS4A1", "CD79A"]}``: do they still separate their types? Needs `label_key`.
     basis, adjusted_basis
-        Embeddings in ``adata.obsm`` before and after, both (N, d); None: those of the last run, else ``"X_pca"`` and
-        ``"X_pca_harmony"``.
+        Embeddings in ``adata.obsm`` before and after, (N, d) and (N, any), of any method; None: those of the last run,
+        else ``"X_pca"`` and ``"X_pca_harmony"``.
     layer
         Layer with the expression of the markers; None: ``adata.X``. Whole numbers are taken for counts.
     correct
@@ -91,7 +91,7 @@ def diagnose(
     MissingKeyError
         If a column, an embedding or a marker gene is not there.
     InputError
-        If the embeddings do not fit together, or markers are given without cell types.
+        If no batch column is known, or markers are given without cell types.
 
     Examples
     --------
@@ -116,11 +116,6 @@ def diagnose(
     many = bool(read.get("allow_many_levels", False))
     design = design_from_table(adata.obs, keys, missing="level", allow_many_levels=many)
     before, after = (_embedding(adata, name) for name in (basis, adjusted_basis))
-    if before.shape != after.shape:
-        raise InputError(
-            f"obsm['{basis}'] has shape {before.shape} and obsm['{adjusted_basis}'] {after.shape}; pass as basis the "
-            "embedding that was corrected"
-        )
     labels = None if label_key is None else _names(adata, label_key, unlabelled)
     group_key = group_key if group_key is not None else "leiden" if "leiden" in adata.obs and labels is None else None
     # Only a run of harmonax says how it ended and with what parameters.
@@ -138,6 +133,7 @@ def diagnose(
         status=str(run.get("status", "")) if ours else "",
         last_change=float(run.get("last_change", np.nan)) if ours else float("nan"),
         hvg_per_batch="highly_variable_nbatches" in adata.var if "highly_variable" in adata.var else None,
+        known_method=ours and "params" in run,
     )
     gen = np.random.default_rng(seed_from(rng))
     if correct is None and ours:

@@ -3,6 +3,8 @@
 diagnose    `diagnose`: all of it, with a verdict
 rules       from what was measured to findings
 structure   neighbours kept, and how far cells moved
+types       every type in every batch: mixed, merged, apart
+measured    what a verdict rests on, and its limits
 states      states that only one batch has
 markers     are markers still where they were
 null        what a correction does where there is nothing to correct

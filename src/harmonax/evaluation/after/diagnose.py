@@ -19,11 +19,15 @@ from ..mixing import explained_by_batch, own_batch_excess
 from ..neighbours import nearest_cells
 from . import rules as judge
 from .markers import marker_table
+from .measured import Measured
 from .null import Correct, Null, calibrate
-from .states import batch_table, group_table, linked_batches, one_batch_states
+from .states import batch_table, composition_states, group_table, linked_batches, one_batch_states
 from .structure import moved_share, movement, neighbours_kept
+from .types import COLUMNS, blurred, type_table
 
 _NEAR = 30
+# Excess of same-batch neighbours from which a single batch counts as apart still.
+FAR = 0.5
 # Share of the cells that need labels for mixing to be measured within types.
 _LABELLED = 0.5
 
@@ -42,14 +46,15 @@ class Diagnosis:
     findings
         What was measured, with advice.
     numbers
-        ``neighbours_kept`` (mean over batches), own-batch neighbours in excess (``excess_before``, ``excess_after``:
+        ``neighbours_kept`` (mean over batches), same-batch neighbours in excess (``excess_before``, ``excess_after``:
         0 mixed as by chance, 1 apart), variance explained by batch (``explained_before``, ``explained_after``),
-        squared ``movement`` as a share of the variance, and ``movement_apart``, the mean move apart from the batch.
+        squared ``movement`` as a share of the variance, and ``movement_apart``, the mean move apart from the batch
+        (nan where the embeddings have other widths).
     null
         The distortion where there was nothing to correct; None where it was not measured.
-    mixing, batches, groups, one_batch_states, markers
+    mixing, batches, groups, one_batch_states, markers, types
         Tables: per batch variable (the numbers have the one that was furthest apart), per batch, per group, per state
-        that one batch alone has, per marker gene.
+        that one batch alone has, per marker gene, per cell type and batch (see `types.type_table`).
     kept, moved
         Per cell, (N,): share of own-batch neighbours kept (nan where a sample was taken), and movement.
     """
@@ -64,6 +69,7 @@ class Diagnosis:
     groups: pd.DataFrame
     one_batch_states: pd.DataFrame
     markers: pd.DataFrame
+    types: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COLUMNS))
     about: dict[str, Any] = field(default_factory=dict)
     kept: np.ndarray = field(repr=False, default_factory=lambda: np.empty(0))
     moved: np.ndarray = field(repr=False, default_factory=lambda: np.empty(0))
@@ -81,6 +87,7 @@ class Diagnosis:
             "clusters": self.groups,
             "one_batch_states": self.one_batch_states,
             "markers": self.markers,
+            "types": self.types,
             **self.about,
         }
 
@@ -92,7 +99,7 @@ class Diagnosis:
     def from_uns(cls, stored: Mapping[str, Any]) -> Diagnosis:
         """Return the diagnosis that `to_uns` stored, without the values per cell."""
         null = dict(stored["null"])
-        tables = {"mixing", "batches", "clusters", "one_batch_states", "markers"}
+        tables = {"mixing", "batches", "clusters", "one_batch_states", "markers", "types"}
         parts = {"verdict", "summary", "findings", "numbers", "null", *tables}
         return cls(
             verdict=str(stored["verdict"]),
@@ -105,6 +112,8 @@ class Diagnosis:
             groups=stored["clusters"],
             one_batch_states=stored["one_batch_states"],
             markers=stored["markers"],
+            # Not there before version 0.2.
+            types=stored.get("types", pd.DataFrame(columns=COLUMNS)),
             about={name: value for name, value in stored.items() if name not in parts},
         )
 
@@ -119,7 +128,7 @@ class Case:
     Attributes
     ----------
     before, after
-        Embeddings, both (N, d).
+        Embeddings, (N, d) and (N, any).
     batch, levels
         Code of each cell's batch, (N,), and the batches' names; of several batch variables, of their combinations.
     variables
@@ -134,6 +143,9 @@ class Case:
         How the run ended, if known: "converged", "max_iterations" or "".
     hvg_per_batch
         Whether variable genes were chosen within batches; None: not known.
+    known_method
+        Whether `after` is Harmony's, for which limits on neighbours kept are known. Another method's embedding differs
+        from `before` in more than the correction.
     """
 
     before: np.ndarray
@@ -148,6 +160,7 @@ class Case:
     status: str = ""
     last_change: float = float("nan")
     hvg_per_batch: bool | None = None
+    known_method: bool = True
 
     def take(self, rows: np.ndarray) -> Case:
         """Return the case of some of the cells."""
@@ -177,7 +190,8 @@ def diagnose(
     """
     n = len(case.before)
     rows = np.arange(n) if n <= max_cells else np.sort(rng.choice(n, max_cells, replace=False))
-    moved = movement(case.before, case.after, case.batch)
+    comparable = case.before.shape == case.after.shape
+    moved = movement(case.before, case.after, case.batch) if comparable else np.full(n, np.nan)
     part = case.take(rows)
     kept = np.full(n, np.nan)
     kept[rows] = neighbours_kept(part.before, part.after, part.batch)
@@ -194,9 +208,13 @@ def diagnose(
     batches = batch_table(part.batch, part.levels, kept[rows])
     # Within types where enough of them are in several batches: then the batches may hold different numbers of each.
     within = labels if n_linked < n_labelled and (labels != "").mean() > _LABELLED else None
-    mixing = _mixing(part, within, rng)
+    groups_alike, composition = _alike(part, within, rng)
+    mixing = _mixing(part, groups_alike, rng)
+    if composition:
+        mixing["needed"] = False
+    types = type_table(part.before, part.after, labels, part.batch, part.levels)
     numbers = _numbers(part, mixing, batches, kept[rows], moved)
-    measured = judge.Measured(
+    measured = Measured(
         numbers=numbers,
         mixing=mixing,
         null=null,
@@ -210,27 +228,48 @@ def diagnose(
         status=case.status,
         last_change=case.last_change,
         hvg_per_batch=case.hvg_per_batch,
+        types=types,
+        composition=composition,
+        known_method=case.known_method,
+        blurred=blurred(part.before, part.after, labels, part.batch),
     )
     verdict, summary, findings = judge.judge(measured)
     about = {"n_cells": n, "n_used": len(rows)}
-    return Diagnosis(
-        verdict, summary, findings, numbers, null, mixing, batches, clusters, states, markers, about, kept, moved
-    )
+    tables = (mixing, batches, clusters, states, markers, types)
+    return Diagnosis(verdict, summary, findings, numbers, null, *tables, about, kept, moved)
 
 
-def _mixing(part: Case, labels: np.ndarray | None, rng: np.random.Generator) -> pd.DataFrame:
+def _alike(part: Case, labels: np.ndarray | None, rng: np.random.Generator) -> tuple[np.ndarray | None, bool]:
+    """Return groups of cells that are alike, -1 for none, and whether batches differ in their shares of these only."""
+    if labels is not None:
+        return np.unique(labels, return_inverse=True)[1] - int((labels == "").any()), False
+    return composition_states(part.before, part.batch, rng)
+
+
+def _mixing(part: Case, groups: np.ndarray | None, rng: np.random.Generator) -> pd.DataFrame:
     """Return how far the batches of each variable lie apart, before and after."""
-    groups = None if labels is None else np.unique(labels, return_inverse=True)[1] - int((labels == "").any())
     rows = []
     for name, codes in (part.variables or {"batch": part.batch}).items():
-        own = np.unique(codes, return_inverse=True)[1]
+        present, own = np.unique(codes, return_inverse=True)
         before, after = (own_batch_excess(Z, own, rng, groups=groups) for Z in (part.before, part.after))
         counts = np.bincount(own)
-        apart = [int(levels_apart(excess, counts).sum()) if len(counts) > 1 else 0 for excess in (before, after)]
-        needed = len(counts) > 1 and (matters(before) or apart[0] > 0)
-        rows.append((name, before.overall, after.overall, max(before.chance, after.chance), needed, *apart))
-    names = ["batch_key", "before", "after", "chance", "needed", "levels_apart_before", "levels_apart_after"]
-    return pd.DataFrame(rows, columns=names, index=[str(i) for i in range(len(rows))])
+        lone = [levels_apart(e, counts) if len(counts) > 1 else np.zeros(1, bool) for e in (before, after)]
+        needed = len(counts) > 1 and (matters(before) or lone[0].any())
+        # Batches that were apart, and still are by more than half of what could be.
+        far = lone[0] & lone[1] & (np.nan_to_num(after.per_level) > FAR)
+        names = ", ".join(_level_name(part, name, present[i]) for i in np.flatnonzero(far))
+        chance = max(before.chance, after.chance)
+        rows.append(
+            (name, before.overall, after.overall, chance, needed, int(lone[0].sum()), int(lone[1].sum()), names)
+        )
+    columns = ["batch_key", "before", "after", "chance", "needed", "levels_apart_before", "levels_apart_after", "far"]
+    table = pd.DataFrame(rows, columns=columns, index=[str(i) for i in range(len(rows))])
+    return table.astype({"batch_key": object, "far": object})
+
+
+def _level_name(part: Case, variable: str, code: int) -> str:
+    """Return the name of a batch; with several variables, the variable and the number of its level."""
+    return part.levels[code] if len(part.variables) < 2 else f"{variable} {code}"
 
 
 def _numbers(
@@ -248,6 +287,8 @@ def _numbers(
         "excess_after": float(worst["after"]),
         "explained_before": explained[0],
         "explained_after": explained[1],
-        "movement": moved_share(np.asarray(part.before, np.float64), np.asarray(part.after, np.float64)),
+        "movement": moved_share(np.asarray(part.before, np.float64), np.asarray(part.after, np.float64))
+        if part.before.shape == part.after.shape
+        else float("nan"),
         "movement_apart": float(moved.mean()),
     }

@@ -1,79 +1,31 @@
-"""From measurements to findings, advice and a verdict: limits set on eight real data sets at theta 0 to 20."""
+"""From measurements to findings, advice and a verdict; the limits are in `measured.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
-from ..before.embedding_checks import TRIVIAL
 from ..findings import Finding, Level, by_severity
 from .markers import LOST
-from .null import Null
-
-# Of the neighbours within batches, mean over batches. Harmony's defaults keep 0.85 to 0.97 of them, theta = 20 keeps
-# 0.63 to 0.79 (0.86 on one set).
-_KEPT_FINE, _KEPT_LEAST = 0.84, 0.80
-# Where there is nothing to correct. Defaults keep 0.956 to 0.99, theta = 20 0.85 to 0.99.
-_NULL_FINE = 0.92
-# Own-batch neighbours in excess from which batches are still apart; and too little was corrected where more than half
-# of the excess is left.
-_APART, _TOO_MUCH_LEFT = 0.25, 0.5
-# A group is reported when it kept so much less than all cells.
-_GROUP_LOSS, _GROUP_CELLS = 0.1, 30
-_MOVED_FAR = 0.5
-_NEARLY_CONVERGED = 1e-3
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """Everything that a verdict rests on."""
-
-    numbers: dict[str, float]
-    mixing: pd.DataFrame
-    null: Null | None
-    batches: pd.DataFrame
-    groups: pd.DataFrame
-    states: pd.DataFrame
-    markers: pd.DataFrame
-    n_levels: int
-    n_labelled: int
-    n_linked: int
-    status: str = ""
-    last_change: float = float("nan")
-    hvg_per_batch: bool | None = None
-
-    @property
-    def confounded(self) -> bool:
-        """Whether there are labels, and no type that two batches share."""
-        return 1 < self.n_labelled == self.n_linked
-
-    @property
-    def needed(self) -> bool:
-        """Whether the batches of any variable lay further apart than chance explains, and enough to matter."""
-        return bool(self.mixing["needed"].any())
-
-    @property
-    def left(self) -> pd.DataFrame:
-        """The variables of which more than half of the excess is left, or as many batches lie apart as before."""
-        m = self.mixing
-        still = (m["after"] > _TOO_MUCH_LEFT * m["before"]) & (m["after"] > np.fmax(m["chance"], TRIVIAL))
-        alone = (m["levels_apart_after"] >= m["levels_apart_before"]) & (m["before"] <= np.fmax(m["chance"], TRIVIAL))
-        return m[m["needed"] & (still | alone)]
-
-    @property
-    def torn(self) -> bool:
-        """Whether too many neighbours within batches were lost."""
-        kept = self.numbers["neighbours_kept"]
-        distorts = self.null is not None and self.null.neighbours_kept < _NULL_FINE
-        return kept < _KEPT_LEAST or (distorts and kept < _KEPT_FINE)
+from .measured import (
+    APART,
+    GROUP_CELLS,
+    GROUP_LOSS,
+    KEPT_FINE,
+    MANY_MERGED,
+    MIN_KEPT,
+    MOVED_FAR,
+    NEARLY_CONVERGED,
+    NULL_FINE,
+    Measured,
+)
+from .types import apart
 
 
 def judge(measured: Measured) -> tuple[str, str, list[Finding]]:
     """Return the verdict, the verdict in a sentence, and the findings, most serious first."""
-    findings = [*_possible(measured), *_mixing(measured), *_structure(measured), *_states(measured)]
+    findings = [*_possible(measured), *_mixing(measured), *_structure(measured), *_states(measured), *_types(measured)]
     findings += [*_markers(measured), *_run(measured)]
     verdict = _verdict(measured, findings)
     summary = _SUMMARY["one_batch" if measured.n_levels < 2 else verdict].format(**_words(measured))
@@ -99,20 +51,22 @@ def _words(m: Measured) -> dict[str, str]:
         "kept": f"kept {kept:.0%} of each cell's neighbours within its batch"
         if np.isfinite(kept)
         else "moved the cells",
-        "fell": f"neighbours from the own batch in excess of chance went from {before:.0%} to {after:.0%}",
+        "fell": f"same-batch neighbours in excess of chance went from {before:.0%} to {after:.0%}",
     }
 
 
 def _verdict(m: Measured, findings: list[Finding]) -> str:
     if not m.needed:
-        return "not_needed"
+        return "caution" if len(m.merged) else "not_needed"
     if m.confounded:
         return "impossible"
-    if m.torn:
+    if m.unchanged:
+        return "under_corrected"
+    if m.torn or m.merged["n_cells"].sum() > MANY_MERGED * m.types["n_cells"].sum():
         return "over_corrected"
     if len(m.left):
         return "under_corrected"
-    # How a run ended says nothing of where: its warning stands for itself.
+    # How a run ended says nothing of where: its warning stands for itself, and in the verdict over everything.
     serious = [f for f in findings if f.level in (Level.WARNING, Level.PROBLEM) and f.code != "not_converged"]
     return "caution" if serious else "fine"
 
@@ -138,24 +92,32 @@ def _mixing(m: Measured) -> Iterator[Finding]:
     if m.n_levels < 2:
         yield Finding("one_batch", Level.NOTE, "There is one batch only: nothing was corrected.")
         return
+    if m.composition:
+        yield Finding(
+            "composition",
+            Level.NOTE,
+            "Batches differ in how many cells of each state they have, not within states: that is no batch effect.",
+            "Continue with the uncorrected embedding.",
+        )
+        return
     if not m.needed:
         yield Finding(
             "not_needed",
             Level.NOTE,
-            "Batches were mixed as by chance before the correction (own-batch neighbours in excess: "
+            "Batches were mixed as by chance before the correction (same-batch neighbours in excess: "
             f"{m.numbers['excess_before']:.3f}).",
-            "Go on with the uncorrected embedding.",
+            "Continue with the uncorrected embedding.",
         )
         return
     if m.confounded:
         return
     for row in m.mixing[m.mixing["needed"]].itertuples():
         of = f" of '{row.batch_key}'" if len(m.mixing) > 1 else ""
-        said = f"Own-batch neighbours{of} in excess of chance: {row.before:.2f} before, {row.after:.2f} after "
+        said = f"Same-batch neighbours{of} in excess of chance: {row.before:.2f} before, {row.after:.2f} after "
         said += "(1: batches apart)."
-        if row.levels_apart_after and row.after <= _APART:
+        if row.levels_apart_after and row.after <= APART:
             said += f" {row.levels_apart_after} batches lie apart ({row.levels_apart_before} before)."
-        if row.after <= _APART and row.batch_key not in set(m.left["batch_key"]):
+        if row.after <= APART and row.batch_key not in set(m.left["batch_key"]):
             yield Finding("batches_mixed", Level.GOOD, said)
             continue
         also = "" if m.n_labelled else " Or the batches hold different cells: give the cell types (label_key) to tell."
@@ -163,8 +125,14 @@ def _mixing(m: Measured) -> Iterator[Finding]:
             "batches_apart",
             Level.WARNING,
             said,
-            "Raise theta to 3 or 4, take more principal components, and use the corrected embedding "
-            f"(use_rep) for neighbours.{also}",
+            f"{m.more}{also}",
+        )
+    if m.far and not len(m.left):
+        yield Finding(
+            "some_batches_apart",
+            Level.WARNING,
+            f"Most batches are mixed, but these still lie apart: {m.far}.",
+            f"Look at these batches alone: are they of other cells, or of poor quality? {m.more}",
         )
 
 
@@ -173,7 +141,7 @@ def _structure(m: Measured) -> Iterator[Finding]:
     lower = "Lower theta (1), allow fewer rounds, and compare known markers before and after."
     if np.isfinite(kept):
         said = f"{kept:.1%} of each cell's nearest neighbours within its own batch are still its neighbours."
-        level = Level.PROBLEM if m.torn else Level.GOOD if kept >= _KEPT_FINE else Level.WARNING
+        level = Level.PROBLEM if m.torn else Level.GOOD if kept >= KEPT_FINE else Level.WARNING
         yield Finding("neighbours_kept", level, said, "" if level is Level.GOOD else lower)
     elif m.n_levels > 1:
         said = "Every batch is too small to tell whether the correction kept its structure."
@@ -183,9 +151,9 @@ def _structure(m: Measured) -> Iterator[Finding]:
             f"Splitting batch {m.null.batch} ({m.null.n_cells:,} cells) at random and correcting the halves lost "
             f"{1 - m.null.neighbours_kept:.1%} of the neighbours; a correction without fault loses none."
         )
-        fine = m.null.neighbours_kept >= _NULL_FINE
+        fine = m.null.neighbours_kept >= NULL_FINE
         yield Finding("null", Level.GOOD if fine else Level.WARNING, said, "" if fine else lower)
-    torn = m.batches[m.batches["neighbours_kept"] < _KEPT_LEAST]
+    torn = m.batches[m.batches["neighbours_kept"] < MIN_KEPT]
     if len(torn) and not m.torn:
         yield Finding(
             "batches_torn",
@@ -195,7 +163,7 @@ def _structure(m: Measured) -> Iterator[Finding]:
             + ".",
             lower,
         )
-    lost = m.groups[(m.groups["neighbours_kept"] < kept - _GROUP_LOSS) & (m.groups["n_cells"] >= _GROUP_CELLS)]
+    lost = m.groups[(m.groups["neighbours_kept"] < kept - GROUP_LOSS) & (m.groups["n_cells"] >= GROUP_CELLS)]
     if len(lost) and not m.torn:
         yield Finding(
             "groups_torn",
@@ -205,8 +173,8 @@ def _structure(m: Measured) -> Iterator[Finding]:
             + ".",
             "Check the markers of these groups before and after.",
         )
-    beyond = (m.groups["movement"] > _MOVED_FAR) & (m.groups["movement"] > m.groups["batch_offset"])
-    far = m.groups[beyond & (m.groups["n_cells"] >= _GROUP_CELLS)]
+    beyond = (m.groups["movement"] > MOVED_FAR) & (m.groups["movement"] > m.groups["batch_offset"])
+    far = m.groups[beyond & (m.groups["n_cells"] >= GROUP_CELLS)]
     if len(far):
         yield Finding(
             "groups_moved",
@@ -261,6 +229,39 @@ def _states(m: Measured) -> Iterator[Finding]:
         )
 
 
+def _types(m: Measured) -> Iterator[Finding]:
+    if m.confounded or m.n_levels < 2 or not len(m.types):
+        return
+    if len(m.merged):
+        worst = m.merged.assign(lost=m.merged["expected"] - m.merged["pure_after"]).sort_values("lost", ascending=False)
+        yield Finding(
+            "types_merged",
+            Level.WARNING,
+            "Now among cells of other types: "
+            + _listed(
+                f"{r.type} in {r.batch} ({r.pure_after:.0%} of its neighbours are of its type, where {r.expected:.0%} "
+                "were to be expected)"
+                for r in worst.itertuples()
+            )
+            + ".",
+            "Compare the markers of these types before and after; lower theta (1) if they must stay apart.",
+        )
+    elif m.needed:
+        yield Finding("types_kept", Level.GOOD, "In every batch, every type is as distinct from the others as before.")
+    lone = apart(m.types).sort_values("apart_after", ascending=False)
+    if len(lone) and m.needed and not len(m.left):
+        yield Finding(
+            "types_apart",
+            Level.WARNING,
+            "Of one type, but still apart from the other batches' cells of it: "
+            + _listed(f"{r.type} of {r.batch} (excess {r.apart_after:.2f})" for r in lone.itertuples())
+            + ".",
+            "Are these cells in another state there (a condition, a subtype)? If not: "
+            + m.more[0].lower()
+            + m.more[1:],
+        )
+
+
 def _markers(m: Measured) -> Iterator[Finding]:
     if not len(m.markers):
         return
@@ -283,11 +284,12 @@ def _run(m: Measured) -> Iterator[Finding]:
     if m.status != "max_iterations":
         return
     genes = " Choose variable genes within batches (batch_key=...) as well." if m.hvg_per_batch is False else ""
-    level = Level.NOTE if abs(m.last_change) < _NEARLY_CONVERGED else Level.WARNING
+    level = Level.NOTE if abs(m.last_change) < NEARLY_CONVERGED else Level.WARNING
     yield Finding(
         "not_converged",
         level,
-        f"The run stopped at its most rounds; the objective still changed by {abs(m.last_change):.1e} in the last one.",
+        "The run stopped at its maximum number of rounds; the objective still changed by "
+        f"{abs(m.last_change):.1e} in the last one.",
         f"Raise max_iter_harmony.{genes}",
     )
 

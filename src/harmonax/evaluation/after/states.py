@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from ...system.extras import need
 from ..before.association import linked, linked_groups
+from ..mixing import own_batch_excess
 from ..neighbours import own_batch_neighbours
 from .structure import NEIGHBOURS
 
@@ -17,6 +19,11 @@ _EXPECTED_ELSEWHERE = 5
 # Below this share of own neighbours before the correction, a state cannot be told from its surroundings anyway.
 _DISTINCT = 0.6
 MERGED = 0.2
+# States of the uncorrected embedding: at most so many, of about so many cells; a batch is present in one where it has
+# such a share of the cells that it would have at random, every batch has to be in states of such a share of the cells,
+# and of the excess over all cells no more than such a share is left inside states.
+_MAX_STATES, _STATE_CELLS = 30, 100
+_PRESENT, _SHARED, _INSIDE = 0.02, 0.95, 0.25
 # In a smaller batch a third of the cells are soon its neighbours.
 _BATCH_CELLS = 30
 
@@ -133,6 +140,48 @@ def one_batch_states(
         rows.append((name, levels[home], int(counts[home]), merged, verdict))
     names = ["state", "batch", "n_cells", "merged_share", "verdict"]
     return pd.DataFrame(rows, columns=names, index=[str(i) for i in range(len(rows))])
+
+
+def composition_states(
+    before: np.ndarray, batch: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray | None, bool]:
+    """Return states of the uncorrected embedding, and whether batches differ in their shares of these only.
+
+    A batch effect moves the cells of a batch away from the same cells elsewhere: states then belong to one batch, or
+    batches lie apart inside them. Where every batch has cells in every state and batches are mixed inside them, what
+    differs is how many cells of each state a batch has.
+
+    Parameters
+    ----------
+    before
+        Embedding before the correction, (N, d).
+    batch
+        Code of each cell's batch, (N,).
+    rng
+        Seeds the k-means, and shuffles batches to say what chance gives.
+
+    Returns
+    -------
+    tuple
+        Code of each cell's state, (N,), None where the batches differ in more than composition; and whether they do
+        not.
+    """
+    codes = np.unique(batch, return_inverse=True)[1]
+    counts = np.bincount(codes)
+    n_states = min(_MAX_STATES, len(before) // _STATE_CELLS)
+    if len(counts) < 2 or n_states < 2:
+        return None, False
+    overall = own_batch_excess(before, codes, rng)
+    kmeans = need("sklearn.cluster", "workflow").KMeans(n_states, n_init=1, random_state=int(rng.integers(2**31)))
+    states = kmeans.fit_predict(np.asarray(before, np.float64)).astype(np.int64)
+    table = np.zeros((n_states, len(counts)))
+    np.add.at(table, (states, codes), 1)
+    expected = table.sum(axis=1, keepdims=True) * counts / counts.sum()
+    everywhere = (table >= _PRESENT * expected).all(axis=1)
+    within = own_batch_excess(before, codes, rng, groups=states)
+    inside = within.overall <= max(within.chance, _INSIDE * overall.overall)
+    shared = table[everywhere].sum() >= _SHARED * table.sum()
+    return (states, True) if overall.overall > overall.chance and inside and shared else (None, False)
 
 
 def linked_batches(labels: np.ndarray, batch: np.ndarray) -> tuple[int, int]:

@@ -1,0 +1,119 @@
+"""What a diagnosis rests on, and what follows from it: limits set on eight real data sets at theta 0 to 20."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from ..before.embedding_checks import TRIVIAL
+from .null import Null
+from .types import COLUMNS, merged
+
+# Of the neighbours within batches, mean over batches. Harmony's defaults keep 0.85 to 0.97 of them, theta = 20 keeps
+# 0.63 to 0.79 (0.86 on one set).
+KEPT_FINE, MIN_KEPT = 0.84, 0.80
+# Where there is nothing to correct. Defaults keep 0.956 to 0.99, theta = 20 0.85 to 0.99.
+NULL_FINE = 0.92
+# Own-batch neighbours in excess from which batches are still apart; and too little was corrected where more than half
+# of the excess is left.
+APART, _TOO_MUCH_LEFT = 0.25, 0.5
+# A group is reported when it kept so much less than all cells.
+# Same-batch neighbours in excess hardly fell where more than this share of them is left.
+_UNCHANGED = 0.85
+# Types (states, where no types are known) less pure within their batches by so much have lost structure. Of the
+# embeddings in the verdict cases ComBat's lost 0.002 (0.016), another PCA's 0.013 (0.12, but it corrected
+# nothing), theta = 20 up to 0.07 (0.06).
+_BLURRED_TYPES, _BLURRED_STATES = 0.1, 0.06
+# Share of the labelled cells whose types were merged from which a correction is not to be used.
+MANY_MERGED = 0.25
+GROUP_LOSS, GROUP_CELLS = 0.1, 30
+MOVED_FAR = 0.5
+NEARLY_CONVERGED = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Everything that a verdict rests on."""
+
+    numbers: dict[str, float]
+    mixing: pd.DataFrame
+    null: Null | None
+    batches: pd.DataFrame
+    groups: pd.DataFrame
+    states: pd.DataFrame
+    markers: pd.DataFrame
+    n_levels: int
+    n_labelled: int
+    n_linked: int
+    types: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COLUMNS))
+    composition: bool = False
+    known_method: bool = True
+    blurred: float = float("nan")
+    status: str = ""
+    last_change: float = float("nan")
+    hvg_per_batch: bool | None = None
+
+    @property
+    def confounded(self) -> bool:
+        """Whether there are labels, and no type that two batches share."""
+        return 1 < self.n_labelled == self.n_linked
+
+    @property
+    def needed(self) -> bool:
+        """Whether the batches of any variable lay further apart than chance explains, and enough to matter."""
+        return bool(self.mixing["needed"].any())
+
+    @property
+    def left(self) -> pd.DataFrame:
+        """The variables of which more than half of the excess is left, or as many batches lie apart as before."""
+        m = self.mixing
+        still = (m["after"] > _TOO_MUCH_LEFT * m["before"]) & (m["after"] > np.fmax(m["chance"], TRIVIAL))
+        alone = (m["levels_apart_after"] >= m["levels_apart_before"]) & (m["before"] <= np.fmax(m["chance"], TRIVIAL))
+        return m[m["needed"] & (still | alone)]
+
+    @property
+    def far(self) -> str:
+        """The single batches that were apart and still are."""
+        needed = self.mixing[self.mixing["needed"]]
+        return ", ".join(name for name in needed.get("far", pd.Series(dtype=object)) if name)
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether batches lie as far apart as before, for whatever became of the cells."""
+        m = self.mixing[self.mixing["needed"]]
+        return bool(len(m)) and bool((m["after"] > _UNCHANGED * m["before"]).all())
+
+    @property
+    def torn(self) -> bool:
+        """Whether too much of the structure within batches was lost.
+
+        Of Harmony's embeddings the neighbours kept say so. Another method's has other neighbours for other reasons as
+        well: there, it is types that are less pure within their batches.
+        """
+        if not self.known_method and np.isfinite(self.blurred):
+            return self.blurred > (_BLURRED_TYPES if len(self.types) else _BLURRED_STATES)
+        kept = self.numbers["neighbours_kept"]
+        distorts = self.null is not None and self.null.neighbours_kept < NULL_FINE
+        return kept < MIN_KEPT or (distorts and kept < KEPT_FINE)
+
+    @property
+    def merged(self) -> pd.DataFrame:
+        """Types that lie among others in a batch, beyond what composition and chance explain."""
+        return merged(self.types)
+
+    @property
+    def too_much(self) -> bool:
+        """Whether anything says that less should be corrected."""
+        return self.torn or len(self.merged) > 0
+
+    @property
+    def more(self) -> str:
+        """What to do about batches that lie apart; not the opposite of what another finding advises."""
+        if self.too_much:
+            return "Take more principal components, or choose variable genes within batches: theta cannot mend both."
+        return (
+            "Raise theta to 3 or 4, take more principal components, and use the corrected embedding (use_rep) for "
+            "neighbours."
+        )

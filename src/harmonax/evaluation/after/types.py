@@ -1,0 +1,151 @@
+"""Cell types, each in each batch: mixed with the same type elsewhere, and still apart from other types?
+
+Averages hide the worst: a type of 12 cells laid on another, or one of 29 batches that was not corrected, changes none.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from ...system.extras import need
+from ..neighbours import nearest_cells, own_batch_neighbours
+from .structure import NEIGHBOURS
+
+COLUMNS = ["type", "batch", "n_cells", "n_elsewhere", "pure_before", "pure_within", "mixed_before"]
+COLUMNS += ["expected", "pure_after", "apart_before", "apart_after", "chance"]
+# Fewer cells of a type in a batch say nothing.
+MIN_CELLS = 10
+# States of one batch: at most so many, of about so many cells.
+MAX_STATES, STATE_CELLS = 10, 50
+# Standard deviations that chance reaches, of the worst of many.
+_REACH = 4.0
+
+
+def type_table(
+    before: np.ndarray, after: np.ndarray, labels: np.ndarray, batch: np.ndarray, levels: list[str]
+) -> pd.DataFrame:
+    """Return one row per type and batch with at least 10 such cells.
+
+    Parameters
+    ----------
+    before, after
+        Embeddings, (N, d) and (N, any).
+    labels
+        Name of each cell's type, "" for none, (N,). Cells without one take no part.
+    batch, levels
+        Code of each cell's batch, (N,), and the batches' names.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``n_cells`` and ``n_elsewhere`` of the type in the batch and in the others. ``pure_before``: share of the
+        nearest cells in the same batch, before, that are of the type; ``pure_within``: the same after.
+        ``mixed_before`` and ``pure_after``: that share among the nearest cells of all batches; ``expected``: what the
+        last would be if the type were as distinct as before and all batches mixed, given how common it is in each.
+        ``apart_before``, ``apart_after``: same-batch neighbours among cells of the type in excess of chance, 0 mixed
+        and 1 apart, nan where no other batch has the type; ``chance``: what chance can reach.
+    """
+    known = np.flatnonzero(labels != "")
+    before, after, labels, batch = (np.asarray(values)[known] for values in (before, after, labels, batch))
+    names, types = np.unique(labels, return_inverse=True)
+    if not len(names) or len(known) < 2 * MIN_CELLS:
+        return pd.DataFrame(columns=COLUMNS)
+    counts = np.zeros((len(names), len(levels)), np.int64)
+    np.add.at(counts, (types, batch), 1)
+    near = [own_batch_neighbours(Z, batch, NEIGHBOURS) for Z in (before, after)]
+    near += [nearest_cells(Z, min(NEIGHBOURS, len(known) - 1)) for Z in (before, after)]
+    rows = []
+    for t, name in enumerate(names):
+        cells = np.flatnonzero(types == t)
+        lone = [_apart(Z[cells], batch[cells], len(levels)) for Z in (before, after)]
+        for b in np.flatnonzero(counts[t] >= MIN_CELLS):
+            mine = cells[batch[cells] == b]
+            # A type can give a cell one neighbour fewer than it has cells.
+            most = (counts[t, b] - 1,) * 2 + (len(cells) - 1,) * 2
+            pure, within, start, found = (_pure(*given, types, mine) for given in zip(near, most, strict=True))
+            rare = counts[t].sum() / len(known), counts[t, b] / counts[:, b].sum()
+            n, others = int(counts[t, b]), int(len(cells) - counts[t, b])
+            share = n / len(cells)
+            chance = _REACH * np.sqrt(share / max(1 - share, 1e-9) / n) if others else np.nan
+            purity = (pure, within, start, _as_rare(pure, *rare), found)
+            rows.append((name, levels[b], n, others, *purity, lone[0][b], lone[1][b], chance))
+    return pd.DataFrame(rows, columns=COLUMNS, index=[str(i) for i in range(len(rows))])
+
+
+def merged(table: pd.DataFrame, least: float = 0.2) -> pd.DataFrame:
+    """Return the rows whose type lies among other types now, as it did not before the correction.
+
+    That is beyond what composition and chance explain, and less pure than it was among all batches.
+    """
+    lost = table["expected"] - table["pure_after"]
+    spread = np.sqrt((table["expected"] * (1 - table["expected"])).clip(lower=0.01) / table["n_cells"])
+    # What was no state of its own before cannot be merged.
+    fell = table["mixed_before"] - table["pure_after"] > least / 2
+    return table[(lost > np.maximum(least, _REACH * spread)) & fell & (table["pure_before"] > 0.5)]
+
+
+def blurred(before: np.ndarray, after: np.ndarray, labels: np.ndarray, batch: np.ndarray) -> float:
+    """Return how much purer types were among each cell's neighbours in its batch before than after.
+
+    Another representation of the same cells changes who is whose neighbour, but not of which type: what falls here is
+    structure that was lost, whatever the method. Without labels, states found within each batch before take the place
+    of types; nan where no batch has cells enough for two.
+    """
+    states = not (labels != "").any()
+    known = np.flatnonzero(labels != "") if not states else np.arange(len(labels))
+    types = batch_states(before, batch) if states else np.unique(labels[known], return_inverse=True)[1]
+    if states and not any(len(np.unique(types[batch == code])) > 1 for code in np.unique(batch)):
+        return float("nan")
+    purity = []
+    for Z in (before, after):
+        near = own_batch_neighbours(np.asarray(Z)[known], batch[known], NEIGHBOURS)
+        there = near >= 0
+        purity.append((types[near] == types[:, None])[there].mean() if there.any() else np.nan)
+    return float(purity[0] - purity[1])
+
+
+def batch_states(Z: np.ndarray, batch: np.ndarray) -> np.ndarray:
+    """Return states found in each batch by itself, by k-means, (N,): no two batches share one."""
+    kmeans = need("sklearn.cluster", "workflow").KMeans
+    states = np.zeros(len(Z), np.int64)
+    for code in np.unique(batch):
+        own = np.flatnonzero(batch == code)
+        n = max(1, min(MAX_STATES, len(own) // STATE_CELLS))
+        found = kmeans(n, n_init=1, random_state=0).fit_predict(np.asarray(Z[own], np.float64))
+        states[own] = found + states.max() + 1
+    return states
+
+
+def apart(table: pd.DataFrame, least: float = 0.5, cells: int = 30) -> pd.DataFrame:
+    """Return the rows of a type that others have too, but whose cells in this batch lie by themselves."""
+    enough = (table["n_cells"] >= cells) & (table["n_elsewhere"] >= cells)
+    return table[enough & (table["apart_after"] > np.maximum(least, table["chance"]))]
+
+
+def _pure(near: np.ndarray, most: int, types: np.ndarray, mine: np.ndarray) -> float:
+    """Return which share of the nearest cells of these are of their type; at most so many are asked."""
+    rows = near[mine][:, : max(1, min(most, near.shape[1]))]
+    there = rows >= 0
+    return float((types[rows] == types[mine][:, None])[there].mean()) if there.any() else float("nan")
+
+
+def _as_rare(pure: float, everywhere: float, here: float) -> float:
+    """Return a purity that was measured where a type makes up `here`, for where it makes up `everywhere`."""
+    if not 0 < pure < 1 or not 0 < here < 1 or not 0 < everywhere < 1:
+        return pure
+    odds = pure / (1 - pure) * (everywhere / (1 - everywhere)) / (here / (1 - here))
+    # Never above what was measured: where other batches have more of a type, mixing is no promise of purity.
+    return min(pure, odds / (1 + odds))
+
+
+def _apart(Z: np.ndarray, batch: np.ndarray, n_levels: int) -> np.ndarray:
+    """Return the same-batch neighbours of each batch's cells in excess of chance, among these cells of one type."""
+    counts = np.bincount(batch, minlength=n_levels)
+    if (counts > 0).sum() < 2 or len(Z) < 6:
+        return np.full(n_levels, np.nan)
+    near = nearest_cells(Z, max(1, min(NEIGHBOURS, len(Z) // 3)))
+    same = (batch[near] == batch[:, None]).mean(axis=1)
+    share = np.bincount(batch, same, n_levels) / np.maximum(counts, 1)
+    expected = (counts - 1) / (len(Z) - 1)
+    return np.where(counts > 0, (share - expected) / np.where(expected < 1, 1 - expected, 1.0), np.nan)

@@ -1,0 +1,150 @@
+"""Types in batches, mixed, merged or apart, where the truth is known; and the verdict over corrections made by hand."""
+
+from __future__ import annotations
+
+import anndata
+import numpy as np
+import pandas as pd
+import pytest
+
+from harmonax import tl
+from harmonax.evaluation.after.types import apart, batch_states, blurred, merged, type_table
+
+TYPES = "TBMNX"
+
+
+def cells(counts: dict[tuple[str, str], int], seed: int = 0) -> anndata.AnnData:
+    """Return cells of (batch, type) as a correction without fault leaves them, and a batch shift before it."""
+    gen = np.random.default_rng(seed)
+    rows = [(b, t) for (b, t), n in counts.items() for _ in range(n)]
+    obs = pd.DataFrame(rows, columns=["batch", "cell_type"], index=[f"cell{i}" for i in range(len(rows))])
+    after = gen.normal(size=(len(rows), 8))
+    after[np.arange(len(rows)), [TYPES.index(t) for _, t in rows]] += 12
+    before = after.copy()
+    before[:, 7] += 9.0 * obs["batch"].map({b: i for i, b in enumerate(sorted({b for b, _ in counts}))}).to_numpy()
+    return anndata.AnnData(obs=obs.astype("category"), obsm={"X_pca": before, "X_pca_harmony": after})
+
+
+def onto(adata: anndata.AnnData, batch: str, one: str, other: str) -> anndata.AnnData:
+    """Lay the cells of a type in a batch on another type."""
+    Z, own = adata.obsm["X_pca_harmony"], (adata.obs["batch"] == batch) & (adata.obs["cell_type"] == one)
+    Z[own.to_numpy()] += 12 * (np.eye(8)[TYPES.index(other)] - np.eye(8)[TYPES.index(one)])
+    return adata
+
+
+def table_of(adata: anndata.AnnData) -> pd.DataFrame:
+    batch = adata.obs["batch"].cat
+    labels = adata.obs["cell_type"].to_numpy(str)
+    arrays = (adata.obsm["X_pca"], adata.obsm["X_pca_harmony"], labels, batch.codes.to_numpy())
+    return type_table(*arrays, list(batch.categories))
+
+
+EVEN = {(b, t): 60 for b in "abc" for t in "TBM"}
+RARE = EVEN | {(b, "N"): 12 for b in "abc"}
+# X is only in a, N only in b and c.
+ONE_SIDED = EVEN | {("a", "X"): 60, ("b", "N"): 60, ("c", "N"): 60}
+
+
+@pytest.mark.parametrize("counts", [EVEN, RARE, ONE_SIDED], ids=["even", "rare", "one-sided"])
+def test_a_correction_without_fault_merges_and_leaves_nothing(counts):
+    table = table_of(cells(counts))
+    assert not len(merged(table))
+    assert not len(apart(table))
+    assert (table["pure_after"] > 0.95).all()
+    shared = table.dropna(subset="apart_before")
+    assert (shared["apart_before"] > 0.8).all()
+    assert (shared["apart_after"].abs() < 0.35).all()
+
+
+@pytest.mark.parametrize(
+    ("counts", "batch", "one", "other"),
+    [(EVEN, "a", "T", "B"), (RARE, "b", "N", "M"), (ONE_SIDED, "a", "X", "N")],
+    ids=["common", "rare", "never in one batch"],
+)
+def test_a_type_laid_on_another_is_found(counts, batch, one, other):
+    found = merged(table_of(onto(cells(counts), batch, one, other)))
+    assert (one, batch) in set(zip(found["type"], found["batch"], strict=True))
+
+
+def test_what_was_not_distinct_before_cannot_be_merged():
+    adata = cells(EVEN)
+    adata.obs["cell_type"] = pd.Categorical(np.random.default_rng(0).permutation(adata.obs["cell_type"].to_numpy(str)))
+    assert not len(merged(table_of(onto(adata, "a", "T", "B"))))
+
+
+def test_cells_that_lie_by_themselves_in_one_batch_are_found():
+    adata = cells(EVEN)
+    own = ((adata.obs["batch"] == "c") & (adata.obs["cell_type"] == "B")).to_numpy()
+    adata.obsm["X_pca_harmony"][own, 7] += 20
+    found = apart(table_of(adata))
+    assert {("B", "c")} <= set(zip(found["type"], found["batch"], strict=True))
+    assert set(found["type"]) == {"B"}
+
+
+def test_another_representation_is_not_blurred_and_noise_is():
+    adata = cells(EVEN)
+    before, labels = adata.obsm["X_pca"], adata.obs["cell_type"].to_numpy(str)
+    batch, nothing = adata.obs["batch"].cat.codes.to_numpy(), np.full(adata.n_obs, "")
+    turned = before @ np.linalg.qr(np.random.default_rng(1).normal(size=(8, 8)))[0]
+    noise = np.random.default_rng(2).normal(size=before.shape)
+    for names in (labels, nothing):
+        assert abs(blurred(before, turned[:, :6], names, batch)) < 0.06
+        assert blurred(before, noise, names, batch) > 0.3
+    assert len(set(batch_states(before, batch)[batch == 0]) & set(batch_states(before, batch)[batch == 1])) == 0
+
+
+class TestVerdict:
+    """`harmonax.tl.verdict` over corrections made by hand: "trust" only where it is deserved."""
+
+    def said(self, adata: anndata.AnnData, label_key: str | None = "cell_type") -> str:
+        return tl.verdict(adata, "batch", label_key=label_key).code
+
+    @pytest.mark.parametrize("counts", [EVEN, RARE, ONE_SIDED], ids=["even", "rare", "one-sided"])
+    def test_right(self, counts):
+        assert self.said(cells(counts)) == "trust"
+
+    @pytest.mark.parametrize(
+        ("counts", "batch", "one", "other"),
+        [(EVEN, "a", "T", "B"), (RARE, "b", "N", "M"), (ONE_SIDED, "a", "X", "N")],
+        ids=["common", "rare", "never in one batch"],
+    )
+    def test_merged(self, counts, batch, one, other):
+        adata = onto(cells(counts), batch, one, other)
+        assert self.said(adata) in {"caution", "do_not_trust"}
+        assert "types_merged" in {f.code for f in tl.verdict(adata, "batch", label_key="cell_type").findings}
+
+    def test_one_of_many_batches_apart(self):
+        adata = cells({(b, t): 40 for b in "abcdefghijkl" for t in "TBM"})
+        adata.obsm["X_pca_harmony"][(adata.obs["batch"] == "d").to_numpy(), 7] += 25
+        assert self.said(adata) in {"caution", "do_not_trust"}
+
+    @pytest.mark.parametrize("label_key", ["cell_type", None])
+    def test_nothing_corrected_by_another_representation(self, label_key):
+        adata = cells(EVEN)
+        turn = np.linalg.qr(np.random.default_rng(1).normal(size=(8, 8)))[0]
+        adata.obsm["X_pca_harmony"] = (adata.obsm["X_pca"] @ turn).astype(np.float32)
+        found = tl.verdict(adata, "batch", label_key=label_key)
+        assert found.code == "do_not_trust"
+        assert tl.diagnose(adata, "batch", label_key=label_key).verdict == "under_corrected"
+
+    @pytest.mark.parametrize("width", [3, 8, 20])
+    def test_any_width(self, width):
+        adata = cells(EVEN)
+        turn = np.random.default_rng(1).normal(size=(8, width)) if width != 8 else np.eye(8)
+        adata.obsm["X_other"] = adata.obsm["X_pca_harmony"] @ turn
+        assert tl.verdict(adata, "batch", label_key="cell_type", adjusted_basis="X_other").code in {"trust", "caution"}
+
+    @pytest.mark.parametrize("label_key", ["cell_type", None])
+    def test_composition_is_no_batch_effect(self, label_key):
+        gen = np.random.default_rng(3)
+        adata = cells({("a", t): 250 for t in "TBM"})
+        first = np.where(adata.obs["cell_type"] == "T", 0.9, 0.2)
+        adata.obs["batch"] = pd.Categorical(np.where(gen.random(adata.n_obs) < first, "r1", "r2"))
+        adata.obsm["X_pca"] = adata.obsm["X_pca_harmony"].copy()
+        assert self.said(adata, label_key) == "not_needed"
+
+    def test_advice_does_not_contradict_itself(self):
+        adata = onto(cells(ONE_SIDED), "a", "X", "N")
+        adata.obsm["X_pca_harmony"][(adata.obs["batch"] == "c").to_numpy(), 7] += 25
+        advice = " ".join(f.advice for f in tl.verdict(adata, "batch", label_key="cell_type").findings).casefold()
+        assert not ("raise theta" in advice and "lower theta" in advice)
