@@ -158,7 +158,13 @@ def test_help_names_the_defaults_and_every_option():
     for option in options:
         assert f"{option.opts[-1]} " in text
         assert option.help  # type: ignore[attr-defined]
-    for shown in ("Most rounds. [default: 50]", "1e-05]", "[default: 0.0001]", "[default: harmony2]", "[default: 2]"):
+    for shown in (
+        "Maximum number of rounds. [default: 50]",
+        "1e-05]",
+        "[default: 0.0001]",
+        "[default: harmony2]",
+        "[default: 2]",
+    ):
         assert shown in text
 
 

@@ -31,7 +31,7 @@
 #' @param sigma Width of the soft clusters: one number or one per cluster.
 #' @param lambda Ridge penalty: one number, one per variable, or one per level. `NULL`: dynamic, Harmony2's own.
 #' @param nclust Number of clusters. `NULL`: a thirtieth of the number of cells, from 2 to 100.
-#' @param max_iter Most rounds of clustering and correction.
+#' @param max_iter Maximum number of rounds of clustering and correction.
 #' @param early_stop Stop where the objective has settled; see `epsilon.harmony` of [harmony_options()], which wins.
 #' @param ncores Threads. `NULL` or 0: the CPUs that this process may use. The result does not depend on it.
 #' @param plot_convergence Print [HarmonyConvergencePlot()].

@@ -9,7 +9,7 @@
 #' @param features,scale.layer,layers,npcs Not used; here since `IntegrateLayers` passes them.
 #' @param new.reduction,key Name and key of the new reduction.
 #' @param theta,lambda,sigma,nclust,verbose As in [RunHarmony()].
-#' @param max.iter.harmony Most rounds.
+#' @param max.iter.harmony Maximum number of rounds.
 #' @param ... Further arguments of [RunHarmony()].
 #'
 #' @return A list with the new reduction, under its name.

@@ -62,8 +62,8 @@ def _param(name: str, kind: Any, says: str, default: str | None = None) -> Calla
 @_param("alpha", float, "Dynamic ridge penalty (harmony2).")
 @_param("batch_prune_threshold", Threshold(), "Smallest share of a batch in a cluster that is corrected (harmony2).")
 @_param("n_clusters", int, "Number of soft clusters.", "cells / 30, from 2 to 100")
-@_param("max_iter_harmony", int, "Most rounds.")
-@_param("max_iter_clustering", int, "Most passes in a round.")
+@_param("max_iter_harmony", int, "Maximum number of rounds.")
+@_param("max_iter_clustering", int, "Maximum number of passes in a round.")
 @_param("tol_harmony", float, "Relative change of the objective that ends the run.")
 @_param("tol_clustering", float, "Relative change of the objective that ends a round.")
 @_param("block_proportion", float, "Share of the cells reassigned at a time.")
@@ -81,9 +81,9 @@ def _param(name: str, kind: Any, says: str, default: str | None = None) -> Calla
     show_default=True,
     help="Where the cells live: memory while it suffices, else disk; jax is a GPU or TPU.",
 )
-@click.option("--max-memory", metavar="SIZE", help="The most memory to hold, such as 4G.  [default: what is free]")
+@click.option("--max-memory", metavar="SIZE", help="Maximum memory to use, such as 4G.  [default: what is free]")
 @click.option("--scratch", metavar="DIR", help="Where the scratch file of cells on disk goes.  [default: beside OUT]")
-@click.option("--checkpoint", metavar="DIR", help="Keep every round here; run again, a stopped run goes on.")
+@click.option("--checkpoint", metavar="DIR", help="Keep every round here; run again, a stopped run resumes.")
 @click.option("--combine-keys", is_flag=True, help="Join the batch columns into one variable.")
 @click.option(
     "--missing",

@@ -45,7 +45,7 @@ from .values import Names, common_options
 )
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads.  [default: the CPUs it may use]")
-@click.option("--max-memory", metavar="SIZE", help="The most memory to hold, such as 4G.  [default: what is free]")
+@click.option("--max-memory", metavar="SIZE", help="Maximum memory to use, such as 4G.  [default: what is free]")
 @click.option(
     "--missing",
     type=click.Choice(["error", "level"]),

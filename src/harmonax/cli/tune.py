@@ -44,7 +44,9 @@ _FIGURES = (".png", ".pdf", ".svg")
 )
 @click.option("--flavor", type=click.Choice(["harmony2", "harmony1"]), default="harmony2", show_default=True)
 @click.option("--n-clusters", type=click.IntRange(min=1), help="Soft clusters.  [default: cells / 30, from 2 to 100]")
-@click.option("--max-iter-harmony", type=click.IntRange(min=1), default=50, show_default=True, help="Most rounds.")
+@click.option(
+    "--max-iter-harmony", type=click.IntRange(min=1), default=50, show_default=True, help="Maximum number of rounds."
+)
 @click.option("--combine-keys", is_flag=True, help="Join the batch columns into one variable.")
 @click.option(
     "--missing", type=click.Choice(["error", "level"]), default="error", show_default=True, help="Missing batch labels."

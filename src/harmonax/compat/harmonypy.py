@@ -154,7 +154,7 @@ def run_harmony(
     block_size
         Share of the cells reassigned at a time, in (0, 1].
     max_iter_harmony, max_iter_kmeans
-        Most rounds, and most clustering passes in a round.
+        Maximum number of rounds, and of clustering passes in a round.
     epsilon_cluster, epsilon_harmony
         Relative changes of the objective below which passes and rounds stop.
     alpha

@@ -23,7 +23,7 @@ from ..io import whole_or_nothing, write_json
 from ..params import HarmonyParams
 
 _FORMAT = 1
-# A run may go on with other limits, from which nothing so far depended.
+# A run may resume with other limits, from which nothing so far depended.
 _FREE = ("max_iter_harmony", "tol_harmony")
 
 

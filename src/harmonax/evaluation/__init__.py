@@ -2,7 +2,7 @@
 
     findings.py      one thing that was measured, how serious it is, and what to do about it
     neighbours.py    nearest neighbours, overall and within batches
-    mixing.py        how far batches lie apart: own-batch neighbours in excess of chance, variance explained
+    mixing.py        how far batches lie apart: same-batch neighbours in excess of chance, variance explained
 
     variables.py     a column of the cells as codes
     labels.py        embeddings, batches and types of the cells to be evaluated

@@ -1,4 +1,4 @@
-"""How far batches lie apart in an embedding: neighbours from the own batch, and variance that batches explain."""
+"""How far batches lie apart in an embedding: same-batch neighbours, and variance that batches explain."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REACH, _REACH_OF_LEVEL = 4, 5
 
 
 class Excess(NamedTuple):
-    """Neighbours from the own batch beyond what mixing at random gives: 0 at random, 1 where all are from it.
+    """Same-batch neighbours beyond what mixing at random gives: 0 at random, 1 where all are from it.
 
     Attributes
     ----------
@@ -43,7 +43,7 @@ def own_batch_excess(
 ) -> Excess:
     """Return how many more neighbours come from a cell's own batch than if batches were mixed at random.
 
-    With o the share of the own batch among a cell's k nearest others and e = (n_b - 1) / (N - 1), the excess is
+    With o the share of the same batch among a cell's k nearest others and e = (n_b - 1) / (N - 1), the excess is
     sum(o - e) / sum(1 - e) over the cells: one value for batches of any sizes.
 
     Parameters

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours of cells: among all, and among those of the own batch."""
+"""Exact nearest neighbours of cells: among all, and among those of the same batch."""
 
 from __future__ import annotations
 

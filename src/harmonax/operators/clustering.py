@@ -140,7 +140,7 @@ class SoftKMeansClustering(nnx.Module):
         data
             As for `apply`.
         max_iter
-            Most rounds of expectation maximisation in a run.
+            Maximum number of rounds of expectation maximisation in a run.
         tol
             A run ends when `loss` changes by less than this share of the data's variance.
         n_init

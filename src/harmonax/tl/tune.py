@@ -125,7 +125,7 @@ def tune(
         Number of soft clusters. None: as `harmonax.pp.harmony_integrate` for all cells; in learning at most a tenth
         of the sample.
     max_iter_harmony
-        Most rounds of the engine.
+        Maximum number of rounds of the engine.
     flavor
         ``"harmony2"``, which learns alpha, or ``"harmony1"``, which learns ridge_lambda.
     combine_keys, missing, allow_many_levels

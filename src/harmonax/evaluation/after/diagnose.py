@@ -56,7 +56,7 @@ class Diagnosis:
         Tables: per batch variable (the numbers have the one that was furthest apart), per batch, per group, per state
         that one batch alone has, per marker gene, per cell type and batch (see `types.type_table`).
     kept, moved
-        Per cell, (N,): share of own-batch neighbours kept (nan where a sample was taken), and movement.
+        Per cell, (N,): share of same-batch neighbours kept (nan where a sample was taken), and movement.
     """
 
     verdict: str

@@ -16,7 +16,7 @@ from .types import COLUMNS, merged
 KEPT_FINE, MIN_KEPT = 0.84, 0.80
 # Where there is nothing to correct. Defaults keep 0.956 to 0.99, theta = 20 0.85 to 0.99.
 NULL_FINE = 0.92
-# Own-batch neighbours in excess from which batches are still apart; and too little was corrected where more than half
+# Same-batch neighbours in excess from which batches are still apart; and too little was corrected where more than half
 # of the excess is left.
 APART, _TOO_MUCH_LEFT = 0.25, 0.5
 # A group is reported when it kept so much less than all cells.

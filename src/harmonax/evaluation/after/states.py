@@ -40,7 +40,7 @@ def batch_table(batch: np.ndarray, levels: list[str], kept: np.ndarray) -> pd.Da
 def group_table(
     groups: np.ndarray, batch: np.ndarray, before: np.ndarray, kept: np.ndarray, moved: np.ndarray, near: np.ndarray
 ) -> pd.DataFrame:
-    """Return one row per group: its size, batches, neighbours kept, own-batch neighbours in excess, and movement.
+    """Return one row per group: its size, batches, neighbours kept, same-batch neighbours in excess, and movement.
 
     ``batch_offset`` is what batches explain of the group before: how far its cells of one batch lay, as a whole, from
     all its cells (less what lies so in all groups of the batch), in the units of movement. A group that moved

@@ -70,7 +70,7 @@ class Check:
 
     @property
     def own_batch_excess(self) -> float:
-        """The largest excess of own-batch neighbours over the batch columns; nan where none was measured."""
+        """The largest excess of same-batch neighbours over the batch columns; nan where none was measured."""
         return float(self.mixing["own_batch_excess"].max()) if len(self.mixing) else float("nan")
 
     def to_uns(self) -> dict[str, Any]:

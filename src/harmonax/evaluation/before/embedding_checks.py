@@ -127,9 +127,8 @@ def _need(batch: Variable, excess: Excess, apart: np.ndarray, among: str) -> Fin
     if np.isnan(excess.overall):
         return _not_measured(batch)
     if matters(excess):
-        text = (
-            f"neighbours are {_strength(excess.overall)} too often of the own batch of '{batch.name}' (excess {scale})."
-        )
+        often = f"neighbours come {_strength(excess.overall)} too often from the same batch"
+        text = f"{often} of '{batch.name}' (excess {scale})."
         gently = "The effect is mild: do not raise theta above its default, and see afterwards what it did (diagnose)."
         return Finding("batches_apart", Level.NOTE, text, gently if excess.overall < _CLEAR else "")
     if apart.any():
@@ -139,8 +138,10 @@ def _need(batch: Variable, excess: Excess, apart: np.ndarray, among: str) -> Fin
         )
         text += f"of all '{batch.levels[first]}' ({excess.per_level[first]:.3f})."
         return Finding("some_batches_apart", Level.NOTE, text, "Correct, or look at those batches alone.")
-    text = f"batches of '{batch.name}' are mixed as by chance already (excess of own-batch neighbours {scale})."
-    return Finding("batches_mixed", Level.GOOD, text, "Leave the embedding as it is: correction can only take away.")
+    text = f"batches of '{batch.name}' are mixed as by chance already (excess of same-batch neighbours {scale})."
+    return Finding(
+        "batches_mixed", Level.GOOD, text, "Keep the embedding as it is: a correction can only remove something."
+    )
 
 
 def _not_measured(batch: Variable) -> Finding:
@@ -165,7 +166,7 @@ def _conclude(needs: dict[str, str], made: Measured) -> Measured:
     words = ", ".join(f"{excess[name]:.2f} for '{name}'" for name in needed or needs)
     if needed:
         strength = _strength(max(excess[name] for name in needed))
-        reason = f"Correction is needed: neighbours come from the own batch {strength} more often than by chance "
+        reason = f"Correction is needed: neighbours come from the same batch {strength} more often than by chance "
         return made._replace(need="needed", reason=f"{reason}(excess {words}; 0 is mixed, 1 is apart).")
     if needs and "unknown" not in needs.values():
         reason = "Correction is not needed: neighbours come from every batch about as often as by chance "
