@@ -300,8 +300,8 @@ class TestCheckpoint:
             run(Shift(), sys.argv[1], steps=10_000, checkpoint_every=2, callbacks=slowly)
         """)
         path = tmp_path / "run.npz"
-        path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-        env = os.environ | {"PYTHONPATH": path}
+        modules = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+        env = os.environ | {"PYTHONPATH": modules}
         child = subprocess.Popen([sys.executable, "-c", script, str(path)], env=env)
         try:
             end = time.monotonic() + 120
@@ -327,7 +327,7 @@ class TestCheckpoint:
         middle = len(good) // 2
         for bad in (b"", b"not a checkpoint", good[:middle], good[:-30]):
             path.write_bytes(bad)
-            with pytest.raises(FileFormatError, match="no checkpoint of a fit, or damaged"):
+            with pytest.raises(FileFormatError, match="not a checkpoint of a fit, or damaged"):
                 run(Shift(), path)
             assert path.read_bytes() == bad
         for at in range(60, len(good), max(1, len(good) // 40)):

@@ -5,18 +5,17 @@ from __future__ import annotations
 import functools
 import json
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import anndata as ad
 import numpy as np
 import pytest
-from harmonax.report.source import parts_of
 
 from harmonax import cli
 from harmonax.datasets import simulate
 from harmonax.errors import InputError, MissingExtraError
 from harmonax.pp.correctors import CORRECTORS, Corrector, corrector_of
+from harmonax.report.parts import parts_of
 from harmonax.report.points import choose_maps, correction
 from harmonax.workflow import WorkflowOptions, run, run_files
 
@@ -109,5 +108,3 @@ def test_a_missing_package_is_named_before_any_work(counts, tmp_path, monkeypatc
     with pytest.raises(MissingExtraError, match=r"pip install 'harmonax\[jax\]'"):
         run(counts, "batch", corrector="mmd", **{**QUICK, "progress": seen.append})
     assert not seen
-    with pytest.raises(MissingExtraError, match=r"pip install 'harmonax\[jax\]'"):
-        run_files(str(Path("nowhere.h5ad")), tmp_path / "out", "batch", corrector="mmd")

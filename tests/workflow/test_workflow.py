@@ -696,6 +696,7 @@ def test_defaults_of_the_command_are_those_of_python(asked):
 OPTIONS = {
     "--max-memory 4G": {"max_memory": 4 << 30},
     "--save-model": {"save_model": True},
+    "--corrector mmd": {"corrector": "mmd"},
     "--label-key t": {"label_key": "t"},
     "--condition-key t": {"condition_key": "t"},
     "--min-genes 5": {"min_genes": 5},

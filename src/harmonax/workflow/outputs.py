@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import io
 from ..errors import OutputError
+from ..pp.correctors import corrector_of
 from ..system.memory import human
 from . import meter, summaries
 from .inputs import silent
@@ -170,9 +171,13 @@ def _evaluation(adata: AnnData, path: Path, options: Any) -> bool:
 
 def _umaps(adata: AnnData, path: Path, options: Any) -> bool:
     from ..pl.embedding import embedding
+    from ..pl.views import BEFORE_AFTER
 
     labels = [options.label_key] if options.label_key else []
-    embedding(adata, [*options.batch_key, *labels, "leiden"], show=False, save=path)
+    # Where a UMAP was skipped, the first two dimensions of the embeddings themselves.
+    both = all(name in adata.obsm for name in BEFORE_AFTER)
+    bases = BEFORE_AFTER if both else ("X_pca", corrector_of(options.corrector).adjusted_basis)
+    embedding(adata, [*options.batch_key, *labels, "leiden"], bases=bases, show=False, save=path)
     return True
 
 
