@@ -23,7 +23,7 @@ from .measured import Measured
 from .null import Correct, Null, calibrate
 from .states import batch_table, composition_states, group_table, linked_batches, one_batch_states
 from .structure import moved_share, movement, neighbours_kept
-from .types import COLUMNS, blurred, type_table
+from .types import COLUMNS, blurred, by_themselves, type_table
 
 _NEAR = 30
 # Excess of same-batch neighbours from which a single batch counts as apart still.
@@ -256,7 +256,7 @@ def _mixing(part: Case, groups: np.ndarray | None, rng: np.random.Generator) -> 
         lone = [levels_apart(e, counts) if len(counts) > 1 else np.zeros(1, bool) for e in (before, after)]
         needed = len(counts) > 1 and (matters(before) or lone[0].any())
         # Batches that were apart, and still are by more than half of what could be.
-        far = lone[0] & lone[1] & (np.nan_to_num(after.per_level) > FAR)
+        far = lone[0] & lone[1] & (by_themselves(part.after, own, groups) > FAR)
         names = ", ".join(_level_name(part, name, present[i]) for i in np.flatnonzero(far))
         chance = max(before.chance, after.chance)
         rows.append(

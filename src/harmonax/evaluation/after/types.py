@@ -43,8 +43,8 @@ def type_table(
         nearest cells in the same batch, before, that are of the type; ``pure_within``: the same after.
         ``mixed_before`` and ``pure_after``: that share among the nearest cells of all batches; ``expected``: what the
         last would be if the type were as distinct as before and all batches mixed, given how common it is in each.
-        ``apart_before``, ``apart_after``: same-batch neighbours among cells of the type in excess of chance, 0 mixed
-        and 1 apart, nan where no other batch has the type; ``chance``: what chance can reach.
+        ``apart_before``, ``apart_after``: whether its cells lie by themselves among those of the type, 0 mixed and 1
+        apart (see `apart_from_both_sides`), nan where no other batch has it; ``chance``: what chance can reach.
     """
     known = np.flatnonzero(labels != "")
     before, after, labels, batch = (np.asarray(values)[known] for values in (before, after, labels, batch))
@@ -58,7 +58,7 @@ def type_table(
     rows = []
     for t, name in enumerate(names):
         cells = np.flatnonzero(types == t)
-        lone = [_apart(Z[cells], batch[cells], len(levels)) for Z in (before, after)]
+        lone = [apart_from_both_sides(Z[cells], batch[cells], len(levels)) for Z in (before, after)]
         for b in np.flatnonzero(counts[t] >= MIN_CELLS):
             mine = cells[batch[cells] == b]
             # A type can give a cell one neighbour fewer than it has cells.
@@ -73,7 +73,7 @@ def type_table(
     return pd.DataFrame(rows, columns=COLUMNS, index=[str(i) for i in range(len(rows))])
 
 
-def merged(table: pd.DataFrame, least: float = 0.2) -> pd.DataFrame:
+def merged(table: pd.DataFrame, least: float = 0.25) -> pd.DataFrame:
     """Return the rows whose type lies among other types now, as it did not before the correction.
 
     That is beyond what composition and chance explain, and less pure than it was among all batches.
@@ -139,13 +139,35 @@ def _as_rare(pure: float, everywhere: float, here: float) -> float:
     return min(pure, odds / (1 + odds))
 
 
-def _apart(Z: np.ndarray, batch: np.ndarray, n_levels: int) -> np.ndarray:
-    """Return the same-batch neighbours of each batch's cells in excess of chance, among these cells of one type."""
+def apart_from_both_sides(Z: np.ndarray, batch: np.ndarray, n_levels: int) -> np.ndarray:
+    """Return how far each batch's cells lie by themselves, among these cells: 0 mixed, 1 apart, nan where unknown.
+
+    Seen from the batch, by same-batch neighbours in excess of chance; and from the others, by how much rarer its cells
+    are among their neighbours than by chance. The less of both counts: cells with less noise than others' lie closer
+    together, and are each other's neighbours, in the very midst of the others.
+    """
     counts = np.bincount(batch, minlength=n_levels)
     if (counts > 0).sum() < 2 or len(Z) < 6:
         return np.full(n_levels, np.nan)
-    near = nearest_cells(Z, max(1, min(NEIGHBOURS, len(Z) // 3)))
-    same = (batch[near] == batch[:, None]).mean(axis=1)
-    share = np.bincount(batch, same, n_levels) / np.maximum(counts, 1)
-    expected = (counts - 1) / (len(Z) - 1)
-    return np.where(counts > 0, (share - expected) / np.where(expected < 1, 1 - expected, 1.0), np.nan)
+    near = batch[nearest_cells(Z, max(1, min(NEIGHBOURS, len(Z) // 3)))]
+    found = np.full(n_levels, np.nan)
+    for b in np.flatnonzero(counts):
+        own, share = batch == b, (near == b).mean(axis=1)
+        expected = (counts[b] - 1) / (len(Z) - 1)
+        inside = (share[own].mean() - expected) / (1 - expected)
+        outside = 1 - share[~own].mean() / (counts[b] / (len(Z) - 1))
+        found[b] = min(inside, outside)
+    return found
+
+
+def by_themselves(Z: np.ndarray, codes: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+    """Return how far each batch lies by itself, mean over its cells in groups that are alike."""
+    groups = np.zeros(len(codes), np.int64) if groups is None else groups
+    n = int(codes.max()) + 1
+    total, weight = np.zeros(n), np.zeros(n)
+    for group in np.unique(groups[groups >= 0]):
+        cells = np.flatnonzero(groups == group)
+        found = apart_from_both_sides(np.asarray(Z)[cells], codes[cells], n)
+        counts = np.where(np.isfinite(found), np.bincount(codes[cells], minlength=n), 0)
+        total, weight = total + np.nan_to_num(found) * counts, weight + counts
+    return total / np.maximum(weight, 1)
