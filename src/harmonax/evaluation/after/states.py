@@ -23,7 +23,7 @@ MERGED = 0.2
 # such a share of the cells that it would have at random, every batch has to be in states of such a share of the cells,
 # and of the excess over all cells no more than such a share is left inside states.
 _MAX_STATES, _STATE_CELLS = 30, 100
-_PRESENT, _SHARED, _INSIDE = 0.06, 0.95, 0.25
+_PRESENT, _SHARED, _INSIDE = 0.04, 0.9, 0.25
 # In a smaller batch a third of the cells are soon its neighbours.
 _BATCH_CELLS = 30
 
