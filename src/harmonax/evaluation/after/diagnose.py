@@ -231,7 +231,8 @@ def diagnose(
         types=types,
         composition=composition,
         known_method=case.known_method,
-        blurred=blurred(part.before, part.after, labels, part.batch),
+        # Of Harmony's embeddings the neighbours kept decide.
+        blurred=float("nan") if case.known_method else blurred(part.before, part.after, labels, part.batch),
     )
     verdict, summary, findings = judge.judge(measured)
     about = {"n_cells": n, "n_used": len(rows)}
