@@ -71,12 +71,12 @@ def intents(state: State) -> dict[str, Intent]:
         if name in options.skip:
             decided[name] = Intent("skipped", "as asked")
         elif name in given and name == "qc":
-            decided[name] = Intent("skipped", f"the cells and genes stay those of the input's {start} ({why})")
+            decided[name] = Intent("skipped", f"the input's cells and genes stay: it starts from {start} ({why})")
         elif name in given and (there or name == "hvg"):
             note = f"the input's {own} ({why})" if there else "not needed: the input's PCA is kept"
             decided[name] = Intent("kept" if there else "skipped", note)
         elif name not in anew and not stale and recorded.get(name, "") == found.get(name):
-            decided[name] = Intent("kept", f"{own}, made with these settings before")
+            decided[name] = Intent("kept", f"from an earlier run with these data and settings: {own}")
         else:
             told = f"; start_from='{name}' (--start-from) uses it" if name in ("pca", "harmony", "leiden") else ""
             decided[name] = Intent("done", f"in place of the input's{told}" if there and step.after else "")
