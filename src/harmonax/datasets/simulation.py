@@ -14,12 +14,15 @@ differ between batches (Dirichlet), and one type is absent from one batch, where
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import anndata as ad
 import numpy as np
 import pandas as pd
 from scipy import sparse
+
+from ..system.rng import seed_from
+from ..system.validate import whole_number
 
 
 class Node(NamedTuple):
@@ -73,8 +76,28 @@ _CONCENTRATION = 60.0
 _ROWS = 2000
 
 
-def simulate(n_cells: int, rng: np.random.Generator) -> ad.AnnData:
-    """Draw cells; return counts in ``X`` (CSR), and ``batch`` and ``cell_type`` in ``obs``."""
+def simulate(n_cells: int, rng: Any = 0) -> ad.AnnData:
+    """Draw cells; return counts in ``X`` (CSR), and ``batch`` and ``cell_type`` in ``obs``.
+
+    Parameters
+    ----------
+    n_cells
+        Number of cells, at least 1.
+    rng
+        Seed, Generator, SeedSequence or None.
+
+    Raises
+    ------
+    InputError
+        If `n_cells` is not a whole number of at least 1, or `rng` cannot be a seed.
+
+    Examples
+    --------
+    >>> simulate(100, rng=0).shape
+    (100, 2000)
+    """
+    n_cells = whole_number(n_cells, "n_cells", minimum=1)
+    rng = rng if isinstance(rng, np.random.Generator) else np.random.default_rng(seed_from(rng))
     types = [node for node in TREE if node.abundance > 0]
     batch, cell_type = _labels(n_cells, types, rng)
     baseline = rng.normal(0.0, _SPREAD_OF_MEANS, _N_GENES)

@@ -20,6 +20,7 @@ from ..neighbours import nearest_cells
 from . import rules as judge
 from .markers import marker_table
 from .measured import Measured
+from .merges import doubtful_merges
 from .null import Correct, Null, calibrate
 from .states import batch_table, composition_states, group_table, linked_batches, one_batch_states
 from .structure import moved_share, movement, neighbours_kept
@@ -208,6 +209,7 @@ def diagnose(
     batches = batch_table(part.batch, part.levels, kept[rows])
     # Within types where enough of them are in several batches: then the batches may hold different numbers of each.
     within = labels if n_linked < n_labelled and (labels != "").mean() > _LABELLED else None
+    within_unknown = n_labelled < 2
     groups_alike, composition = _alike(part, within, rng)
     mixing = _mixing(part, groups_alike, rng)
     if composition:
@@ -230,6 +232,7 @@ def diagnose(
         hvg_per_batch=case.hvg_per_batch,
         types=types,
         composition=composition,
+        doubtful=doubtful_merges(part.before, part.batch, part.levels, near, part.groups) if within_unknown else None,
         known_method=case.known_method,
         # Of Harmony's embeddings the neighbours kept decide.
         blurred=float("nan") if case.known_method else blurred(part.before, part.after, labels, part.batch),

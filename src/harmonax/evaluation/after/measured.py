@@ -49,6 +49,7 @@ class Measured:
     n_linked: int
     types: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COLUMNS))
     composition: bool = False
+    doubtful: pd.DataFrame | None = None
     known_method: bool = True
     blurred: float = float("nan")
     status: str = ""

@@ -64,7 +64,8 @@ def _verdict(m: Measured, findings: list[Finding]) -> str:
         return "under_corrected"
     if m.torn or m.merged["n_cells"].sum() > MANY_MERGED * m.types["n_cells"].sum():
         return "over_corrected"
-    if len(m.left):
+    # Without cell types, little that is left may be other proportions of cells: a finding says so.
+    if len(m.left) and (m.n_labelled or (m.left["after"] > APART).any()):
         return "under_corrected"
     # How a run ended says nothing of where: its warning stands for itself, and in the verdict over everything.
     serious = [f for f in findings if f.level in (Level.WARNING, Level.PROBLEM) and f.code != "not_converged"]
@@ -200,6 +201,19 @@ def _states(m: Measured) -> Iterator[Finding]:
             "No cell types of several batches were given: a type that one batch alone has, laid on another type, would "
             "not be seen.",
             "Give the cell types (label_key), or check known markers.",
+        )
+    if m.doubtful is not None and len(m.doubtful) and m.needed:
+        yield Finding(
+            "merges_doubtful",
+            Level.WARNING,
+            "Laid on cells that lay elsewhere before, against the shift of their batch's other states: "
+            + _listed(
+                f"{r.state} of {r.batch} on cells of {r.other_batch} ({r.apart:.1f} standard deviations)"
+                for r in m.doubtful.itertuples()
+            )
+            + ". The batch acts on these cells in another way, or they are of another type: without cell types that "
+            "cannot be told.",
+            "Give the cell types (label_key), or compare the markers of these cells between the batches.",
         )
     if len(unknown):
         yield Finding(

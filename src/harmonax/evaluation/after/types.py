@@ -80,9 +80,13 @@ def merged(table: pd.DataFrame, least: float = 0.25) -> pd.DataFrame:
     """
     lost = table["expected"] - table["pure_after"]
     spread = np.sqrt((table["expected"] * (1 - table["expected"])).clip(lower=0.01) / table["n_cells"])
+    # Cells that also lie apart from their type in the other batches need no second proof by their number.
+    alone = table["apart_after"] > np.maximum(0.5, table["chance"])
     # What was no state of its own before cannot be merged.
     fell = table["mixed_before"] - table["pure_after"] > least / 2
-    return table[(lost > np.maximum(least, _REACH * spread)) & fell & (table["pure_before"] > 0.5)]
+    return table[
+        (lost > np.where(alone, least, np.maximum(least, _REACH * spread))) & fell & (table["pure_before"] > 0.5)
+    ]
 
 
 def blurred(before: np.ndarray, after: np.ndarray, labels: np.ndarray, batch: np.ndarray) -> float:
