@@ -533,3 +533,19 @@ def test_linked_is_not_fooled_by_size():
     # A hundredth of a batch is a link where the cell type is as rare everywhere.
     counts = np.array([[990, 10], [1980, 20]])
     assert linked(counts).all()
+
+
+@pytest.mark.parametrize(
+    ("levels", "asked"),
+    [
+        (["ctrl", "stim"], True),
+        (["Healthy 1", "Healthy 2"], True),
+        (["tumour_1", "b"], True),
+        (["posterior", "koala"], False),
+    ],
+)
+def test_the_question_whether_the_batch_is_the_condition(levels, asked):
+    obs = pd.DataFrame({"batch": np.repeat(levels, 40), "day": ["1", "2"] * 40})
+    assert ("batch_may_be_condition" in codes_of(check_table(obs, ["batch"]))) == asked
+    # Who names a condition has answered it.
+    assert "batch_may_be_condition" not in codes_of(check_table(obs, ["batch"], condition_keys=["day"]))

@@ -12,6 +12,9 @@ from .values import Names, common_options, read_markers
 if TYPE_CHECKING:
     from anndata import AnnData
 
+# What is read of uns: the correction, and what was found before it.
+_UNS = ["harmonax", "harmonax_evaluation", "harmonax_workflow"]
+
 
 @click.command(short_help="Tell whether a correction did too little, too much, or the right thing.")
 @click.argument("source", metavar="IN")
@@ -39,13 +42,15 @@ def diagnose(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any
     with messages(quiet=options["quiet"], verbose=options["verbose"]):
         from .. import io
         from ..tl.diagnose import diagnose as run_diagnose
+        from ..tl.verdict import of_diagnosis
 
         inputs = [source, *(path for path in (options["config"], options["markers"]) if path)]
         place = None
         if options["output"] is not None:
             place = io.check_destination(options["output"], inputs=inputs, overwrite=options["overwrite"])
+        adata = _read(source, options)
         found = run_diagnose(
-            _read(source, options),
+            adata,
             [name for names in batch_key for name in names] or None,
             label_key=options["label_key"],
             group_key=options["group_key"],
@@ -55,10 +60,12 @@ def diagnose(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any
             max_cells=options["max_cells"],
             rng=options["seed"],
         )
+        answer = of_diagnosis(adata, found, label_key=options["label_key"], rng=options["seed"])
         if place is not None:
             with io.whole_or_nothing(place, overwrite=options["overwrite"], needed=0) as (part,):
-                io.write_json(part, found.to_record())
-    click.echo(str(found))
+                overall = {"code": answer.code, "headline": answer.headline, "summary": answer.summary}
+                io.write_json(part, found.to_record() | {"overall": overall})
+    click.echo(f"{answer.headline}\n\n{found}")
 
 
 def _read(source: str, options: dict[str, Any]) -> AnnData:
@@ -68,7 +75,7 @@ def _read(source: str, options: dict[str, Any]) -> AnnData:
         from ..workflow.inputs import read
 
         return read(source)
-    run = io.read_parts(source, uns=["harmonax"]).uns.get("harmonax", {})
+    run = io.read_parts(source, uns=_UNS).uns.get("harmonax", {})
     before = options["basis"] or str(run.get("basis", "X_pca"))
     after = options["adjusted_basis"] or str(run.get("adjusted_basis", "X_pca_harmony"))
-    return io.read_parts(source, bases=[before, after], uns=["harmonax"])
+    return io.read_parts(source, bases=[before, after], uns=_UNS)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .before.quality_control import losses
 from .findings import Finding, Level, by_severity, from_table
 
 _HEADLINES = {
@@ -16,6 +17,9 @@ _HEADLINES = {
     "impossible": "Batch and biology cannot be told apart in these data.",
     "unknown": "Nothing was measured that says whether to trust this correction.",
 }
+
+# Fall of the mean of the labels' own scores that is told: clusters of the same cells differ by less.
+MAX_FALL = 0.05
 
 _OF_DIAGNOSIS = {
     "fine": "trust",
@@ -43,7 +47,8 @@ def overall(uns: Mapping[str, Any]) -> Overall:
     Parameters
     ----------
     uns
-        ``adata.uns``, with any of "harmonax_check" and "harmonax_diagnosis".
+        ``adata.uns``, with any of "harmonax_check", "harmonax_diagnosis", "harmonax_evaluation" and
+        "harmonax_workflow".
 
     Examples
     --------
@@ -51,7 +56,9 @@ def overall(uns: Mapping[str, Any]) -> Overall:
     'unknown'
     """
     check, diagnosis = uns.get("harmonax_check"), uns.get("harmonax_diagnosis")
-    findings = by_severity(_heard(check, diagnosis))
+    own = uns.get("harmonax_workflow", {})
+    before = losses(own.get("cells"), own.get("types")) + _scores_fell(uns.get("harmonax_evaluation"), diagnosis)
+    findings = by_severity([*_heard(check, diagnosis), *before])
     code = "unknown" if diagnosis is None else _OF_DIAGNOSIS[str(diagnosis["verdict"])]
     parts = [part for part in (diagnosis, check) if part is not None]
     if check is not None and str(check["verdict"]) == "impossible":
@@ -64,9 +71,36 @@ def overall(uns: Mapping[str, Any]) -> Overall:
     return Overall(code, headline, " ".join(str(part["summary"]) for part in parts), findings)
 
 
+# Warnings of what happened before or beside the correction: with these, it is not trusted as it is.
+_GRAVE = {"not_converged", "cells_lost", "types_gone", "types_lost", "labels_fell"}
+
+
 def _forbids_trust(finding: Finding) -> bool:
     """Return whether a finding keeps a correction from being trusted as it is; a run has to converge, too."""
-    return finding.level is Level.PROBLEM or (finding.code == "not_converged" and finding.level is Level.WARNING)
+    return finding.level is Level.PROBLEM or (finding.code in _GRAVE and finding.level is Level.WARNING)
+
+
+def _scores_fell(evaluation: Mapping[str, Any] | None, diagnosis: Mapping[str, Any] | None) -> list[Finding]:
+    """Return a warning where the labels' own scores are lower after the correction than before."""
+    if evaluation is None or diagnosis is None or "scores" not in evaluation:
+        return []
+    scores = evaluation["scores"]
+    bio = scores[(scores["kind"] == "total") & (scores["metric"] == "bio")].set_index("embedding")["value"]
+    names = [str(diagnosis.get(name, "")) for name in ("basis", "adjusted_basis")]
+    if not set(names) <= set(bio.index):
+        return []
+    before, after = (float(bio[name]) for name in names)
+    # Written so that a score that is not known says nothing.
+    if not before - after > MAX_FALL:
+        return []
+    return [
+        Finding(
+            "labels_fell",
+            Level.WARNING,
+            f"the labels' own scores (bio) fell from {before:.2f} to {after:.2f}.",
+            "The types are less distinct than before: lower theta (1), or allow fewer rounds.",
+        )
+    ]
 
 
 def _heard(check: Mapping[str, Any] | None, diagnosis: Mapping[str, Any] | None) -> list[Finding]:

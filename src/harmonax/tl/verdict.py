@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..evaluation.after.diagnose import Diagnosis
 from ..evaluation.verdict import Overall, overall
 from .check import check
 from .diagnose import diagnose
@@ -69,6 +70,18 @@ def verdict(
     'This correction can be trusted, as far as can be told without cell types.'
     """
     found = diagnose(adata, key, label_key=label_key, basis=basis, adjusted_basis=adjusted_basis, rng=rng)
+    return of_diagnosis(adata, found, label_key=label_key, condition_key=condition_key, rng=rng)
+
+
+def of_diagnosis(
+    adata: AnnData,
+    found: Diagnosis,
+    *,
+    label_key: str | None = None,
+    condition_key: str | Sequence[str] | None = None,
+    rng: Any = 0,
+) -> Overall:
+    """Return the answer where the diagnosis has just been made: the check of the same columns is run here."""
     keys = [str(name) for name in found.about["batch_keys"]]
     check(adata, keys, label_key=label_key, condition_key=condition_key, basis=str(found.about["basis"]), rng=rng)
     return overall(adata.uns)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import InputError, MissingKeyError, nearest, warn
-from ..pp.correctors import corrector_of
 from .state import BASIS, Skip, State
 
 
@@ -57,14 +56,14 @@ def diagnose(state: State) -> str:
     from ..tl.diagnose import diagnose
 
     options = state.options
-    if corrector_of(options.corrector).needs != "embedding":
-        raise Skip(f"obsm['{state.adjusted}'] has coordinates of its own, in which no cell of '{BASIS}' has moved")
     return _judged(
         lambda: diagnose(
             state.adata,
             list(options.batch_key),
             label_key=options.label_key,
             markers=_markers(state) or None,
+            basis=BASIS,
+            adjusted_basis=state.adjusted,
             rng=options.seed,
         ),
         state,

@@ -53,7 +53,7 @@ def record(state: State, job: Job) -> None:
     """Keep in ``uns["harmonax_workflow"]`` how each step went."""
     adata = state.adata
     earlier = adata.uns.get("harmonax_workflow", {})
-    kept = {name: earlier[name] for name in ("genes", "cells") if name in earlier}
+    kept = {name: earlier[name] for name in ("genes", "cells", "types") if name in earlier}
     kept.setdefault("genes", {"n_genes_before": adata.n_vars, "n_genes_after": adata.n_vars})
     marks, known = steps.fingerprints(state), earlier.get("fingerprints", {})
     done = {step.step for step in job.done if step.status == "done"}

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError, warn
+from ..evaluation.labels import UNLABELLED
 from ..inputs import expression as counts
 from ..inputs.columns import design_from_table
 from ..inputs.lazy import is_lazy
@@ -56,6 +57,8 @@ def qc(state: State) -> str:
     if not (kept_cells.all() and kept_genes.all()):
         state.adata = adata[kept_cells, kept_genes].copy()
     state.adata.uns["harmonax_workflow"] = {"genes": genes, "cells": per_batch}
+    if options.label_key in adata.obs:
+        state.adata.uns["harmonax_workflow"]["types"] = _per_type(adata, kept_cells, options)
     _tell_lost_batches(per_batch)
     return note
 
@@ -127,6 +130,19 @@ def _per_batch(adata: AnnData, kept: np.ndarray, options: WorkflowOptions) -> pd
         before, after = labels.value_counts(sort=False), labels[kept].value_counts(sort=False)
         rows += [(key, level, int(n), int(after.get(level, 0))) for level, n in before.sort_index().items()]
     names = ["batch_key", "level", "n_before", "n_after"]
+    return pd.DataFrame(rows, columns=names, index=[str(i) for i in range(len(rows))])
+
+
+def _per_type(adata: AnnData, kept: np.ndarray, options: WorkflowOptions) -> pd.DataFrame:
+    """Return the cells of every type in every batch before and after."""
+    types = adata.obs[options.label_key].astype(object).where(~adata.obs[options.label_key].isna(), "").astype(str)
+    types = types.where(~types.str.strip().str.casefold().isin(UNLABELLED), "")
+    rows = []
+    for key in options.batch_key:
+        table = pd.DataFrame({"level": adata.obs[key].astype(str), "type": types, "after": kept})
+        for (level, name), found in table.groupby(["level", "type"])["after"]:
+            rows.append((key, level, name, len(found), int(found.sum())))
+    names = ["batch_key", "level", "type", "n_before", "n_after"]
     return pd.DataFrame(rows, columns=names, index=[str(i) for i in range(len(rows))])
 
 

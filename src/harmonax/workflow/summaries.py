@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from ..evaluation.verdict import overall
 from ..pp.correctors import corrector_of
 from ..system import memory
 from ..system.version import __version__
@@ -72,8 +73,9 @@ def run_json(adata: AnnData, job: Job, files: list[str]) -> dict[str, Any]:
 
 
 def verdicts(adata: AnnData) -> dict[str, dict[str, str]]:
-    """Return what the check and the diagnosis concluded."""
-    found = {}
+    """Return what the check and the diagnosis concluded, and the answer of both."""
+    one = overall(adata.uns)
+    found = {"overall": {"verdict": one.code, "summary": one.headline}}
     for name in ("check", "diagnosis"):
         stored = adata.uns.get(f"harmonax_{name}", {})
         if "verdict" in stored:

@@ -19,7 +19,7 @@ COLUMNS = ["state", "batch", "other_batch", "n_cells", "apart", "against_others"
 # right corrections exceeded one (5.7; 4.5), but not both.
 APART, AGAINST_OTHERS = 3.0, 2.8
 # States with fewer cells that have a neighbour in the other batch say nothing; nor does a neighbour in fifty.
-_CELLS, _SHARE = 15, 0.02
+_CELLS, _SHARE, _AGREE = 15, 0.02, 1 / 3
 
 
 def doubtful_merges(
@@ -36,7 +36,7 @@ def doubtful_merges(
     near
         Nearest cells after the correction, (N, k).
     names
-        Name of each cell's group, "" for none: a state is called by the most frequent; None: by a number.
+        Name of each cell's group, "" for none: a state is called by the most frequent; None: by its size.
 
     Returns
     -------
@@ -49,16 +49,14 @@ def doubtful_merges(
     rows = []
     for one in np.unique(batch):
         own = [np.flatnonzero(states == state) for state in np.unique(states[batch == one])]
-        for other in np.unique(batch):
-            if other != one:
-                rows += [
-                    (_name(cells, names, i), levels[one], levels[other], *row)
-                    for i, (cells, *row) in enumerate(_against_others(Z, own, near, batch == other))
-                ]
-    table = pd.DataFrame(rows, columns=COLUMNS).sort_values("apart", ascending=False)
-    table = table[(table["apart"] > APART) & (table["against_others"] > AGAINST_OTHERS)]
-    # The worst of the other batches stands for all.
-    table = table.drop_duplicates(["state", "batch"])
+        for other in np.unique(batch[batch != one]):
+            for cells, *row in _against_others(Z, own, near, batch == other):
+                rows.append((states[cells[0]], _name(cells, names), levels[one], levels[other], *row))
+    table = pd.DataFrame(rows, columns=["code", *COLUMNS]).sort_values("apart", ascending=False)
+    doubtful = (table["apart"] > APART) & (table["against_others"] > AGAINST_OTHERS)
+    # Of hundreds of pairs a few exceed any limit: a third of the batches that a state was laid on has to agree.
+    agree = doubtful.groupby(table["code"]).transform("mean") >= _AGREE
+    table = table[doubtful & agree].drop_duplicates("code")[COLUMNS]
     return table.set_index(np.arange(len(table)).astype(str))
 
 
@@ -90,9 +88,9 @@ def _against_others(
     return result
 
 
-def _name(cells: np.ndarray, names: np.ndarray | None, i: int) -> str:
-    """Return the most frequent group of a state's cells, or a number."""
+def _name(cells: np.ndarray, names: np.ndarray | None) -> str:
+    """Return the most frequent group of a state's cells, or how many they are."""
     if names is None or not (names[cells] != "").any():
-        return f"state {i + 1}"
+        return f"{len(cells)} cells"
     found, counts = np.unique(names[cells][names[cells] != ""], return_counts=True)
     return str(found[counts.argmax()])

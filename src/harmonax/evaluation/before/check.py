@@ -15,7 +15,7 @@ from ...system.validate import whole_number
 from ..findings import Finding, from_table, plain, to_table, told
 from ..variables import UNLABELLED, Variable, check_names, duplicate_names, other_variables, read_variables
 from .association import Association, associate
-from .design_checks import against, between_batches, related, sizes
+from .design_checks import against, between_batches, may_be_condition, related, sizes
 from .embedding_checks import COMPONENT_COLUMNS, MIXING_COLUMNS, Measured, genes, measure, table_of
 
 _BATCH_COLUMNS = ["batch_key", "level", "n_cells"]
@@ -174,6 +174,7 @@ def check(
     said += found
     said += [finding for batch in batches for finding in sizes(batch)]
     said += between_batches(batches)
+    said += may_be_condition(batches, condition_keys)
     for variable in kept:
         said += against(batches, variable, "cell types" if variable.name in labels else "conditions")
     rows = [associate(a, b) for i, a in enumerate(batches) for b in (*batches[i + 1 :], *kept) if a.name != b.name]

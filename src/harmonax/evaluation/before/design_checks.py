@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import combinations
@@ -136,6 +137,24 @@ def _against_one(batch: Variable, other: Variable, kind: str) -> list[Finding]:
     return said
 
 
+def may_be_condition(batches: Sequence[Variable], conditions: Sequence[str]) -> list[Finding]:
+    """Return the question whether a batch column is what will be compared, where its levels are named as such."""
+    if conditions:
+        return []
+    return [
+        Finding(
+            "batch_may_be_condition",
+            Level.NOTE,
+            f"is '{batch.name}' ({_names(batch.levels, 3)}) also what you want to compare? Its levels are named like "
+            "conditions.",
+            "If so, correct only to find the same cell types in all of them, compare them on uncorrected counts, and "
+            "name the column as condition_key.",
+        )
+        for batch in batches
+        if len(batch.levels) > 1 and any(_CONDITION.search(level.casefold()) for level in batch.levels)
+    ]
+
+
 def related(batches: Sequence[Variable], others: Sequence[Variable]) -> tuple[list[Association], list[Finding]]:
     """Return how columns that nobody named go together with the batches, and a note on those that follow them."""
     rows, said = [], []
@@ -172,6 +191,11 @@ def _names(names: Sequence[str] | np.ndarray, most: int = 5) -> str:
     return ", ".join(f"'{name}'" for name in names[:most]) + more
 
 
+# Words that name what is compared, not where cells were measured.
+_CONDITION = re.compile(
+    r"(?<![a-z])(ctrl|control|stim\w*|unstim\w*|treat\w*|untreated|vehicle|dmso|placebo|drug|healthy|normal|disease\w*|"
+    r"tum(?:ou)?r|patient|case|wt|wild.?type|ko|knock.?out|mutant|pre|post|infected|mock)(?![a-z])"
+)
 _CONFOUNDED = {
     "cell types": "Whether the batches differ by method or by biology cannot be computed: add a batch that has cell "
     "types of several of them, or analyse them one by one.",
