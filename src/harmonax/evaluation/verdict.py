@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .before.quality_control import losses
+from .before.quality_control import LOSSES, losses
 from .findings import Finding, Level, by_severity, from_table
 
 _HEADLINES = {
@@ -63,7 +63,7 @@ def overall(uns: Mapping[str, Any]) -> Overall:
     parts = [part for part in (diagnosis, check) if part is not None]
     if check is not None and str(check["verdict"]) == "impossible":
         code, parts = "impossible", [check]
-    elif code == "trust" and any(_forbids_trust(finding) for finding in findings):
+    elif any(_calls_for_care(finding, code) for finding in findings):
         code = "caution"
     headline = _HEADLINES[code]
     if code == "trust" and any(finding.code == "types_unknown" for finding in findings):
@@ -71,13 +71,12 @@ def overall(uns: Mapping[str, Any]) -> Overall:
     return Overall(code, headline, " ".join(str(part["summary"]) for part in parts), findings)
 
 
-# Warnings of what happened before or beside the correction: with these, it is not trusted as it is.
-_GRAVE = {"not_converged", "cells_lost", "types_gone", "types_lost", "labels_fell"}
-
-
-def _forbids_trust(finding: Finding) -> bool:
-    """Return whether a finding keeps a correction from being trusted as it is; a run has to converge, too."""
-    return finding.level is Level.PROBLEM or (finding.code in _GRAVE and finding.level is Level.WARNING)
+def _calls_for_care(finding: Finding, code: str) -> bool:
+    """Return whether this is not to be used without care, whatever the diagnosis says: what is gone stays gone."""
+    if code == "not_needed":
+        return finding.code in LOSSES
+    grave = finding.level is Level.WARNING and finding.code in ("not_converged", "labels_fell", *LOSSES)
+    return code == "trust" and (grave or finding.level is Level.PROBLEM)
 
 
 def _scores_fell(evaluation: Mapping[str, Any] | None, diagnosis: Mapping[str, Any] | None) -> list[Finding]:

@@ -11,7 +11,9 @@ from ..findings import Finding, Level
 
 CELLS = ("batch_key", "level", "n_before", "n_after")
 TYPES = ("batch_key", "level", "type", "n_before", "n_after")
-# Share of a batch's cells from which a loss is told, and a loss of so many times the other cells' that it is one-sided.
+# The codes of what is found here.
+LOSSES = ("cells_lost", "types_gone", "types_lost")
+# Share of a batch's cells from which a loss is told, and of the cells of a type in a batch.
 MAX_LOST, MAX_TYPE_LOST = 0.2, 0.5
 # Fewer cells of a type in a batch say nothing.
 MIN_CELLS = 10
