@@ -1,4 +1,4 @@
-"""The published versions of Harmony as data: all in which their loops differ, read by the NumPy and the traced loop.
+"""The published versions of Harmony as data: all that their loops differ in, read by the NumPy and the traced loop.
 
 A new version is one entry in `FLAVORS`, and one in `harmonax.params`, which says what may be asked of it.
 """

@@ -1,4 +1,4 @@
-"""Where the cells of a run live. Every backend answers the questions of `harmonax.algorithm.contracts.Cells`.
+"""Where the cells of a run live. Every backend answers the questions in `harmonax.algorithm.contracts.Cells`.
 
 Leave ``backend="auto"`` unless there is a reason: it takes the cluster for a Dask array where there is a client, memory
 while it suffices, else disk.

@@ -31,7 +31,7 @@ from ..system.memory import human
 from .memory import MemoryCells, sample
 from .native import NativeCells, count_runs, order, plan
 
-# Rows of the input, or of the result, that are in memory at a time: so many bytes, unless told otherwise.
+# Default size of the pieces of the input, or of the result, that are in memory at a time.
 SLAB_BYTES = 64 << 20
 
 
@@ -63,7 +63,7 @@ class DiskCells(NativeCells):
     ) -> None:
         super().__init__(Z, design, schedule, **how)
         if not hasattr(os, "preadv"):
-            raise InputError("backend='disk' needs pread and pwrite, which this system has not; use backend='memory'")
+            raise InputError("backend='disk' needs pread and pwrite, which this system lacks; use backend='memory'")
         self._row = self.n_features * np.dtype(self.precision).itemsize
         self._slab = max(1, slab_bytes // self._row)
         self._directory = Path(directory) if directory is not None else scratch_directory()

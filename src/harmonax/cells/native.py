@@ -39,7 +39,7 @@ class Arithmetic:
 
     @classmethod
     def of(cls, precision: str, n_threads: int | None = None, instruction_set: str | None = None) -> Arithmetic:
-        """Fill in what is not said: the CPUs this process may use, and the best instruction set there is."""
+        """Fill in what is not given: the CPUs this process may use, and the best instruction set there is."""
         return cls(precision, resolve_threads(n_threads), available_set(instruction_set))
 
 

@@ -1,4 +1,4 @@
-"""harmonypy's front: `run_harmony` with its signature, and a result with its attributes."""
+"""harmonypy's interface: `run_harmony` with its signature, and a result with its attributes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["HarmonypyResult", "run_harmony"]
 
 
 class HarmonypyResult:
-    """What harmonypy's users expect of a result; cells are rows, as in harmonypy 2.
+    """A result with harmonypy's attributes; cells are rows, as in harmonypy 2.
 
     Attributes
     ----------
@@ -41,7 +41,7 @@ class HarmonypyResult:
     kmeans_rounds
         Number of passes in each round.
     details
-        The `HarmonyResult`: status, seed, parameters and all else.
+        The `HarmonyResult`: status, seed, parameters and everything else.
     """
 
     def __init__(self, details: HarmonyResult, original: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""The scikit-learn-shaped front: `Harmony`, a transformer whose cells come with batch labels."""
+"""The scikit-learn interface: `Harmony`, a transformer whose cells come with batch labels."""
 
 from __future__ import annotations
 

@@ -11,14 +11,14 @@ from ..errors import InputError
 from ..params import ResolvedParams
 from ..system.memory import available, human, resident
 
-# Of what is free when no limit was given, so that others, and the estimate's error, have room.
+# Share of the free memory to use when no limit is given: other programs, and the estimate's error, need the rest.
 _SHARE = 0.8
 # Bytes a cell while its order is found: sorted keys and positions.
 _ORDER = 24
 # Pieces of a slab that are in memory together: being read, read, sorted, converted.
 _SLABS = 5
 MIN_SLAB = 1 << 20
-# Interpreter, libraries and what they load later.
+# What the interpreter and libraries load later.
 _LATER = 60 << 20
 
 
@@ -55,8 +55,8 @@ class MemoryEstimate:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Which backend, in how large pieces it reads the cells, why in a few words, and why with the sizes."""
+class BackendChoice:
+    """Which backend, the size of the pieces in which it reads the cells, why in a few words, and why with the sizes."""
 
     name: str
     backend: BackendEntry
@@ -83,7 +83,7 @@ def estimate(
     )
 
 
-def choose(wanted: str, size: MemoryEstimate, max_memory: int | None, *, on_cluster: bool = False) -> Choice:
+def choose(wanted: str, size: MemoryEstimate, max_memory: int | None, *, on_cluster: bool = False) -> BackendChoice:
     """Choose where the cells go.
 
     Parameters
@@ -108,7 +108,7 @@ def choose(wanted: str, size: MemoryEstimate, max_memory: int | None, *, on_clus
     elif free is not None:
         limit, allowed = held + int(_SHARE * free), f"{human(free)} are free"
     else:
-        limit, allowed = 1 << 62, "nothing is known of what is free"
+        limit, allowed = 1 << 62, "it is not known how much is free"
     needed = held + size.in_memory
     slab = min(SLAB_BYTES, max(size.cells, 1), max(MIN_SLAB, (limit - held - size.on_disk(0)) // _SLABS))
     least = held + size.on_disk(min(MIN_SLAB, slab))
@@ -128,4 +128,4 @@ def choose(wanted: str, size: MemoryEstimate, max_memory: int | None, *, on_clus
         why = f"from disk it needs {human(held + size.on_disk(slab))}, in memory {human(needed)}; {allowed}"
         if max_memory is not None and least > limit:
             raise InputError(f"even from disk this run needs {human(least)}, but {allowed}: raise max_memory")
-    return Choice(name, backend, slab, "asked for" if asked else backend.because, why)
+    return BackendChoice(name, backend, slab, "asked for" if asked else backend.because, why)

@@ -50,7 +50,7 @@ class ResourceRequest:
 
     @classmethod
     def of(cls, backend: str, n_threads: int | None, max_memory: Any, scratch: Any, out: Any) -> ResourceRequest:
-        """Read what the arguments of a run ask for; refuse a size that is none."""
+        """Read what the arguments of a run ask for; refuse a size that is not valid."""
         result: Literal["new", "given", "lazy"] = "given"
         if out is None:
             result = "new"

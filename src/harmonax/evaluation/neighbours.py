@@ -43,7 +43,7 @@ def own_batch_neighbours(embedding: np.ndarray, batch: np.ndarray, k: int) -> np
     batch
         Code of each cell's batch.
     k
-        Most neighbours.
+        Maximum number of neighbours.
 
     Returns
     -------
@@ -53,9 +53,9 @@ def own_batch_neighbours(embedding: np.ndarray, batch: np.ndarray, k: int) -> np
     found = np.full((len(embedding), k), -1)
     for code in np.unique(batch):
         own = np.flatnonzero(batch == code)
-        most = min(k, len(own) // 3)
-        if most:
-            found[own[:, None], np.arange(most)] = own[nearest_cells(embedding[own], most)]
+        n = min(k, len(own) // 3)
+        if n:
+            found[own[:, None], np.arange(n)] = own[nearest_cells(embedding[own], n)]
     return found
 
 

@@ -26,7 +26,7 @@ _KIND = "harmonax fit"
 
 
 def identity(state: Any, settings: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-    """Return what a run is: a checkpoint continues only the same."""
+    """Return what identifies a run: a checkpoint is resumed by the same run only."""
     digest = hashlib.sha256()
     for name in sorted(data):
         array = np.ascontiguousarray(np.asarray(data[name]))
@@ -69,7 +69,7 @@ def load(path: Path, state: Any, run: dict[str, Any]) -> tuple[Any, dict[str, li
     state
         The run's state at its start: what the arrays of the file are put into.
     run
-        What the run is, see `identity`.
+        What identifies the run, see `identity`.
 
     Raises
     ------
@@ -101,7 +101,7 @@ def load(path: Path, state: Any, run: dict[str, Any]) -> tuple[Any, dict[str, li
     return jax.tree.unflatten(tree, found), history
 
 
-# What NumPy and zipfile raise for bytes that are no such file.
+# What NumPy and zipfile raise for bytes that are not such a file.
 _DAMAGE = (
     OSError,
     ValueError,

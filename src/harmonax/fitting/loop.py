@@ -90,7 +90,7 @@ def fit(
     InputError
         If the data or an argument cannot be used, or the checkpoint is of another run.
     FileFormatError
-        If the checkpoint is damaged, or no checkpoint.
+        If the file is damaged, or not a checkpoint.
     OutputError
         If the checkpoint cannot be written.
 
@@ -134,7 +134,7 @@ def fit(
 
 
 class _Run:
-    """A fit on its way."""
+    """A fit in progress."""
 
     def __init__(self, state: State, cells: Cells, step: Step, key: jax.Array) -> None:
         self.state, self.cells, self.step, self.key = state, cells, step, key
@@ -157,7 +157,7 @@ class _Run:
     def until(
         self, steps: int, early: EarlyStopping | None, report: Report | None, callbacks: Sequence[Callback]
     ) -> FitStatus:
-        """Make steps; return why they ended. A checkpoint is left, but of a run that is not finite."""
+        """Make steps; return why they ended. A checkpoint is left unless a value was not finite."""
         saved, former = len(self), (self.state, self.n_updates)
         stops = self._watch(early)
         if any([stops(values) for values in self._past()]):

@@ -16,7 +16,7 @@ from ..system.validate import whole_number
 
 @dataclass(frozen=True)
 class Cells:
-    """The data of a fit: what there is one of for each cell, and the rest.
+    """The data of a fit: arrays with one row per cell, and all others.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ class Cells:
     size
         Cells in an update.
     seed
-        Of the order in which they are seen.
+        Seed of the order in which they are seen.
     """
 
     per_cell: Mapping[str, jax.Array]

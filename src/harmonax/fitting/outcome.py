@@ -93,7 +93,7 @@ class EarlyStopping:
         object.__setattr__(self, "min_delta", number(self.min_delta, "min_delta", minimum=0))
 
     def watch(self, epoch: int) -> Callable[[float], bool]:
-        """Return a function to call with the value of each step, which says whether to stop; an epoch is so many."""
+        """Return a function to call with the value of each step, which says whether to stop; `epoch` steps are one."""
         best, since, values = np.inf, 0, []
 
         def stops(value: float) -> bool:

@@ -85,7 +85,7 @@ class Terms:
 
 
 def scalar(name: str, value: Any) -> jax.Array:
-    """Return a loss as a scalar, or say whose it is not."""
+    """Return a loss as a scalar, or refuse it by its name."""
     value = jnp.asarray(value)
     if value.shape != ():
         raise InputError(f"the loss '{name}' returned shape {value.shape}; allowed is a scalar: take its mean or sum")

@@ -213,7 +213,7 @@ def as_array(Z: Any, what: str) -> np.ndarray:
     """Return anything array-like as an array of real numbers."""
     try:
         if hasattr(Z, "to_numpy"):
-            # pandas keeps its nullable numbers as objects unless told otherwise.
+            # pandas keeps its nullable numbers as objects by default.
             array = np.asarray(Z)
             array = Z.to_numpy(np.float64, na_value=np.nan) if array.dtype == object else array
         else:

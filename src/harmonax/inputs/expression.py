@@ -23,7 +23,7 @@ class Kind(StrEnum):
     """What a matrix holds, by its numbers."""
 
     COUNTS = "counts"
-    POSITIVE = "values that are no whole numbers"
+    POSITIVE = "values that are not whole numbers"
     NEGATIVE = "negative values"
     BROKEN = "NaN or infinity"
     NOTHING = "nothing"
@@ -35,7 +35,7 @@ def kind_of(X: Any) -> Kind:
     Examples
     --------
     >>> kind_of(np.array([[0, 2], [1, 0]])), kind_of(np.log1p([[0, 2], [1, 0]]))
-    (<Kind.COUNTS: 'counts'>, <Kind.POSITIVE: 'values that are no whole numbers'>)
+    (<Kind.COUNTS: 'counts'>, <Kind.POSITIVE: 'values that are not whole numbers'>)
     """
     if X is None or not X.shape[1]:
         return Kind.NOTHING
@@ -81,7 +81,7 @@ def where_counts(adata: AnnData, asked: str | None) -> str | None:
     MissingKeyError
         If the place that was asked for is not there.
     InputError
-        If what is there, or in ``layers["counts"]``, is no counts.
+        If that place, or ``layers["counts"]``, does not hold counts.
     """
     if asked is None and "counts" not in adata.layers:
         return "X" if kind_of(adata.X) is Kind.COUNTS else None
@@ -119,8 +119,8 @@ def as_counts(X: Any) -> Any:
     """Return counts as scanpy wants them: CSR, float32 where that is exact; the same matrix where it is that."""
     if is_lazy(X):
         return as_csr(X)
-    most = X.max() if X.shape[0] and X.shape[1] else 0
-    dtype = np.float32 if most < _EXACT else np.float64
+    highest = X.max() if X.shape[0] and X.shape[1] else 0
+    dtype = np.float32 if highest < _EXACT else np.float64
     counts = sparse.csr_matrix(X, dtype=dtype)
     counts.sum_duplicates()
     counts.eliminate_zeros()

@@ -1,4 +1,4 @@
-"""The numbers of an embedding: which ones cannot be corrected, and the hash that tells them from others."""
+"""The numbers of an embedding: which of them cannot be corrected, and their hash."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def check_real(dtype: Any, what: str = "the embedding") -> None:
 
 
 class ValueCheck:
-    """Looks at the values of an embedding piece by piece, in order.
+    """Checks the values of an embedding piece by piece, in order.
 
     Parameters
     ----------

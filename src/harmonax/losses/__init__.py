@@ -1,6 +1,6 @@
 """Differentiable losses for learning through a batch correction (JAX).
 
-    checks.py        inputs are checked once: always its shape, its values outside of jit and grad
+    checks.py        checks of the inputs: shapes always, values outside of jit and grad
     neighbours.py    nearest cells, block by block, and how near they are in units of their neighbourhood
     mixing.py        BatchMixingLoss: minus the batch entropy of neighbourhoods
     lisi.py          LISILoss: the local inverse Simpson index, for mixing batches or keeping types apart

@@ -49,7 +49,7 @@ def nearest(x: jax.Array, k: int, n_groups: int, admits: Callable[[jax.Array, An
     x
         Cells x features.
     k
-        Neighbours a group, below the number of cells.
+        Neighbours per group, below the number of cells.
     n_groups
         Groups that candidates fall into.
     admits
@@ -58,7 +58,7 @@ def nearest(x: jax.Array, k: int, n_groups: int, admits: Callable[[jax.Array, An
     Returns
     -------
     jax.Array
-        Row numbers, (N, n_groups, k). Where a group has fewer candidates, the places beyond them hold no neighbours.
+        Row numbers, (N, n_groups, k). Where a group has fewer candidates, the places beyond them mean nothing.
     """
     x = lax.stop_gradient(x)
     n = len(x)
@@ -114,9 +114,9 @@ def closeness(d2: jax.Array, there: jax.Array, k: int, temperature: float) -> ja
     d2
         Squared distances of candidates, (..., candidates), of data of about unit scale.
     there
-        Which of them there are.
+        Which of them exist.
     k
-        Neighbours; fewer where there are not so many candidates.
+        Number of neighbours; where there are fewer candidates, all of them.
     temperature
         Softness of the edge.
     """

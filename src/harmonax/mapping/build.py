@@ -1,4 +1,4 @@
-"""A model of cells that were just corrected, with all that mapping expression and labels needs."""
+"""A model of cells that were just corrected, with everything that mapping expression and labels needs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..inputs.embedding import take_rows
 from ..result import HarmonyResult
 from ..system.extras import need
 from .model import HarmonyModel
-from .novelty import by_distance, by_genes, some
+from .novelty import by_distance, by_genes, sample_rows
 from .projection import Projection
 from .serialise import UNS, from_dict
 
@@ -60,14 +60,14 @@ def model_of(result: HarmonyResult, adata: Any = None, basis: str = "X_pca", lab
     model = HarmonyModel.from_result(result)
     if labels is not None and len(labels.columns):
         model = model.with_reference(np.asarray(result.embedding[:]), labels, result.design.joint)
-    rows = some(model.n_cells)
+    rows = sample_rows(model.n_cells)
     projection = None
     if adata is not None:
         try:
             projection = Projection.of(adata, basis)
         except InputError as error:
             said = f"the model takes embeddings, not expression: {error}"
-            # Without loadings nobody expects it to.
+            # Without loadings nobody expects the model to take expression.
             warn(said) if "PCs" in adata.varm and adata.X is not None else log.info(said)
     if projection is None:
         if model.novelty is None:

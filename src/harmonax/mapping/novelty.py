@@ -1,7 +1,7 @@
 """How unlike anything in the reference new cells are.
 
 A cell type that the reference lacks is placed among the types that it has, so distances in the corrected space say
-little (`benchmarks/mapping.py` has the figures). What tells is the expression that the reference's components cannot
+little (`benchmarks/mapping.py` has the figures). What shows it is the expression that the reference's components cannot
 explain: of a cell y, scaled by the reference's means and standard deviations, the residual e = y - V V^T y. The score
 is the mean of its largest positive entries, each in standard deviations of the reference's own residuals, after
 averaging over the cell and its nearest new cells.
@@ -75,7 +75,7 @@ class Novelty:
         scores, batch
             Of the new cells, (N,).
         known
-            Batches that the reference has: nothing explains that their scores exceed its own but novel cells.
+            Batches that the reference has: only novel cells explain that their scores exceed the reference's.
         """
         own = pd.Categorical(batch)
         lower = [np.quantile(scores[own.codes == code], _KNOWN) for code in range(len(own.categories))]
@@ -91,7 +91,7 @@ def by_genes(projection: Projection, X: Any, Z: np.ndarray) -> Novelty:
     Parameters
     ----------
     X
-        Expression of the projection's genes as the components were computed from it, of some cells (see `some`).
+        Expression of the projection's genes as the components were computed from it, of some cells (`sample_rows`).
     Z
         Their embedding before correction.
     """
@@ -194,6 +194,6 @@ def _to_clusters(means: np.ndarray, Z: np.ndarray) -> np.ndarray:
     return cdist(np.asarray(Z, np.float64), means).min(axis=1)
 
 
-def some(n: int, rng: Any = 0) -> np.ndarray:
+def sample_rows(n: int, rng: Any = 0) -> np.ndarray:
     """Return the rows of the reference's cells that the score is tried on."""
     return np.arange(n) if n <= _TRIED else np.sort(np.random.default_rng(rng).choice(n, _TRIED, replace=False))

@@ -1,4 +1,4 @@
-"""The reference's cells with their labels, kept so that labels can be handed to new cells."""
+"""The reference's cells with their labels, kept so that labels can be transferred to new cells."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ class Near:
     cells
         Cells x dimensions.
     exact
-        Never approximate: for few questions an index is not worth its making.
+        Never approximate: for few queries an index takes longer to build than it saves.
     """
 
     def __init__(self, cells: np.ndarray, *, exact: bool = False) -> None:

@@ -1,10 +1,10 @@
 """Differentiable operators in JAX and Flax NNX: pip install 'harmonax[jax]'.
 
     harmony/         DifferentiableHarmony: the method of `harmonax.algorithm`, traced
-    latent/          DifferentiableMMDBatchCorrection: a batch-conditional autoencoder whose codes forget the batch;
-                     DifferentiableWGANBatchCorrection: the same, against a critic
+    latent/          DifferentiableMMDBatchCorrection: an autoencoder whose latent does not know the batch;
+                     DifferentiableWGANBatchCorrection: the same, trained against a critic
     clustering.py    SoftKMeansClustering
-    checks.py        what arrives at any of them
+    checks.py        checks of the cells that they are given
 
 Each is a Flax NNX module with ``apply(data, state, metadata)``, which returns `data` with the results added.
 """

@@ -1,4 +1,4 @@
-"""What the neural operators read, checked: values where they are known, shapes also while JAX is tracing."""
+"""Checks of what the neural operators are given: shapes always, values unless JAX is tracing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from ..errors import InputError, MissingKeyError, nearest
 
-# Codes there is room for where the number of batches was not said.
+# Number of batches that there is room for where n_batches is not given.
 ROOM = 64
 
 
@@ -100,5 +100,5 @@ def _entry(data: Mapping[str, Any], name: str) -> Any:
 
 
 def _known(array: Any) -> bool:
-    """Return whether the values can be looked at: not while JAX traces them."""
+    """Return whether the values are known: not while JAX traces them."""
     return not isinstance(array, jax.core.Tracer)

@@ -1,4 +1,4 @@
-"""The scanpy-shaped front: AnnData in, AnnData out."""
+"""The scanpy interface: AnnData in, AnnData out."""
 
 from __future__ import annotations
 
@@ -167,7 +167,7 @@ def harmony_integrate(
     MissingKeyError
         If a column or the basis is not there.
     InputError
-        If a parameter, the embedding or the labels cannot be used, or one parameter is given in two spellings.
+        If a parameter, the embedding or the labels cannot be used, or one parameter is given under two names.
     TypeError
         If a keyword is unknown.
 
@@ -231,7 +231,7 @@ def harmony_integrate(
 def _model_place(
     adata: AnnData, save_model: Any, save_labels: str | Sequence[str] | None
 ) -> Callable[[HarmonyResult, str], None] | None:
-    """Return what keeps the model of a run where it was asked for, or None; refuse what cannot be, before any work."""
+    """Return a function that keeps the model of a run, or None; refuse a place that cannot take it, before any work."""
     if save_model is None or save_model is False:
         if save_labels is not None:
             raise InputError("save_labels go into a model: say where with save_model")
@@ -259,7 +259,7 @@ def _listed(key: str | Sequence[str]) -> list[str]:
 
 
 def check_target(adata: Any, adjusted_basis: str, what: str = "adata") -> None:
-    """Refuse what a result cannot be written to."""
+    """Refuse an AnnData that a result cannot be written to."""
     expect_anndata(adata, what, instead="for arrays there is harmonax.harmonize")
     if adata.is_view and adata.isbacked:
         raise InputError(f"{what} is a view of a file, which cannot be written to; pass {what}.to_memory()")

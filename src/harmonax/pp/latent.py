@@ -1,4 +1,4 @@
-"""The scanpy-shaped front of the MMD and WGAN corrections: AnnData in, AnnData out. Needs ``harmonax[jax]``."""
+"""The scanpy interface of the MMD and WGAN corrections: AnnData in, AnnData out. Needs ``harmonax[jax]``."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 __all__ = ["mmd_integrate", "wgan_integrate"]
 
 Progress = bool | Callable[[int, int, float], None] | None
-# Of all the genes, this much is hidden from the encoder at a time: single cells miss about as much.
+# Share of the genes that is hidden from the encoder at a time: single cells miss about as many.
 _GENE_DROPOUT = 0.3
-# Less than the operator's 1: among a thousand genes the critics tell cells apart by noise too, and following them as
-# closely merged cell types.
+# Less than the operator's 1: with a thousand genes the critics also tell cells apart by noise, and at a weight of 1
+# cell types were merged.
 _ADVERSARIAL_WEIGHT = 0.2
 
 
@@ -195,7 +195,7 @@ def wgan_integrate(
 
 
 def _integrate(name: str, kinds: tuple[Any, Any], asked: Mapping[str, Any], model: dict[str, Any]) -> None:
-    """Check, train and write: what both have in common. `kinds` are the operator and its configuration."""
+    """Check, train and write, for both corrections. `kinds` are the classes of the operator and its configuration."""
     adata, nnx = asked["adata"], need("flax.nnx", "jax")
     _check_places(adata, {place: asked[place] for place in ("adjusted_basis", "corrected")})
     how = {"missing": asked["missing"], "allow_many_levels": asked["allow_many_levels"]}
@@ -210,7 +210,7 @@ def _integrate(name: str, kinds: tuple[Any, Any], asked: Mapping[str, Any], mode
     operator = kinds[0](config, rngs=nnx.Rngs(seed))
     options = {item: asked[item] for item in training}
     fitted = operator.fit(data, **options, rng=seed, progress=asked["progress"])
-    # Compiled, so that the losses of all cells, which nobody asked for, are not computed.
+    # Compiled, so that the losses of all cells, which are not used, are not computed.
     names = ("latent", "corrected_expression")
     result = nnx.jit(lambda op, data: {item: op.apply(data, {}, None)[0][item] for item in names})(operator, data)
     adata.obsm[asked["adjusted_basis"]] = np.asarray(result["latent"])

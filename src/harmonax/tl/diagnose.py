@@ -57,7 +57,7 @@ def diagnose(
         Column of cell types, if they are known. Without it, a type that only one batch has cannot be distinguished
         from a batch effect, and batches with different cells look as if they were too little corrected.
     group_key
-        Column by which results are shown; None: `label_key`, else ``"leiden"`` where that is there.
+        Column by which results are shown; None: `label_key`, else ``"leiden"`` if that exists.
     markers
         Genes by cell type, ``{"B cells": ["MS4A1", "CD79A"]}``: do they still separate their types? Needs `label_key`.
     basis, adjusted_basis
@@ -71,9 +71,9 @@ def diagnose(
     null
         Split one batch at random and correct the halves.
     unlabelled
-        Names in `label_key` that stand for no type.
+        Names in `label_key` that mean that the type is not known.
     max_cells
-        Of more cells, a sample of this size is taken for what needs neighbours.
+        With more cells, neighbours are measured on a random sample of this size.
     rng
         Seed, Generator, SeedSequence or None.
     key_added
@@ -158,7 +158,7 @@ def _embedding(adata: AnnData, basis: str) -> np.ndarray:
 
 
 def _names(adata: AnnData, key: str, unlabelled: Collection[str]) -> np.ndarray:
-    """Return a column as text, "" where it is missing or stands for nothing."""
+    """Return a column as text, "" where it is missing or not known."""
     if key not in adata.obs:
         raise MissingKeyError(f"obs has no column '{key}'; {nearest(key, adata.obs.columns)}")
     column = adata.obs[key]

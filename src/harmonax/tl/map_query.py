@@ -15,7 +15,7 @@ from ..errors import InputError, MissingKeyError, nearest
 from ..inputs.columns import design_from_table
 from ..mapping.build import read_model
 from ..mapping.model import HarmonyModel
-from ..mapping.query import Mapped, Wanted, check_places, map_cells, project
+from ..mapping.query import Mapped, QueryOptions, check_places, map_cells, project
 from ..mapping.symphony import KnownBatches
 from ..pp.harmony import check_target
 from ..system.log import chosen_threads, say
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 # Embeddings above this many bytes are computed piece by piece.
-_MAX_AT_ONCE = 1 << 30
+_MAX_IN_MEMORY = 1 << 30
 
 
 def map_query(
@@ -69,15 +69,15 @@ def map_query(
     labels
         Columns of labels to hand on; None: all that the model keeps. Of an AnnData, any column of ``obs``.
     basis
-        Entry of ``query.obsm`` that has the cells in the reference's uncorrected embedding already, (N, d). None:
-        project them from the expression.
+        Entry of ``query.obsm`` with the cells in the reference's uncorrected embedding, (N, d), where they are
+        projected already. None: project them from the expression.
     layer
         Layer to take instead of X.
     adjusted_basis, projected_basis
         Where in ``query.obsm`` the mapped cells go, and the projected ones before correction.
     known_batches
         ``"learned"``: cells of batches that the reference has, in columns of the same name, get the correction learned
-        there. ``"new"``: batches with the same name are others.
+        there. ``"new"``: batches with the same name are different ones.
     ridge_lambda
         Ridge penalty for batches that the reference does not have.
     n_iter
@@ -114,7 +114,7 @@ def map_query(
     Warns
     -----
     HarmonaxWarning
-        If genes are missing, only some batches are called as the reference's, or cells or whole batches are unlike
+        If genes are missing, only some batches have names of the reference's, or cells or whole batches are unlike
         anything there.
 
     Notes
@@ -155,7 +155,7 @@ def map_query(
         "backend": backend,
         "max_memory": max_memory,
     }
-    wanted = Wanted(wanted_labels, min_genes, min_confidence, how)
+    wanted = QueryOptions(wanted_labels, min_genes, min_confidence, how)
     Z, matched, X = _projected(query, model, wanted, basis, layer)
     mapped = map_cells(model, Z, design, wanted, matched, X)
     if basis is None:
@@ -168,7 +168,7 @@ def map_query(
     return mapped
 
 
-def _projected(query: AnnData, model: HarmonyModel, wanted: Wanted, basis: str | None, layer: str | None) -> Any:
+def _projected(query: AnnData, model: HarmonyModel, wanted: QueryOptions, basis: str | None, layer: str | None) -> Any:
     if basis is not None:
         if basis not in query.obsm:
             raise MissingKeyError(f"query.obsm has no '{basis}'; {nearest(basis, query.obsm.keys())}")
@@ -181,7 +181,7 @@ def _projected(query: AnnData, model: HarmonyModel, wanted: Wanted, basis: str |
     what = "X" if layer is None else f"layers['{layer}']"
     Z, matched, expression = project(model, X, query.var_names, wanted, what=what)
     # Computed once, where it may be in memory.
-    whole = Z.nbytes <= _MAX_AT_ONCE and wanted.how.get("max_memory") is None
+    whole = Z.nbytes <= _MAX_IN_MEMORY and wanted.how.get("max_memory") is None
     return Z[:] if whole else Z, matched, expression
 
 

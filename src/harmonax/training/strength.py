@@ -1,7 +1,7 @@
 """Learned strength: theta, sigma and the ridge penalty by gradient through Harmony, without labels.
 
-A separate loop, not `fit`: one compilation serves all weights of preservation, the best step is what comes back, not
-the last, and a start without gradient is left.
+A separate loop, not `fit`: one compilation serves all weights of preservation, the best step is returned, not the last,
+and sigma is widened where the gradient vanishes at the start.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..system.rng import seed_from
 from ..system.validate import number, whole_number
 
 _CLIP = 1.0
-# Norm of a gradient that leads nowhere, and by how much sigma is then widened.
+# A gradient of a smaller norm leads nowhere: sigma is then widened by this factor.
 _FLAT = 1e-6
 _WIDEN = 2.0
 

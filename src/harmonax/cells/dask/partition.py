@@ -35,7 +35,7 @@ class GoneError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class PartitionSpec:
-    """What a partition is told beside its cells.
+    """What a partition needs to know beside its cells.
 
     Attributes
     ----------
@@ -111,7 +111,7 @@ class ReplayStep(NamedTuple):
 
 
 class WorkerInfo(NamedTuple):
-    """What a partition says of itself."""
+    """What a partition reports of itself."""
 
     address: str
     check: ValueCheck
@@ -181,7 +181,7 @@ class Partition:
         return WorkerInfo(self._address, self._check, self._fingerprint, how.instruction_set, how.n_threads)
 
     def ready(self) -> None:
-        """Answer, no more."""
+        """Answer that this partition exists."""
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
         """Return rows as they came, before any sweep."""
@@ -224,9 +224,9 @@ class Partition:
 
 
 def ended(method: str, chunk: Any, part: PartitionSpec, *rounds: Tables) -> np.ndarray:
-    """Return what a partition says at the end of these rounds: a function of values alone, so Dask can repeat it.
+    """Return a partition's answer at the end of these rounds: a function of values alone, so Dask can repeat it.
 
-    Where the partition still lives in this process it is asked; else the rounds are gone through once more.
+    Where the partition still lives in this process it is asked; else the rounds are replayed.
     """
     partition = _LIVING.get((part.run, part.number))
     own = [tables.of(part) for tables in rounds]
@@ -238,7 +238,7 @@ def ended(method: str, chunk: Any, part: PartitionSpec, *rounds: Tables) -> np.n
 
 
 class _Released(MemoryCells):
-    """Cells that let the input go once they have their own copy."""
+    """Cells that release the input once they have their own copy."""
 
     def _open(self, kind: Any) -> Any:
         opened = super()._open(kind)
@@ -262,7 +262,7 @@ def _worker() -> tuple[str, int]:
 
 
 def _look(chunk: np.ndarray) -> tuple[ValueCheck, np.ndarray]:
-    """Check values; and sum them up in two rows by which a chunk that was computed again is known."""
+    """Check values, and sum them up in two rows that show whether a chunk that is computed again is the same."""
     check, sums = ValueCheck("the embedding"), np.zeros((2, chunk.shape[1]))
     for start in range(0, len(chunk), _CHECK_ROWS):
         slab = chunk[start : start + _CHECK_ROWS]

@@ -30,7 +30,7 @@ _VERDICTS = {
 
 @dataclass(frozen=True, eq=False)
 class Check:
-    """What data say, before correction, of whether it is needed and possible.
+    """Whether a correction is needed, and whether it is possible.
 
     Attributes
     ----------
@@ -125,7 +125,7 @@ def check(
     rng: Any = 0,
     max_cells: int = 50_000,
 ) -> Check:
-    """Measure whether batches differ, and whether the difference can be told from biology.
+    """Measure whether batches differ, and whether the difference can be distinguished from biology.
 
     Parameters
     ----------
@@ -140,11 +140,11 @@ def check(
     basis
         What the embedding is called.
     var_columns
-        Names of the columns of ``adata.var``: they tell how the variable genes were selected.
+        Names of the columns of ``adata.var``: they show how the variable genes were selected.
     rng
         Seed for sampling cells and shuffling labels.
     max_cells
-        Above so many, the embedding is measured on a random sample of that size.
+        With more cells, the embedding is measured on a random sample of this size.
 
     Returns
     -------

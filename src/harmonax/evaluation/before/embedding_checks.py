@@ -24,7 +24,7 @@ MIXING_COLUMNS = ["batch_key", "own_batch_excess", "within_types", "chance", "ex
 
 
 class Measured(NamedTuple):
-    """What the embedding says.
+    """What was measured on the embedding.
 
     Attributes
     ----------
@@ -90,7 +90,7 @@ def _measure_one(
     if within is not None and np.isnan(within.overall):
         text = f"no cell type of '{types.name if types else ''}' is in two batches of '{batch.name}'."
         made.findings.append(
-            Finding("not_within_types", Level.NOTE, text, "Whether it is needed is told from all cells.")
+            Finding("not_within_types", Level.NOTE, text, "Whether correction is needed is judged from all cells.")
         )
     decides = overall if within is None or np.isnan(within.overall) else within
     inside = float("nan") if within is None else within.overall
@@ -175,7 +175,7 @@ def _conclude(needs: dict[str, str], made: Measured) -> Measured:
 
 
 def genes(var_columns: Iterable[str]) -> list[Finding]:
-    """Return what the columns of ``var`` say of how variable genes were selected."""
+    """Return a finding on how variable genes were selected, from the columns of ``var``."""
     names = set(var_columns)
     if "highly_variable" not in names:
         return []

@@ -2,7 +2,7 @@
 
 operator     DifferentiableHarmony
 config       BatchCorrectionConfig
-checks       what arrives, looked at once
+checks       checks of the input
 seeding      centroids from the data
 cells        cells, levels and masks as traced arrays
 tiles        cells in tiles, so that R is never stored

@@ -1,4 +1,4 @@
-"""What is asked of the cells of one block, traced: their assignment is a function of Zn and of tables."""
+"""The cells of one block, traced: their assignment is a function of Zn and of tables."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Hyper(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What stays the same over the rounds."""
+    """The cells and strengths, which stay the same over the rounds."""
 
     tiles: Tiles
     hyper: Hyper

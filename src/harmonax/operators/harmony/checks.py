@@ -1,4 +1,4 @@
-"""What `DifferentiableHarmony` accepts: shapes always, values outside traced code."""
+"""Checks of what `DifferentiableHarmony` is given: shapes always, values outside traced code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a differentiable correction is asked to do: one frozen, validated value."""
+"""The parameters of a differentiable correction, as one frozen value that is checked when made."""
 
 from __future__ import annotations
 

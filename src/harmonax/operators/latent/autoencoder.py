@@ -1,4 +1,4 @@
-"""The batch-conditional autoencoder that the MMD and WGAN corrections train: what a cell is, apart from its batch.
+"""The batch-conditional autoencoder that the MMD and WGAN corrections train: a cell's state, apart from its batch.
 
     z         = E(s(x))                                 latent, (N, latent_dim)
     D(z, b)   = c + g (V relu(U z + u_b) + v_b)         expression expected of state z in batch b, (N, n_genes)
@@ -21,7 +21,7 @@ from ...errors import InputError
 from ...system.validate import number, whole_number
 from ..checks import ROOM, Cells
 
-# Of the mean variance, what is added to every gene's.
+# Share of the mean variance that is added to the variance of every gene.
 _SHRINKAGE = 0.1
 
 Codes = tuple[jax.Array, jax.Array]
@@ -87,7 +87,7 @@ class AutoencoderConfig:
 
     @property
     def n_slots(self) -> int:
-        """Batches that there are codes for."""
+        """Number of batches that have codes."""
         return ROOM if self.n_batches is None else self.n_batches
 
 
@@ -127,7 +127,7 @@ class BatchAutoencoder(nnx.Module):
 
         A gene's squared spread is its variance and a tenth of the mean variance of all: scaled to unit variance,
         hundreds of genes that hold noise alone would count like the markers; with one spread for all, the markers of
-        rare types would hardly count.
+        rare types would hardly count at all.
         """
         share = cells.weight / jnp.maximum(cells.weight.sum(), 1.0)
         mean = share @ cells.values

@@ -16,9 +16,9 @@ from .discrepancy import composition_weights, standardised
 
 
 class LatentCorrection(nnx.Module):
-    """An autoencoder whose latent and corrected expression are to be the same in all batches.
+    """An autoencoder whose latent and corrected expression are trained to be the same in all batches.
 
-    Subclasses say how that is measured: `apply`, and `training_losses` as `harmonax.training.fit` wants them.
+    Subclasses define how that is measured: in `apply`, and in `training_losses`, which `harmonax.training.fit` calls.
     """
 
     def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs) -> None:
@@ -88,7 +88,7 @@ class LatentCorrection(nnx.Module):
         return read_cells(data, "expression", self.config.n_genes, self.config.n_batches)
 
     def _latent(self, cells: Cells, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Return the latent, (N, latent_dim); with `rngs`, as in training: of a cell with part of its genes masked."""
+        """Return the latent, (N, latent_dim); with `rngs`, as in training: of cells with part of their genes hidden."""
         shown, hide = cells.values, self.config.gene_dropout
         if rngs is not None and hide:
             centre = self.autoencoder.centre[...]
@@ -115,7 +115,7 @@ class LatentCorrection(nnx.Module):
         return self.config.evenness * (cells.weight @ apart) / jnp.maximum(cells.weight.sum(), 1.0)
 
     def _views(self, cells: Cells, latent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Return what is to be the same in all batches, and the weight of each cell in saying so.
+        """Return the latent and the expression that should be the same in all batches, and each cell's weight in that.
 
         The latent alone would not do: where a trace of the batch is left in it, the decoder uses that rather than the
         batch's codes, and the difference of two decodings is too small.

@@ -61,12 +61,12 @@ class Critic(nnx.Module):
         return jnp.where(there.sum() > 1, there @ (actual - others) / jnp.maximum(there.sum(), 1.0), 0.0)
 
     def steepness(self, points: jax.Array, labels: jax.Array, weight: jax.Array, key: jax.Array) -> jax.Array:
-        """Return the mean of max(0, |gradient| - 1)^2 of a cell's score for its batch, on the way to a random cell.
+        """Return the mean of max(0, |gradient| - 1)^2 of each cell's score for its batch, on the way to a random cell.
 
         Only what is too steep is penalised: where batches are mixed, a flat critic is right.
         """
         pick, mix = jax.random.split(key)
-        # Of padding, no cell is drawn.
+        # Padding is never drawn.
         other = points[jax.random.choice(pick, len(points), (len(points),), p=weight / weight.sum())]
         share = jax.random.uniform(mix, (len(points), 1), points.dtype)
 

@@ -16,9 +16,9 @@ import numpy as np
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 # Cells whose distances give the median: with more, sorting the distances would be most of the time of a training step.
 _LANDMARKS = 100
-# Cells that a density is estimated from: what keeps it linear in N.
+# Cells that a density is estimated from: a fixed number, so that the time is linear in N.
 _CENTRES = 512
-# What a composition weight may be at most, and one over it at least: more would let single cells stand for a batch.
+# The maximum of a composition weight, and one over its minimum: beyond them, single cells would stand for a batch.
 _MAX_WEIGHT = 4.0
 _TINY = 1e-12
 
@@ -185,9 +185,9 @@ def composition_weights(points: jax.Array, labels: jax.Array, n_batches: int, we
     return ratio / jnp.where(mean > 0, mean, 1.0)[labels]
 
 
-def _sample(n: int, most: int) -> np.ndarray:
+def _sample(n: int, size: int) -> np.ndarray:
     """Return the rows of a sample, without repeats. At random: every second row could be all of one batch."""
-    return np.sort(np.random.default_rng(0).permutation(n)[:most])
+    return np.sort(np.random.default_rng(0).permutation(n)[:size])
 
 
 def _squared_distances(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Batch correction by an autoencoder whose latent no critic can tell batches from."""
+"""Batch correction by an autoencoder from whose latent no critic can tell the batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .autoencoder import AutoencoderConfig
 from .base import LatentCorrection
 from .critic import Critic
 
-# Updates of the critics for one of the autoencoder: what is followed must be near its best.
+# Updates of the critics for one of the autoencoder, which learns nothing useful from critics far from their best.
 _CRITIC_UPDATES = 3
 
 
@@ -155,7 +155,7 @@ class DifferentiableWGANBatchCorrection(LatentCorrection):
         return {**data, **found}, state, metadata
 
     def training_groups(self) -> dict[str, tuple[Any, int]]:
-        """Return who learns in turn, with the updates of each in a step (see `harmonax.training.fit`)."""
+        """Return the groups of parameters that learn in turn, with the updates of each in a step of `fit`."""
         critics = nnx.All(nnx.Param, nnx.PathContains("critics"))
         return {
             "discriminator": (critics, _CRITIC_UPDATES),
