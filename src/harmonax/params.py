@@ -67,7 +67,7 @@ class HarmonyParams:
         Share of the cells reassigned at a time, in (0, 1]. Lower values update the penalty more often in a pass,
         and take a little more time.
     precision
-        Arithmetic of the cells, ``"float32"`` or ``"float64"``. Tables are always float64.
+        Arithmetic of the cells, ``"float32"`` or, with twice the memory, ``"float64"``. Tables are always float64.
 
     Raises
     ------

@@ -66,9 +66,11 @@ class EarlyStopping:
     Parameters
     ----------
     patience
-        Epochs, or steps on all cells, without improvement after which the fit stops, at least 1.
+        Epochs, or steps on all cells, without improvement after which the fit stops, at least 1. Higher values wait
+        longer; lower values may stop on a plateau.
     min_delta
-        What counts as improvement: a fall by more than this below the best so far, at least 0.
+        What counts as improvement: a fall by more than this below the best so far, at least 0. Higher values stop
+        earlier.
     monitor
         Entry of the history that is watched.
 

@@ -37,9 +37,9 @@ class QueryOptions:
     labels
         Columns of the reference's labels; None: all that the model keeps.
     min_genes
-        Refuse new cells with a smaller share of the reference's genes.
+        Refuse new cells with a smaller share of the reference's genes; lower values accept less exact projections.
     min_confidence
-        Below it a label is "unknown".
+        Below it a label is "unknown"; higher values leave more cells unknown, and fewer labels wrong.
     how
         Further arguments of `map_query`.
     """

@@ -89,7 +89,7 @@ def map_query(
         ``"learned"``: cells all of whose batches the reference has, in variables of the same names, get the
         correction that was learned there. ``"new"``: a level with the name of one of the reference's is another one.
     ridge_lambda
-        Ridge penalty of batches that the reference does not have.
+        Ridge penalty of batches that the reference does not have. Higher values correct them less, lower values more.
     n_iter
         Rounds of assigning and correcting. 1 is the published method; the second assigns cells to clusters without
         the shift that the first has found, which matters where it is large. Cells of known batches alone take 10 at

@@ -23,11 +23,13 @@ class SoftClusteringConfig:
     Parameters
     ----------
     n_clusters
-        Number of clusters, K.
+        Number of clusters, K; default 10. More clusters separate finer groups of cells, and take more time; with fewer,
+        distinct groups share one.
     n_features
-        Features of the embedding, F.
+        Features of the embedding, F; default 50.
     temperature
-        Width of the assignments, in squared units of the embedding: small is hard.
+        Width of the assignments, in squared units of the embedding; default 1. Higher values spread each cell over more
+        clusters; lower values come closer to hard clusters, and to k-means.
     learnable_centroids
         Make the centroids parameters (``nnx.Param``), which `nnx.grad` and `harmonax.training.fit` find; else they
         are constants that only `SoftKMeansClustering.fit` sets.
@@ -140,9 +142,10 @@ class SoftKMeansClustering(nnx.Module):
         data
             As for `apply`.
         max_iter
-            Maximum number of rounds of expectation maximisation in a run.
+            Maximum number of rounds of expectation maximisation in a run. Raise it where runs end before they have
+            settled; lower values take less time.
         tol
-            A run ends when `loss` changes by less than this share of the data's variance.
+            A run ends when `loss` changes by less than this share of the data's variance. Higher values stop earlier.
         n_init
             Number of runs, each with a separate seeding. More runs find better optima, and take more time.
         rng

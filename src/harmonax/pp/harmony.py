@@ -123,10 +123,11 @@ def harmony_integrate(
     rng
         Seed, Generator, SeedSequence or None. `random_state` is the older name.
     precision
-        Arithmetic of the cells, ``"float32"`` or ``"float64"``. Everything summed over cells is float64.
+        Arithmetic of the cells, ``"float32"`` or ``"float64"``, which takes twice the memory. Everything summed over
+        cells is float64.
     n_threads
-        Threads. None: ``scanpy.settings.n_jobs`` where scanpy is loaded and that was changed from its default, else the
-        CPUs this process may use. The result does not depend on it.
+        Number of threads. None: ``scanpy.settings.n_jobs`` where scanpy is loaded and that was changed from its
+        default, else the CPUs this process may use. More take less time; the result does not depend on it.
     backend
         Where the cells live: ``"memory"`` or ``"disk"`` (native kernels; the same bits), ``"dask"`` (the workers of a
         cluster), ``"jax"`` (a GPU, a TPU), ``"dense"`` (plain NumPy, the reference; small N), or ``"auto"``.

@@ -77,15 +77,20 @@ def mmd_integrate(
     target
         Batch that expression is corrected to: one of the column, or ``"average"``.
     hidden_dim, latent_dim
-        Width of the networks' hidden layers, and of the latent.
+        Width of the networks' hidden layers, and of the latent. Higher values reconstruct finer differences between
+        cells, take more time, and fit noise where cells are few.
     kernel_bandwidth
-        Middle width of the kernels, in units of the median distance of cells.
+        Middle width of the kernels, in units of the median distance of cells. Higher values compare batches more
+        coarsely, lower values more locally.
     mmd_weight
-        Weight of the discrepancy against the reconstruction.
+        Weight of the discrepancy against the reconstruction. Higher values mix batches more strongly, at the risk of
+        merging types; lower values keep more of every difference.
     gene_dropout, latent_noise
-        Share of the genes hidden from the encoder at each step, and noise on the latent in training.
+        Share of the genes hidden from the encoder at each step, and noise on the latent in training. Higher values hide
+        traces of the batch better, and blur states that are close; lower values keep both.
     steps, batch_size, learning_rate
-        Updates, cells in each, and the learning rate at the start.
+        Number of updates, cells in each, and the learning rate at the start. More steps fit better, larger updates are
+        steadier, and both take more time; a higher learning rate learns faster, and may diverge.
     rng
         Seed, Generator, SeedSequence or None.
     missing
@@ -165,9 +170,10 @@ def wgan_integrate(
     adata, key, layer, mask_var, adjusted_basis, corrected, target, hidden_dim, latent_dim
         As for `harmonax.pp.mmd_integrate`.
     discriminator_hidden_dim
-        Width of the critics' hidden layers.
+        Width of the critics' hidden layers. Higher values find subtler differences between batches, and take more time.
     adversarial_weight
-        Weight of the critics' distance against the reconstruction.
+        Weight of the critics' distance against the reconstruction. Higher values mix batches more strongly, at the risk
+        of merging types; lower values keep more of every difference.
     gene_dropout, latent_noise, steps, batch_size, learning_rate, rng, missing, allow_many_levels, progress
         As for `harmonax.pp.mmd_integrate`.
 

@@ -73,7 +73,8 @@ def diagnose(
     unlabelled
         Names in `label_key` that mean that the type is not known.
     max_cells
-        With more cells, neighbours are measured on a random sample of this size.
+        With more cells, neighbours are measured on a random sample of this size. Higher values are more exact, and take
+        more time and memory.
     rng
         Seed, Generator, SeedSequence or None.
     key_added

@@ -74,7 +74,8 @@ def evaluate(
     max_cells
         With more cells, a random sample of this size is scored, with 95 % intervals. Label-free scores still find their
         neighbours among all cells, and estimate what all would score; those with labels are means over three
-        disjoint samples that share the cells, and are comparable with each other only.
+        disjoint samples that share the cells, and are comparable with each other only. Higher values narrow the
+        intervals, and take more time.
     rng
         Seed of the neighbour search, and of the samples: None, integer or numpy Generator.
     unlabelled

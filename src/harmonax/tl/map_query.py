@@ -79,14 +79,16 @@ def map_query(
         ``"learned"``: cells of batches that the reference has, in columns of the same name, get the correction learned
         there. ``"new"``: batches with the same name are different ones.
     ridge_lambda
-        Ridge penalty for batches that the reference does not have.
+        Ridge penalty for batches that the reference does not have. Higher values correct them less, lower values more.
     n_iter
-        Rounds of assigning and correcting; 1 is the published method.
+        Rounds of assigning and correcting. 1 is the published method; more follow large shifts better, and take more
+        time.
     min_genes
         Refuse a query with a smaller share of the reference's genes; missing ones are taken as the reference's mean.
+        Lower values accept queries that are projected less exactly.
     min_confidence
-        Below it a label is "unknown". The confidence is the share of the reference's cells, judged by cells of
-        other batches, for which such a vote was right.
+        Below it a label is "unknown": higher values leave more cells unknown, and fewer labels wrong. The confidence is
+        the share of the reference's cells, judged by cells of other batches, for which such a vote was right.
     dtype
         Of the mapped embedding.
     n_threads, backend, max_memory

@@ -51,13 +51,14 @@ class LatentCorrection(nnx.Module):
         data
             As for `apply`.
         steps
-            Updates; the learning rate falls to 0 along half a cosine.
+            Number of updates, over which the learning rate falls to 0 along half a cosine. More updates fit better, and
+            take more time.
         batch_size
-            Cells in an update; None: all.
+            Cells in an update; None: all. Larger updates are steadier, and take more time and memory.
         learning_rate
-            At the start.
+            At the start. Higher values learn faster, and may diverge; lower values need more steps.
         rng
-            Seed of all that is random.
+            Seed of everything that is random.
         **options
             Further arguments of `harmonax.training.fit`: ``losses``, ``weights``, ``progress``, ``checkpoint``, ...
 

@@ -25,24 +25,15 @@ class MMDBatchCorrectionConfig(AutoencoderConfig):
 
     Parameters
     ----------
-    n_genes
-        Features of the expression, G.
-    hidden_dim, latent_dim
-        Width of the hidden layers, and of the latent.
+    n_genes, hidden_dim, latent_dim, n_batches, target, batch_in_encoder, gene_dropout, latent_noise, evenness
+        As in `harmonax.operators.latent.autoencoder.AutoencoderConfig`.
     kernel_bandwidth
-        Middle width of the Gaussian kernels, in units of the median distance of cells; the others are 1/4, 1/2, 2 and 4
-        times as wide.
-    n_batches
-        Number of batches; labels run from 0 to ``n_batches - 1``. None: not said, with room for 64.
-    target
-        Batch that ``corrected_expression`` is decoded to: ``"average"``, of the batches in the data at hand, or the
-        label of one. Cells of a single batch need a named target: their average is themselves.
-    batch_in_encoder
-        Tell the encoder the batch, beside the decoder.
-    gene_dropout, latent_noise
-        What training hides from the encoder and the decoder: see `AutoencoderConfig`.
+        Middle width of the Gaussian kernels, in units of the median distance of cells; default 1. The others are 1/4,
+        1/2, 2 and 4 times as wide. Higher values compare batches more coarsely, as wholes; lower values more locally,
+        and with more noise.
     mmd_weight
-        Weight of the discrepancy against the reconstruction in training.
+        Weight of the discrepancy against the reconstruction in training; default 1. Higher values mix batches more
+        strongly, at the risk of merging types; lower values keep more of every difference; 0 mixes nothing.
 
     Raises
     ------

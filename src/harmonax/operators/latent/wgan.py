@@ -27,25 +27,17 @@ class WGANBatchCorrectionConfig(AutoencoderConfig):
 
     Parameters
     ----------
-    n_genes
-        Features of the expression, G.
-    hidden_dim, latent_dim
-        Width of the autoencoder's hidden layers, and of the latent.
+    n_genes, hidden_dim, latent_dim, n_batches, target, batch_in_encoder, gene_dropout, latent_noise, evenness
+        As in `harmonax.operators.latent.autoencoder.AutoencoderConfig`.
     discriminator_hidden_dim
-        Width of the critics' two hidden layers.
-    n_batches
-        Number of batches; labels run from 0 to ``n_batches - 1``. None: not said, with room for 64.
-    target
-        Batch that ``corrected_expression`` is decoded to: ``"average"``, of the batches in the data at hand, or the
-        label of one. Cells of a single batch need a named target: their average is themselves.
-    batch_in_encoder
-        Tell the encoder the batch, beside the decoder.
-    gene_dropout, latent_noise
-        What training hides from the encoder and the decoder: see `AutoencoderConfig`.
+        Width of the critics' two hidden layers; default 64. Higher values find subtler differences between batches, and
+        take more time; lower values see coarse ones only.
     adversarial_weight
-        Weight of the critics' distance against the reconstruction in training.
+        Weight of the critics' distance against the reconstruction in training; default 1. Higher values mix batches
+        more strongly, at the risk of merging types; lower values keep more of every difference; 0 mixes nothing.
     gradient_penalty
-        Weight of the penalty on critics steeper than 1.
+        Weight of the penalty on critics steeper than 1; default 10. Higher values keep the critics smooth and training
+        steady; with lower values the distance that they report is less exact.
 
     Raises
     ------
