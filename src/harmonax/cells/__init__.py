@@ -33,32 +33,17 @@ BackendName = Literal["memory", "disk", "dask", "jax", "dense"]
 
 @dataclass(frozen=True, eq=False)
 class CellsInput:
-    """What cells are made of.
+    """What cells are made of."""
 
-    Attributes
-    ----------
-    Z
-        An array that was checked, or what is read in slices.
-    design, schedule, precision
-        Batches, blocks, and arithmetic.
-    n_threads
-        None: all that there are.
-    scratch
-        Directory of a scratch file.
-    slab_bytes
-        Size of the pieces in which Z is read and the result written.
-    digest
-        A hash that is fed with the values of a Z that is read in slices; None: no hash is needed.
-    """
-
-    Z: Any
+    Z: Any  # an array that was checked, or what is read in slices
+    # design, schedule, precision: batches, blocks, and arithmetic.
     design: BatchDesign
     schedule: FixedPartition
     precision: str
-    n_threads: int | None
-    scratch: str | os.PathLike[str] | None
-    slab_bytes: int
-    digest: Any
+    n_threads: int | None  # None: all that there are
+    scratch: str | os.PathLike[str] | None  # directory of a scratch file
+    slab_bytes: int  # size of the pieces in which Z is read and the result written
+    digest: Any  # a hash that is fed with the values of a Z that is read in slices; None: no hash is needed
 
     def array(self) -> np.ndarray:
         """Return Z as an array in memory; one that is read only now is checked now."""
@@ -76,30 +61,17 @@ class Situation:
 
 @dataclass(frozen=True)
 class BackendEntry:
-    """One way for cells to live.
+    """One way for cells to live."""
 
-    Attributes
-    ----------
-    make
-        Makes the cells, with all values of the embedding seen and found usable.
-    purpose
-        When to use it, in one sentence.
-    automatic
-        Whether ``backend="auto"`` takes it in a situation: exactly one entry does in each.
-    because
-        Why it then does, in a few words.
-    holds
-        What this process holds of the cells: ``"all"``, ``"pieces"``, or None: memory is not estimated.
-    result_stays
-        Whether the result stays where the cells live: ``"never"``, ``"if lazy"`` (where that is asked for), or
-        ``"always"``.
-    """
-
-    make: Callable[[CellsInput], Cells]
-    purpose: str
+    make: Callable[[CellsInput], Cells]  # makes the cells, with all values of the embedding seen and found usable
+    purpose: str  # when to use it, in one sentence
+    # Whether ``backend="auto"`` takes it in a situation: exactly one entry does in each.
     automatic: Callable[[Situation], bool] = lambda situation: False
-    because: str = ""
+    because: str = ""  # why it then does, in a few words
+    # What this process holds of the cells: ``"all"``, ``"pieces"``, or None: memory is not estimated.
     holds: Literal["all", "pieces"] | None = None
+    # Whether the result stays where the cells live: ``"never"``, ``"if lazy"`` (where that is asked for), or
+    # ``"always"``.
     result_stays: Literal["never", "if lazy", "always"] = "never"
 
 

@@ -24,27 +24,13 @@ _LATER = 60 << 20
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """What a run takes, in bytes.
+    """What a run takes, in bytes."""
 
-    Attributes
-    ----------
-    cells
-        The embedding in the arithmetic's numbers.
-    to_load
-        The embedding as it comes, where it is not in memory yet.
-    result
-        The result, where it is to be in memory.
-    each
-        The few bytes for each cell, wherever they are.
-    tables
-        All that grows with levels and clusters.
-    """
-
-    cells: int
-    to_load: int
-    result: int
-    each: int
-    tables: int
+    cells: int  # the embedding in the arithmetic's numbers
+    to_load: int  # the embedding as it comes, where it is not in memory yet
+    result: int  # the result, where it is to be in memory
+    each: int  # the few bytes for each cell, wherever they are
+    tables: int  # all that grows with levels and clusters
 
     @property
     def in_memory(self) -> int:

@@ -26,26 +26,13 @@ log = logging.getLogger("harmonax")
 
 @dataclass(frozen=True)
 class ResourceRequest:
-    """What the user asks for.
+    """What the user asks for."""
 
-    Attributes
-    ----------
-    backend
-        Where the cells are to live: a name in `BACKENDS`, or ``"auto"``.
-    n_threads
-        None: the CPUs this process may use.
-    max_memory
-        The maximum that this process may hold, in bytes; None: what is free.
-    scratch
-        Directory of a scratch file.
-    result
-        What takes the result: a new array, what the caller gave, or, ``"lazy"``, it may stay where the cells live.
-    """
-
-    backend: str
-    n_threads: int | None = None
-    max_memory: int | None = None
-    scratch: str | os.PathLike[str] | None = None
+    backend: str  # where the cells are to live: a name in `BACKENDS`, or ``"auto"``
+    n_threads: int | None = None  # None: the CPUs this process may use
+    max_memory: int | None = None  # the maximum that this process may hold, in bytes; None: what is free
+    scratch: str | os.PathLike[str] | None = None  # directory of a scratch file
+    # What takes the result: a new array, what the caller gave, or, ``"lazy"``, it may stay where the cells live.
     result: Literal["new", "given", "lazy"] = "new"
 
     @classmethod
@@ -61,21 +48,11 @@ class ResourceRequest:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the cells of a run live.
+    """Where the cells of a run live."""
 
-    Attributes
-    ----------
-    cells
-        All their values were seen and found usable.
-    description
-        Where they live and why, for the record of the run.
-    result_stays
-        Whether the result stays there, as ``cells.embedding``, for an `emit` without `out`.
-    """
-
-    cells: Cells
-    description: dict[str, Any]
-    result_stays: bool
+    cells: Cells  # all their values were seen and found usable
+    description: dict[str, Any]  # where they live and why, for the record of the run
+    result_stays: bool  # whether the result stays there, as ``cells.embedding``, for an `emit` without `out`
 
 
 def make_cells(

@@ -24,27 +24,13 @@ _MAX_NUMBERS = 100
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """The cells that have a batch.
+    """The cells that have a batch."""
 
-    Attributes
-    ----------
-    embeddings
-        (n, d) float32 each; the first is the baseline.
-    batches
-        Code of each cell's level, (n,), for each batch variable.
-    labels
-        Code of each cell's label, (n,), -1 where it has none; None without labels.
-    n_cells
-        Cells before any were left out.
-    notes
-        What was left out, and what cannot be scored.
-    """
-
-    embeddings: dict[str, np.ndarray]
-    batches: dict[str, np.ndarray]
-    labels: np.ndarray | None
-    n_cells: int
-    notes: list[str]
+    embeddings: dict[str, np.ndarray]  # (n, d) float32 each; the first is the baseline
+    batches: dict[str, np.ndarray]  # code of each cell's level, (n,), for each batch variable
+    labels: np.ndarray | None  # code of each cell's label, (n,), -1 where it has none; None without labels
+    n_cells: int  # cells before any were left out
+    notes: list[str]  # what was left out, and what cannot be scored
 
     @property
     def n(self) -> int:

@@ -15,20 +15,12 @@ _REACH, _REACH_OF_LEVEL = 4, 5
 
 
 class Excess(NamedTuple):
-    """Same-batch neighbours beyond what mixing at random gives: 0 at random, 1 where all are from it.
+    """Same-batch neighbours beyond what mixing at random gives: 0 at random, 1 where all are from it."""
 
-    Attributes
-    ----------
-    overall
-        Of all cells together.
-    per_level
-        Of the cells of each level, (levels,); nan where none was counted.
-    chance, chance_per_level
-        How far from 0 labels shuffled at random bring these: four and five standard deviations (levels are many).
-    """
-
-    overall: float
-    per_level: np.ndarray
+    overall: float  # of all cells together
+    per_level: np.ndarray  # of the cells of each level, (levels,); nan where none was counted
+    # chance, chance_per_level: how far from 0 labels shuffled at random bring these: four and five standard deviations
+    # (levels are many).
     chance: float
     chance_per_level: np.ndarray
 

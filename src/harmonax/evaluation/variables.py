@@ -23,24 +23,12 @@ _MAX_COLUMNS, _MAX_LEVELS, _MAX_NUMBERS = 30, 200, 20
 
 @dataclass(frozen=True, eq=False)
 class Variable:
-    """A column of labels.
+    """A column of labels."""
 
-    Attributes
-    ----------
-    name
-        Of the column.
-    codes
-        Level of each cell, 0..levels-1; -1 where it has none, (N,).
-    levels
-        Names of the levels, each with at least one cell.
-    n_empty
-        Categories that no cell has.
-    """
-
-    name: str
-    codes: np.ndarray
-    levels: tuple[str, ...]
-    n_empty: int = 0
+    name: str  # of the column
+    codes: np.ndarray  # level of each cell, 0..levels-1; -1 where it has none, (N,)
+    levels: tuple[str, ...]  # names of the levels, each with at least one cell
+    n_empty: int = 0  # categories that no cell has
 
     @property
     def counts(self) -> np.ndarray:

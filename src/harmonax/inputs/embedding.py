@@ -52,24 +52,14 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """An embedding (N, d) whose shape and type are known to be usable; `read_embedding` makes one.
+    """An embedding (N, d) whose shape and type are known to be usable; `read_embedding` makes one."""
 
-    Attributes
-    ----------
-    source
-        A float32 or float64 array for `Kind.ARRAY` (the user's own, not a copy, where it was one already); else what
-        was passed.
-    kind
-        Where the numbers are.
-    what, cells
-        What messages call the embedding, and the names of its cells.
-    came_as
-        The dtype that was passed; `dtype` is that of the numbers in `source`.
-    """
-
+    # A float32 or float64 array for `Kind.ARRAY` (the user's own, not a copy, where it was one already); else what was
+    # passed.
     source: Any = field(repr=False)
-    kind: Kind
-    came_as: np.dtype
+    kind: Kind  # where the numbers are
+    came_as: np.dtype  # the dtype that was passed; `dtype` is that of the numbers in `source`
+    # what, cells: what messages call the embedding, and the names of its cells.
     what: str = "the embedding"
     cells: Sequence[Any] | None = field(default=None, repr=False)
 

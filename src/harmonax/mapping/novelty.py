@@ -39,24 +39,14 @@ _PIECE = 2048
 
 @dataclass(frozen=True, eq=False)
 class Novelty:
-    """What the reference's own cells look like.
+    """What the reference's own cells look like."""
 
-    Attributes
-    ----------
-    kind
-        ``"genes"``: from residuals of expression; ``"reference"``: mean distance to the nearest reference cells;
-        ``"clusters"``: distance to the nearest cluster's mean, which is near to guessing.
-    spread
-        Standard deviation of the reference's residuals by gene, (G,); empty for the other kinds.
-    quantiles
-        Of the reference's scores, at 0, 0.01, ..., 1.
-    alone
-        The same of scores that were not averaged over neighbours; empty for the other kinds.
-    """
-
+    # ``"genes"``: from residuals of expression; ``"reference"``: mean distance to the nearest reference cells;
+    # ``"clusters"``: distance to the nearest cluster's mean, which is near to guessing.
     kind: Kind
-    spread: np.ndarray
-    quantiles: np.ndarray
+    spread: np.ndarray  # standard deviation of the reference's residuals by gene, (G,); empty for the other kinds
+    quantiles: np.ndarray  # of the reference's scores, at 0, 0.01, ..., 1
+    # The same of scores that were not averaged over neighbours; empty for the other kinds.
     alone: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     def quantile(self, share: float) -> float:

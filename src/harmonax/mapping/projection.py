@@ -25,37 +25,19 @@ _MIN_STD = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """Loadings of the reference's principal components: Z = clip((x - mean) / std) @ loadings - offset.
+    """Loadings of the reference's principal components: Z = clip((x - mean) / std) @ loadings - offset."""
 
-    Attributes
-    ----------
-    genes
-        Names of the G genes that the embedding was made of.
-    loadings
-        (G, d).
-    mean, std
-        Of each gene in the log-normalised expression, where the reference was scaled: (G,); else 0 and 1.
-    max_value
-        Where scaled values were clipped, or None.
-    offset
-        (d,).
-    center
-        Mean of each gene after scaling, (G,): the expression that cells at 0 of all components have.
-    target_sum
-        Counts per cell that the reference was normalised to, or None where that is not known.
-    integers
-        Whether the components are those of whole numbers, such as counts themselves.
-    """
-
-    genes: np.ndarray
-    loadings: np.ndarray
+    genes: np.ndarray  # names of the G genes that the embedding was made of
+    loadings: np.ndarray  # (G, d)
+    # mean, std: of each gene in the log-normalised expression, where the reference was scaled: (G,); else 0 and 1.
     mean: np.ndarray
     std: np.ndarray
-    max_value: float | None
-    offset: np.ndarray
-    center: np.ndarray
+    max_value: float | None  # where scaled values were clipped, or None
+    offset: np.ndarray  # (d,)
+    center: np.ndarray  # mean of each gene after scaling, (G,): the expression that cells at 0 of all components have
+    # Counts per cell that the reference was normalised to, or None where that is not known.
     target_sum: float | None = None
-    integers: bool = False
+    integers: bool = False  # whether the components are those of whole numbers, such as counts themselves
 
     @classmethod
     def of(cls, adata: Any, basis: str = "X_pca", *, loadings: str = "PCs") -> Projection:

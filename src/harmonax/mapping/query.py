@@ -30,24 +30,14 @@ _WORTH_A_WARNING = 0.05
 
 @dataclass(frozen=True)
 class QueryOptions:
-    """What to find out about new cells, and how.
+    """What to find out about new cells, and how."""
 
-    Attributes
-    ----------
-    labels
-        Columns of the reference's labels; None: all that the model keeps.
-    min_genes
-        Refuse new cells with a smaller share of the reference's genes; lower values accept less exact projections.
-    min_confidence
-        Below it a label is "unknown"; higher values leave more cells unknown, and fewer labels wrong.
-    how
-        Further arguments of `map_query`.
-    """
-
-    labels: Sequence[str] | None = None
+    labels: Sequence[str] | None = None  # columns of the reference's labels; None: all that the model keeps
+    # Refuse new cells with a smaller share of the reference's genes; lower values accept less exact projections.
     min_genes: float = 0.5
+    # Below it a label is "unknown"; higher values leave more cells unknown, and fewer labels wrong.
     min_confidence: float = 0.5
-    how: dict[str, Any] = field(default_factory=dict)
+    how: dict[str, Any] = field(default_factory=dict)  # further arguments of `map_query`
 
     def __post_init__(self) -> None:
         for name in ("min_genes", "min_confidence"):
@@ -58,24 +48,16 @@ class QueryOptions:
 
 @dataclass(frozen=True, eq=False)
 class Mapped:
-    """New cells in the reference.
+    """New cells in the reference."""
 
-    Attributes
-    ----------
-    projected, embedding
-        Before and after correction, (N, d).
-    columns
-        One row per cell: ``harmonax_novelty`` (1: as the median cell of the reference), ``harmonax_novel``, and of each
-        label ``NAME_mapped`` ("unknown" where novel or not confident), ``NAME_nearest`` (whatever fits best) and
-        ``NAME_confidence``.
-    record
-        Genes found, batches, novel cells, soft clusters, versions.
-    """
-
+    # projected, embedding: before and after correction, (N, d).
     projected: Any
     embedding: Any
+    # One row per cell: ``harmonax_novelty`` (1: as the median cell of the reference), ``harmonax_novel``, and of each
+    # label ``NAME_mapped`` ("unknown" where novel or not confident), ``NAME_nearest`` (whatever fits best) and
+    # ``NAME_confidence``.
     columns: pd.DataFrame
-    record: dict[str, Any]
+    record: dict[str, Any]  # genes found, batches, novel cells, soft clusters, versions
 
 
 def check_places(*names: str) -> None:

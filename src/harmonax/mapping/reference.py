@@ -26,20 +26,11 @@ _CALIBRATED_ON = 5_000
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """One column of labels: a name for each code, each cell's code (-1: none), and how votes became right.
+    """One column of labels: a name for each code, each cell's code (-1: none), and how votes became right."""
 
-    Attributes
-    ----------
-    names
-        Names of the codes.
-    codes
-        (N,), -1 for cells without a label.
-    votes, right
-        Shares of the vote, rising, and the shares of cells for which the winner was right.
-    """
-
-    names: np.ndarray
-    codes: np.ndarray
+    names: np.ndarray  # names of the codes
+    codes: np.ndarray  # (N,), -1 for cells without a label
+    # votes, right: shares of the vote, rising, and the shares of cells for which the winner was right.
     votes: np.ndarray
     right: np.ndarray
 

@@ -16,21 +16,11 @@ ROOM = 64
 
 
 class Cells(NamedTuple):
-    """Cells as an operator computes with them.
+    """Cells as an operator computes with them."""
 
-    Attributes
-    ----------
-    values
-        Expression or embedding, (N, features), floating point.
-    labels
-        Batch of each cell, (N,) int.
-    weight
-        1 for cells that count, 0 for padding, (N,).
-    """
-
-    values: jax.Array
-    labels: jax.Array
-    weight: jax.Array
+    values: jax.Array  # expression or embedding, (N, features), floating point
+    labels: jax.Array  # batch of each cell, (N,) int
+    weight: jax.Array  # 1 for cells that count, 0 for padding, (N,)
 
 
 def read_cells(data: Mapping[str, Any], name: str, n_features: int, n_batches: int | None) -> Cells:

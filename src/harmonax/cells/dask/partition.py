@@ -35,29 +35,19 @@ class GoneError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class PartitionSpec:
-    """What a partition needs to know beside its cells.
+    """What a partition needs to know beside its cells."""
 
-    Attributes
-    ----------
-    run, number
-        Which run, and which of its partitions.
-    start
-        Row of the whole embedding that its first cell is.
-    design, schedule
-        Its own batches; and the blocks of the whole run.
-    levels, joint
-        Number of each of its levels, and joint levels, in the whole run.
-    precision, n_threads
-        As `MemoryCells` takes them; None: the threads of the worker.
-    """
-
+    # run, number: which run, and which of its partitions.
     run: str
     number: int
-    start: int
+    start: int  # row of the whole embedding that its first cell is
+    # design, schedule: its own batches; and the blocks of the whole run.
     design: BatchDesign
     schedule: FixedPartition
+    # levels, joint: number of each of its levels, and joint levels, in the whole run.
     levels: np.ndarray
     joint: np.ndarray
+    # precision, n_threads: as `MemoryCells` takes them; None: the threads of the worker.
     precision: str
     n_threads: int | None
 

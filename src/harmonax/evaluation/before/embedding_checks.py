@@ -24,20 +24,11 @@ MIXING_COLUMNS = ["batch_key", "own_batch_excess", "within_types", "chance", "ex
 
 
 class Measured(NamedTuple):
-    """What was measured on the embedding.
+    """What was measured on the embedding."""
 
-    Attributes
-    ----------
-    need
-        ``"needed"``, ``"not_needed"``, or ``"unknown"`` where nothing could be measured.
-    reason
-        The same as a sentence.
-    findings, components, mixing
-        See `check.Check`.
-    """
-
-    need: str
-    reason: str
+    need: str  # ``"needed"``, ``"not_needed"``, or ``"unknown"`` where nothing could be measured
+    reason: str  # the same as a sentence
+    # findings, components, mixing: see `check.Check`.
     findings: list[Finding]
     components: list[tuple[int, float, str, float]]
     mixing: list[tuple[str, float, float, float, float]]
