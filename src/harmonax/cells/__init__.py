@@ -26,7 +26,8 @@ from ..algorithm.contracts import Cells
 from ..algorithm.schedule import FixedPartition
 from ..design import BatchDesign
 from ..errors import InputError
-from ..inputs.embedding import ValueCheck, check_embedding, is_dask, is_sliced
+from ..inputs.embedding import Kind, kind_of, read_embedding
+from ..inputs.values import ValueCheck
 
 BackendName = Literal["memory", "disk", "dask", "jax", "dense"]
 
@@ -48,7 +49,7 @@ class CellsInput:
     def array(self) -> np.ndarray:
         """Return Z as an array in memory; one that is read only now is checked now."""
         Z = self.Z
-        return check_embedding(np.asarray(Z[:]), digest=self.digest, least=1) if is_sliced(Z) else Z
+        return Z if kind_of(Z) is Kind.ARRAY else read_embedding(Z, min_cells=1).load(self.digest).source
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def _memory(given: CellsInput) -> Cells:
 def _disk(given: CellsInput) -> Cells:
     from .disk import DiskCells
 
-    check = ValueCheck("the embedding", digest=given.digest if is_sliced(given.Z) else None)
+    check = ValueCheck("the embedding", digest=None if kind_of(given.Z) is Kind.ARRAY else given.digest)
     cells = DiskCells(
         given.Z,
         given.design,
@@ -103,7 +104,7 @@ def _disk(given: CellsInput) -> Cells:
 
 
 def _dask(given: CellsInput) -> Cells:
-    if not is_dask(given.Z):
+    if kind_of(given.Z) is not Kind.DASK:
         raise InputError("backend='dask' needs a Dask array as the embedding, such as dask.array.from_zarr gives")
     from .dask.cells import DaskCells
 

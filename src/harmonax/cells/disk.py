@@ -25,7 +25,7 @@ from ..algorithm.schedule import FixedPartition
 from ..algorithm.seeding import unit
 from ..design import BatchDesign
 from ..errors import InputError, OutputError
-from ..inputs.embedding import Rows, slabs
+from ..inputs.rows import Rows, slabs
 from ..kernels import _native
 from ..system.memory import human
 from .memory import MemoryCells, sample

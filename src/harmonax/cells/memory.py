@@ -13,7 +13,7 @@ from ..algorithm.contracts import Assignment
 from ..algorithm.schedule import FixedPartition
 from ..algorithm.seeding import unit
 from ..design import BatchDesign
-from ..inputs.embedding import slabs
+from ..inputs.rows import slabs
 from ..kernels import _native
 from .native import Arithmetic, NativeCells, order, plan
 

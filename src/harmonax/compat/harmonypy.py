@@ -18,8 +18,6 @@ from ..params import Floats
 from ..result import HarmonyResult, Status, announce
 from .names import HARMONYPY, merge, params_of
 
-__all__ = ["HarmonypyResult", "run_harmony"]
-
 
 class HarmonypyResult:
     """A result with harmonypy's attributes; cells are rows, as in harmonypy 2.

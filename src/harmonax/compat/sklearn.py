@@ -32,8 +32,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-__all__ = ["Harmony"]
-
 _DTYPES = [np.float64, np.float32]
 _NO_BATCH = (
     "no batch labels: nothing is corrected; pass batch=, to a Pipeline with "

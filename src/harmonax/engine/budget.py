@@ -70,23 +70,10 @@ def estimate(
 
 
 def choose(wanted: str, size: MemoryEstimate, max_memory: int | None, *, on_cluster: bool = False) -> BackendChoice:
-    """Choose where the cells go.
+    """Choose where the cells go: `wanted` is a name in `BACKENDS`, or ``"auto"``.
 
-    Parameters
-    ----------
-    wanted
-        A name in `BACKENDS`, or ``"auto"``.
-    size
-        What the run takes.
-    max_memory
-        The maximum that the process may hold, in bytes; None: what is free.
-    on_cluster
-        Whether the embedding lies on a cluster that can be asked.
-
-    Raises
-    ------
-    InputError
-        If the limit is too small for the backend that is asked for, or for any.
+    `max_memory` is the maximum that the process may hold, in bytes; None: what is free. `on_cluster` says whether the
+    embedding lies on a cluster that can be asked. A limit that is too small for the backend asked for is refused.
     """
     held, free = resident(), available()
     if max_memory is not None:

@@ -15,7 +15,7 @@ from ..algorithm.schedule import FixedPartition
 from ..cells import CellsInput
 from ..design import BatchDesign
 from ..errors import InputError
-from ..inputs.embedding import is_dask, is_sliced
+from ..inputs.embedding import Kind, kind_of
 from ..params import ResolvedParams
 from ..system.cpus import resolve_threads
 from ..system.memory import parse_size
@@ -65,26 +65,19 @@ def make_cells(
     dtype: Any = np.float64,
     digest: Any = None,
 ) -> Placement:
-    """Choose where the cells live, and make them.
+    """Choose where the cells live, and make them, from an array that was checked or what is read in slices.
 
-    Parameters
-    ----------
-    Z
-        An array that was checked, or what is read in slices.
-    dtype
-        Of a result in a new array.
-    digest
-        A hash that is fed with the values of a Z that is read in slices.
+    `dtype` is that of a result in a new array; `digest` is a hash that is fed with the values of a Z read in slices.
     """
     size = estimate(
         design,
         resolved,
         Z.shape[1],
-        n_loaded=np.dtype(Z.dtype).itemsize if is_sliced(Z) else 0,
+        n_loaded=0 if kind_of(Z) is Kind.ARRAY else np.dtype(Z.dtype).itemsize,
         n_result=np.dtype(dtype).itemsize if request.result == "new" else 0,
         n_threads=resolve_threads(request.n_threads),
     )
-    choice = choose(request.backend, size, request.max_memory, on_cluster=is_dask(Z) and has_client())
+    choice = choose(request.backend, size, request.max_memory, on_cluster=kind_of(Z) is Kind.DASK and has_client())
     backend = choice.backend
     if backend.result_stays == "always" and request.result == "given":
         raise InputError("cells on a cluster give a Dask array: leave out=None and write that, for instance to_zarr")

@@ -12,9 +12,7 @@ import pandas as pd
 from ..errors import InputError, warn
 from ..inputs.columns import design_from_table
 from ..inputs.embedding import read_embedding
-from .variables import UNLABELLED
-
-__all__ = ["UNLABELLED", "Cells", "read_cells"]
+from .variables import UNLABELLED as UNLABELLED
 
 # Fewer cells have no neighbourhoods to speak of; below the second number, scores are rough.
 FEWEST_CELLS, FEW_CELLS = 30, 100

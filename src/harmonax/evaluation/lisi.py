@@ -72,16 +72,8 @@ def lisi_of_neighbours(
 ) -> np.ndarray:
     """Return the index of some cells from their nearest other cells: scib-metrics' `lisi_knn`, which takes all cells.
 
-    Parameters
-    ----------
-    distances, indices
-        Of the nearest others, (q, k).
-    rows
-        Which cells these are, (q,).
-    codes
-        Label of every cell, numbered from 0.
-    perplexity
-        None: a third of the neighbours, the cell itself included.
+    Of distances and row numbers of the nearest others (q, k) of the cells `rows` (q,), and the label of every cell,
+    numbered from 0. `perplexity` None: a third of the neighbours, the cell itself included.
     """
     simpson = need("scib_metrics.utils", "workflow").compute_simpson_index
     chosen = (indices.shape[1] + 1) // 3 if perplexity is None else perplexity

@@ -48,14 +48,7 @@ def check_names(table: pd.DataFrame, names: Collection[str], where: str = "obs")
 def read_variable(table: pd.DataFrame, name: str, *, no_label: Collection[str] = ()) -> Variable | Finding:
     """Return a column as a variable, or the finding that says why it cannot be one.
 
-    Parameters
-    ----------
-    table
-        One row per cell.
-    name
-        Column.
-    no_label
-        Names, in lower case, that stand for a label which is not known.
+    `no_label` are the names, in lower case, of labels that mean that the label is not known.
 
     Examples
     --------

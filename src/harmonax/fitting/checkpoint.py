@@ -60,16 +60,7 @@ def save(path: Path, state: Any, history: dict[str, list[float]], run: dict[str,
 
 
 def load(path: Path, state: Any, run: dict[str, Any]) -> tuple[Any, dict[str, list[float]]]:
-    """Return the state and the history of a checkpoint.
-
-    Parameters
-    ----------
-    path
-        The file.
-    state
-        The run's state at its start: what the arrays of the file are put into.
-    run
-        What identifies the run, see `identity`.
+    """Return the state and the history of a checkpoint of this run (see `identity`), whose state at its start is given.
 
     Raises
     ------

@@ -68,6 +68,15 @@ def dense(X: Any, dtype: Any = None) -> np.ndarray:
     return np.asarray(X.toarray() if is_sparse(X) else X, dtype)
 
 
+def layer_of(adata: Any, layer: str | None, where: str = "layers") -> tuple[Any, str]:
+    """Return a layer of an AnnData, or X, and what messages call it; `where` is what they call the layers."""
+    if layer is None:
+        return adata.X, "X"
+    if layer not in adata.layers:
+        raise MissingKeyError(f"{where} has no '{layer}'; {nearest(layer, adata.layers.keys())}")
+    return adata.layers[layer], f"layers['{layer}']"
+
+
 def is_sparse(X: Any) -> bool:
     """Return whether a matrix keeps its nonzero values only."""
     return hasattr(X, "toarray")

@@ -58,14 +58,9 @@ class Novelty:
         return scores / max(self.quantile(0.5), np.finfo(float).tiny)
 
     def novel(self, scores: np.ndarray, batch: Any, known: Any = ()) -> tuple[np.ndarray, pd.Series]:
-        """Return which cells are novel, and by how much each batch's scores exceed the reference's as a whole.
+        """Return which of the new cells (N,) are novel, and by how much each batch's scores exceed the reference's.
 
-        Parameters
-        ----------
-        scores, batch
-            Of the new cells, (N,).
-        known
-            Batches that the reference has: only novel cells explain that their scores exceed the reference's.
+        `known` are the batches that the reference has: there, only novel cells explain such an excess.
         """
         own = pd.Categorical(batch)
         lower = [np.quantile(scores[own.codes == code], _KNOWN) for code in range(len(own.categories))]
@@ -76,14 +71,10 @@ class Novelty:
 
 
 def by_genes(projection: Projection, X: Any, Z: np.ndarray) -> Novelty:
-    """Summarise cells of the reference by their expression.
+    """Summarise some cells of the reference (`sample_rows`) by their expression.
 
-    Parameters
-    ----------
-    X
-        Expression of the projection's genes as the components were computed from it, of some cells (`sample_rows`).
-    Z
-        Their embedding before correction.
+    X is the expression of the projection's genes as the components were computed from it, Z the embedding before
+    correction.
     """
     V, center = projection.loadings, projection.center
     total = np.zeros(len(center))
@@ -100,16 +91,9 @@ def by_genes(projection: Projection, X: Any, Z: np.ndarray) -> Novelty:
 
 
 def by_distance(reference: Reference | None, means: np.ndarray, Zc: np.ndarray) -> Novelty:
-    """Summarise some cells of the reference by distances in the corrected space.
+    """Summarise some cells of the reference, Zc, by distances in the corrected space.
 
-    Parameters
-    ----------
-    reference
-        All of its cells, where the model keeps them.
-    means
-        Mean of each cluster, which serve where it does not.
-    Zc
-        Some of its cells.
+    To all of its cells where the model keeps them, else to the mean of each cluster.
     """
     kind: Kind = "clusters" if reference is None else "reference"
     if reference is not None:
@@ -121,15 +105,10 @@ def by_distance(reference: Reference | None, means: np.ndarray, Zc: np.ndarray) 
 
 
 def score_genes(novelty: Novelty, matched: Matched, X: Any, Z: np.ndarray | None) -> np.ndarray:
-    """Return the score of new cells from their expression, (N,).
+    """Return the score of new cells, (N,), from X, their expression like the reference's before scaling, in pieces.
 
-    Parameters
-    ----------
-    X
-        Expression like the reference's before scaling, N cells x genes, in pieces (`Expression`).
-    Z
-        Their embedding before correction, (N, d), in which neighbours are found; X is then in memory for a while.
-        None: every cell by itself, in which a rare type is harder to see.
+    Neighbours are found in Z, the embedding before correction, and X is then in memory for a while. None: every cell by
+    itself, which makes a rare type harder to see.
     """
     p, n = matched.projection, X.shape[0]
     out = np.empty(n)

@@ -94,14 +94,8 @@ def map_cells(
 ) -> Mapped:
     """Map new cells, transfer labels to them, and measure how unlike the reference they are.
 
-    Parameters
-    ----------
-    Z
-        Uncorrected embedding, (N, d): an array or rows to be read.
-    design
-        Batches; None: one.
-    matched, X
-        Where the embedding is from, with `Expression`, if it was.
+    Z is the uncorrected embedding, (N, d), an array or rows to be read, and `design` the batches; None: one. `matched`
+    and X (`Expression`) are what the embedding was projected from, if it was.
     """
     names = list(model.reference.labels) if model.reference is not None else []
     if wanted.labels is not None:

@@ -82,18 +82,8 @@ class Reference:
     def transfer(self, Z: np.ndarray, name: str, k: int = K) -> pd.DataFrame:
         """Return the label that most of the k nearest reference cells have, and the chance that it is right.
 
-        Parameters
-        ----------
-        Z
-            New cells in the corrected space, (N, d).
-        name
-            Column of labels.
-
-        Returns
-        -------
-        pandas.DataFrame
-            ``label``, ``vote`` (share of the k cells) and ``confidence`` (share of the reference's own cells with
-            such a vote, among cells of other batches, for which it was right), N rows.
+        Of N new cells in the corrected space: ``label``, ``vote`` (share of the k cells) and ``confidence`` (share of
+        the reference's own cells with such a vote, among cells of other batches, for which it was right).
         """
         own = self.column(name)
         near = self.near(name)(unit(np.asarray(Z, np.float32)), k)[0]
@@ -105,12 +95,7 @@ class Reference:
 class Near:
     """Rows and distances of the k nearest of some cells, (n, k) each; approximate where the cells are many.
 
-    Parameters
-    ----------
-    cells
-        Cells x dimensions.
-    exact
-        Never approximate: for few queries an index takes longer to build than it saves.
+    With `exact` they never are: for few queries an index takes longer to build than it saves.
     """
 
     def __init__(self, cells: np.ndarray, *, exact: bool = False) -> None:

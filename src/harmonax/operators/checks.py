@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import InputError, MissingKeyError, nearest
+from ..losses.checks import known
 
 # Number of batches that there is room for where n_batches is not given.
 ROOM = 64
@@ -43,7 +44,7 @@ def read_cells(data: Mapping[str, Any], name: str, n_features: int, n_batches: i
     # Padding may hold anything, NaN included; 0 times that would be NaN.
     values = jnp.where(weight[:, None] > 0, values, 0.0)
     labels = jnp.where(weight > 0, labels, 0).astype(jnp.int32)
-    if _known(labels) and len(labels):
+    if known(labels) and len(labels):
         room = ROOM if n_batches is None else n_batches
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= room:
@@ -60,7 +61,7 @@ def read_values(data: Mapping[str, Any], name: str, n_features: int) -> jax.Arra
     if not jnp.issubdtype(values.dtype, jnp.floating):
         values = values.astype(jnp.float32)
     mask = data.get("mask")
-    if _known(values) and (mask is None or _known(mask)):
+    if known(values) and (mask is None or known(mask)):
         wrong = ~np.isfinite(np.asarray(values)).all(axis=1)
         if mask is not None:
             wrong &= np.asarray(mask, bool) if np.shape(mask) == wrong.shape else True
@@ -87,8 +88,3 @@ def _entry(data: Mapping[str, Any], name: str) -> Any:
     if name not in data:
         raise MissingKeyError(f"data has no '{name}'; {nearest(name, data)}")
     return data[name]
-
-
-def _known(array: Any) -> bool:
-    """Return whether the values are known: not while JAX traces them."""
-    return not isinstance(array, jax.core.Tracer)

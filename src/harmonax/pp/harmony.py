@@ -17,12 +17,10 @@ from ..inputs.embedding import read_obsm
 from ..params import Flavor, Floats
 from ..result import HarmonyResult, announce
 from ..system.log import chosen_threads
-from ..system.validate import entry_name, expect_anndata
+from ..system.validate import entry_name, expect_anndata, listed
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-__all__ = ["harmony_integrate"]
 
 
 def harmony_integrate(
@@ -222,7 +220,9 @@ def harmony_integrate(
         progress=options["progress"],
     )
     adata.obsm[adjusted_basis] = result.embedding
-    adata.uns["harmonax"] = uns_record(result, basis, adjusted_basis, {"keys": _listed(key)} | how)
+    adata.uns["harmonax"] = uns_record(
+        result, basis, adjusted_basis, {"keys": [str(name) for name in listed(key)]} | how
+    )
     if keep is not None:
         keep(result, basis)
     if harmonypy.get("verbose", True):
@@ -253,10 +253,6 @@ def _model_place(
             model.save(save_model, overwrite=True)
 
     return keep
-
-
-def _listed(key: str | Sequence[str]) -> list[str]:
-    return [key] if isinstance(key, str) else [str(name) for name in key]
 
 
 def check_target(adata: Any, adjusted_basis: str, what: str = "adata") -> None:

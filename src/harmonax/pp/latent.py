@@ -12,17 +12,15 @@ import pandas as pd
 from ..adata import storable
 from ..errors import InputError, MissingKeyError, nearest, warn
 from ..inputs.columns import design_from_table
-from ..inputs.expression import Kind, dense, kind_of
+from ..inputs.expression import Kind, dense, kind_of, layer_of
 from ..system.extras import need
 from ..system.log import say
 from ..system.rng import seed_from
-from ..system.validate import entry_name, expect_anndata
+from ..system.validate import entry_name, expect_anndata, listed
 from ..system.version import __version__
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-__all__ = ["mmd_integrate", "wgan_integrate"]
 
 Progress = bool | Callable[[int, int, float], None] | None
 # Share of the genes that is hidden from the encoder at a time: single cells miss about as many.
@@ -225,17 +223,12 @@ def _integrate(name: str, kinds: tuple[Any, Any], asked: Mapping[str, Any], mode
         adata.obsm[asked["corrected"]] = pd.DataFrame(values, adata.obs_names, adata.var_names[genes])
     adata.uns[f"harmonax_{name}"] = storable(
         {"parameters": model | options | {"target": asked["target"]}, "seed": seed, "status": fitted.status.value}
-        | {"adjusted_basis": asked["adjusted_basis"], "batch_keys": names_of(asked["key"])}
+        | {"adjusted_basis": asked["adjusted_basis"], "batch_keys": [str(name) for name in listed(asked["key"])]}
         | {"keys": list(design.variables), "levels": levels, "n_genes": len(genes), "history": dict(fitted.history)}
         | {"versions": {"harmonax": __version__} | {m: need(m, "jax").__version__ for m in ("jax", "flax", "optax")}}
     )
     losses = ", ".join(f"{item} {values[-1]:.3g}" for item, values in fitted.history.items())
     say(logging.INFO, f"{name}: {fitted.message}; {losses}")
-
-
-def names_of(key: str | Sequence[str]) -> list[str]:
-    """Return the batch columns that were named, one or several."""
-    return [key] if isinstance(key, str) else [str(name) for name in key]
 
 
 def _check_places(adata: Any, names: Mapping[str, str | None]) -> None:
@@ -269,10 +262,7 @@ def _genes(adata: AnnData, mask_var: str | None) -> np.ndarray:
 
 def _expression(adata: AnnData, layer: str | None, genes: np.ndarray) -> np.ndarray:
     """Return the expression of the genes, dense float32."""
-    if layer is not None and layer not in adata.layers:
-        raise MissingKeyError(f"layers has no '{layer}'; {nearest(layer, adata.layers.keys())}")
-    label = "X" if layer is None else f"layers['{layer}']"
-    matrix = adata.X if layer is None else adata.layers[layer]
+    matrix, label = layer_of(adata, layer)
     if matrix is None:
         raise InputError("there is no X; name a layer with log-normalised expression (layer=)")
     matrix = matrix[:, genes]

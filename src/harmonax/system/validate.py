@@ -65,6 +65,11 @@ def one_of(value: Any, name: str, allowed: Iterable[str]) -> Any:
     return value
 
 
+def listed(names: str | Iterable[str] | None) -> list[str]:
+    """Return one name, several or none as a list."""
+    return [] if names is None else [names] if isinstance(names, str) else list(names)
+
+
 def entry_name(value: Any, name: str) -> str:
     """Return a name that an entry of ``obsm`` or ``uns`` may have in a file."""
     if not isinstance(value, str) or not value or "/" in value:

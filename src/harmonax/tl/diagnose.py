@@ -16,7 +16,7 @@ from ..evaluation.after.diagnose import diagnose as diagnose_case
 from ..evaluation.labels import UNLABELLED
 from ..inputs.columns import design_from_table
 from ..inputs.embedding import read_obsm
-from ..inputs.expression import dense
+from ..inputs.expression import dense, layer_of
 from ..params import HarmonyParams
 from ..system.rng import seed_from
 
@@ -206,8 +206,7 @@ def _expression(
         return None
     if label_key is None:
         raise InputError("markers are genes of cell types: pass label_key, the column that holds the types")
-    if layer is not None and layer not in adata.layers:
-        raise MissingKeyError(f"layers has no '{layer}'; {nearest(layer, adata.layers.keys())}")
+    X = layer_of(adata, layer)[0]
     genes = list(dict.fromkeys(gene for listed in markers.values() for gene in listed))
     types = adata.obs[label_key].astype(str).unique() if label_key in adata.obs else []
     absent = [name for name in markers if name not in types]
@@ -216,7 +215,6 @@ def _expression(
     unknown = [gene for gene in genes if gene not in adata.var_names]
     if unknown:
         raise MissingKeyError(f"var_names has no '{unknown[0]}'; {nearest(unknown[0], adata.var_names)}")
-    X = adata.X if layer is None else adata.layers[layer]
     values = X[:, np.sort(adata.var_names.get_indexer(genes))]
     order = np.argsort(np.argsort(adata.var_names.get_indexer(genes)))
     expression = dense(values, np.float64)[:, order]

@@ -13,12 +13,14 @@ from ..adata import storable
 from ..engine.run import Backend
 from ..errors import InputError, MissingKeyError, nearest
 from ..inputs.columns import design_from_table
+from ..inputs.expression import layer_of
 from ..mapping.build import read_model
 from ..mapping.model import HarmonyModel
 from ..mapping.query import Mapped, QueryOptions, check_places, map_cells, project
 from ..mapping.symphony import KnownBatches
 from ..pp.harmony import check_target
 from ..system.log import chosen_threads, say
+from ..system.validate import listed
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -141,7 +143,7 @@ def map_query(
     """
     check_target(query, adjusted_basis, "query")
     check_places(adjusted_basis, basis or projected_basis)
-    wanted_labels = [labels] if isinstance(labels, str) else labels
+    wanted_labels = None if labels is None else listed(labels)
     model = read_model(reference, wanted_labels)
     design = None
     if batch_key is not None:
@@ -175,12 +177,9 @@ def _projected(query: AnnData, model: HarmonyModel, wanted: QueryOptions, basis:
         if basis not in query.obsm:
             raise MissingKeyError(f"query.obsm has no '{basis}'; {nearest(basis, query.obsm.keys())}")
         return query.obsm[basis], None, None
-    if layer is not None and layer not in query.layers:
-        raise MissingKeyError(f"query.layers has no '{layer}'; {nearest(layer, query.layers.keys())}")
-    X = query.X if layer is None else query.layers[layer]
+    X, what = layer_of(query, layer, "query.layers")
     if X is None:
         raise InputError("the query has no X: pass layer=, or basis= for cells that are projected already")
-    what = "X" if layer is None else f"layers['{layer}']"
     Z, matched, expression = project(model, X, query.var_names, wanted, what=what)
     # Computed once, where it may be in memory.
     whole = Z.nbytes <= _MAX_IN_MEMORY and wanted.how.get("max_memory") is None

@@ -18,7 +18,7 @@ from ..fitting.loop import fit
 from ..fitting.outcome import FitResult
 from ..fitting.presets import WEIGHTS, correction_losses
 from ..inputs.columns import design_from_table
-from ..inputs.expression import dense
+from ..inputs.expression import dense, layer_of
 from ..operators.harmony.operator import BatchCorrectionConfig, DifferentiableHarmony
 from ..system.rng import seed_from
 from ..system.validate import whole_number
@@ -254,9 +254,7 @@ def _read(counts: Any, batch: Any, layer: str | None) -> tuple[Any, np.ndarray]:
     table, key = {"batch": np.asarray(batch)}, "batch"
     values = counts
     if hasattr(counts, "obs"):
-        if layer is not None and layer not in counts.layers:
-            raise MissingKeyError(f"layers has no '{layer}'; {nearest(layer, counts.layers.keys())}")
-        table, key, values = counts.obs, batch, counts.X if layer is None else counts.layers[layer]
+        table, key, values = counts.obs, batch, layer_of(counts, layer)[0]
     design = design_from_table(pd.DataFrame(table), key)
     if design.n_cells != values.shape[0]:
         raise InputError(f"there are {values.shape[0]} cells but {design.n_cells} batch labels; they must agree")

@@ -19,7 +19,7 @@ from ...algorithm.schedule import Block, FixedPartition
 from ...algorithm.seeding import unit
 from ...design import BatchDesign
 from ...errors import InputError
-from ...inputs.embedding import ValueCheck, check_shape
+from ...inputs.values import ValueCheck, check_shape
 from ...system.extras import need
 from ..memory import MemoryCells, sample
 from ..native import Arithmetic

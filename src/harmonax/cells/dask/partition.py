@@ -17,7 +17,8 @@ from ...algorithm.contracts import Assignment
 from ...algorithm.schedule import Block, FixedPartition
 from ...design import BatchDesign
 from ...errors import InputError
-from ...inputs.embedding import ValueCheck, as_array
+from ...inputs.embedding import as_array
+from ...inputs.values import ValueCheck
 from ...system.cpus import resolve_threads
 from ...system.extras import need
 from ..memory import MemoryCells
@@ -111,16 +112,9 @@ class WorkerInfo(NamedTuple):
 
 
 class Partition:
-    """An actor: the cells of one partition.
+    """An actor: the cells of one partition, whose rows of the embedding are `chunk`.
 
-    Parameters
-    ----------
-    chunk
-        Their rows of the embedding.
-    part
-        All else.
-    build
-        Number of this making of it. A message to an earlier one, late, must not change this one.
+    `build` numbers the actors made for one partition: a late message to an earlier one must not change this one.
     """
 
     def __init__(self, chunk: Any, part: PartitionSpec, build: int = 0) -> None:

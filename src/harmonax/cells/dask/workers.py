@@ -31,18 +31,9 @@ _ACTOR_LOST = "Worker holding Actor was lost"
 
 
 class Workers:
-    """The partitions of one run.
+    """The partitions of one run, each with its rows of the embedding as a `Delayed` in `chunks`.
 
-    Parameters
-    ----------
-    client
-        Of the cluster.
-    chunks
-        Rows of every partition, each a `Delayed`.
-    parts
-        What each partition needs to know.
-    history
-        The corrections and sweeps by which a partition is brought to where the run is.
+    `history` returns the corrections and sweeps by which a partition is brought to where the run is.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ from ...algorithm.schedule import Block, FixedPartition
 from ...algorithm.seeding import unit
 from ...design import BatchDesign
 from ...errors import InputError
-from ...inputs.embedding import slabs
+from ...inputs.rows import slabs
 from ...system.extras import need
 from ...system.memory import human
 from ..memory import MemoryCells, sample

@@ -127,36 +127,9 @@ def check(
 ) -> Check:
     """Measure whether batches differ, and whether the difference can be distinguished from biology.
 
-    Parameters
-    ----------
-    table
-        One row per cell, such as ``adata.obs``.
-    batch_keys
-        Columns that say which batch a cell is from.
-    embedding
-        (N, d) without NaN; None: only the columns are checked.
-    label_key, condition_keys
-        Columns of cell types, and of what is compared (treatment, disease): what a correction must not remove.
-    basis
-        What the embedding is called.
-    var_columns
-        Names of the columns of ``adata.var``: they show how the variable genes were selected.
-    rng
-        Seed for sampling cells and shuffling labels.
-    max_cells
-        With more cells, the embedding is measured on a random sample of this size.
-
-    Returns
-    -------
-    Check
-        Verdict, findings and tables.
-
-    Raises
-    ------
-    MissingKeyError
-        If a column is not there.
-    InputError
-        If there are no cells or no batch column, a column is named twice, or the embedding has another length.
+    Arguments and errors are those of `harmonax.tl.check`, for a `table` with one row per cell such as ``adata.obs``, an
+    `embedding` (N, d) without NaN (None: only the columns are checked), whose name is `basis`, and the columns of
+    ``adata.var``, which show how the variable genes were selected.
 
     Examples
     --------

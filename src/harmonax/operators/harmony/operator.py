@@ -11,17 +11,16 @@ import numpy as np
 from flax import nnx
 
 from ...errors import InputError, NotConvergedError
+from ...losses.checks import known
 from ...params import HarmonyParams
 from .cells import Hyper, Problem, effective_theta, unit
-from .checks import check, traced
+from .checks import check
 from .config import BatchCorrectionConfig
 from .early_stop import rounds_until_converged
 from .implicit import rounds_to_fixed_point
 from .rounds import State, all_rounds, emit, first_state, one_round
 from .seeding import Schedule, draw, seed_centroids
 from .tiles import TileShape, lay_out, pick_up, slots, tile_shape
-
-__all__ = ["BatchCorrectionConfig", "DifferentiableHarmony"]
 
 
 class DifferentiableHarmony(nnx.Module):
@@ -189,7 +188,7 @@ class DifferentiableHarmony(nnx.Module):
 
     def _refuse_no_fixed_point(self, change: Any) -> None:
         allowed = self.config.tol_fixed_point
-        if change is not None and not traced(change) and not float(change) <= allowed:
+        if change is not None and known(change) and not float(change) <= allowed:
             raise NotConvergedError(
                 f"after {self.config.n_iterations} rounds another one moves a unit-length cell by {float(change):.1e}; "
                 f"implicit differentiation allows {allowed:.1e}: raise n_iterations, or use differentiation='unrolled'"

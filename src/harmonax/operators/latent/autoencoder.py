@@ -97,13 +97,6 @@ class AutoencoderConfig:
 class BatchAutoencoder(nnx.Module):
     """Encoder of expression, and decoder that receives the batch; one hidden layer each.
 
-    Parameters
-    ----------
-    config
-        Sizes and target.
-    rngs
-        Initial weights.
-
     Examples
     --------
     >>> model = BatchAutoencoder(AutoencoderConfig(5, 8, 3), rngs=nnx.Rngs(0))
