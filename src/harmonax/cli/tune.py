@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .parsing import Names, Numbers, common_options
 from .terminal import messages
-from .values import Names, Numbers, common_options
 
 if TYPE_CHECKING:
     from ..tl.tune import Tuning

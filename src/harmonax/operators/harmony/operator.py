@@ -13,7 +13,7 @@ from flax import nnx
 from ...errors import InputError, NotConvergedError
 from ...losses.checks import known
 from ...params import HarmonyParams
-from .cells import Hyper, Problem, effective_theta, unit
+from .assignment import Hyper, Problem, effective_theta, unit
 from .checks import check
 from .config import BatchCorrectionConfig
 from .early_stop import rounds_until_converged

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from ...algorithm.penalty import expected, log_penalty
-from .cells import Problem, assign, logits, objective_sums, one_hot, shares, unit
+from .assignment import Problem, assign, logits, objective_sums, one_hot, shares, unit
 from .config import BatchCorrectionConfig
 from .ridge import Ridge, ridge
 from .tiles import Tiles
