@@ -52,13 +52,7 @@ class Fit:
 
 
 class Harmony:
-    """One run over some cells.
-
-    Parameters
-    ----------
-    cells, design, schedule, resolved
-        Where the cells live, their batches, their blocks, and the parameters for this data.
-    """
+    """One run over some cells: where they live, their batches, their blocks, and the parameters for this data."""
 
     def __init__(
         self,

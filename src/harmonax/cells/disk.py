@@ -36,18 +36,10 @@ SLAB_BYTES = 64 << 20
 
 
 class DiskCells(NativeCells):
-    """Cells in a scratch file.
+    """Cells in a scratch file in `directory`, which takes 2 N d values.
 
-    Parameters
-    ----------
-    Z
-        What answers ``Z[start:stop]`` with rows of the embedding: an array, or a data set of HDF5 or Zarr.
-    directory
-        Where the scratch file goes; it takes 2 N d values.
-    slab_bytes
-        Size of the pieces in which Z is read and the result written.
-    look
-        Called with each piece of Z as it is read, in order.
+    Z answers ``Z[start:stop]`` with rows of the embedding: an array, or a data set of HDF5 or Zarr. `slab_bytes` is the
+    size of the pieces in which it is read and the result written; `look` is called with each piece as it is read.
     """
 
     def __init__(

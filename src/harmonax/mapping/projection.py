@@ -156,13 +156,8 @@ class Projected(Rows):
 class Expression:
     """The query's expression in pieces, as the reference has it before scaling.
 
-    Counts are normalised and logged where it is known how the reference was; they must have all genes then. A piece is
-    what ``X[start:stop]`` gives: an array or a sparse matrix.
-
-    Raises
-    ------
-    InputError
-        If X has counts, and how the reference was normalised is not known; or if it was scaled.
+    Counts are normalised and logged where it is known how the reference was (they must have all genes then), else
+    refused, as scaled expression is. A piece is what ``X[start:stop]`` gives: an array or a sparse matrix.
     """
 
     def __init__(self, projection: Projection, X: Any, what: str = "X") -> None:

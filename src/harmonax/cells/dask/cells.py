@@ -36,25 +36,13 @@ class DaskCells:
     must compute to the same values again: persist it, or store it, where that is expensive or in doubt. Errors in its
     graph come out as they are.
 
-    Parameters
-    ----------
-    Z
-        Embedding, a Dask array (N, d) with rows in any chunks; every chunk is a partition. One or a few a worker are
-        best.
-    design, schedule, precision
-        As for `MemoryCells`.
-    n_threads
-        Threads of each worker; None: those that Dask gave it. The bits do not depend on it.
-    client
-        Of the cluster; None: the current one.
-
-    Attributes
-    ----------
-    embedding
-        The corrected embedding after `emit`: a Dask array with the rows of Z in the same chunks, in the workers' memory
-        and computed again, from Z and the tables of all rounds, where a worker is lost.
+    Z is a Dask array (N, d) with rows in any chunks; every chunk is a partition, and one or a few per worker are best.
+    `n_threads` is of each worker; None: those that Dask gave it. The bits do not depend on it. `client` None: the
+    current one.
     """
 
+    # After `emit`: a Dask array with the rows of Z in the same chunks, in the workers' memory, and computed again, from
+    # Z and the tables of all rounds, where a worker is lost.
     embedding: Any = None
 
     def __init__(

@@ -40,14 +40,8 @@ MAX_VALUES_ELSE = 1 << 24
 class JaxCells:
     """Cells on JAX devices, which hold 2 N d values together and a few percent of padding.
 
-    Parameters
-    ----------
-    Z
-        Embedding (N, d), an array.
-    design, schedule, precision
-        As for `MemoryCells`. For ``"float64"`` JAX's 64-bit mode is on during each call, and as it was after it.
-    devices
-        JAX devices of one kind; None: all local ones of the default kind. The bits depend on their number.
+    For the precision ``"float64"`` JAX's 64-bit mode is on during each call, and as it was after it. `devices` are of
+    one kind; None: all local ones of the default kind. The bits depend on their number.
     """
 
     embedding: np.ndarray | None = None
