@@ -72,8 +72,16 @@ def lisi_of_neighbours(
 ) -> np.ndarray:
     """Return the index of some cells from their nearest other cells: scib-metrics' `lisi_knn`, which takes all cells.
 
-    Of distances and row numbers of the nearest others (q, k) of the cells `rows` (q,), and the label of every cell,
-    numbered from 0. `perplexity` None: a third of the neighbours, the cell itself included.
+    Parameters
+    ----------
+    distances, indices
+        Of the nearest others, (q, k).
+    rows
+        Which cells these are, (q,).
+    codes
+        Label of every cell, numbered from 0.
+    perplexity
+        None: a third of the neighbours, the cell itself included.
     """
     simpson = need("scib_metrics.utils", "workflow").compute_simpson_index
     chosen = (indices.shape[1] + 1) // 3 if perplexity is None else perplexity
@@ -84,7 +92,7 @@ def lisi_of_neighbours(
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hide what scib-metrics and the packages below it report to programmers: warnings, and a log on stdout."""
+    """Hide what scib-metrics and the packages below it tell programmers: warnings, and a log on stdout."""
     log = logging.getLogger("scib_metrics")
     level = log.level
     try:

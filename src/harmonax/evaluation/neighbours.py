@@ -8,7 +8,22 @@ from ..system.extras import need
 
 
 def nearest_cells(embedding: np.ndarray, k: int, queries: np.ndarray | None = None) -> np.ndarray:
-    """Return the k nearest other cells of each of `queries` (row numbers; None: all), nearest first: (queries, k)."""
+    """Return the k nearest other cells of each cell, nearest first.
+
+    Parameters
+    ----------
+    embedding
+        Cells x dimensions.
+    k
+        Neighbours, below the number of cells.
+    queries
+        Rows whose neighbours are wanted; None: all.
+
+    Returns
+    -------
+    numpy.ndarray
+        Row numbers, (queries, k).
+    """
     search = need("sklearn.neighbors", "workflow").NearestNeighbors(n_neighbors=k + 1, algorithm="brute")
     rows = np.arange(len(embedding)) if queries is None else np.asarray(queries)
     found = search.fit(embedding).kneighbors(embedding[rows], return_distance=False)
@@ -19,16 +34,28 @@ def nearest_cells(embedding: np.ndarray, k: int, queries: np.ndarray | None = No
 
 
 def own_batch_neighbours(embedding: np.ndarray, batch: np.ndarray, k: int) -> np.ndarray:
-    """Return the row numbers of the nearest other cells of the same batch, at most k and a third of the batch.
+    """Return the nearest other cells of the same batch, at most a third of the batch.
 
-    (cells, k); -1 where a batch is too small to have so many.
+    Parameters
+    ----------
+    embedding
+        Cells x dimensions.
+    batch
+        Code of each cell's batch.
+    k
+        Most neighbours.
+
+    Returns
+    -------
+    numpy.ndarray
+        Row numbers, (cells, k); -1 where a batch is too small to have so many.
     """
     found = np.full((len(embedding), k), -1)
     for code in np.unique(batch):
         own = np.flatnonzero(batch == code)
-        n = min(k, len(own) // 3)
-        if n:
-            found[own[:, None], np.arange(n)] = own[nearest_cells(embedding[own], n)]
+        most = min(k, len(own) // 3)
+        if most:
+            found[own[:, None], np.arange(most)] = own[nearest_cells(embedding[own], most)]
     return found
 
 

@@ -26,7 +26,7 @@ _KIND = "harmonax fit"
 
 
 def identity(state: Any, settings: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-    """Return what identifies a run: a checkpoint is resumed by the same run only."""
+    """Return what a run is: a checkpoint continues only the same."""
     digest = hashlib.sha256()
     for name in sorted(data):
         array = np.ascontiguousarray(np.asarray(data[name]))
@@ -60,7 +60,16 @@ def save(path: Path, state: Any, history: dict[str, list[float]], run: dict[str,
 
 
 def load(path: Path, state: Any, run: dict[str, Any]) -> tuple[Any, dict[str, list[float]]]:
-    """Return the state and the history of a checkpoint of this run (see `identity`), whose state at its start is given.
+    """Return the state and the history of a checkpoint.
+
+    Parameters
+    ----------
+    path
+        The file.
+    state
+        The run's state at its start: what the arrays of the file are put into.
+    run
+        What the run is, see `identity`.
 
     Raises
     ------
@@ -92,7 +101,7 @@ def load(path: Path, state: Any, run: dict[str, Any]) -> tuple[Any, dict[str, li
     return jax.tree.unflatten(tree, found), history
 
 
-# What NumPy and zipfile raise for bytes that are not such a file.
+# What NumPy and zipfile raise for bytes that are no such file.
 _DAMAGE = (
     OSError,
     ValueError,

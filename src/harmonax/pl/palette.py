@@ -1,4 +1,4 @@
-"""The colours of every figure, in `pl` and in the report. A few differ for every kind of colour vision."""
+"""The colours of every figure, in `pl` and in the report: told apart with every kind of colour vision, where few."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FURTHER = (
     *("#551500", "#000080", "#0000FF", "#952A55", "#8080FF", "#402AAA"),
     *("#15D480", "#2A5500", "#BF2A95", "#EA00D4", "#FF406A", "#955540"),
 )
-# Of numbers: ordered by lightness, so colour vision is not needed, and unlike cividis never grey, which means missing.
+# Of numbers: told apart without colour vision, and unlike cividis never grey, which means missing.
 NUMBERS = "viridis"
 VIRIDIS = (
     *("#440154", "#482878", "#3E4989", "#31688E", "#26828E", "#1F9E89", "#35B779", "#6ECE58", "#B5DE2B", "#ECDF20"),

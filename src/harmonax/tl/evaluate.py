@@ -11,7 +11,7 @@ from ..errors import InputError, MissingKeyError, nearest
 from ..evaluation.labels import UNLABELLED
 from ..evaluation.scores.evaluate import Evaluation, Progress
 from ..evaluation.scores.evaluate import evaluate as evaluate_arrays
-from ..system.validate import entry_name, expect_anndata, listed
+from ..system.validate import entry_name, expect_anndata
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -112,7 +112,7 @@ def evaluate(
     """
     expect_anndata(adata)
     entry_name(key_added, "key_added")
-    keys = listed(batch_key)
+    keys = [batch_key] if isinstance(batch_key, str) else list(batch_key)
     _check_label(label_key, keys)
     for key in [*keys, *([] if label_key is None else [label_key])]:
         if key not in adata.obs:
