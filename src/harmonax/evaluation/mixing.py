@@ -15,12 +15,20 @@ _REACH, _REACH_OF_LEVEL = 4, 5
 
 
 class Excess(NamedTuple):
-    """Same-batch neighbours beyond what mixing at random gives: 0 at random, 1 where all are from it."""
+    """Same-batch neighbours beyond what mixing at random gives: 0 at random, 1 where all are from it.
 
-    overall: float  # of all cells together
-    per_level: np.ndarray  # of the cells of each level, (levels,); nan where none was counted
-    # chance, chance_per_level: how far from 0 labels shuffled at random bring these: four and five standard deviations
-    # (levels are many).
+    Attributes
+    ----------
+    overall
+        Of all cells together.
+    per_level
+        Of the cells of each level, (levels,); nan where none was counted.
+    chance, chance_per_level
+        How far from 0 labels shuffled at random bring these: four and five standard deviations (levels are many).
+    """
+
+    overall: float
+    per_level: np.ndarray
     chance: float
     chance_per_level: np.ndarray
 
@@ -36,12 +44,26 @@ def own_batch_excess(
     """Return how many more neighbours come from a cell's own batch than if batches were mixed at random.
 
     With o the share of the same batch among a cell's k nearest others and e = (n_b - 1) / (N - 1), the excess is
-    sum(o - e) / sum(1 - e) over the cells: one value for batches of any sizes. k is at most a third of the cells: with
-    all cells for neighbours, nothing is ever apart. `rng` shuffles the labels, to measure what chance gives.
+    sum(o - e) / sum(1 - e) over the cells: one value for batches of any sizes.
 
-    With `groups`, the code of each cell's type (-1 for none), neighbours are sought among, and compared with, the cells
-    of the same type, so that batches that differ only in how much of each type they have are no further apart than
-    chance; nan throughout where no group has cells of two batches.
+    Parameters
+    ----------
+    embedding
+        Cells x dimensions.
+    codes
+        Batch of each cell, 0..levels-1.
+    rng
+        Shuffles the labels, to say what chance gives.
+    groups
+        Code of each cell's type, -1 for none: neighbours are then sought among, and compared with, the cells of the
+        same type, so that batches that differ only in how much of each type they have are no further apart than chance.
+    k
+        Neighbours, but at most a third of the cells: with all cells for neighbours, nothing is ever apart.
+
+    Returns
+    -------
+    Excess
+        nan throughout where no group has cells of two batches.
 
     Examples
     --------
@@ -89,8 +111,19 @@ def _excess(parts: list[tuple[np.ndarray, np.ndarray]], labels: list[np.ndarray]
 def explained_by_batch(embedding: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return each component's share of the variance, and the share of its variance that the batches explain.
 
-    The first sum to one; the second are the adjusted R^2 of the batch means, 1 - (1 - R^2) (N - 1) / (N - levels): not
-    below 0, nan where there are as many levels as cells. A component that does not vary has 0 for both.
+    Parameters
+    ----------
+    embedding
+        Cells x components.
+    codes
+        Batch of each cell, 0..levels-1.
+
+    Returns
+    -------
+    tuple of numpy.ndarray
+        The components' shares of the embedding's variance, which sum to one; and the adjusted R^2 of the batch means,
+        1 - (1 - R^2) (N - 1) / (N - levels): not below 0, nan where there are as many levels as cells. A component
+        that does not vary has 0 for both.
 
     Examples
     --------

@@ -48,8 +48,7 @@ def check(
     rng
         Seed, Generator, SeedSequence or None; only for shuffled labels and for sampling.
     max_cells
-        With more cells, the embedding is measured on a random sample of this size; a finding says so. Higher values are
-        more exact, and take more time and memory.
+        Above so many, the embedding is measured on a random sample of that size; a finding says so.
     key_added
         Where in ``adata.uns`` the result goes.
 
