@@ -45,7 +45,7 @@ class Finding:
         return f"{self.level}: {self.message}" + (f" {self.advice}" if self.advice else "")
 
 
-def told(verdict: str, summary: str, findings: Iterable[Finding]) -> list[str]:
+def as_lines(verdict: str, summary: str, findings: Iterable[Finding]) -> list[str]:
     """Return a verdict and its findings as lines to read, most serious first."""
     lines = [f"Verdict: {verdict}", *_wrapped(summary, ""), ""]
     for finding in by_severity(findings):

@@ -56,7 +56,7 @@ def map_query(
 
     New cells are projected with the reference's loadings, assigned to its soft clusters, and corrected with the
     reference held fixed: no integration is done again, and the time does not depend on the reference's size. Where
-    the model keeps labels, they are handed on; cells unlike anything in the reference are not forced into its types.
+    the model keeps labels, they are transferred; cells unlike anything in the reference are not forced into its types.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ def map_query(
     batch_key
         Column of ``query.obs`` that says which batch a cell is from, or several; None: one batch.
     labels
-        Columns of labels to hand on; None: all that the model keeps. Of an AnnData, any column of ``obs``.
+        Columns of labels to transfer; None: all that the model keeps. Of an AnnData, any column of ``obs``.
     basis
         Entry of ``query.obsm`` with the cells in the reference's uncorrected embedding, (N, d), where they are
         projected already. None: project them from the expression.
