@@ -46,7 +46,7 @@ def _no_work(request, monkeypatch, caplog):
         def fail(*args, **kwargs):
             raise AssertionError("work began before the input was checked")
 
-        monkeypatch.setattr("harmonax.engine.harmonize.make_cells", fail)
+        monkeypatch.setattr("harmonax.engine.run.make_cells", fail)
 
 
 def refused(front, adata, message, error=InputError, **kwargs):

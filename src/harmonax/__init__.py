@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from . import pl, pp, report, tl, workflow
 from .compat import moved
 from .compat.harmonypy import run_harmony
-from .engine.harmonize import harmonize
+from .engine.run import harmonize
 from .mapping import HarmonyModel
 from .params import HarmonyParams, harmony1, harmony2
 from .result import HarmonyResult, Status

@@ -9,7 +9,7 @@ import os
 
 from .compat.names import params_of
 from .engine.checkpoint import Checkpoint
-from .engine.harmonize import harmonize
+from .engine.run import harmonize
 from .errors import HarmonaxError, HarmonaxWarning
 from .inputs.columns import design_from_table
 from .inputs.rows import slabs

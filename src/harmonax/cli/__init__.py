@@ -9,7 +9,7 @@
     tune.py        harmonax tune
     report.py      harmonax report
     demo.py        harmonax demo
-    parsing.py     lists of numbers and names, and --config files
+    values.py      lists of numbers and names, and --config files
     terminal.py    messages on stderr, signals
 
 Commands import what they run when they run it, so that ``--help`` is quick.

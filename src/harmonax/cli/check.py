@@ -6,8 +6,8 @@ from typing import Any
 
 import click
 
-from .parsing import Names, common_options
 from .terminal import messages
+from .values import Names, common_options
 
 _DEFAULT_BASIS = "X_pca"
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .parsing import Names, common_options, read_markers
 from .terminal import messages
+from .values import Names, common_options, read_markers
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .parsing import Names, common_options
 from .terminal import messages
+from .values import Names, common_options
 
 if TYPE_CHECKING:
     from ..evaluation.scores.table import Evaluation

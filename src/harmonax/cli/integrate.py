@@ -12,8 +12,8 @@ from click.core import ParameterSource
 from ..cells import BACKENDS
 from ..errors import NotConvergedError
 from ..params import Flavor, HarmonyParams
-from .parsing import Names, Numbers, Threshold, common_options
 from .terminal import messages
+from .values import Names, Numbers, Threshold, common_options
 
 _FILES = ("output", "basis", "adjusted_basis", "metadata", "run_json", "overwrite", "batch_from", "save_model")
 _COLUMNS = ("combine_keys", "missing", "allow_many_levels")

@@ -6,8 +6,8 @@ import logging
 
 import click
 
-from .parsing import Names, common_options
 from .terminal import messages
+from .values import Names, common_options
 
 
 @click.command(short_help="Write what a file says about its correction as one HTML page.")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from ..params import Flavor, HarmonyParams
-from .parsing import Names, Numbers, common_options
 from .terminal import messages
+from .values import Names, Numbers, common_options
 
 if TYPE_CHECKING:
     from ..tl.tune import Tuning

@@ -10,8 +10,8 @@ import click
 from ..errors import NotConvergedError
 from ..params import HarmonyParams
 from .integrate import integrate, method_params
-from .parsing import Names, Numbers, common_options, read_markers
 from .terminal import messages
+from .values import Names, Numbers, common_options, read_markers
 
 # Options that mean here what they mean to `harmonax integrate`: the method's own, and how batch columns are read.
 _METHOD = [field.name for field in dataclasses.fields(HarmonyParams)]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..algorithm.seeding import unit
-from ..engine.harmonize import Backend, harmonize
+from ..engine.run import Backend, harmonize
 from ..errors import InputError
 from ..inputs.columns import as_table, design_from_table
 from ..inputs.embedding import Embedding, as_array, read_embedding

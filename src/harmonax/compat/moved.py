@@ -22,7 +22,6 @@ MOVED = {
     "demo.prepare": "datasets.preparation",
     "demo.simulate": "datasets.simulation",
     "embedding": "inputs.embedding",
-    "engine.run": "engine.harmonize",
     "evaluation.check": "evaluation.before.check",
     "evaluation.diagnose": "evaluation.after.diagnose",
     "evaluation.evaluate": "evaluation.scores.evaluate",

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..design import BatchDesign
-from ..engine.harmonize import harmonize
+from ..engine.run import harmonize
 from ..errors import InputError, MissingExtraError, warn
 from ..inputs.columns import as_table, design_from_table, table_like
 from ..mapping import HarmonyModel

@@ -15,7 +15,7 @@ from ..inputs.embedding import read_embedding
 from .variables import UNLABELLED as UNLABELLED
 
 # Fewer cells have no neighbourhoods to speak of; below the second number, scores are rough.
-MIN_CELLS, FEW_CELLS = 30, 100
+FEWEST_CELLS, FEW_CELLS = 30, 100
 # Cell types have names, and hardly more numbers than this.
 _MAX_NUMBERS = 100
 
@@ -54,8 +54,8 @@ def read_cells(
     if not arrays:
         raise InputError("no embedding given; name at least one")
     keep = _with_batches(batches)
-    if keep.sum() < MIN_CELLS:
-        raise InputError(f"there are {int(keep.sum())} cells with a batch; at least {MIN_CELLS} are needed")
+    if keep.sum() < FEWEST_CELLS:
+        raise InputError(f"there are {int(keep.sum())} cells with a batch; at least {FEWEST_CELLS} are needed")
     notes = []
     if not keep.all():
         notes.append(f"{int((~keep).sum())} of {n} cells have no batch and are left out")
@@ -66,7 +66,7 @@ def read_cells(
     cells = Cells(
         {name: np.ascontiguousarray(array[keep]) for name, array in arrays.items()},
         {name: own[:, f] for f, name in enumerate(design.variables)},
-        codes if codes is not None and (codes >= 0).sum() >= MIN_CELLS else None,
+        codes if codes is not None and (codes >= 0).sum() >= FEWEST_CELLS else None,
         n,
         notes,
     )
@@ -123,9 +123,9 @@ def _words(cells: Cells, labels: np.ndarray | None, label_key: str) -> list[str]
         words.append(
             f"{int((~has).sum())} of {cells.n} cells have no label in '{label_key}': no part in scores with labels"
         )
-    if has.sum() < MIN_CELLS:
+    if has.sum() < FEWEST_CELLS:
         words.append(
-            f"{int(has.sum())} cells have a label in '{label_key}', {MIN_CELLS} are needed: no scores with labels"
+            f"{int(has.sum())} cells have a label in '{label_key}', {FEWEST_CELLS} are needed: no scores with labels"
         )
     elif len(np.unique(labels[has])) < 2:
         words.append(f"'{label_key}' has one label only: nothing says how labels stay apart, and there is no total")

@@ -17,7 +17,7 @@ from .. import io
 from ..adata import uns_record
 from ..design import BatchDesign
 from ..engine.checkpoint import Checkpoint
-from ..engine.harmonize import harmonize
+from ..engine.run import harmonize
 from ..errors import InputError, OutputError
 from ..inputs.columns import design_from_table
 from ..inputs.embedding import Embedding, read_embedding

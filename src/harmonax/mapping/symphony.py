@@ -21,8 +21,8 @@ from ..algorithm.contracts import Assignment, Cells
 from ..algorithm.ridge import Anchor, ridge
 from ..algorithm.schedule import FixedPartition
 from ..design import BatchDesign
-from ..engine.harmonize import Backend, result_dtype
 from ..engine.placement import ResourceRequest, make_cells
+from ..engine.run import Backend, result_dtype
 from ..errors import InputError, warn
 from ..inputs.columns import as_table, combined, design_from_table
 from ..inputs.embedding import Embedding, Kind, read_embedding

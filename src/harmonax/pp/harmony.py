@@ -10,7 +10,7 @@ import numpy as np
 
 from ..adata import uns_record
 from ..compat.names import merge, params_of
-from ..engine.harmonize import Backend, harmonize
+from ..engine.run import Backend, harmonize
 from ..errors import InputError
 from ..inputs.columns import design_from_table
 from ..inputs.embedding import read_obsm

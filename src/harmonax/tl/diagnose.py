@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..design import BatchDesign
-from ..engine.harmonize import harmonize
+from ..engine.run import harmonize
 from ..errors import InputError, MissingKeyError, nearest
 from ..evaluation.after.diagnose import Case, Diagnosis
 from ..evaluation.after.diagnose import diagnose as diagnose_case

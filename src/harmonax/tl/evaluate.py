@@ -72,14 +72,13 @@ def evaluate(
     baseline
         The uncorrected embedding, which comes first and which others are compared with.
     max_cells
-        With more cells, a random sample of this size is scored, with 95 % intervals. Label-free scores still find their
+        Above so many cells, so many random ones are scored, with 95 % intervals. Label-free scores still find their
         neighbours among all cells, and estimate what all would score; those with labels are means over three
-        disjoint samples that share the cells, and are comparable with each other only. Higher values narrow the
-        intervals, and take more time.
+        disjoint samples that share the cells, and are comparable with each other only.
     rng
         Seed of the neighbour search, and of the samples: None, integer or numpy Generator.
     unlabelled
-        Labels that mean that the type is not known, in upper or lower case, as missing ones do.
+        Labels that mean none, in upper or lower case. Missing ones do too.
     allow_many_levels
         Accept batch columns that look like measurements or cell barcodes.
     controls
@@ -87,7 +86,7 @@ def evaluate(
     key_added
         Where in ``adata.uns`` the result goes.
     progress
-        Called before each embedding with the number that are done, the number of all, and its name.
+        Called before each embedding with how many are done, how many there are, and its name.
 
     Returns
     -------

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ..adata import storable
-from ..engine.harmonize import Backend
+from ..engine.run import Backend
 from ..errors import InputError, MissingKeyError, nearest
 from ..inputs.columns import design_from_table
 from ..inputs.expression import layer_of

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..adata import storable
 from ..design import BatchDesign
-from ..engine.harmonize import harmonize
+from ..engine.run import harmonize
 from ..errors import InputError
 from ..evaluation.after.structure import neighbours_kept
 from ..evaluation.mixing import own_batch_excess

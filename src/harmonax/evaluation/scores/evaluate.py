@@ -15,7 +15,7 @@ from ...errors import InputError
 from ...system.extras import need
 from ...system.rng import seed_from
 from ...system.validate import whole_number
-from ..labels import MIN_CELLS, UNLABELLED, Cells, read_cells
+from ..labels import FEWEST_CELLS, UNLABELLED, Cells, read_cells
 from . import labelfree, registry, scib
 from .sample import N_SAMPLES, disjoint_samples, interval
 from .table import KINDS, Evaluation, frame_of
@@ -66,7 +66,7 @@ def evaluate(
     >>> result = evaluate({"apart": x + 9 * (batch == "b").to_numpy(), "mixed": x}, batch)  # doctest: +SKIP
     """
     seed = seed_from(rng)
-    max_cells = whole_number(max_cells, "max_cells", minimum=N_SAMPLES * MIN_CELLS)
+    max_cells = whole_number(max_cells, "max_cells", minimum=N_SAMPLES * FEWEST_CELLS)
     for module in ("sklearn",) if labels is None else ("scib_metrics", "sklearn"):
         need(module, "workflow")
     cells = read_cells(embeddings, batches, labels, label_key, unlabelled, allow_many_levels)
