@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..params import Flavor, HarmonyParams
 from .terminal import messages
 from .values import Names, Numbers, common_options
 
@@ -43,7 +42,7 @@ _FIGURES = (".png", ".pdf", ".svg")
     show_default=True,
     help="Learn from a sample above so many.",
 )
-@click.option("--flavor", type=click.Choice(get_args(Flavor)), default=HarmonyParams.flavor, show_default=True)
+@click.option("--flavor", type=click.Choice(["harmony2", "harmony1"]), default="harmony2", show_default=True)
 @click.option("--n-clusters", type=click.IntRange(min=1), help="Soft clusters.  [default: cells / 30, from 2 to 100]")
 @click.option(
     "--max-iter-harmony", type=click.IntRange(min=1), default=50, show_default=True, help="Maximum number of rounds."
