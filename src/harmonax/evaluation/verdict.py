@@ -51,7 +51,7 @@ def overall(uns: Mapping[str, Any]) -> Overall:
     'unknown'
     """
     check, diagnosis = uns.get("harmonax_check"), uns.get("harmonax_diagnosis")
-    findings = by_severity(_findings(check, diagnosis))
+    findings = by_severity(_heard(check, diagnosis))
     code = "unknown" if diagnosis is None else _OF_DIAGNOSIS[str(diagnosis["verdict"])]
     parts = [part for part in (diagnosis, check) if part is not None]
     if check is not None and str(check["verdict"]) == "impossible":
@@ -69,8 +69,8 @@ def _forbids_trust(finding: Finding) -> bool:
     return finding.level is Level.PROBLEM or (finding.code == "not_converged" and finding.level is Level.WARNING)
 
 
-def _findings(check: Mapping[str, Any] | None, diagnosis: Mapping[str, Any] | None) -> list[Finding]:
-    """Return the findings of both, without those of the check that the diagnosis, which saw the result, answers."""
+def _heard(check: Mapping[str, Any] | None, diagnosis: Mapping[str, Any] | None) -> list[Finding]:
+    """Return the findings of both; of the check, none that the diagnosis answers, having seen the result."""
     found = from_table(diagnosis["findings"]) if diagnosis is not None else []
     answered = {"confounded"} & {finding.code for finding in found}
     if diagnosis is not None and str(diagnosis.get("label_key", "")):
