@@ -210,7 +210,7 @@ class TestCheckpoint:
         whole = harmonax.harmonize(Z, codes, params, rng=7)
         for after in (0, 1, 8, 8, 8):
             interrupted(Z, codes, params, tmp_path / "kept", after, rng=7, backend=first, scratch=tmp_path)
-        assert len(list((tmp_path / "kept").glob("round-*.npz"))) >= 2
+        assert len(list((tmp_path / "kept").glob("round-*.h5"))) >= 2
         rest = harmonax.harmonize(Z, codes, params, checkpoint=tmp_path / "kept", backend=then, scratch=tmp_path)
         np.testing.assert_array_equal(rest.embedding, whole.embedding)
         np.testing.assert_array_equal(rest.cluster_mass, whole.cluster_mass)
@@ -238,10 +238,10 @@ class TestCheckpoint:
         Z, codes = cells_with_batches(500, 6, (3,), seed=2)
         params = HarmonyParams(tol_harmony=0, max_iter_harmony=4)
         whole = harmonax.harmonize(Z, codes, params, rng=1, checkpoint=tmp_path)
-        damaged = bytearray((tmp_path / "round-0003.npz").read_bytes())
+        damaged = bytearray((tmp_path / "round-0003.h5").read_bytes())
         damaged[len(damaged) // 2] ^= 0xFF
-        (tmp_path / "round-0003.npz").write_bytes(damaged)
-        with pytest.warns(HarmonaxWarning, match=r"round-0003.npz cannot be read .* from the round before it"):
+        (tmp_path / "round-0003.h5").write_bytes(damaged)
+        with pytest.warns(HarmonaxWarning, match=r"round-0003.h5 cannot be read .* from the round before it"):
             again = harmonax.harmonize(Z, codes, params, rng=1, checkpoint=tmp_path)
         np.testing.assert_array_equal(again.embedding, whole.embedding)
 
@@ -359,7 +359,7 @@ class TestFullDisk:
         Z, codes = cells_with_batches(3000, 20, (60,), seed=0)
         params = HarmonyParams(n_clusters=60, max_iter_harmony=8, tol_harmony=0)
         whole = harmonax.harmonize(Z, codes, params, rng=0)
-        with pytest.raises(OutputError, match=r"round-000\d.npz: the disk is full: .* are needed"):
+        with pytest.raises(OutputError, match=r"round-000\d.h5: the disk is full: .* are needed"):
             harmonax.harmonize(Z, codes, params, rng=0, checkpoint=small_disk / "kept")
         rounds = sorted(path.name for path in (small_disk / "kept").glob("round-*"))
         assert 1 <= len(rounds) < 8

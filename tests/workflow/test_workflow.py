@@ -28,8 +28,9 @@ from harmonax.datasets import simulate
 from harmonax.errors import HarmonaxWarning, InputError, MissingKeyError, OutputError
 from harmonax.io.annotated import quiet
 from harmonax.workflow import STEPS, Done, WorkflowOptions, embed, run, run_files
+from harmonax.workflow.options import STARTS
 from harmonax.workflow.outputs import FIGURES, NAMES, RESULT
-from harmonax.workflow.resume import FOLDER
+from harmonax.workflow.resume import FOLDER, digest
 from harmonax.workflow.state import State
 
 pytest.importorskip("scanpy")
@@ -252,8 +253,7 @@ def test_a_finished_file_is_kept_whole(result):
     again = run(result, "batch", **QUICK)
     assert_same(again, result)
     status = steps(again)
-    assert {status[name] for name in STEPS} == {"kept", "skipped"}
-    assert status["qc"] == "skipped"
+    assert {name for name in STEPS if status[name] != "kept"} == {"evaluate", "diagnose"}
 
 
 def test_what_follows_from_a_step_done_again_is_done_again(result):
@@ -271,19 +271,26 @@ def test_all_can_be_done_again(result):
 def test_a_given_pca_is_kept_with_its_cells(counts):
     given = counts.copy()
     given.obsm["X_pca"] = np.random.default_rng(0).normal(size=(300, 8)).astype(np.float32)
-    got = run(given, "batch", skip=QUICKEST["skip"])
+    got = run(given, "batch", start_from="pca", skip=QUICKEST["skip"])
     status = steps(got)
     assert (status["qc"], status["normalise"], status["hvg"], status["pca"]) == ("skipped", "done", "skipped", "kept")
     np.testing.assert_array_equal(got.obsm["X_pca"], given.obsm["X_pca"])
-    assert steps(run(given, "batch", min_genes=600, skip=QUICKEST["skip"]))["pca"] == "done", "it was asked for"
-    assert "X_pca" in note(got, "qc")
-    assert steps(run(given, "batch", recompute="pca", **QUICKEST))["pca"] == "done"
+    assert "start_from='pca'" in note(got, "qc")
+    assert "X_pca" in note(got, "pca")
+    # Untold, a run starts from the counts, and says what became of the other's.
+    anew = run(given, "batch", **QUICKEST)
+    assert steps(anew)["qc"] == steps(anew)["pca"] == "done"
+    assert anew.obsm["X_pca"].shape[1] == 15
+    assert "in place of the input's; start_from='pca' (--start-from) uses it" in note(anew, "pca")
+    with pytest.raises(InputError, match="recompute='pca' would make anew"):
+        run(given, "batch", start_from="pca", recompute="pca")
 
 
 def test_a_correction_of_other_batches_is_not_kept(result):
     other = result.copy()
     other.obs["half"] = np.where(np.arange(other.n_obs) % 2, "a", "b")
-    got = run(other, "half", **QUICKEST)
+    assert steps(run(other, "half", **QUICKEST))["pca"] == "done", "the genes are chosen within other batches"
+    got = run(other, "half", start_from="pca", **QUICKEST)
     assert steps(got)["harmony"] == "done"
     assert steps(got)["pca"] == "kept"
     assert list(got.uns["harmonax"]["batch_keys"]) == ["half"]
@@ -322,8 +329,104 @@ def test_log_normalised_values_do_where_genes_or_pca_are_there(result):
     np.testing.assert_array_equal(got.obsm["X_pca"], result.obsm["X_pca"])
 
 
+def test_a_result_is_kept_from_a_file_too(result, tmp_path):
+    again = run_files(save(result, tmp_path / "in.h5ad"), tmp_path / "out", "batch", **QUICK)
+    assert {steps(again)[name] for name in STEPS} == {"kept", "skipped"}
+    assert_same(again, result)
+
+
+def _other_counts(a: ad.AnnData) -> None:
+    a.layers["counts"].data[0] += 1
+
+
+def _other_pca(a: ad.AnnData) -> None:
+    a.obsm["X_pca"] = a.obsm["X_pca"][:, ::-1].copy()
+
+
+def _other_labels(a: ad.AnnData) -> None:
+    a.obs["batch"] = a.obs["batch"].to_numpy()[::-1]
+
+
+def _other_clusters(a: ad.AnnData) -> None:
+    a.obs["leiden_0.3"] = a.obs["leiden_0.8"]
+
+
+def _no_record(a: ad.AnnData) -> None:
+    del a.uns["harmonax_workflow"]
+
+
+@pytest.mark.filterwarnings("ignore:.*is replaced by the run's own clusters")
+@pytest.mark.parametrize(
+    ("change", "first"),
+    [
+        (_other_counts, "qc"),
+        (_other_labels, "qc"),
+        (_no_record, "qc"),
+        (lambda a: a.obs.drop(columns="leiden_0.5", inplace=True), "leiden"),
+        (_other_clusters, "leiden"),
+        (_other_pca, "pca"),
+        (lambda a: a.obsm.pop("X_pca_harmony"), "harmony"),
+        (lambda a: a.uns.pop("rank_genes_groups"), "markers"),
+    ],
+)
+def test_what_is_not_as_the_run_left_it_is_made_anew(result, change, first):
+    got = run(changed(result, change), "batch", **QUICKEST | {"skip": ("evaluate", "diagnose", "check", "umap")})
+    done = [name for name in STEPS if steps(got)[name] == "done"]
+    assert done[0] == first
+    assert done[-1] == "markers"
+
+
+def test_settings_other_than_the_recorded_ones_make_anew(result):
+    def first(**options: Any) -> str | None:
+        table = steps(run(result, "batch", **{**QUICKEST, **options}))
+        return next((name for name in STEPS if table[name] == "done"), None)
+
+    assert first() is None
+    assert first(min_genes=201) == "qc"
+    assert first(n_comps=14) == "pca"
+    assert first(sigma=0.2) == "harmony"
+    assert first(n_neighbors=14) == "neighbors"
+
+
+def test_a_correction_of_another_program_is_used_where_it_is_told(adata):
+    own = adata.copy()
+    with pytest.raises(MissingKeyError, match=r"start_from='harmony' needs obsm\['X_pca_harmony'\], and the input"):
+        run(own, "batch", start_from="harmony", **QUICKEST)
+    own.obsm["X_pca_harmony"] = own.obsm["X_pca"] + np.float32(1)
+    got = run(own, "batch", start_from="harmony", **QUICKEST)
+    assert (steps(got)["harmony"], steps(got)["neighbors"]) == ("kept", "done")
+    np.testing.assert_array_equal(got.obsm["X_pca_harmony"], own.obsm["X_pca_harmony"])
+    untold = run(own, "batch", **QUICKEST)
+    assert steps(untold)["harmony"] == "done"
+    # What was used once as told is no result of ours.
+    assert steps(run(got, "batch", **QUICKEST))["harmony"] == "done"
+
+
+def test_the_command_starts_where_python_does():
+    choice = next(option.type for option in run_workflow.params if option.name == "start_from")
+    assert tuple(choice.choices) == STARTS
+
+
+def test_a_hash_is_that_of_the_values():
+    da = pytest.importorskip("dask.array")
+    rng = np.random.default_rng(0)
+    X = sp.random(60, 7, 0.3, "csr", np.float32, random_state=rng)
+    pieces = da.from_array(X.toarray(), chunks=(9, 3)).rechunk({1: -1}).map_blocks(sp.csr_matrix)
+    assert digest(X) == digest(X.tocsc()) == digest(pieces)
+    assert digest(X.toarray()) == digest(da.from_array(X.toarray(), chunks=(11, 2)))
+    assert (
+        digest(pd.Series(["a", "b"]))
+        == digest(pd.Series(["a", "b"], dtype="category"))
+        != digest(pd.Series(["a", "c"]))
+    )
+    other = X.copy()
+    other.indices = (other.indices + 1) % 7
+    assert len({digest(m) for m in (X, X * 2, X[::-1], X[:, ::-1], other, None)}) == 6
+
+
 def test_an_embedding_alone_does(adata):
     got = run(adata, "batch", skip=QUICK["skip"])
+    assert note(got, "pca") == "the input's obsm['X_pca'] (there are no raw counts)"
     assert steps(got)["markers"] == "skipped"
     assert steps(got)["leiden"] == "done"
     assert got.shape == (adata.n_obs, 0)
@@ -723,7 +826,8 @@ OPTIONS = {
     "--n-marker-genes 7": {"n_marker_genes": 7},
     "--compare X_scVI,X_b": {"compare": ("X_scVI", "X_b")},
     "--recompute pca --recompute umap": {"recompute": ("pca", "umap")},
-    "--from-counts": {"recompute": ("all",)},
+    "--from-counts": {"start_from": "counts"},
+    "--start-from pca": {"start_from": "pca"},
     "--skip qc,umap": {"skip": ("qc", "umap")},
     "--color-by batch,sex": {"color_by": ("batch", "sex")},
     "--genes MS4A1,CD79A": {"genes": ("MS4A1", "CD79A")},
@@ -844,7 +948,7 @@ def test_a_column_with_a_part_in_the_run_is_never_written_over(counts, role):
 def test_an_option_of_a_result_that_is_there_has_it_made_anew(result):
     plan = result.uns["harmonax_workflow"]["options"]
     assert json.loads(plan)["harmony"]["theta"] != 7
-    again = run(result, "batch", theta=7, skip=("evaluate", "diagnose"))
+    again = run(result, "batch", theta=7, **QUICK)
     status = again.uns["harmonax_workflow"]["steps"].set_index("step")["status"]
     assert (status["pca"], status["harmony"], status["umap"]) == ("kept", "done", "done")
     assert again.uns["harmonax"]["params"]["theta"] == 7

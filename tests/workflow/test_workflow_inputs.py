@@ -316,6 +316,7 @@ def test_large_counts_stay_exact():
         ({"resolutions": (0.5, -1)}, "resolutions=-1"),
         ({"hvg_flavor": "none"}, "allowed are 'seurat'"),
         ({"recompute": "umaps"}, "recompute='umaps' is not known"),
+        ({"start_from": "umap"}, "start_from='umap' is not known; allowed are 'counts', 'normalise', 'hvg'"),
         ({"skip": "pca"}, "skip='pca' is not known"),
         ({"batch_key": 3}, "must be a name"),
         ({"n_comps": True}, "whole number"),

@@ -22,7 +22,7 @@ _PLAIN = (
     *("label_key", "condition_key", "min_genes", "max_genes", "min_cells", "max_pct_mt", "mt_prefix", "counts_layer"),
     *("target_sum", "n_top_genes", "hvg_flavor", "n_comps", "combine_keys", "missing", "allow_many_levels", "backend"),
     *("n_neighbors", "min_dist", "resolutions", "n_marker_genes", "seed", "max_memory", "save_model"),
-    "corrector",
+    *("corrector", "start_from"),
 )
 _STEPS = (
     "qc, normalise, hvg, pca, check, harmony, neighbors, umap, umap_uncorrected, leiden, markers, evaluate, diagnose"
@@ -88,7 +88,13 @@ def _text(name: str, says: str) -> Any:
 @_names("genes", "Genes that they can be coloured by.  [default: the clusters' top markers]")
 @click.option("--markers", metavar="TOML", help="Genes by cell type, for the diagnosis; needs --label-key.")
 @_names("recompute", f'Steps whose results in IN are not kept, with what follows from them, or "all". Steps: {_STEPS}.')
-@click.option("--from-counts", is_flag=True, help="Keep no result that IN has: the same as --recompute all.")
+@click.option(
+    "--start-from",
+    type=click.Choice(["counts", "normalise", "hvg", "pca", "harmony", "neighbors", "leiden"]),
+    help="What of IN is used, whoever made it, with its cells and genes.  [default: what a run with these settings "
+    "made of these data; else counts; of IN without counts, pca or hvg]",
+)
+@click.option("--from-counts", is_flag=True, help="Use no result that IN has: the same as --start-from counts.")
 @_names("skip", "Steps to leave out: qc, check, umap, umap_uncorrected, markers, evaluate, diagnose.")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed gives the same result."
@@ -110,7 +116,8 @@ def run_workflow(ctx: click.Context, sources: tuple[str, ...], **options: Any) -
     """Take raw counts in IN to a corrected, clustered and evaluated data set, and say whether to trust it.
 
     IN is .h5ad, .zarr, a 10x .h5, or a 10x folder (matrix.mtx, barcodes, features); several are joined, and without
-    --batch-key their names are the batches. Results that IN has already, such as X_pca, are kept, and said to be.
+    --batch-key their names are the batches. Results that a run with the same settings left in IN are kept; an X_pca
+    that others made is used with --start-from pca.
 
     DIR gets integrated.h5ad, report.html, metrics.tsv, run.json, versions.yml, harmonax_mqc.json and figures/, all or
     none. When a run is interrupted, the same command takes it up after the last finished step.
@@ -126,7 +133,7 @@ def run_workflow(ctx: click.Context, sources: tuple[str, ...], **options: Any) -
         given = {name: options[name] for name in _PLAIN}
         given |= {name: tuple(n for names in options[name] for n in names) for name in _LISTS}
         if options["from_counts"]:
-            given["recompute"] = ("all",)
+            given["start_from"] = "counts"
         if options["markers"]:
             given["markers"] = read_markers(options["markers"])
         try:

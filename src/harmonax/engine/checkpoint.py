@@ -1,4 +1,4 @@
-"""Rounds of a run, kept in a directory so that a run which was killed goes on where it was.
+"""Rounds of a run, kept in a directory so that a run which was killed resumes where it was.
 
 A round is a few tables: the cells are made again from the embedding and these. Each is a file of its own, written
 beside its place and then renamed, so that whatever is there is whole.
@@ -9,20 +9,20 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .. import io
 from ..algorithm.contracts import Assignment
 from ..algorithm.harmony import Round
 from ..algorithm.ridge import Ridge
-from ..errors import InputError, OutputError, warn
-from ..io import whole_or_nothing, write_json
+from ..errors import FileFormatError, InputError, OutputError, warn
 from ..params import HarmonyParams
 
-_FORMAT = 1
+_FORMAT = 2
+_ROUND = io.Bundle("harmonax-round", 1, "round of a checkpoint", "it is made again")
 # A run may resume with other limits, from which nothing so far depended.
 _FREE = ("max_iter_harmony", "tol_harmony")
 
@@ -84,8 +84,8 @@ class Checkpoint:
         for left in self.directory.glob(".harmonax-*.part"):
             left.unlink(missing_ok=True)
         if self._known is None:
-            with whole_or_nothing(self._run, overwrite=True, needed=1 << 12) as (part,):
-                write_json(part, own)
+            with io.whole_or_nothing(self._run, overwrite=True, needed=1 << 12) as (part,):
+                io.write_json(part, own)
             self._known = own
             return []
         self._refuse_other(own)
@@ -104,14 +104,11 @@ class Checkpoint:
             "objective": ended.objective,
             "initial": np.float64(ended.initial),
         }
-        needed = sum(np.asarray(table).nbytes for table in tables.values())
-        place = self._place(self._number)
-        with whole_or_nothing(place, overwrite=True, needed=needed) as (part,), open(part, "wb") as file:
-            np.savez(file, **tables)
+        io.save_bundle(self._place(self._number), io.H5AD, io.seal(_ROUND, {}, {"tables": tables}))
 
     def clear(self) -> None:
         """Remove the rounds, and the directory if nothing else is there."""
-        for path in [*self.directory.glob("round-*.npz"), self._run]:
+        for path in [*self.directory.glob("round-*.h5"), self._run]:
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.directory.rmdir()
@@ -134,16 +131,17 @@ class Checkpoint:
         rounds: list[Round] = []
         while (path := self._place(len(rounds) + 1)).exists():
             try:
-                with np.load(path, allow_pickle=False) as file:
-                    tables = {name: file[name] for name in file.files}
+                plain = io.read_bundle(path, io.H5AD, _ROUND)
+                io.unseal(plain, _ROUND, str(path))
+                tables = {name: np.asarray(table) for name, table in plain["tables"].items()}
                 ridge = Ridge(*(tables[name] for name in Ridge._fields))
                 assigned = Assignment(tables["Y"], tables["logp"], sigma)
                 initial = float(tables["initial"])
                 rounds.append(Round(assigned, ridge, tables["mass"], tables["objective"], initial))
-            except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            except (FileFormatError, KeyError) as error:
                 warn(f"{path} cannot be read ({error}): the run goes on from the round before it")
                 break
         return rounds
 
     def _place(self, number: int) -> Path:
-        return self.directory / f"round-{number:04d}.npz"
+        return self.directory / f"round-{number:04d}.h5"

@@ -1,16 +1,11 @@
 """A run's state in one file, written whole or not at all, and refused where it is damaged or of another run.
 
-An ``.npz`` (no pickle): "header" is JSON with the format's version, what the run is, and the shapes and types of the
-arrays; "arrays" are the bytes of all arrays, one after the other, whose SHA-256 is in the header.
+A bundle (see `harmonax.io.bundle`): the bytes of all arrays, one after the other, and JSON that says what the run is.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import struct
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import io
 from ..errors import FileFormatError, InputError
-from ..io.staging import check_destination, whole_or_nothing
 
-VERSION = 1
-_KIND = "harmonax fit"
+_FIT = io.Bundle("harmonax-fit", 1, "checkpoint of a fit", "delete it to start anew")
 
 
 def identity(state: Any, settings: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
@@ -46,17 +40,9 @@ def save(path: Path, state: Any, history: dict[str, list[float]], run: dict[str,
     arrays = [_plain(leaf) for leaf in jax.tree.leaves(state)]
     arrays += [np.asarray(values, np.float64) for values in history.values()]
     raw = b"".join(array.tobytes() for array in arrays)
-    header = {
-        "kind": _KIND,
-        "version": VERSION,
-        "run": run,
-        "history": list(history),
-        "step": len(next(iter(history.values()), [])),
-        "sha256": hashlib.sha256(raw).hexdigest(),
-    }
-    place = check_destination(path, inputs=[], overwrite=True)
-    with whole_or_nothing(place, overwrite=True, needed=len(raw)) as (part,), open(part, "wb") as file:
-        np.savez(file, header=np.asarray(json.dumps(header)), arrays=np.frombuffer(raw, np.uint8))
+    about = {"run": run, "history": list(history), "step": len(next(iter(history.values()), []))}
+    place = io.check_destination(path, inputs=[], overwrite=True)
+    io.save_bundle(place, io.H5AD, io.seal(_FIT, about, {"arrays": np.frombuffer(raw, np.uint8)}))
 
 
 def load(path: Path, state: Any, run: dict[str, Any]) -> tuple[Any, dict[str, list[float]]]:
@@ -78,7 +64,13 @@ def load(path: Path, state: Any, run: dict[str, Any]) -> tuple[Any, dict[str, li
     InputError
         If it is of another run; the message says what differs.
     """
-    header, raw = _read(path)
+    try:
+        plain = io.read_bundle(path, io.H5AD, _FIT)
+    except FileFormatError as error:
+        raise FileFormatError(
+            f"{path} is not a checkpoint of a fit, or damaged ({error}); delete it to start anew"
+        ) from None
+    header, raw = io.unseal(plain, _FIT, str(path)), plain["arrays"].tobytes()
     for name, now in run.items():
         then = header["run"].get(name)
         if then != now:
@@ -99,40 +91,6 @@ def load(path: Path, state: Any, run: dict[str, Any]) -> tuple[Any, dict[str, li
         history[name] = np.frombuffer(raw, np.float64, header["step"], at).tolist()
         at += 8 * header["step"]
     return jax.tree.unflatten(tree, found), history
-
-
-# What NumPy and zipfile raise for bytes that are no such file.
-_DAMAGE = (
-    OSError,
-    ValueError,
-    KeyError,
-    TypeError,
-    EOFError,
-    RuntimeError,
-    zipfile.BadZipFile,
-    zlib.error,
-    struct.error,
-)
-
-
-def _read(path: Path) -> tuple[dict[str, Any], bytes]:
-    try:
-        # Opened here, since NumPy leaves a file open that it cannot read.
-        with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as file:
-            header, raw = json.loads(str(file["header"])), file["arrays"].tobytes()
-        kind = header["kind"]
-    except _DAMAGE as error:
-        why = str(error).splitlines()[0] if str(error) else "it is empty"
-        raise FileFormatError(
-            f"{path} is not a checkpoint of a fit, or damaged ({why}); delete it to start anew"
-        ) from None
-    if kind != _KIND or header["version"] != VERSION:
-        raise FileFormatError(
-            f"{path} is a {kind}, version {header.get('version')}; this program reads a {_KIND}, version {VERSION}"
-        )
-    if hashlib.sha256(raw).hexdigest() != header["sha256"]:
-        raise FileFormatError(f"{path} is damaged: its arrays are not those that were written; delete it to start anew")
-    return header, raw
 
 
 def _outline(state: Any) -> str:

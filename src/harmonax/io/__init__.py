@@ -10,7 +10,7 @@
     parts.py      what tools look at: obs, embeddings, uns
     sink.py       what it writes: the same kinds of files
       convert.py      one AnnData format to another, block by block
-    tree.py       nested dictionaries alone in a file: a fitted model
+    bundle.py     arrays, JSON and their SHA-256, alone in a file: a fitted model, a checkpoint
     record.py     run.json
     staging.py    beside its place first, then flushed, then renamed
 
@@ -19,6 +19,7 @@ Knows pandas, anndata, h5py and zarr; of harmonax only the values (errors, desig
 
 from __future__ import annotations
 
+from .bundle import Bundle, read_bundle, save_bundle, seal, unseal, write_bundle
 from .expression import read_expression, stored_cells
 from .formats import (
     ANNOTATED,
@@ -39,7 +40,6 @@ from .several import read_several
 from .sink import Result, check_writable, size_of, write_result
 from .source import Source
 from .staging import check_destination, check_space, whole_or_nothing
-from .tree import read_tree, write_tree
 
 __all__ = [
     "ANNOTATED",
@@ -47,6 +47,7 @@ __all__ = [
     "H5AD",
     "ZARR",
     "AnnotatedFormat",
+    "Bundle",
     "Format",
     "Reading",
     "Result",
@@ -57,18 +58,21 @@ __all__ = [
     "file_facts",
     "format_of",
     "gzipped",
+    "read_bundle",
     "read_expression",
     "read_parts",
     "read_several",
     "read_source",
-    "read_tree",
     "reading",
     "recorded_output",
+    "save_bundle",
+    "seal",
     "size_of",
     "stored_cells",
+    "unseal",
     "versions",
     "whole_or_nothing",
+    "write_bundle",
     "write_json",
     "write_result",
-    "write_tree",
 ]

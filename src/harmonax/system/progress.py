@@ -23,7 +23,7 @@ def reporter(progress: bool | Report | None, max_rounds: int) -> Iterator[Report
 
 
 @contextmanager
-def line(progress: bool | Report | None, text: Callable[[int, int, float], str]) -> Iterator[Report | None]:
+def line(progress: bool | Callable[..., None] | None, text: Callable[..., str]) -> Iterator[Callable[..., None] | None]:
     """Give a function that shows its text in one line, which is cleared when the run ends, however it ends.
 
     Where `progress` is a function, that one; None where nothing is to be shown.

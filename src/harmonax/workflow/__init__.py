@@ -3,7 +3,7 @@
     options.py      everything a run can be told
     inputs.py       .h5ad, .zarr and 10x output, one or several joined
     out_of_core.py  counts beyond memory, as Dask arrays
-    steps.py        the steps in their order; which a data set needs, which it has
+    steps.py        the steps in their order; which of them a run does, by fingerprints of what the data have
       prepare.py      quality control, normalisation, genes, PCA
       embed.py        Harmony, neighbours, UMAP, Leiden, markers
       assess.py       check, evaluation, diagnosis

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
-
-import numpy as np
 
 from ..errors import InputError, MissingKeyError, nearest, warn
 from ..pp.correctors import corrector_of
@@ -100,24 +97,3 @@ def _judged(work: Any, state: State, key: str) -> str:
         raise Skip(f"not possible: {error}") from error
     stored = state.adata.uns.get(key, {})
     return f"{stored.get('verdict', '')}: {stored.get('summary', '')}".strip(": ")
-
-
-def has(key: str) -> Any:
-    """Return the function that tells whether a judgement of the same columns is there."""
-
-    def there(state: State) -> str:
-        stored, options = state.adata.uns.get(key), state.options
-        if stored is None:
-            return ""
-        same = [str(k) for k in np.atleast_1d(stored.get("batch_keys", []))] == list(options.batch_key)
-        # A check does not say which labels it saw; the run that made it does.
-        earlier = json.loads(state.adata.uns.get("harmonax_workflow", {}).get("options", "{}"))
-        seen = stored if "label_key" in stored else earlier
-        labels = (seen.get("label_key") or "") == (options.label_key or "")
-        if key == "harmonax_check":
-            labels = labels and (earlier.get("condition_key") or "") == (options.condition_key or "")
-        wanted = {BASIS, state.adjusted, *options.compare} if key == "harmonax_evaluation" else set()
-        complete = wanted <= {str(name) for name in np.atleast_1d(stored.get("embeddings", []))}
-        return f"uns['{key}']" if same and labels and complete else ""
-
-    return there

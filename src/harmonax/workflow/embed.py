@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from ..inputs import expression as counts
-from ..mapping.serialise import UNS
 from ..pp.correctors import corrector_of
 from .inputs import silent
 from .options import leiden_key
@@ -51,21 +50,6 @@ def harmony(state: State) -> str:
     return f"{options.harmony.flavor} {record['status']} after {rounds} rounds, {record['n_clusters']} soft clusters"
 
 
-def has_harmony(state: State) -> str:
-    """Return what the data have of this correction."""
-    adata, options = state.adata, state.options
-    if state.adjusted not in adata.obsm:
-        return ""
-    record = adata.uns.get(corrector_of(options.corrector).record)
-    if record is None:
-        return f"obsm['{state.adjusted}'], made by another program"
-    same = [str(k) for k in np.atleast_1d(record.get("batch_keys", []))] == list(options.batch_key)
-    places = (record.get("basis", BASIS), record.get("adjusted_basis")) == (BASIS, state.adjusted)
-    if options.save_model and UNS not in adata.uns:
-        return ""
-    return f"obsm['{state.adjusted}'], {record.get('status')}" if same and places else ""
-
-
 def neighbors(state: State) -> str:
     """Find the neighbours of each cell in the corrected space."""
     _neighbors(state.adata, state.adjusted, state)
@@ -79,14 +63,6 @@ def _k(state: State) -> int:
 def _neighbors(adata: AnnData, basis: str, state: State) -> None:
     with silent():
         scanpy().pp.neighbors(adata, n_neighbors=_k(state), use_rep=basis, random_state=state.options.seed)
-
-
-def has_neighbors(state: State) -> str:
-    """Return what the data have of the graph."""
-    adata = state.adata
-    params = adata.uns.get("neighbors", {}).get("params", {})
-    there = {"distances", "connectivities"} <= set(adata.obsp) and params.get("use_rep") == state.adjusted
-    return f"the graph on {state.adjusted}" if there else ""
 
 
 def umap(state: State) -> str:
@@ -103,16 +79,6 @@ def _umap(adata: AnnData, state: State) -> None:
     with silent():
         scanpy().tl.umap(adata, min_dist=state.options.min_dist, random_state=state.options.seed)
     adata.obsp["connectivities"] = graph
-
-
-def has_umap(state: State) -> str:
-    """Return what the data have of the layout."""
-    return f"obsm['{UMAP}']" if UMAP in state.adata.obsm else ""
-
-
-def has_umap_uncorrected(state: State) -> str:
-    """Return what the data have of the uncorrected layout."""
-    return f"obsm['{UMAP_UNCORRECTED}']" if UMAP_UNCORRECTED in state.adata.obsm else ""
 
 
 def umap_uncorrected(state: State) -> str:
@@ -149,12 +115,6 @@ def leiden(state: State) -> str:
     return f"clusters at resolution {', '.join(found)}; obs['leiden'] is {middle}"
 
 
-def has_leiden(state: State) -> str:
-    """Return what the data have of the clusters."""
-    keys = [*map(leiden_key, state.options.resolutions), "leiden"]
-    return ", ".join(keys) if set(keys) <= set(state.adata.obs) else ""
-
-
 def markers(state: State) -> str:
     """Rank the genes of each cluster against the rest (Wilcoxon)."""
     adata = state.adata
@@ -182,10 +142,3 @@ def markers(state: State) -> str:
         )
     alone = len(sizes) - len(groups)
     return f"{len(groups)} clusters (Wilcoxon)" + (f"; {alone} of one cell left out" if alone else "")
-
-
-def has_markers(state: State) -> str:
-    """Return what the data have of markers."""
-    params = state.adata.uns.get("rank_genes_groups", {}).get("params", {})
-    same = (params.get("groupby"), params.get("method")) == ("leiden", "wilcoxon")
-    return "uns['rank_genes_groups']" if same else ""

@@ -67,8 +67,7 @@ def _load(job: Job) -> tuple[State, Intents]:
 def _steps(job: Job, intents: Intents, state: State, work: checkpoint.Work | None) -> str:
     """Do, keep, bring back or skip every step; return the fingerprint of all of them."""
     o = job.options
-    start = [o.batch_key, o.counts_layer, o.missing, state.beyond]
-    mark = checkpoint.fingerprint(job.facts, start, checkpoint.versions())
+    mark = checkpoint.fingerprint(job.facts, o.missing, state.beyond, checkpoint.versions())
     plain = o.to_dict()
     for index, step in enumerate(steps.PLAN):
         intent = intents[step.name]
@@ -145,11 +144,7 @@ def _check_own_columns(adata: AnnData, options: WorkflowOptions) -> None:
         if key in written:
             raise InputError(f"obs['{key}'] is where the run writes its own results; give that column another name")
     clusters = [name for name in adata.obs if name in written - set(_MEASURED)]
-    if (
-        clusters
-        and "harmonax_workflow" not in adata.uns
-        and not set(map(leiden_key, options.resolutions)) <= set(clusters)
-    ):
+    if clusters and "harmonax_workflow" not in adata.uns and options.start_from != "leiden":
         warn(f"obs['{clusters[0]}'] of the input is replaced by the run's own clusters")
 
 

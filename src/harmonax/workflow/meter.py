@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..system import memory
 from ..system.log import say
+from ..system.progress import line
 from .state import Done
 
 _RESET, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
@@ -39,16 +39,10 @@ class Meter:
 @contextlib.contextmanager
 def live_line(name: str, place: str, show: bool) -> Iterator[None]:
     """Show on a terminal what is being done; the line is gone afterwards."""
-    if not show:
+    with line(show, lambda: f"{place} {name} ...") as report:
+        if report is not None:
+            report()
         yield
-        return
-    sys.stderr.write(f"\r{place} {name} ...\x1b[K")
-    sys.stderr.flush()
-    try:
-        yield
-    finally:
-        sys.stderr.write("\r\x1b[K")
-        sys.stderr.flush()
 
 
 def tell(done: Done) -> None:

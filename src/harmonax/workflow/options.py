@@ -31,6 +31,7 @@ STEPS = (
 )
 # What nothing else is made from, and QC, which leaves the data as they are.
 OPTIONAL = ("qc", "check", "umap", "umap_uncorrected", "markers", "evaluate", "diagnose")
+STARTS = ("counts", *(step for step in STEPS if step not in OPTIONAL))
 
 # Smallest and largest value of each number; whole where the smallest is.
 _RANGES: dict[str, tuple[float, float]] = {
@@ -106,8 +107,13 @@ class WorkflowOptions:
         something to show, and the clusters' top markers.
     markers
         Marker genes by cell type, for the diagnosis.
+    start_from
+        What of the input is used, whoever made it: ``"counts"`` and nothing else, or the result of a step of `STARTS`,
+        such as ``"pca"`` for its ``obsm["X_pca"]``, with the cells and genes that it has. None: results that a run with
+        the same settings made of the same data are kept, and all else is made anew from the counts; from the
+        ``obsm["X_pca"]``, or the ``var["highly_variable"]``, of an input without counts.
     recompute
-        Steps whose results in the input are not kept, or ``"all"``.
+        Steps whose results in the input are not kept, with those that follow from them, or ``"all"``.
     skip
         Steps to leave out, of `OPTIONAL`.
     seed
@@ -155,6 +161,7 @@ class WorkflowOptions:
     color_by: tuple[str, ...] = ()
     genes: tuple[str, ...] = ()
     markers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    start_from: str | None = None
     recompute: tuple[str, ...] = ()
     skip: tuple[str, ...] = ()
     seed: int = 0
@@ -176,6 +183,8 @@ class WorkflowOptions:
         one_of(self.hvg_flavor, "hvg_flavor", _HVG_FLAVORS)
         one_of(self.missing, "missing", ("error", "level"))
         one_of(self.backend, "backend", ("auto", "memory", "dense"))
+        if self.start_from is not None:
+            one_of(self.start_from, "start_from", STARTS)
         for name in self.recompute:
             one_of(name, "recompute", ("all", *STEPS))
         for name in self.skip:

@@ -13,7 +13,7 @@ from .. import io
 from ..errors import OutputError
 from ..pp.correctors import corrector_of
 from ..system.memory import human
-from . import meter, summaries
+from . import meter, steps, summaries
 from .inputs import silent
 from .job import Job
 from .prepare import scanpy
@@ -55,9 +55,13 @@ def record(state: State, job: Job) -> None:
     earlier = adata.uns.get("harmonax_workflow", {})
     kept = {name: earlier[name] for name in ("genes", "cells") if name in earlier}
     kept.setdefault("genes", {"n_genes_before": adata.n_vars, "n_genes_after": adata.n_vars})
+    marks, known = steps.fingerprints(state), earlier.get("fingerprints", {})
+    done = {step.step for step in job.done if step.status == "done"}
     adata.uns["harmonax_workflow"] = {
         **kept,
         "steps": summaries.steps_table(job.done),
+        # Of what others made there is none: only by these is a result kept the next time.
+        "fingerprints": {k: v for k, v in marks.items() if k in done or known.get(k) == v},
         "options": json.dumps(job.options.to_dict()),
         "versions": versions(),
         "command": job.command,

@@ -15,7 +15,7 @@ from ..system.extras import need
 from . import out_of_core as beyond
 from .inputs import silent
 from .options import WorkflowOptions
-from .state import BASIS, Skip, State
+from .state import Skip, State
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -227,22 +227,6 @@ def pca(state: State) -> str:
     return f"{n_comps} components{capped}, {share:.0%} of the variance of {chosen:,} genes"
 
 
-def has_pca(state: State) -> str:
-    """Return what the data have of a PCA."""
-    obsm = state.adata.obsm
-    return f"obsm['{BASIS}'] with {obsm[BASIS].shape[1]} components" if BASIS in obsm else ""
-
-
-def has_hvg(state: State) -> str:
-    """Return what the data have of a choice of genes."""
-    var = state.adata.var
-    usable = "highly_variable" in var and pd.api.types.is_bool_dtype(var["highly_variable"])
-    return f"var['highly_variable'], {int(var['highly_variable'].sum()):,} genes" if usable else ""
-
-
-def has_normalised(state: State) -> str:
-    """Return what the data have of normalised values beside their counts."""
-    if state.counts == "X" or counts.kind_of(state.adata.X) is not counts.Kind.POSITIVE:
-        return ""
-    where = f"the counts are in {counts.label(state.counts)}" if state.counts else "there are no counts"
-    return f"X is taken as it is: {where}"
+def is_normalised(state: State) -> bool:
+    """Return whether X has normalised values, whatever their counts."""
+    return state.counts != "X" and counts.kind_of(state.adata.X) is counts.Kind.POSITIVE

@@ -17,7 +17,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
+
 from ..errors import InputError, OutputError
+from ..inputs.expression import is_sparse
+from ..inputs.lazy import is_lazy
 from ..io.annotated import nullable_strings
 from ..system.version import __version__
 from .inputs import silent
@@ -58,6 +63,24 @@ def fingerprint(*parts: Any) -> str:
     """Return a short text that is the same for the same parts only."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def digest(value: Any) -> str:
+    """Return a hash of an array, a sparse matrix, a table or texts: the same in memory, in pieces and from a file."""
+    if isinstance(value, (pd.DataFrame, pd.Series, pd.Index)):
+        value = value.astype(str).to_numpy()
+    if not (is_sparse(value) or is_lazy(value)) and np.asarray(value).dtype.kind not in "fiub":
+        return fingerprint(np.asarray(value).tolist())
+    hashes = [hashlib.sha256() for _ in range(3)]
+    pieces = (block.compute() for block in value.rechunk({1: -1}).blocks.ravel()) if is_lazy(value) else (value,)
+    for piece in pieces:
+        streams = [piece]
+        if is_sparse(piece):
+            rows = piece.tocsr()
+            streams = [np.diff(rows.indptr).astype(np.int32), rows.indices.astype(np.int32, copy=False), rows.data]
+        for known, stream in zip(hashes, streams, strict=False):
+            known.update(np.ascontiguousarray(stream).data)
+    return fingerprint(*(known.hexdigest() for known in hashes))
 
 
 def parts_of(adata: AnnData) -> Parts:

@@ -42,7 +42,8 @@ def run(
     """Take counts to a corrected embedding, clusters, markers, and a judgement of them.
 
     Quality control, normalisation, highly variable genes, PCA, check, Harmony, neighbours, UMAP, Leiden, markers,
-    evaluation, diagnosis. What `adata` has already is kept, and said to be.
+    evaluation, diagnosis. What a run with the same settings has left in `adata` is kept; what others made is used where
+    `start_from` says so.
 
     Parameters
     ----------

@@ -60,8 +60,8 @@ class Step:
         As in `options.STEPS`.
     work
         Does it, and returns what there is to say about it; raises `Skip` where it cannot.
-    there
-        Returns what the data have of its result, or nothing.
+    makes
+        Where the data have its result: parts of an AnnData, such as ``obsm/X_pca``.
     after
         The steps from whose results it works: where one of them is done anew, so is this.
     reads
@@ -70,7 +70,7 @@ class Step:
 
     name: str
     work: Callable[[State], str]
-    there: Callable[[State], str]
+    makes: tuple[str, ...]
     after: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
 
@@ -84,7 +84,7 @@ class Done:
     step
         Its name.
     status
-        "done", "kept" (the input had its result) or "skipped".
+        "done", "kept" (the input's result is used) or "skipped".
     note
         What there is to say about it.
     seconds, peak_memory_bytes

@@ -1,57 +1,42 @@
-"""The steps in their order, and which of them a data set needs."""
+"""The steps in their order, and which of them a run does: those whose results are not there as it would make them."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
-from ..errors import warn
+from ..errors import InputError, MissingKeyError
 from ..inputs import expression as counts
 from . import assess as judge
 from . import embed, prepare
-from .options import WorkflowOptions
-from .state import Skip, State, Step
+from .options import STEPS, leiden_key
+from .resume import digest, fingerprint
+from .state import UMAP, UMAP_UNCORRECTED, Skip, State, Step
 
 _BATCHES = ("batch_key", "combine_keys", "missing", "allow_many_levels")
 _JUDGED = (*_BATCHES, "label_key", "seed")
-
-
-def _nothing(state: State) -> str:
-    return ""
-
+_CORRECTED = (*_BATCHES, "corrector", "harmony", "seed", "save_model")
+_QC = ("min_genes", "max_genes", "min_cells", "max_pct_mt", "mt_prefix", "counts_layer", "batch_key")
+_UMAP = ("n_neighbors", "min_dist", "seed")
 
 PLAN = (
-    Step("qc", prepare.qc, _nothing, (), ("min_genes", "max_genes", "min_cells", "max_pct_mt", "mt_prefix")),
-    Step("normalise", prepare.normalise, prepare.has_normalised, ("qc",), ("target_sum",)),
-    Step("hvg", prepare.hvg, prepare.has_hvg, ("normalise",), ("n_top_genes", "hvg_flavor")),
-    Step("pca", prepare.pca, prepare.has_pca, ("hvg",), ("n_comps", "seed")),
-    Step("check", judge.check, judge.has("harmonax_check"), ("pca",), (*_JUDGED, "condition_key")),
-    Step("harmony", embed.harmony, embed.has_harmony, ("pca",), (*_BATCHES, "corrector", "harmony", "seed")),
-    Step("neighbors", embed.neighbors, embed.has_neighbors, ("harmony",), ("n_neighbors", "seed")),
-    Step("umap", embed.umap, embed.has_umap, ("neighbors",), ("min_dist", "seed")),
+    Step("qc", prepare.qc, ("obs_names", "var_names", "layers/counts"), (), _QC),
+    Step("normalise", prepare.normalise, ("X",), ("qc",), ("target_sum",)),
+    Step("hvg", prepare.hvg, ("var/highly_variable",), ("normalise",), ("n_top_genes", "hvg_flavor", "batch_key")),
+    Step("pca", prepare.pca, ("obsm/X_pca",), ("hvg",), ("n_comps", "seed")),
+    Step("check", judge.check, ("uns/harmonax_check/summary",), ("pca",), (*_JUDGED, "condition_key")),
+    Step("harmony", embed.harmony, ("obsm/{adjusted}",), ("pca",), _CORRECTED),
     Step(
-        "umap_uncorrected",
-        embed.umap_uncorrected,
-        embed.has_umap_uncorrected,
-        ("pca",),
-        ("n_neighbors", "min_dist", "seed"),
+        "neighbors", embed.neighbors, ("obsp/distances", "obsp/connectivities"), ("harmony",), ("n_neighbors", "seed")
     ),
-    Step("leiden", embed.leiden, embed.has_leiden, ("neighbors",), ("resolutions", "seed")),
-    Step("markers", embed.markers, embed.has_markers, ("normalise", "leiden"), ("n_marker_genes",)),
-    Step("evaluate", judge.evaluate, judge.has("harmonax_evaluation"), ("pca", "harmony"), (*_JUDGED, "compare")),
-    Step("diagnose", judge.diagnose, judge.has("harmonax_diagnosis"), ("harmony", "leiden"), (*_JUDGED, "markers")),
+    Step("umap", embed.umap, (f"obsm/{UMAP}",), ("neighbors",), ("min_dist", "seed")),
+    Step("umap_uncorrected", embed.umap_uncorrected, (f"obsm/{UMAP_UNCORRECTED}",), ("pca",), _UMAP),
+    Step("leiden", embed.leiden, ("obs/leiden", "obs/{clusters}"), ("neighbors",), ("resolutions", "seed")),
+    Step("markers", embed.markers, ("uns/rank_genes_groups/names",), ("normalise", "leiden"), ("n_marker_genes",)),
+    Step("evaluate", judge.evaluate, ("uns/harmonax_evaluation/scores",), ("pca", "harmony"), (*_JUDGED, "compare")),
+    Step("diagnose", judge.diagnose, ("uns/harmonax_diagnosis/summary",), ("harmony", "leiden"), (*_JUDGED, "markers")),
 )
-_FROM_COUNTS = {"qc", "normalise", "hvg", "pca"}
-# What becomes untrue where a step is left out though what it is made from is new.
-_STALE = {
-    "umap": ("obsm", embed.UMAP),
-    "umap_uncorrected": ("obsm", embed.UMAP_UNCORRECTED),
-    "markers": ("uns", "rank_genes_groups"),
-    "check": ("uns", "harmonax_check"),
-    "evaluate": ("uns", "harmonax_evaluation"),
-    "diagnose": ("uns", "harmonax_diagnosis"),
-}
+_BY_NAME = {step.name: step for step in PLAN}
 
 
 class Intent(NamedTuple):
@@ -62,88 +47,133 @@ class Intent(NamedTuple):
 
 
 def intents(state: State) -> dict[str, Intent]:
-    """Decide what becomes of every step, from what the data have already.
+    """Decide what becomes of every step.
 
-    A result that is there is kept, unless it is to be made anew or was made from one that is. A PCA that is kept needs
-    no genes to be chosen, and its cells are taken as chosen: quality control is left out.
+    A result is kept where its fingerprint is that of a run of ours with the same settings (see `fingerprints`). What
+    others made is used where the run is told to start from it, or where there are no counts to start from.
 
     Raises
     ------
     InputError
-        If counts are needed and there are none.
+        If counts are needed and there are none, or if it cannot start where it is told.
     """
     options = state.options
-    wanted = asked(state)
-    without = wanted & _FROM_COUNTS if state.counts is None else set()
-    wanted -= without
-    anew = closure(options, wanted)
-    there = {step.name: "" if step.name in anew else step.there(state) for step in PLAN}
+    anew = set(STEPS) if "all" in options.recompute or options.start_from == "counts" else set(options.recompute)
+    start, why = _start(state, anew)
+    given = _up_to(start) if start else set()
+    recorded = state.adata.uns.get("harmonax_workflow", {}).get("fingerprints", {})
+    found = fingerprints(state) if recorded else {}
     decided: dict[str, Intent] = {}
     for step in PLAN:
-        decided[step.name] = _intent(step, there, decided, options, anew)
-    if options.hvg_flavor.startswith("seurat_v3") and decided["hvg"].status == "done" and state.counts is None:
+        name, there = step.name, _there(step, state)
+        own = ", ".join(_label(place) for place in _places(step, state))
+        stale = any(decided[before].status == "done" for before in step.after)
+        if name in options.skip:
+            decided[name] = Intent("skipped", "as asked")
+        elif name in given and name == "qc":
+            decided[name] = Intent("skipped", f"the input's cells and genes stay: it starts from {start} ({why})")
+        elif name in given and (there or name == "hvg"):
+            note = f"the input's {own} ({why})" if there else "not needed: the input's PCA is kept"
+            decided[name] = Intent("kept" if there else "skipped", note)
+        elif name not in anew and not stale and recorded.get(name, "") == found.get(name):
+            decided[name] = Intent("kept", f"from an earlier run with these data and settings: {own}")
+        else:
+            told = f"; start_from='{name}' (--start-from) uses it" if name in ("pca", "harmony", "leiden") else ""
+            decided[name] = Intent("done", f"in place of the input's{told}" if there and step.after else "")
+    if state.counts is None and decided["hvg"].status == "done" and options.hvg_flavor.startswith("seurat_v3"):
         raise counts.no_counts(state.adata)
-    if state.counts is None and not there["pca"] and not there["hvg"]:
-        raise counts.no_counts(state.adata)
-    if state.counts is None and anew & {"qc", "normalise"}:
-        raise counts.no_counts(state.adata)
-    if without:
-        warn(f"options of {', '.join(sorted(without))} have no effect: there are no counts")
     return decided
 
 
-def asked(state: State) -> set[str]:
-    """Return the steps of which an option was given that the results in the data were not made with.
+def _start(state: State, anew: set[str]) -> tuple[str, str]:
+    """Return the step whose result in the input is used whoever made it, if there is one, and why."""
+    told = state.options.start_from
+    if told is not None and told != "counts":
+        if both := sorted(anew & _up_to(told)):
+            raise InputError(
+                f"start_from='{told}' uses what recompute='{both[0]}' would make anew; leave one of them out"
+            )
+        for name in sorted(_up_to(told) - {"qc", "normalise", "hvg"} | {told}):
+            if not _there(_BY_NAME[name], state):
+                needed = "normalised X" if name == "normalise" else _label(_places(_BY_NAME[name], state)[0])
+                raise MissingKeyError(f"start_from='{told}' needs {needed}, and the input has none")
+        return told, f"start_from='{told}'"
+    if state.counts is not None:
+        return "", ""
+    for name in ("pca", "hvg"):
+        if _there(_BY_NAME[name], state) and not anew & _up_to(name):
+            return name, "there are no raw counts"
+    raise counts.no_counts(state.adata)
 
-    Without a record of how they were made, any option that is not as usual counts. The seed does not: results that are
-    kept have their own.
+
+def _up_to(name: str) -> set[str]:
+    """Return a step and all those that its result comes from."""
+    return {name}.union(*map(_up_to, _BY_NAME[name].after))
+
+
+def fingerprints(state: State) -> dict[str, str]:
+    """Return what tells the result of each step in the data from any other.
+
+    Made of the step's settings, of the columns that these name, of the results it starts from and of its own: where a
+    run has recorded the same, that run made it, and this one would make it again.
     """
-    recorded = json.loads(str(state.adata.uns.get("harmonax_workflow", {}).get("options", "{}")))
-    own, usual = (json.loads(json.dumps(o.to_dict())) for o in (state.options, WorkflowOptions()))
-    compared = {"seed", "label_key", "condition_key", "compare", *_BATCHES}
-    return {
-        step.name
-        for step in PLAN
-        for name in set(step.reads) - compared
-        if own[name] not in (usual[name], recorded.get(name, usual[name]))
-    }
+    options, plain = state.options, state.options.to_dict()
 
+    @functools.cache
+    def found(place: str) -> str:
+        return digest(_value(state, place))
 
-def closure(options: WorkflowOptions, wanted: Collection[str] = ()) -> set[str]:
-    """Return the steps to be done anew: those named or wanted, and all that follow from them."""
-    anew = {step.name for step in PLAN} if "all" in options.recompute else {*options.recompute, *wanted}
+    made = {}
     for step in PLAN:
-        if anew.intersection(step.after):
-            anew.add(step.name)
-    return anew
+        columns = [plain[name] for name in ("label_key", "condition_key") if name in step.reads and plain[name]]
+        columns += options.batch_key if "batch_key" in step.reads else ()
+        places = [*_places(step, state), *(f"obs/{name}" for name in columns)]
+        places += [place for before in step.after for place in _places(_BY_NAME[before], state)]
+        places += [f"obsm/{name}" for name in (options.compare if "compare" in step.reads else ())]
+        settings = {name: plain[name] for name in step.reads}
+        made[step.name] = fingerprint(step.name, settings, {place: found(place) for place in places})
+    return made
 
 
-def _intent(
-    step: Step, there: dict[str, str], decided: dict[str, Intent], options: WorkflowOptions, anew: Collection[str]
-) -> Intent:
-    name, result = step.name, there[step.name]
-    if name in options.skip:
-        return Intent("skipped", "as asked")
-    if name == "qc" and name not in anew:
-        kept = there["pca"] or there["hvg"]
-        return (
-            Intent("skipped", f"the input's {kept} is kept, and so are its cells and genes") if kept else Intent("done")
-        )
-    if name == "hvg" and there["pca"]:
-        return Intent("kept", result) if result else Intent("skipped", "not needed: the input's PCA is kept")
-    # Normalising the counts that the input's genes were chosen from changes nothing about that choice.
-    made_from = ("qc",) if name == "hvg" else step.after
-    stale = [before for before in made_from if decided[before].status == "done"]
-    if result and not stale:
-        return Intent("kept", result)
-    return Intent("done", f"in place of the input's: {', '.join(stale)} is new" if result else "")
+def _places(step: Step, state: State) -> list[str]:
+    """Return where the data have the result of a step."""
+    clusters = [leiden_key(resolution) for resolution in state.options.resolutions]
+    return [
+        place.format(adjusted=state.adjusted, clusters=key)
+        for place in step.makes
+        for key in (clusters if "{clusters}" in place else [""])
+    ]
+
+
+def _value(state: State, place: str) -> Any:
+    """Return what the data have at a place, None where they have nothing."""
+    # A column of obs may have any name.
+    part, *keys = place.split("/", 2 if place.startswith("uns/") else 1)
+    value = getattr(state.adata, part)
+    for key in keys:
+        value = None if value is None else value.get(key)
+    return value
+
+
+def _label(place: str) -> str:
+    part, *keys = place.split("/")
+    return f"{part}['{keys[0]}']" if keys else part
+
+
+def _there(step: Step, state: State) -> bool:
+    """Return whether the input has something that can be taken for the result of a step."""
+    if step.name == "normalise":
+        return prepare.is_normalised(state)
+    values = [_value(state, place) for place in _places(step, state)]
+    return all(value is not None for value in values) and (step.name != "hvg" or values[0].dtype == bool)
 
 
 def forget(state: State, name: str) -> None:
     """Drop the result of a step that is left out, where it does not belong to what was made anew."""
-    part, key = _STALE.get(name, ("", ""))
-    if part:
-        getattr(state.adata, part).pop(key, None)
+    for place in _places(_BY_NAME[name], state):
+        part, *keys = place.split("/")
+        if part in ("obsm", "uns"):
+            getattr(state.adata, part).pop(keys[0], None)
 
 
 def work(step: Step, state: State) -> tuple[str, str]:
