@@ -13,7 +13,7 @@ import pytest
 import harmonax
 from harmonax import HarmonyParams, errors, harmonize, run_harmony
 from harmonax.errors import HarmonaxWarning, InputError, MissingKeyError, nearest
-from harmonax.inputs.embedding import check_embedding
+from harmonax.inputs.embedding import read_embedding
 from harmonax.pp import harmony_integrate
 
 
@@ -87,7 +87,7 @@ def test_non_finite_values_are_counted_across_slabs():
     Z = np.zeros((150_000, 2), np.float32)
     Z[[70_000, 70_001, 149_999], 1] = np.nan
     with pytest.raises(InputError, match=r"in 3 cells \(first: row 70000\)"):
-        check_embedding(Z)
+        read_embedding(Z)
 
 
 @every_front
@@ -242,7 +242,7 @@ def test_a_barcode_as_batch_is_run_if_insisted_on(adata, front):
 )
 def test_what_is_no_embedding_refused(Z, message):
     with pytest.raises(InputError, match=message):
-        check_embedding(Z)
+        read_embedding(Z)
 
 
 @pytest.mark.parametrize(
@@ -250,13 +250,13 @@ def test_what_is_no_embedding_refused(Z, message):
     [("int32", "f8"), ("float16", "f4"), (">f4", "f4"), (">f8", "f8"), ("bool", "f8"), (np.longdouble, "f8")],
 )
 def test_embeddings_of_other_numbers_are_read(dtype, read_as):
-    Z = check_embedding(np.eye(3).astype(dtype))
+    Z = read_embedding(np.eye(3).astype(dtype)).source
     assert Z.dtype == np.dtype(read_as)
     np.testing.assert_array_equal(Z, np.eye(3))
 
 
 def test_a_float_embedding_is_not_copied(adata):
-    assert check_embedding(adata.obsm["X_pca"]) is adata.obsm["X_pca"]
+    assert read_embedding(adata.obsm["X_pca"]).source is adata.obsm["X_pca"]
 
 
 # What looks odd but just works, in both flavors.

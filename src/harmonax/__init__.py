@@ -1,4 +1,9 @@
-"""harmonax: batch correction for single-cell data, Harmony and Harmony2, exact and fast."""
+"""harmonax: batch correction for single-cell data, Harmony and Harmony2, exact and fast.
+
+A run goes from `inputs` (what users pass) through `engine` (one run) and `cells` (where the cells live) to `algorithm`
+(the method); `pp`, `tl`, `pl`, `compat`, `files`, `workflow` and `cli` are interfaces to it. Each folder's ``__init__``
+says what its files do.
+"""
 
 from __future__ import annotations
 

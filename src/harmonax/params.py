@@ -1,4 +1,4 @@
-"""What a run is asked to do: one frozen, validated value."""
+"""The parameters of a run, as one frozen value that is checked when made."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class HarmonyParams:
         Share of the cells reassigned at a time, in (0, 1]. Lower values update the penalty more often in a pass,
         and take a little more time.
     precision
-        Arithmetic of the cells, ``"float32"`` or ``"float64"``. Tables are always float64.
+        Arithmetic of the cells, ``"float32"`` or, with twice the memory, ``"float64"``. Tables are always float64.
 
     Raises
     ------
@@ -132,13 +132,13 @@ class HarmonyParams:
         """The prune threshold in force; None where the flavor does not prune."""
         return self.batch_prune_threshold if _PRUNES[self.flavor] else None
 
-    def idle(self) -> list[str]:
+    def without_effect(self) -> list[str]:
         """Return the parameters that differ from their default without having an effect, by flavor and ridge.
 
         Examples
         --------
         >>> from harmonax import harmony1
-        >>> harmony1(alpha=0.5, tau=5).idle()
+        >>> harmony1(alpha=0.5, tau=5).without_effect()
         ['alpha']
         """
         unused = ["alpha"] if self.ridge == "fixed" else ["ridge_lambda"]

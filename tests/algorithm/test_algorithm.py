@@ -110,6 +110,7 @@ def test_tau_shrinks_the_theta_of_small_batches():
         ("harmony1", [8, 8, 8, 8], True),
         ("harmony1", [8, 8, 8, 9], True),  # an increase stops harmony1
         ("harmony1", [10, 9, 8, 7], False),
+        ("harmony1", [10, 8, 8, 8], False),  # three passes are compared, not two
         ("harmony2", [8, 8, 8, 8], False),
         ("harmony2", [8, 8, 8, 8, 8], True),
         ("harmony2", [8, 8, 8, 8, 9], False),

@@ -28,7 +28,7 @@ from harmonax.design import BatchDesign
 from harmonax.engine.budget import MemoryEstimate, choose
 from harmonax.engine.checkpoint import Checkpoint
 from harmonax.errors import HarmonaxWarning, InputError, OutputError
-from harmonax.inputs.embedding import data_hash
+from harmonax.inputs.values import data_hash
 from harmonax.params import HarmonyParams
 from harmonax.system.memory import available, human, parse_size
 

@@ -11,7 +11,7 @@ import pytest
 from harmonax import HarmonyParams, io
 from harmonax.errors import FileFormatError, InputError
 from harmonax.files.integrate import FileJob, integrate_file
-from harmonax.inputs.embedding import slabs
+from harmonax.inputs.rows import slabs
 from harmonax.io.formats import FORMATS, BareFormat, BareTable
 
 

@@ -493,9 +493,9 @@ class TestRefusals:
             (lambda x, b: BatchMixingLoss()(x, b, np.ones(3, bool)), r"mask has shape \(3,\)"),
             (lambda x, b: LISILoss()(x, b), "needs more than 89 cells, but there are 60"),
             (lambda x, b: NeighborhoodPreservationLoss()(x, x[1:]), "59 rows, embeddings 60"),
-            (lambda x, b: ClusteringCompactnessLoss()(x, np.ones((60, 2))), "60 rows that are no shares"),
+            (lambda x, b: ClusteringCompactnessLoss()(x, np.ones((60, 2))), "60 rows that are not shares"),
             (lambda x, b: ClusteringCompactnessLoss()(x, np.ones((59, 1))), "59 rows"),
-            (lambda x, b: ShannonDiversityLoss()(np.array([[1.5, -0.5]])), "no shares"),
+            (lambda x, b: ShannonDiversityLoss()(np.array([[1.5, -0.5]])), "not shares"),
             (lambda x, b: VelocityConsistencyLoss()(x, x[:, 1:], x), r"velocity has shape \(60, 2\)"),
         ],
     )

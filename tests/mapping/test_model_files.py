@@ -208,7 +208,7 @@ class TestCommand:
         base = ["map", f"{folder}/query.h5ad", "--model", f"{folder}/model.h5", "--batch-key", "batch"]
         assert run([*base, "-o", str(tmp_path / "memory.h5ad")]) == 0
         # Nothing is small enough to be read at once.
-        monkeypatch.setattr(files, "_MOST_AT_ONCE", 0)
+        monkeypatch.setattr(files, "_MAX_IN_MEMORY", 0)
         assert run([*base, "-o", str(tmp_path / "disk.h5ad")]) == 0
         a, b = (anndata.read_h5ad(tmp_path / f"{name}.h5ad") for name in ("memory", "disk"))
         np.testing.assert_array_equal(a.obsm["X_pca_harmony"], b.obsm["X_pca_harmony"])

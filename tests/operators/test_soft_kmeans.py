@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from harmonax.operators.clustering import SoftClusteringConfig, SoftKMeansClustering
+from harmonax.operators.soft_kmeans import SoftClusteringConfig, SoftKMeansClustering
 
 
 def operator(k: int = 4, features: int = 3, seed: int = 0, **options) -> SoftKMeansClustering:

@@ -483,7 +483,7 @@ def _barcodes(a: ad.AnnData) -> None:
         (
             _log,
             {},
-            r"raw counts are needed, but X has values that are no whole numbers.*layers\['counts'\].*--counts-layer",
+            r"raw counts are needed, but X has values that are not whole numbers.*layers\['counts'\].*--counts-layer",
         ),
         (_negative, {}, "X has negative values: it looks scaled"),
         (_nan, {}, "X has NaN or infinity"),

@@ -264,7 +264,7 @@ def test_names_tell_files_apart(paths, names):
     [
         ([[0, 1], [2, 3]], "counts"),
         ([[0.0, 1.0], [2.0, 3.0]], "counts"),
-        ([[0.0, 1.5], [2.0, 3.0]], "values that are no whole numbers"),
+        ([[0.0, 1.5], [2.0, 3.0]], "values that are not whole numbers"),
         ([[0.0, -1.0], [2.0, 3.5]], "negative values"),
         ([[0.0, np.nan], [2.0, -3.0]], "NaN or infinity"),
         ([[0.0, np.inf], [2.0, 3.0]], "NaN or infinity"),
@@ -290,7 +290,7 @@ def test_where_counts_are():
         counts.where_counts(adata, "umis")
     adata.layers["counts"] = adata.X
     with pytest.raises(
-        InputError, match=r"layers\['counts'\] should hold raw counts, but it has values that are no whole numbers"
+        InputError, match=r"layers\['counts'\] should hold raw counts, but it has values that are not whole numbers"
     ):
         counts.where_counts(adata, None)
 

@@ -19,24 +19,29 @@
 #'   (`"harmony2"` or `"harmony1"`), `precision` (`"float32"` or `"float64"`), `combine_keys` (join several variables into
 #'   one), `missing` (`"error"`, or `"level"`: missing labels are a batch of their own), `allow_many_levels`, `ridge`
 #'   (`"dynamic"` or `"fixed"`), `backend` (`"auto"`, `"memory"`, `"disk"`, `"jax"`, `"dense"`), `max_memory` (such as
-#'   `"4G"`), `scratch`, `checkpoint` (a directory from which a run that was stopped goes on), `save_model` (a file,
-#'   `.h5` or `.zarr`, for what was learned: `harmonax map --basis` places new cells with it), what [harmony_options()]
+#'   `"4G"`), `scratch`, `checkpoint` (a directory from which a run that was stopped resumes), `save_model` (a file,
+#'   `.h5` or `.zarr`, for what was learned: `harmonax map --basis` maps new cells with it), what [harmony_options()]
 #'   has, and older names. An unknown argument is an error.
-#' @param data_mat Embedding: cells are rows or columns, which the number of rows of `meta_data` tells (where both fit,
+#' @param data_mat Embedding: cells are rows or columns, depending on the number of rows of `meta_data` (where both fit,
 #'   rows).
-#' @param meta_data A data frame with a row a cell, or a vector of batch labels.
+#' @param meta_data A data frame with one row per cell, or a vector of batch labels.
 #' @param vars_use,group.by.vars Batch column, or several. Several are separate variables whose penalties multiply.
-#' @param theta Strength of the diversity penalty: one number, one per variable, or one per level. `NULL`: 2. 0 removes
-#'   the penalty, not the correction.
-#' @param sigma Width of the soft clusters: one number or one per cluster.
-#' @param lambda Ridge penalty: one number, one per variable, or one per level. `NULL`: dynamic, Harmony2's own.
-#' @param nclust Number of clusters. `NULL`: a thirtieth of the number of cells, from 2 to 100.
-#' @param max_iter Maximum number of rounds of clustering and correction.
+#' @param theta Strength of the diversity penalty: one number, one per variable, or one per level. `NULL`: 2. Higher
+#'   values mix batches more strongly, also where their cells differ by biology; 0 removes the penalty, not the
+#'   correction.
+#' @param sigma Width of the soft clusters: one number or one per cluster. Higher values spread each cell over more
+#'   clusters; lower values come closer to hard clusters.
+#' @param lambda Ridge penalty: one number, one per variable, or one per level. Higher values correct less. `NULL`:
+#'   dynamic, Harmony2's own.
+#' @param nclust Number of clusters. More clusters correct finer groups of cells separately, and take more time. `NULL`:
+#'   a thirtieth of the number of cells, from 2 to 100.
+#' @param max_iter Maximum number of rounds of clustering and correction. Raise it where a run ends before it has
+#'   converged.
 #' @param early_stop Stop where the objective has settled; see `epsilon.harmony` of [harmony_options()], which wins.
 #' @param ncores Threads. `NULL` or 0: the CPUs that this process may use. The result does not depend on it.
 #' @param plot_convergence Print [HarmonyConvergencePlot()].
-#' @param return_object Return all of the result rather than the corrected embedding.
-#' @param verbose Tell of each round, and of how the run ended.
+#' @param return_object Return the whole result rather than the corrected embedding.
+#' @param verbose Report each round, and how the run ended.
 #' @param .options What [harmony_options()] returns.
 #' @param object A Seurat object or a SingleCellExperiment.
 #' @param reduction.use,reduction Name of the embedding to correct. In a SingleCellExperiment, case does not matter where

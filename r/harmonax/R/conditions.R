@@ -1,4 +1,4 @@
-# Everything that is signalled on purpose. The engine's tree of errors keeps its names, in R's spelling.
+# Everything that is signalled on purpose. The engine's tree of errors keeps its names, written as R writes them.
 
 abort <- function(message, kinds = "harmonax_input_error", call = NULL) {
   stop(errorCondition(message, class = unique(c(kinds, "harmonax_error")), call = call))
@@ -14,7 +14,7 @@ condition_class <- function(name) {
   paste0("harmonax_", tolower(gsub("([a-z])([A-Z])", "\\1_\\2", name)))
 }
 
-# The engine's messages name its parameters, and its values in Python's spelling.
+# The engine's messages name parameters as the engine does, and values as Python writes them.
 in_r_words <- function(message) {
   message <- gsub("=True\\b", " = TRUE", message)
   message <- gsub("=None\\b", " = NULL", message)

@@ -1,4 +1,4 @@
-# The call across. Only addresses cross, so that no copy of the embedding is made for it.
+# The call into Python. Only addresses are passed, so that no copy of the embedding is made for it.
 
 # Correct an embedding, cells x dimensions or, with `across`, dimensions x cells.
 # Returns the corrected embedding (cells x dimensions), the record, and the Python result if it is kept.
@@ -16,7 +16,7 @@ correct <- function(Z, columns, options, across = FALSE, verbose = TRUE, keep = 
   settle(python$deliver(outcome, .Call(C_address, target)))
   dimnames(target) <- list(cells, if (across) rownames(Z) else colnames(Z))
   summary <- in_r_words(reticulate::py_to_r(outcome$summary))
-  tell(summary, reticulate::py_to_r(outcome$converged), record$status, verbose)
+  report_end(summary, reticulate::py_to_r(outcome$converged), record$status, verbose)
   list(embedding = target, record = record, summary = summary, python = if (keep) outcome$result)
 }
 
@@ -31,8 +31,8 @@ settle <- function(outcome) {
   reticulate::py_to_r(outcome$record)
 }
 
-# A run that stopped at its limit is told of always, as R's own iterative fits do.
-tell <- function(summary, converged, status, verbose) {
+# A run that stopped at its limit is always reported, as by R's own iterative fits.
+report_end <- function(summary, converged, status, verbose) {
   if (!converged) caution(paste("Harmony:", summary), "harmonax_not_converged")
   else if (verbose && status == "converged") message("Harmony: ", summary)
 }

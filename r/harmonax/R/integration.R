@@ -28,8 +28,8 @@ HarmonyIntegration <- function(object, orig, groups = NULL, features = NULL, sca
   arguments <- list(theta = theta, sigma = sigma, lambda = lambda, nclust = nclust, max_iter = max.iter.harmony,
                     ncores = NULL)
   dots <- list(...)
-  # IntegrateLayers passes also what belongs to other methods.
-  dots <- dots[intersect(names(dots), c(names(SPELLINGS), PARAMETERS))]
+  # IntegrateLayers also passes arguments of other methods.
+  dots <- dots[intersect(names(dots), c(names(ALIASES), PARAMETERS))]
   options <- engine_options(arguments, harmony_options(), dots)
   columns <- batch_columns(groups, names(groups), options$missing, rownames(Z))
   fit <- correct(Z, columns, seeded(options), verbose = verbose, cells = rownames(Z))

@@ -1,5 +1,5 @@
-# Other spellings of the engine's parameters: those of the harmony package, now and before, and of harmonypy.
-SPELLINGS <- c(
+# Other names of the engine's parameters: those of the harmony package, now and formerly, and of harmonypy.
+ALIASES <- c(
   theta = "theta", sigma = "sigma", lambda = "ridge_lambda", lamb = "ridge_lambda", nclust = "n_clusters",
   max_iter = "max_iter_harmony", max.iter.harmony = "max_iter_harmony", max.iter.cluster = "max_iter_clustering",
   max_iter_kmeans = "max_iter_clustering", epsilon.harmony = "tol_harmony", epsilon_harmony = "tol_harmony",
@@ -14,7 +14,7 @@ PARAMETERS <- c(
   "rng", "n_threads", "backend", "max_memory", "scratch", "checkpoint", "save_model", "combine_keys", "missing",
   "allow_many_levels"
 )
-# What older code may pass as NULL, and nothing here stands for.
+# Arguments that older code may pass as NULL, and that have no counterpart here.
 NOT_OFFERED <- c(
   reference_values = "a reference is not kept fixed here: correct all batches together",
   cluster_prior = "clusters cannot be given", lambda_range = "give lambda, or alpha for the dynamic one"
@@ -22,14 +22,17 @@ NOT_OFFERED <- c(
 
 #' Advanced options of RunHarmony
 #'
-#' @param alpha Dynamic ridge penalty (`lambda = NULL`), relative to the expected number of cells.
-#' @param tau Protects small batches: their theta is multiplied by `1 - exp(-(N_b / (K tau))^2)`. 0: off.
-#' @param block.size Share of the cells reassigned at a time, in (0, 1].
-#' @param max.iter.cluster Most clustering passes in a round.
-#' @param epsilon.cluster,epsilon.harmony Relative change of the objective below which passes and rounds stop; `-Inf`:
-#'   never. `NULL` for `epsilon.harmony`: 1e-4, or never with `early_stop = FALSE`.
+#' @param alpha Dynamic ridge penalty (`lambda = NULL`), relative to the expected number of cells. Higher values correct
+#'   less, lower values more.
+#' @param tau Protects small batches: their theta is multiplied by `1 - exp(-(N_b / (K tau))^2)`. Higher values protect
+#'   larger batches too; 0 switches it off.
+#' @param block.size Share of the cells reassigned at a time, in (0, 1]. Lower values update the penalty more often in a
+#'   pass, and take a little more time.
+#' @param max.iter.cluster Maximum number of clustering passes in a round. Lower values take less time.
+#' @param epsilon.cluster,epsilon.harmony Relative change of the objective below which passes and rounds stop: higher
+#'   values stop earlier; `-Inf`: never. `NULL` for `epsilon.harmony`: 1e-4, or never with `early_stop = FALSE`.
 #' @param batch.prop.cutoff A batch is left out of a cluster's correction where less than this share of its cells is
-#'   there. `NULL`: never.
+#'   there. Higher values leave out more batches; `NULL`: none.
 #'
 #' @return A list for the argument `.options` of [RunHarmony()].
 #' @export
@@ -69,7 +72,7 @@ offered <- function(dots) {
     if (!is.null(dots[[name]])) abort(sprintf("'%s' is not offered: %s", name, NOT_OFFERED[[name]]))
   }
   dots <- dots[setdiff(given, names(NOT_OFFERED))]
-  known <- c(names(SPELLINGS), PARAMETERS)
+  known <- c(names(ALIASES), PARAMETERS)
   for (name in setdiff(names(dots), known)) {
     all_names <- c(known, "reduction.use", "dims.use", "reduction.save", "project.dim", "early_stop", "plot_convergence",
                    "return_object", "verbose", ".options")
@@ -80,10 +83,10 @@ offered <- function(dots) {
 
 # Everything under the engine's names. `arguments` have defaults, and equal to it counts as not given; `dots` were given.
 renamed <- function(arguments, dots, what = NULL) {
-  ours <- function(names) ifelse(names %in% names(SPELLINGS), SPELLINGS[names], names)
-  unknown <- setdiff(names(arguments), c(names(SPELLINGS), PARAMETERS))
+  ours <- function(names) ifelse(names %in% names(ALIASES), ALIASES[names], names)
+  unknown <- setdiff(names(arguments), c(names(ALIASES), PARAMETERS))
   if (length(unknown)) {
-    abort(sprintf("%s has no '%s'; %s", what, unknown[1], nearest(unknown[1], names(SPELLINGS))))
+    abort(sprintf("%s has no '%s'; %s", what, unknown[1], nearest(unknown[1], names(ALIASES))))
   }
   twice <- duplicated(ours(names(dots)))
   given <- names(arguments)[!is_default(arguments)]

@@ -102,7 +102,7 @@ recent_python <- function(python = NULL) {
   for (candidate in Sys.which(candidates)) {
     if (nzchar(candidate) && is_recent(candidate)) return(unname(candidate))
   }
-  abort(sprintf("%s is no Python of version 3.11 or later; install one from https://www.python.org or name it: %s",
+  abort(sprintf("%s is not Python 3.11 or later; install one from https://www.python.org or name it: %s",
                 paste(candidates, collapse = ", "), "harmonax_install(python = \"path/to/python\")"),
         c("harmonax_python_missing", "harmonax_python_error"))
 }

@@ -51,7 +51,7 @@ harmony_reduction <- function(fit, name, assay, key = paste0(gsub("[^[:alnum:]]"
   )
 }
 
-# Loadings need scaled genes, which a slimmed object has not: the correction is good without them.
+# Loadings need scaled genes, which a slimmed object lacks: the correction is good without them.
 project <- function(object, name, assay) {
   need_package("Seurat")
   # Under its own name: the log would have "Seurat::ProjectDim", and a warning.

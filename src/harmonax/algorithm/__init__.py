@@ -1,5 +1,11 @@
 """The method, written once, over tables. Pure functions on NumPy arrays; no files, no pandas, no threads.
 
+contracts     the questions that cells answer       harmony      the loop: rounds and passes
+flavors       harmony1 and harmony2, as data        penalty      the diversity penalty
+objective     the objective and its terms           ridge        the correction of a cluster
+convergence   when passes and rounds stop           seeding      the first centroids
+schedule      blocks of cells, and their order
+
 May import: `harmonax.params`, `design`, `result`, `errors`. Cells are known only by their contract.
 
 ========= ========== ==========================================================================

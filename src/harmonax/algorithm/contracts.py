@@ -1,4 +1,4 @@
-"""What cells must answer, wherever they live. The loop in `harmony.py` knows nothing else of them."""
+"""The questions that cells answer, wherever they live. The loop in `harmony.py` knows nothing else of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .schedule import Block
 
 @dataclass(frozen=True)
 class Sweep:
-    """What one block answers to being reassigned.
+    """The answer of one block to being reassigned.
 
     With l_ik = -D_ik / sigma_k + sum_f logp[b_f(i), k] and Z_i = sum_k exp(l_ik), the new assignment is
     R_ik = exp(l_ik) / Z_i.

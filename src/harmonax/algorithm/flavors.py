@@ -1,4 +1,4 @@
-"""The published versions of Harmony as data: all in which their loops differ, read by the NumPy and the traced loop.
+"""The published versions of Harmony as data: all that their loops differ in, read by the NumPy and the traced loop.
 
 A new version is one entry in `FLAVORS`, and one in `harmonax.params`, which says what may be asked of it.
 """
@@ -14,31 +14,18 @@ from ..params import Flavor
 
 @dataclass(frozen=True)
 class FlavorRules:
-    """What one version of Harmony does.
+    """What one version of Harmony does."""
 
-    Attributes
-    ----------
-    excess
-        q_kb as a function of O and E, by operators alone, so for NumPy and traced tables: above 1 where a cluster has
-        more of a level than expected (docs/algorithm.md, "Objective").
-    objective_cells
-        Number of cells that the objective is scaled to; None: it is not scaled.
-    first_stop
-        Number of the first pass after which the passes of a round may stop.
-    increase_converges
-        Whether an increase of the objective, however large, counts as convergence.
-    moves_centroids
-        Whether the centroids move to their cells before every pass; else they stay for the whole round.
-    starts_cold
-        Whether a round begins with centroids from the ridge intercepts and an assignment without penalty; else the
-        assignment R carries over from the round before.
-    """
-
+    # q_kb as a function of O and E, by operators alone, so for NumPy and traced tables: above 1 where a cluster has
+    # more of a level than expected (docs/algorithm.md, "Objective").
     excess: Callable[[Any, Any], Any]
-    objective_cells: float | None
-    first_stop: int
-    increase_converges: bool
+    objective_cells: float | None  # number of cells that the objective is scaled to; None: it is not scaled
+    first_stop: int  # number of the first pass after which the passes of a round may stop
+    increase_converges: bool  # whether an increase of the objective, however large, counts as convergence
+    # Whether the centroids move to their cells before every pass; else they stay for the whole round.
     moves_centroids: bool
+    # Whether a round begins with centroids from the ridge intercepts and an assignment without penalty; else the
+    # assignment R carries over from the round before.
     starts_cold: bool
 
 

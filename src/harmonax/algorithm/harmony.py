@@ -26,7 +26,7 @@ Progress = Callable[[int, int, float], None]
 
 @dataclass(frozen=True)
 class Round:
-    """The tables a round leaves. The cells are a function of Z and these, so a run can go on from them alone."""
+    """The tables a round leaves. The cells are a function of Z and these, so a run can resume from them alone."""
 
     assigned: Assignment
     correction: Ridge  # what follows
@@ -52,13 +52,7 @@ class Fit:
 
 
 class Harmony:
-    """One run over some cells.
-
-    Parameters
-    ----------
-    cells, design, schedule, resolved
-        Where the cells live, their batches, their blocks, and the parameters for this data.
-    """
+    """One run over some cells: where they live, their batches, their blocks, and the parameters for this data."""
 
     def __init__(
         self,
@@ -147,7 +141,7 @@ class Harmony:
         return past[-1]
 
     def _status(self, history: History) -> Status | None:
-        """Return why the run ends here, or None: it goes on."""
+        """Return why the run ends here; None: it continues."""
         if not history.passes:
             return None
         p, (previous, now) = self.resolved.params, history.rounds[-2:]

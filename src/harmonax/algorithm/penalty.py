@@ -1,6 +1,6 @@
 """How far a cluster's batches are from the mixture of the whole data set, and what that costs.
 
-`xp` is the array module of the tables: traced code hands in jax.numpy. The ratio q itself is in `flavors.py`.
+`xp` is the array module of the tables: traced code passes jax.numpy. The ratio q itself is in `flavors.py`.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ each, from which the rounds take longer to mix and do not end lower.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .contracts import Cells
@@ -21,10 +23,10 @@ _STEPS = 3
 _SIGMA = 0.02
 
 
-def unit(x: np.ndarray) -> np.ndarray:
-    """Scale rows to unit length; a zero row stays zero."""
-    norm = np.sqrt((x * x).sum(axis=-1, keepdims=True))
-    return np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
+def unit(x: Any, xp: Any = np) -> Any:
+    """Scale rows to unit length; a zero row stays zero, and so does its gradient in traced code (``xp=jax.numpy``)."""
+    square = (x * x).sum(axis=-1, keepdims=True)
+    return xp.where(square > 0, x / xp.sqrt(xp.where(square > 0, square, 1)), 0)
 
 
 def seed_centroids(cells: Cells, n_clusters: int, rng: np.random.Generator) -> np.ndarray:

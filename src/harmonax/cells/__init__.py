@@ -1,4 +1,4 @@
-"""Where the cells of a run live. Every backend answers the questions of `harmonax.algorithm.contracts.Cells`.
+"""Where the cells of a run live. Every backend answers the questions in `harmonax.algorithm.contracts.Cells`.
 
 Leave ``backend="auto"`` unless there is a reason: it takes the cluster for a Dask array where there is a client, memory
 while it suffices, else disk.
@@ -26,44 +26,30 @@ from ..algorithm.contracts import Cells
 from ..algorithm.schedule import FixedPartition
 from ..design import BatchDesign
 from ..errors import InputError
-from ..inputs.embedding import ValueCheck, check_embedding, is_dask, is_sliced
+from ..inputs.embedding import Kind, kind_of, read_embedding
+from ..inputs.values import ValueCheck
 
 BackendName = Literal["memory", "disk", "dask", "jax", "dense"]
 
 
 @dataclass(frozen=True, eq=False)
 class CellsInput:
-    """What cells are made of.
+    """What cells are made of."""
 
-    Attributes
-    ----------
-    Z
-        An array that was checked, or what is read in slices.
-    design, schedule, precision
-        Batches, blocks, and arithmetic.
-    n_threads
-        None: all that there are.
-    scratch
-        Directory of a scratch file.
-    slab_bytes
-        Size of the pieces in which Z is read and the result written.
-    digest
-        A hash that is fed with the values of a Z that is read in slices; None: no hash is needed.
-    """
-
-    Z: Any
+    Z: Any  # an array that was checked, or what is read in slices
+    # design, schedule, precision: batches, blocks, and arithmetic.
     design: BatchDesign
     schedule: FixedPartition
     precision: str
-    n_threads: int | None
-    scratch: str | os.PathLike[str] | None
-    slab_bytes: int
-    digest: Any
+    n_threads: int | None  # None: all that there are
+    scratch: str | os.PathLike[str] | None  # directory of a scratch file
+    slab_bytes: int  # size of the pieces in which Z is read and the result written
+    digest: Any  # a hash that is fed with the values of a Z that is read in slices; None: no hash is needed
 
     def array(self) -> np.ndarray:
         """Return Z as an array in memory; one that is read only now is checked now."""
         Z = self.Z
-        return check_embedding(np.asarray(Z[:]), digest=self.digest, least=1) if is_sliced(Z) else Z
+        return Z if kind_of(Z) is Kind.ARRAY else read_embedding(Z, min_cells=1).load(self.digest).source
 
 
 @dataclass(frozen=True)
@@ -76,30 +62,17 @@ class Situation:
 
 @dataclass(frozen=True)
 class BackendEntry:
-    """One way for cells to live.
+    """One way for cells to live."""
 
-    Attributes
-    ----------
-    make
-        Makes the cells, with all values of the embedding seen and found usable.
-    purpose
-        When to use it, in one sentence.
-    automatic
-        Whether ``backend="auto"`` takes it in a situation: exactly one entry does in each.
-    because
-        Why it then does, in a few words.
-    holds
-        What this process holds of the cells: ``"all"``, ``"pieces"``, or None: memory is not estimated.
-    result_stays
-        Whether the result stays where the cells live: ``"never"``, ``"if lazy"`` (where that is asked for), or
-        ``"always"``.
-    """
-
-    make: Callable[[CellsInput], Cells]
-    purpose: str
+    make: Callable[[CellsInput], Cells]  # makes the cells, with all values of the embedding seen and found usable
+    purpose: str  # when to use it, in one sentence
+    # Whether ``backend="auto"`` takes it in a situation: exactly one entry does in each.
     automatic: Callable[[Situation], bool] = lambda situation: False
-    because: str = ""
+    because: str = ""  # why it then does, in a few words
+    # What this process holds of the cells: ``"all"``, ``"pieces"``, or None: memory is not estimated.
     holds: Literal["all", "pieces"] | None = None
+    # Whether the result stays where the cells live: ``"never"``, ``"if lazy"`` (where that is asked for), or
+    # ``"always"``.
     result_stays: Literal["never", "if lazy", "always"] = "never"
 
 
@@ -114,7 +87,7 @@ def _memory(given: CellsInput) -> Cells:
 def _disk(given: CellsInput) -> Cells:
     from .disk import DiskCells
 
-    check = ValueCheck("the embedding", digest=given.digest if is_sliced(given.Z) else None)
+    check = ValueCheck("the embedding", digest=None if kind_of(given.Z) is Kind.ARRAY else given.digest)
     cells = DiskCells(
         given.Z,
         given.design,
@@ -131,7 +104,7 @@ def _disk(given: CellsInput) -> Cells:
 
 
 def _dask(given: CellsInput) -> Cells:
-    if not is_dask(given.Z):
+    if kind_of(given.Z) is not Kind.DASK:
         raise InputError("backend='dask' needs a Dask array as the embedding, such as dask.array.from_zarr gives")
     from .dask.cells import DaskCells
 

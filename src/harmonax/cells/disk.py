@@ -25,29 +25,21 @@ from ..algorithm.schedule import FixedPartition
 from ..algorithm.seeding import unit
 from ..design import BatchDesign
 from ..errors import InputError, OutputError
-from ..inputs.embedding import Rows, slabs
+from ..inputs.rows import Rows, slabs
 from ..kernels import _native
 from ..system.memory import human
 from .memory import MemoryCells, sample
 from .native import NativeCells, count_runs, order, plan
 
-# Rows of the input, or of the result, that are in memory at a time: so many bytes, unless told otherwise.
+# Default size of the pieces of the input, or of the result, that are in memory at a time.
 SLAB_BYTES = 64 << 20
 
 
 class DiskCells(NativeCells):
-    """Cells in a scratch file.
+    """Cells in a scratch file in `directory`, which takes 2 N d values.
 
-    Parameters
-    ----------
-    Z
-        What answers ``Z[start:stop]`` with rows of the embedding: an array, or a data set of HDF5 or Zarr.
-    directory
-        Where the scratch file goes; it takes 2 N d values.
-    slab_bytes
-        Size of the pieces in which Z is read and the result written.
-    look
-        Called with each piece of Z as it is read, in order.
+    Z answers ``Z[start:stop]`` with rows of the embedding: an array, or a data set of HDF5 or Zarr. `slab_bytes` is the
+    size of the pieces in which it is read and the result written; `look` is called with each piece as it is read.
     """
 
     def __init__(
@@ -63,7 +55,7 @@ class DiskCells(NativeCells):
     ) -> None:
         super().__init__(Z, design, schedule, **how)
         if not hasattr(os, "preadv"):
-            raise InputError("backend='disk' needs pread and pwrite, which this system has not; use backend='memory'")
+            raise InputError("backend='disk' needs pread and pwrite, which this system lacks; use backend='memory'")
         self._row = self.n_features * np.dtype(self.precision).itemsize
         self._slab = max(1, slab_bytes // self._row)
         self._directory = Path(directory) if directory is not None else scratch_directory()

@@ -13,7 +13,7 @@ from ..algorithm.contracts import Assignment
 from ..algorithm.schedule import FixedPartition
 from ..algorithm.seeding import unit
 from ..design import BatchDesign
-from ..inputs.embedding import slabs
+from ..inputs.rows import slabs
 from ..kernels import _native
 from .native import Arithmetic, NativeCells, order, plan
 
@@ -43,7 +43,7 @@ class MemoryCells(NativeCells):
         return unit(self._Z[rows].astype(self.precision).astype(np.float64))
 
     def emit(self, assigned: Assignment, W: np.ndarray, out: Any, moment: bool) -> np.ndarray:
-        # The tables of a thousand batches are worth letting go: this is where most memory is in use.
+        # The tables of a thousand batches are worth releasing: this is where most memory is in use.
         self._mass.clear()
         target = out
         # The kernels write to an array of their own layout only.

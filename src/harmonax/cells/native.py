@@ -39,25 +39,15 @@ class Arithmetic:
 
     @classmethod
     def of(cls, precision: str, n_threads: int | None = None, instruction_set: str | None = None) -> Arithmetic:
-        """Fill in what is not said: the CPUs this process may use, and the best instruction set there is."""
+        """Fill in what is not given: the CPUs this process may use, and the best instruction set there is."""
         return cls(precision, resolve_threads(n_threads), available_set(instruction_set))
 
 
 class NativeCells:
-    """Cells behind the native kernels; where they lie is for `_open` to say.
+    """Cells behind the native kernels, of an embedding Z (N, d) that is never changed; `_open` decides where they lie.
 
-    Parameters
-    ----------
-    Z
-        Embedding (N, d), never changed.
-    design, schedule
-        Batches, and the fixed partition into blocks.
-    precision
-        Arithmetic, ``"float32"`` or ``"float64"``.
-    n_threads
-        None: the CPUs this process may use. The bits do not depend on it.
-    instruction_set
-        Name of one of `instruction_sets()`; None: ``$HARMONAX_INSTRUCTION_SET`` or the best there is.
+    The bits do not depend on `n_threads` (None: the CPUs this process may use). `instruction_set` is the name of one of
+    `instruction_sets()`; None: ``$HARMONAX_INSTRUCTION_SET`` or the best there is.
     """
 
     def __init__(

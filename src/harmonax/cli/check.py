@@ -12,7 +12,7 @@ from .values import Names, common_options
 _DEFAULT_BASIS = "X_pca"
 
 
-@click.command(short_help="Tell, before correcting, whether it is needed and possible.")
+@click.command(short_help="Find out, before correcting, whether it is needed and possible.")
 @click.argument("source", metavar="IN")
 @click.option("--batch-key", type=Names(), multiple=True, required=True, help="Batch columns, each checked on its own.")
 @click.option("--label-key", metavar="NAME", help="Column of cell types.")
@@ -32,7 +32,7 @@ def check(
     output: str | None,
     **options: Any,
 ) -> None:
-    """Tell whether the batches in IN differ, and whether that can be told from biology.
+    """Find out whether the batches in IN differ, and whether that can be distinguished from biology.
 
     IN is .h5ad or .zarr, of which X is not read. The exit code is 0 whatever the verdict.
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _UNS = ["harmonax", "harmonax_evaluation", "harmonax_workflow"]
 
 
-@click.command(short_help="Tell whether a correction did too little, too much, or the right thing.")
+@click.command(short_help="Measure whether a correction did too little, too much, or the right thing.")
 @click.argument("source", metavar="IN")
 @click.option(
     "--batch-key", type=Names(), multiple=True, help="Batch columns.  [default: those of the correction in IN]"
@@ -32,7 +32,7 @@ _UNS = ["harmonax", "harmonax_evaluation", "harmonax_workflow"]
 @click.option("--overwrite", is_flag=True, help="Replace a JSON that is there; never IN.")
 @common_options
 def diagnose(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any) -> None:
-    """Tell what the correction in IN did: to the neighbours within each batch, between batches, and to nothing at all.
+    """Measure what the correction in IN did: within batches, between them, and where there was nothing to correct.
 
     IN is .h5ad or .zarr; its X is read for --markers only. The exit code is 0 whatever the verdict.
 

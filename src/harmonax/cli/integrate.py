@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import click
 from click.core import ParameterSource
 
+from ..cells import BACKENDS
 from ..errors import NotConvergedError
-from ..params import HarmonyParams
+from ..params import Flavor, HarmonyParams
 from .terminal import messages
 from .values import Names, Numbers, Threshold, common_options
 
@@ -20,10 +21,6 @@ _HOW = {"seed": "rng", "threads": "n_threads"} | {
     name: name for name in ("dtype", "backend", "max_memory", "scratch", "checkpoint")
 }
 _FLOATS = click.Choice(["float32", "float64"])
-
-
-def _choice(*names: str) -> click.Choice:
-    return click.Choice(list(names))
 
 
 def _param(name: str, kind: Any, says: str, default: str | None = None) -> Callable[[Any], Any]:
@@ -53,11 +50,11 @@ def _param(name: str, kind: Any, says: str, default: str | None = None) -> Calla
 @click.option(
     "--metadata", metavar="META", help="Table with the batch columns of a bare embedding: .parquet, .csv, .tsv (.gz)."
 )
-@_param("flavor", _choice("harmony2", "harmony1"), "Harmony of 2026 or of 2019.")
+@_param("flavor", click.Choice(get_args(Flavor)), "Harmony of 2026 or of 2019.")
 @_param("theta", Numbers(), "Strength of the diversity penalty: one, per column, or per level.")
 @_param("sigma", Numbers(), "Width of the soft clusters: one, or per cluster.")
 @_param("tau", float, "Protects small batches; 0 is off.")
-@_param("ridge", _choice("dynamic", "fixed"), "Kind of ridge penalty.", "the flavor's own")
+@_param("ridge", click.Choice(["dynamic", "fixed"]), "Kind of ridge penalty.", "the flavor's own")
 @_param("ridge_lambda", Numbers(), "Fixed ridge penalty: one, per column, or per level. Given, --ridge is fixed.")
 @_param("alpha", float, "Dynamic ridge penalty (harmony2).")
 @_param("batch_prune_threshold", Threshold(), "Smallest share of a batch in a cluster that is corrected (harmony2).")
@@ -67,7 +64,7 @@ def _param(name: str, kind: Any, says: str, default: str | None = None) -> Calla
 @_param("tol_harmony", float, "Relative change of the objective that ends the run.")
 @_param("tol_clustering", float, "Relative change of the objective that ends a round.")
 @_param("block_proportion", float, "Share of the cells reassigned at a time.")
-@_param("correction_method", _choice("fast", "original"), "Equal to rounding.")
+@_param("correction_method", click.Choice(["fast", "original"]), "Equal to rounding.")
 @_param("precision", _FLOATS, "Arithmetic of the cells.")
 @click.option("--dtype", type=_FLOATS, help="Numbers of the result.  [default: those of the arithmetic]")
 @click.option(
@@ -76,7 +73,8 @@ def _param(name: str, kind: Any, says: str, default: str | None = None) -> Calla
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads.  [default: the CPUs it may use]")
 @click.option(
     "--backend",
-    type=_choice("auto", "memory", "disk", "jax", "dense"),
+    # Files are not read as Dask arrays.
+    type=click.Choice(["auto", *(name for name in BACKENDS if name != "dask")]),
     default="auto",
     show_default=True,
     help="Where the cells live: memory while it suffices, else disk; jax is a GPU or TPU.",
@@ -87,7 +85,7 @@ def _param(name: str, kind: Any, says: str, default: str | None = None) -> Calla
 @click.option("--combine-keys", is_flag=True, help="Join the batch columns into one variable.")
 @click.option(
     "--missing",
-    type=_choice("error", "level"),
+    type=click.Choice(["error", "level"]),
     default="error",
     show_default=True,
     help="What missing batch labels are.",

@@ -15,7 +15,7 @@ from .values import Names, common_options
 @click.option("-o", "--output", metavar="OUT", required=True, help="Result: .h5ad or .zarr.")
 @click.option("--model", metavar="MODEL", required=True, help="The reference's model, from --save-model; or its .h5ad.")
 @click.option("--batch-key", type=Names(), multiple=True, help="Batch columns of the new cells.  [default: one batch]")
-@click.option("--label", type=Names(), multiple=True, help="Labels to hand on.  [default: all that the model keeps]")
+@click.option("--label", type=Names(), multiple=True, help="Labels to transfer.  [default: all that the model keeps]")
 @click.option("--basis", metavar="NAME", help="Entry of obsm that is projected already.  [default: from X]")
 @click.option("--layer", metavar="NAME", help="Layer to take instead of X.")
 @click.option("--adjusted-basis", metavar="NAME", default="X_pca_harmony", show_default=True, help="Of the result.")
@@ -27,7 +27,7 @@ from .values import Names, common_options
     type=click.Choice(["learned", "new"]),
     default="learned",
     show_default=True,
-    help="Whether batches called as the reference's are the same.",
+    help="Whether batches with the names of the reference's are the same.",
 )
 @click.option("--ridge-lambda", type=float, default=1.0, show_default=True, help="Ridge penalty of new batches.")
 @click.option(
@@ -60,7 +60,7 @@ def map_command(source: str, batch_key: tuple[tuple[str, ...], ...], **options: 
     """Map the cells of IN onto an integrated reference, which does not move, and write them to OUT.
 
     IN is .h5ad or .zarr with counts or log-normalised expression, which is read in pieces. OUT has all that IN has, the
-    mapped cells in obsm, and in obs how novel each cell is and the labels that the model hands on.
+    mapped cells in obsm, and in obs how novel each cell is and the labels transferred from the model.
 
     \b
     harmonax integrate atlas.h5ad -o corrected.h5ad --batch-key donor --save-model atlas.h5 --save-labels type
@@ -68,7 +68,7 @@ def map_command(source: str, batch_key: tuple[tuple[str, ...], ...], **options: 
     """
     with messages(quiet=options["quiet"], verbose=options["verbose"]):
         from ..files.map import MapJob, map_file
-        from ..mapping.query import Wanted
+        from ..mapping.query import QueryOptions
         from ..tl.map_query import summary
 
         names = ("model", "output", "basis", "layer", "adjusted_basis", "projected_basis", "overwrite")
@@ -81,7 +81,7 @@ def map_command(source: str, batch_key: tuple[tuple[str, ...], ...], **options: 
         )
         how = {name: options[name] for name in ("known_batches", "ridge_lambda", "n_iter", "dtype", "max_memory")}
         labels = [name for several in options["label"] for name in several] or None
-        wanted = Wanted(
+        wanted = QueryOptions(
             labels,
             options["min_genes"],
             options["min_confidence"],

@@ -21,7 +21,7 @@ from .values import Names, common_options
     type=click.IntRange(min=1),
     default=100_000,
     show_default=True,
-    help="Most cells on the maps; of more, a random sample.",
+    help="Maximum number of cells on the maps; of more, a random sample.",
 )
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the sample.")
 @click.option("--overwrite", is_flag=True, help="Replace a page that is there.")

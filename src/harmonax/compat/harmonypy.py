@@ -1,4 +1,4 @@
-"""harmonypy's front: `run_harmony` with its signature, and a result with its attributes."""
+"""harmonypy's interface: `run_harmony` with its signature, and a result with its attributes."""
 
 from __future__ import annotations
 
@@ -18,11 +18,9 @@ from ..params import Floats
 from ..result import HarmonyResult, Status, announce
 from .names import HARMONYPY, merge, params_of
 
-__all__ = ["HarmonypyResult", "run_harmony"]
-
 
 class HarmonypyResult:
-    """What harmonypy's users expect of a result; cells are rows, as in harmonypy 2.
+    """A result with harmonypy's attributes; cells are rows, as in harmonypy 2.
 
     Attributes
     ----------
@@ -41,7 +39,7 @@ class HarmonypyResult:
     kmeans_rounds
         Number of passes in each round.
     details
-        The `HarmonyResult`: status, seed, parameters and all else.
+        The `HarmonyResult`: status, seed, parameters and everything else.
     """
 
     def __init__(self, details: HarmonyResult, original: np.ndarray) -> None:
@@ -142,31 +140,36 @@ def run_harmony(
     vars_use
         Batch column or columns of `meta_data`; several are separate variables whose penalties multiply.
     theta
-        Strength of the diversity penalty: one number, one per column, or one per level of all columns. None: 2.
+        Strength of the diversity penalty: one number, one per column, or one per level of all columns. None: 2. Higher
+        values mix batches more strongly; 0 removes the penalty, not the correction.
     lamb
-        Fixed ridge penalty: one number, one per column, or one per level. None, or -1 as in harmonypy: dynamic.
+        Fixed ridge penalty: one number, one per column, or one per level. None, or -1 as in harmonypy: dynamic. Higher
+        values correct less, lower values more.
     sigma
-        Width of the soft clusters: one number or one per cluster.
+        Width of the soft clusters: one number or one per cluster. Higher values spread each cell over more clusters.
     nclust
-        Number of clusters K. None: ``min(100, N / 30)``, at least 2.
+        Number of clusters K. None: ``min(100, N / 30)``, at least 2. More clusters correct finer groups of cells.
     tau
-        Protects small batches: their theta is multiplied by ``1 - exp(-(N_b / (K tau))^2)``. 0: off.
+        Protects small batches: their theta is multiplied by ``1 - exp(-(N_b / (K tau))^2)``. Higher values protect
+        larger batches too; 0 switches it off.
     block_size
-        Share of the cells reassigned at a time, in (0, 1].
+        Share of the cells reassigned at a time, in (0, 1]. Lower values update the penalty more often in a pass.
     max_iter_harmony, max_iter_kmeans
-        Maximum number of rounds, and of clustering passes in a round.
+        Maximum number of rounds, and of clustering passes in a round. Raise them where a run ends before it has
+        converged; lower values take less time.
     epsilon_cluster, epsilon_harmony
-        Relative changes of the objective below which passes and rounds stop.
+        Relative changes of the objective below which passes and rounds stop. Higher values stop earlier.
     alpha
-        Dynamic ridge penalty, relative to the expected number of cells.
+        Dynamic ridge penalty, relative to the expected number of cells. Higher values correct less, lower values more.
     batch_prop_cutoff
-        A batch is left out of a cluster's correction where less than this share of its cells is there. None: never.
+        A batch is left out of a cluster's correction where less than this share of its cells is there. Higher values
+        leave out more batches; None: never.
     verbose
         Show a progress line where stderr is a terminal, and log how the run ended. False: neither.
     random_state
         Seed, Generator, SeedSequence, or None for a fresh seed.
     ncores
-        Threads; 0: the CPUs this process may use. The result does not depend on it.
+        Number of threads; 0: the CPUs this process may use. More take less time; the result does not depend on it.
     precision, n_threads, backend, combine_keys, missing, allow_many_levels, ridge, progress
         As in `harmonax.pp.harmony_integrate`; `n_threads` and `progress` replace `ncores` and `verbose`.
 

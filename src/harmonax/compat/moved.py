@@ -32,6 +32,7 @@ MOVED = {
     "mapping.storage": "mapping.serialise",
     "memory": "system.memory",
     "neural": "pp.latent",
+    "operators.clustering": "operators.soft_kmeans",
     "schedule": "algorithm.schedule",
     "sklearn": "compat.sklearn",
     "spellings": "compat.names",

@@ -1,4 +1,4 @@
-"""What a call means that was written for scanpy or for harmonypy: other names, and None for a default."""
+"""Calls written for scanpy or for harmonypy, translated: other names of parameters, and None for a default."""
 
 from __future__ import annotations
 
@@ -34,16 +34,16 @@ _REFERENCE: dict[str, dict[str, Any]] = {
 
 
 def merge(asked: Mapping[str, Any], other: Mapping[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
-    """Return the arguments `asked` of `function` with those in harmonypy's spelling put under our names.
+    """Return the arguments `asked` of `function`, with those under harmonypy's names moved to our names.
 
     Whether one of ours was given is judged by its value: equal to the default counts as not given.
 
     Raises
     ------
     TypeError
-        If a name is neither's.
+        If a name is neither ours nor harmonypy's.
     InputError
-        If one parameter is given in both spellings.
+        If one parameter is given under both names.
     """
     defaults = {name: p.default for name, p in inspect.signature(function).parameters.items()}
     merged = dict(asked)

@@ -1,4 +1,4 @@
-"""The scikit-learn-shaped front: `Harmony`, a transformer whose cells come with batch labels."""
+"""The scikit-learn interface: `Harmony`, a transformer whose cells come with batch labels."""
 
 from __future__ import annotations
 
@@ -32,8 +32,6 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-__all__ = ["Harmony"]
-
 _DTYPES = [np.float64, np.float32]
 _NO_BATCH = (
     "no batch labels: nothing is corrected; pass batch=, to a Pipeline with "
@@ -54,7 +52,7 @@ class Harmony(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     ----------
     flavor, n_clusters, max_iter_harmony, max_iter_clustering, tol_harmony, tol_clustering, sigma, theta, tau, ridge, \
 ridge_lambda, alpha, batch_prune_threshold, correction_method, block_proportion, precision
-        The method's, with the meaning and the defaults of `HarmonyParams`.
+        The method's, as in `HarmonyParams`, which has the defaults and says what raising and lowering each does.
     random_state : int, RandomState, Generator or None, default=None
         The same int gives the same bits, whatever `n_jobs`. None: NumPy's global state, as in scikit-learn.
     n_jobs : int or None, default=-1
@@ -68,9 +66,9 @@ ridge_lambda, alpha, batch_prune_threshold, correction_method, block_proportion,
         For `transform`. ``"learned"``: a batch with the label of one that the fit has seen is that batch.
         ``"new"``: it only shares the name.
     map_ridge_lambda : float, default=1.0
-        For `transform`: ridge penalty of batches that the fit has not seen.
+        For `transform`: ridge penalty of batches that the fit has not seen. Higher values correct them less.
     map_n_iter : int, default=2
-        For `transform`: rounds of assigning and correcting. 1 is the published method.
+        For `transform`: rounds of assigning and correcting. 1 is the published method; more follow large shifts better.
 
     Attributes
     ----------

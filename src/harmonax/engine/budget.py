@@ -11,40 +11,26 @@ from ..errors import InputError
 from ..params import ResolvedParams
 from ..system.memory import available, human, resident
 
-# Of what is free when no limit was given, so that others, and the estimate's error, have room.
+# Share of the free memory to use when no limit is given: other programs, and the estimate's error, need the rest.
 _SHARE = 0.8
 # Bytes a cell while its order is found: sorted keys and positions.
 _ORDER = 24
 # Pieces of a slab that are in memory together: being read, read, sorted, converted.
 _SLABS = 5
 MIN_SLAB = 1 << 20
-# Interpreter, libraries and what they load later.
+# What the interpreter and libraries load later.
 _LATER = 60 << 20
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """What a run takes, in bytes.
+    """What a run takes, in bytes."""
 
-    Attributes
-    ----------
-    cells
-        The embedding in the arithmetic's numbers.
-    to_load
-        The embedding as it comes, where it is not in memory yet.
-    result
-        The result, where it is to be in memory.
-    each
-        The few bytes for each cell, wherever they are.
-    tables
-        All that grows with levels and clusters.
-    """
-
-    cells: int
-    to_load: int
-    result: int
-    each: int
-    tables: int
+    cells: int  # the embedding in the arithmetic's numbers
+    to_load: int  # the embedding as it comes, where it is not in memory yet
+    result: int  # the result, where it is to be in memory
+    each: int  # the few bytes for each cell, wherever they are
+    tables: int  # all that grows with levels and clusters
 
     @property
     def in_memory(self) -> int:
@@ -55,8 +41,8 @@ class MemoryEstimate:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Which backend, in how large pieces it reads the cells, why in a few words, and why with the sizes."""
+class BackendChoice:
+    """Which backend, the size of the pieces in which it reads the cells, why in a few words, and why with the sizes."""
 
     name: str
     backend: BackendEntry
@@ -83,24 +69,11 @@ def estimate(
     )
 
 
-def choose(wanted: str, size: MemoryEstimate, max_memory: int | None, *, on_cluster: bool = False) -> Choice:
-    """Choose where the cells go.
+def choose(wanted: str, size: MemoryEstimate, max_memory: int | None, *, on_cluster: bool = False) -> BackendChoice:
+    """Choose where the cells go: `wanted` is a name in `BACKENDS`, or ``"auto"``.
 
-    Parameters
-    ----------
-    wanted
-        A name in `BACKENDS`, or ``"auto"``.
-    size
-        What the run takes.
-    max_memory
-        The maximum that the process may hold, in bytes; None: what is free.
-    on_cluster
-        Whether the embedding lies on a cluster that can be asked.
-
-    Raises
-    ------
-    InputError
-        If the limit is too small for the backend that is asked for, or for any.
+    `max_memory` is the maximum that the process may hold, in bytes; None: what is free. `on_cluster` says whether the
+    embedding lies on a cluster that can be asked. A limit that is too small for the backend asked for is refused.
     """
     held, free = resident(), available()
     if max_memory is not None:
@@ -108,7 +81,7 @@ def choose(wanted: str, size: MemoryEstimate, max_memory: int | None, *, on_clus
     elif free is not None:
         limit, allowed = held + int(_SHARE * free), f"{human(free)} are free"
     else:
-        limit, allowed = 1 << 62, "nothing is known of what is free"
+        limit, allowed = 1 << 62, "it is not known how much is free"
     needed = held + size.in_memory
     slab = min(SLAB_BYTES, max(size.cells, 1), max(MIN_SLAB, (limit - held - size.on_disk(0)) // _SLABS))
     least = held + size.on_disk(min(MIN_SLAB, slab))
@@ -128,4 +101,4 @@ def choose(wanted: str, size: MemoryEstimate, max_memory: int | None, *, on_clus
         why = f"from disk it needs {human(held + size.on_disk(slab))}, in memory {human(needed)}; {allowed}"
         if max_memory is not None and least > limit:
             raise InputError(f"even from disk this run needs {human(least)}, but {allowed}: raise max_memory")
-    return Choice(name, backend, slab, "asked for" if asked else backend.because, why)
+    return BackendChoice(name, backend, slab, "asked for" if asked else backend.because, why)

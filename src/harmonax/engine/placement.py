@@ -15,7 +15,7 @@ from ..algorithm.schedule import FixedPartition
 from ..cells import CellsInput
 from ..design import BatchDesign
 from ..errors import InputError
-from ..inputs.embedding import is_dask, is_sliced
+from ..inputs.embedding import Kind, kind_of
 from ..params import ResolvedParams
 from ..system.cpus import resolve_threads
 from ..system.memory import parse_size
@@ -26,31 +26,18 @@ log = logging.getLogger("harmonax")
 
 @dataclass(frozen=True)
 class ResourceRequest:
-    """What the user asks for.
+    """What the user asks for."""
 
-    Attributes
-    ----------
-    backend
-        Where the cells are to live: a name in `BACKENDS`, or ``"auto"``.
-    n_threads
-        None: the CPUs this process may use.
-    max_memory
-        The maximum that this process may hold, in bytes; None: what is free.
-    scratch
-        Directory of a scratch file.
-    result
-        What takes the result: a new array, what the caller gave, or, ``"lazy"``, it may stay where the cells live.
-    """
-
-    backend: str
-    n_threads: int | None = None
-    max_memory: int | None = None
-    scratch: str | os.PathLike[str] | None = None
+    backend: str  # where the cells are to live: a name in `BACKENDS`, or ``"auto"``
+    n_threads: int | None = None  # None: the CPUs this process may use
+    max_memory: int | None = None  # the maximum that this process may hold, in bytes; None: what is free
+    scratch: str | os.PathLike[str] | None = None  # directory of a scratch file
+    # What takes the result: a new array, what the caller gave, or, ``"lazy"``, it may stay where the cells live.
     result: Literal["new", "given", "lazy"] = "new"
 
     @classmethod
     def of(cls, backend: str, n_threads: int | None, max_memory: Any, scratch: Any, out: Any) -> ResourceRequest:
-        """Read what the arguments of a run ask for; refuse a size that is none."""
+        """Read what the arguments of a run ask for; refuse a size that is not valid."""
         result: Literal["new", "given", "lazy"] = "given"
         if out is None:
             result = "new"
@@ -61,21 +48,11 @@ class ResourceRequest:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the cells of a run live.
+    """Where the cells of a run live."""
 
-    Attributes
-    ----------
-    cells
-        All their values were seen and found usable.
-    description
-        Where they live and why, for the record of the run.
-    result_stays
-        Whether the result stays there, as ``cells.embedding``, for an `emit` without `out`.
-    """
-
-    cells: Cells
-    description: dict[str, Any]
-    result_stays: bool
+    cells: Cells  # all their values were seen and found usable
+    description: dict[str, Any]  # where they live and why, for the record of the run
+    result_stays: bool  # whether the result stays there, as ``cells.embedding``, for an `emit` without `out`
 
 
 def make_cells(
@@ -88,26 +65,19 @@ def make_cells(
     dtype: Any = np.float64,
     digest: Any = None,
 ) -> Placement:
-    """Choose where the cells live, and make them.
+    """Choose where the cells live, and make them, from an array that was checked or what is read in slices.
 
-    Parameters
-    ----------
-    Z
-        An array that was checked, or what is read in slices.
-    dtype
-        Of a result in a new array.
-    digest
-        A hash that is fed with the values of a Z that is read in slices.
+    `dtype` is that of a result in a new array; `digest` is a hash that is fed with the values of a Z read in slices.
     """
     size = estimate(
         design,
         resolved,
         Z.shape[1],
-        n_loaded=np.dtype(Z.dtype).itemsize if is_sliced(Z) else 0,
+        n_loaded=0 if kind_of(Z) is Kind.ARRAY else np.dtype(Z.dtype).itemsize,
         n_result=np.dtype(dtype).itemsize if request.result == "new" else 0,
         n_threads=resolve_threads(request.n_threads),
     )
-    choice = choose(request.backend, size, request.max_memory, on_cluster=is_dask(Z) and has_client())
+    choice = choose(request.backend, size, request.max_memory, on_cluster=kind_of(Z) is Kind.DASK and has_client())
     backend = choice.backend
     if backend.result_stays == "always" and request.result == "given":
         raise InputError("cells on a cluster give a Dask array: leave out=None and write that, for instance to_zarr")

@@ -1,4 +1,4 @@
-"""An embedding and batch labels in, `HarmonyResult` out: what every front calls."""
+"""An embedding and batch labels in, `HarmonyResult` out: what every interface calls."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ def harmonize(
     lazy = isinstance(out, str) and out == "lazy"
     if out is not None and not lazy and tuple(np.shape(out)) != tuple(Z.shape):
         raise InputError(f"out has shape {np.shape(out)}; allowed is that of the embedding, {tuple(Z.shape)}")
-    for name in params.idle():
+    for name in params.without_effect():
         warn(f"{name} has no effect with flavor='{params.flavor}' and ridge='{params.ridge}'")
     if design.n_joint == 1:
         return _unchanged(Z, design, params, seed, np.empty(Z.shape, dtype) if out is None or lazy else out)

@@ -17,7 +17,7 @@ def neighbourhood_entropy(embedding: np.ndarray, codes: np.ndarray, *, k: int = 
     codes
         Batch of each cell, integers from 0.
     k
-        Neighbours, below the number of cells.
+        Number of neighbours, below the number of cells. Higher values measure mixing over wider regions.
 
     Notes
     -----
@@ -55,7 +55,7 @@ def chance_entropy(
     groups
         Code of each cell's type; None: all cells are one.
     shuffles
-        Permutations, whose mean is returned.
+        Number of permutations, whose mean is returned. More are more exact, and take more time.
 
     Examples
     --------

@@ -45,13 +45,7 @@ class Finding:
         return f"{self.level}: {self.message}" + (f" {self.advice}" if self.advice else "")
 
 
-def most_serious(findings: Iterable[Finding]) -> Level:
-    """Return the level of the most serious finding; GOOD where there is none."""
-    order = list(Level)
-    return max((finding.level for finding in findings), key=order.index, default=Level.GOOD)
-
-
-def told(verdict: str, summary: str, findings: Iterable[Finding]) -> list[str]:
+def as_lines(verdict: str, summary: str, findings: Iterable[Finding]) -> list[str]:
     """Return a verdict and its findings as lines to read, most serious first."""
     lines = [f"Verdict: {verdict}", *_wrapped(summary, ""), ""]
     for finding in by_severity(findings):

@@ -12,39 +12,23 @@ import pandas as pd
 from ..errors import InputError, warn
 from ..inputs.columns import design_from_table
 from ..inputs.embedding import read_embedding
-from .variables import UNLABELLED
+from .variables import UNLABELLED as UNLABELLED
 
-__all__ = ["UNLABELLED", "Cells", "read_cells"]
-
-# Fewer have no neighbourhoods to speak of; up to so many, scores say little.
+# Fewer cells have no neighbourhoods to speak of; below the second number, scores are rough.
 FEWEST_CELLS, FEW_CELLS = 30, 100
 # Cell types have names, and hardly more numbers than this.
-_MOST_NUMBERS = 100
+_MAX_NUMBERS = 100
 
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """The cells that have a batch.
+    """The cells that have a batch."""
 
-    Attributes
-    ----------
-    embeddings
-        (n, d) float32 each; the first is the baseline.
-    batches
-        Code of each cell's level, (n,), for each batch variable.
-    labels
-        Code of each cell's label, (n,), -1 where it has none; None without labels.
-    n_cells
-        Cells before any were left out.
-    notes
-        What was left out, and what cannot be scored.
-    """
-
-    embeddings: dict[str, np.ndarray]
-    batches: dict[str, np.ndarray]
-    labels: np.ndarray | None
-    n_cells: int
-    notes: list[str]
+    embeddings: dict[str, np.ndarray]  # (n, d) float32 each; the first is the baseline
+    batches: dict[str, np.ndarray]  # code of each cell's level, (n,), for each batch variable
+    labels: np.ndarray | None  # code of each cell's label, (n,), -1 where it has none; None without labels
+    n_cells: int  # cells before any were left out
+    notes: list[str]  # what was left out, and what cannot be scored
 
     @property
     def n(self) -> int:
@@ -64,7 +48,7 @@ def read_cells(
     unlabelled: Iterable[str],
     allow_many_levels: bool,
 ) -> Cells:
-    """Check what was passed and leave out cells without a batch, with a word."""
+    """Check what was passed, and leave out cells without a batch, with a warning."""
     n = len(batches)
     arrays = {str(name): _embedding(array, str(name), n) for name, array in embeddings.items()}
     if not arrays:
@@ -116,7 +100,7 @@ def _labels(labels: Any, n: int, label_key: str, unlabelled: Iterable[str]) -> n
     codes = np.full(n, -1)
     codes[has], levels = pd.factorize(text[has], sort=True)
     numbers = pd.api.types.is_numeric_dtype(column.infer_objects().dtype)
-    if len(levels) > (_MOST_NUMBERS if numbers else max(_MOST_NUMBERS, has.sum() // 2)):
+    if len(levels) > (_MAX_NUMBERS if numbers else max(_MAX_NUMBERS, has.sum() // 2)):
         raise InputError(
             f"label column '{label_key}' has {len(levels)} different values in {int(has.sum())} cells: it looks like a "
             "measurement or like cell barcodes, not like cell types; name another"

@@ -28,7 +28,8 @@ def lisi(embedding: np.ndarray, labels: Any, perplexity: float = 30) -> np.ndarr
     labels
         Label of each cell, such as its batch, (N,); none may be missing.
     perplexity
-        Effective number of neighbours. Three times as many places are looked at, the cell's own included.
+        Effective number of neighbours; three times as many cells, including the cell itself, are searched. Higher
+        values measure mixing over wider regions, and take more time; lower values are more local and noisier.
 
     Returns
     -------

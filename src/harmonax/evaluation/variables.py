@@ -17,30 +17,18 @@ UNLABELLED = frozenset(
     {"", "missing", "n/a", "na", "nan", "none", "unannotated", "unassigned", "undefined", "unknown"}
     | {"unlabeled", "unlabelled"}
 )
-# Other columns of the table that are looked at, the most levels of one, and of one of whole numbers.
-_MOST_COLUMNS, _MOST_LEVELS, _MOST_NUMBERS = 30, 200, 20
+# Maximum number of other columns of the table that are checked, of the levels of one, and of those of whole numbers.
+_MAX_COLUMNS, _MAX_LEVELS, _MAX_NUMBERS = 30, 200, 20
 
 
 @dataclass(frozen=True, eq=False)
 class Variable:
-    """A column of labels.
+    """A column of labels."""
 
-    Attributes
-    ----------
-    name
-        Of the column.
-    codes
-        Level of each cell, 0..levels-1; -1 where it has none, (N,).
-    levels
-        Names of the levels, each with at least one cell.
-    n_empty
-        Categories that no cell has.
-    """
-
-    name: str
-    codes: np.ndarray
-    levels: tuple[str, ...]
-    n_empty: int = 0
+    name: str  # of the column
+    codes: np.ndarray  # level of each cell, 0..levels-1; -1 where it has none, (N,)
+    levels: tuple[str, ...]  # names of the levels, each with at least one cell
+    n_empty: int = 0  # categories that no cell has
 
     @property
     def counts(self) -> np.ndarray:
@@ -58,16 +46,9 @@ def check_names(table: pd.DataFrame, names: Collection[str], where: str = "obs")
 
 
 def read_variable(table: pd.DataFrame, name: str, *, no_label: Collection[str] = ()) -> Variable | Finding:
-    """Return a column as a variable, or as the finding that says why it is none.
+    """Return a column as a variable, or the finding that says why it cannot be one.
 
-    Parameters
-    ----------
-    table
-        One row per cell.
-    name
-        Column.
-    no_label
-        Names, in lower case, that stand for a label which is not known.
+    `no_label` are the names, in lower case, of labels that mean that the label is not known.
 
     Examples
     --------
@@ -137,9 +118,9 @@ def other_variables(table: pd.DataFrame, named: Collection[str]) -> list[Variabl
         if name in named or isinstance(column, pd.DataFrame) or not _may_be_labels(column):
             continue
         variable = read_variable(table, name, no_label=UNLABELLED)
-        if isinstance(variable, Variable) and 2 <= len(variable.levels) <= _MOST_LEVELS:
+        if isinstance(variable, Variable) and 2 <= len(variable.levels) <= _MAX_LEVELS:
             found.append(variable)
-        if len(found) == _MOST_COLUMNS:
+        if len(found) == _MAX_COLUMNS:
             break
     return found
 
@@ -148,5 +129,5 @@ def _may_be_labels(column: pd.Series) -> bool:
     if isinstance(column.dtype, pd.CategoricalDtype) or pd.api.types.is_bool_dtype(column.dtype):
         return True
     if pd.api.types.is_integer_dtype(column.dtype):
-        return column.nunique() <= _MOST_NUMBERS
+        return column.nunique() <= _MAX_NUMBERS
     return column.dtype == object or pd.api.types.is_string_dtype(column.dtype)

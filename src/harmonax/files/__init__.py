@@ -1,1 +1,1 @@
-"""Files in, files out: what the commands `harmonax integrate` and `harmonax map` do."""
+"""Files in, files out: `harmonax integrate` (integrate.py) and `harmonax map` (map.py). `io` opens the files."""

@@ -30,7 +30,7 @@ from ..system.validate import entry_name
 log = logging.getLogger("harmonax")
 
 # Embeddings above this many bytes stay in their file unless memory is asked for.
-_MOST_AT_ONCE = 1 << 30
+_MAX_IN_MEMORY = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class FileJob:
         ``.h5ad``, ``.zarr``, or a bare embedding: ``.csv``, ``.tsv`` (``.gz``), ``.parquet``, ``.npy``. Several are
         corrected together, as if they were one, and never joined: the output then has embedding and batch columns only.
     output
-        Any of these; its name tells the format. ``X`` and all else of an AnnData file is copied into another.
+        Any of these; its ending says which. ``X`` and all else of an AnnData file is copied into another.
     keys
         Batch columns.
     basis, adjusted_basis
@@ -53,7 +53,7 @@ class FileJob:
     run_json
         Where the record of the run goes; None: ``run.json`` beside the output, in place of an earlier run's.
     overwrite
-        Replace an output that is there; the input is never replaced.
+        Replace an existing output; the input is never replaced.
     also_read
         Further files that must not be written over, such as the configuration.
     batch_from
@@ -97,11 +97,11 @@ def integrate_file(job: FileJob, params: HarmonyParams | None = None, **how: Any
     job
         The files.
     params
-        What to run; None: `HarmonyParams` as they come.
+        What to run; None: the defaults of `HarmonyParams`.
     **how
         How to run: ``rng``, ``dtype``, ``n_threads``, ``backend``, ``max_memory``, ``scratch``, ``checkpoint``,
         ``progress``, as in `harmonize`. The checkpoint is removed when the output is in its place; the scratch file
-        goes beside the output unless told otherwise.
+        goes beside the output unless ``scratch`` says otherwise.
 
     Returns
     -------
@@ -205,7 +205,7 @@ def _write_model(job: FileJob, source: io.Source, result: HarmonyResult, part: P
 
 def _read(job: FileJob, how: dict[str, Any]) -> tuple[io.Source, Embedding, BatchDesign]:
     target = io.format_of(job.output)
-    up_to: int | None = _MOST_AT_ONCE
+    up_to: int | None = _MAX_IN_MEMORY
     if how.get("max_memory") is not None or how.get("backend") == "disk":
         up_to = 0
     elif how.get("backend") in ("memory", "dense"):
@@ -220,7 +220,7 @@ def _read(job: FileJob, how: dict[str, Any]) -> tuple[io.Source, Embedding, Batc
         from_file = job.keys[0] if job.batch_from == "file" else None
         source = io.read_several(job.sources, columns, basis=job.basis, from_file=from_file, how=reading)
     elif job.batch_from == "file":
-        raise InputError("there is one input only: its name makes no batches")
+        raise InputError("there is one input only: its name cannot make batches")
     else:
         source = io.read_source(job.sources[0], columns, basis=job.basis, metadata=job.metadata, how=reading)
     for note in source.notes:

@@ -12,12 +12,12 @@ from .. import io
 from ..adata import storable
 from ..inputs.columns import design_from_table
 from ..mapping.build import read_model
-from ..mapping.query import Mapped, Wanted, check_places, map_cells, project
+from ..mapping.query import Mapped, QueryOptions, check_places, map_cells, project
 
 log = logging.getLogger("harmonax")
 
 # Embeddings above this many bytes stay in their file.
-_MOST_AT_ONCE = 1 << 30
+_MAX_IN_MEMORY = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class MapJob:
     output
         ``.h5ad`` or ``.zarr``: all that `source` has, and what was found.
     keys
-        Batch columns; none: one batch.
+        Batch columns; empty: one batch.
     basis
-        Entry of ``obsm`` that has the cells in the reference's uncorrected embedding already; None: from X.
+        Entry of ``obsm`` with the cells in the reference's uncorrected embedding; None: projected from X.
     layer
         Layer to take instead of X.
     adjusted_basis, projected_basis
@@ -61,7 +61,7 @@ class MapJob:
     columns: dict[str, Any] = field(default_factory=dict)
 
 
-def map_file(job: MapJob, wanted: Wanted) -> Mapped:
+def map_file(job: MapJob, wanted: QueryOptions) -> Mapped:
     """Map the cells of a file and write them, whole or not at all.
 
     Parameters
@@ -69,7 +69,7 @@ def map_file(job: MapJob, wanted: Wanted) -> Mapped:
     job
         The files.
     wanted
-        What to find out; ``wanted.how`` are arguments of `place`.
+        What to find out; ``wanted.how`` are arguments of `harmonax.mapping.map_query`.
 
     Raises
     ------
@@ -82,7 +82,7 @@ def map_file(job: MapJob, wanted: Wanted) -> Mapped:
     io.check_writable(target)
     place = io.check_destination(job.output, inputs=[job.source, job.model, *job.also_read], overwrite=job.overwrite)
     check_places(job.adjusted_basis, job.basis or job.projected_basis)
-    up_to = 0 if wanted.how.get("max_memory") is not None else _MOST_AT_ONCE
+    up_to = 0 if wanted.how.get("max_memory") is not None else _MAX_IN_MEMORY
     model = read_model(job.model, wanted.labels)
     matched = X = None
     if job.basis is not None:

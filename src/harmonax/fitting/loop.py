@@ -54,23 +54,24 @@ def fit(
     losses
         By name: functions of the operator's result (a dict that has the data as well), or of (operator, data).
     weights
-        By name, 1 where none is given; or the name of a preset in `WEIGHTS`.
+        By name, 1 where none is given; or the name of a preset in `WEIGHTS`. A higher weight lowers that loss more, at
+        the others' expense; 0 leaves it out of the sum.
     optimizer
         An optimiser of Optax; None: Adam with a learning rate of 0.01. With groups, also a dict of them.
     steps
-        Updates to make, those of a run that is resumed included.
+        Number of updates, including those of a run that is resumed. More updates fit better, and take more time.
     batch_size
-        Cells in an update, shuffled anew each epoch; the last of an epoch is filled up, and ``data["mask"]`` says with
-        what. None: all cells.
+        Cells in an update, shuffled anew each epoch; the last of an epoch is filled up with padding that
+        ``data["mask"]`` marks. None: all cells. Larger updates are steadier, and take more time and memory.
     rng
-        Seed of all that is random: None, an integer, or a Generator or SeedSequence of NumPy.
+        Seed of everything that is random: None, an integer, or a Generator or SeedSequence of NumPy.
     trainable
         Which parameters are trained: a filter of Flax NNX.
     checkpoint
         File to resume from, where there is one, and to write. A resumed run gives the same bits as one that was never
         interrupted.
     checkpoint_every
-        Steps between two writes; one more comes at the end.
+        Steps between two writes; one more comes at the end. Lower values lose less of a killed run, and write more.
     early_stopping
         When to stop before all steps are made.
     progress
@@ -90,7 +91,7 @@ def fit(
     InputError
         If the data or an argument cannot be used, or the checkpoint is of another run.
     FileFormatError
-        If the checkpoint is damaged, or no checkpoint.
+        If the file is damaged, or not a checkpoint.
     OutputError
         If the checkpoint cannot be written.
 
@@ -134,7 +135,7 @@ def fit(
 
 
 class _Run:
-    """A fit on its way."""
+    """A fit in progress."""
 
     def __init__(self, state: State, cells: Cells, step: Step, key: jax.Array) -> None:
         self.state, self.cells, self.step, self.key = state, cells, step, key
@@ -157,7 +158,7 @@ class _Run:
     def until(
         self, steps: int, early: EarlyStopping | None, report: Report | None, callbacks: Sequence[Callback]
     ) -> FitStatus:
-        """Make steps; return why they ended. A checkpoint is left, but of a run that is not finite."""
+        """Make steps; return why they ended. A checkpoint is left unless a value was not finite."""
         saved, former = len(self), (self.state, self.n_updates)
         stops = self._watch(early)
         if any([stops(values) for values in self._past()]):

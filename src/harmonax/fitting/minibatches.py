@@ -16,25 +16,14 @@ from ..system.validate import whole_number
 
 @dataclass(frozen=True)
 class Cells:
-    """The data of a fit: what there is one of for each cell, and the rest.
+    """The data of a fit: arrays with one row per cell, and all others."""
 
-    Parameters
-    ----------
-    per_cell, whole
-        Arrays whose first dimension is the cells', and all others.
-    n_cells
-        Number of cells.
-    size
-        Cells in an update.
-    seed
-        Of the order in which they are seen.
-    """
-
+    # per_cell, whole: arrays whose first dimension is the cells', and all others.
     per_cell: Mapping[str, jax.Array]
     whole: Mapping[str, jax.Array]
-    n_cells: int
-    size: int
-    seed: int
+    n_cells: int  # number of cells
+    size: int  # cells in an update
+    seed: int  # seed of the order in which they are seen
 
     @property
     def epoch(self) -> int:

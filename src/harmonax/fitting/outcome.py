@@ -66,9 +66,11 @@ class EarlyStopping:
     Parameters
     ----------
     patience
-        Epochs, or steps on all cells, without improvement after which the fit stops, at least 1.
+        Epochs, or steps on all cells, without improvement after which the fit stops, at least 1. Higher values wait
+        longer; lower values may stop on a plateau.
     min_delta
-        What counts as improvement: a fall by more than this below the best so far, at least 0.
+        What counts as improvement: a fall by more than this below the best so far, at least 0. Higher values stop
+        earlier.
     monitor
         Entry of the history that is watched.
 
@@ -93,7 +95,7 @@ class EarlyStopping:
         object.__setattr__(self, "min_delta", number(self.min_delta, "min_delta", minimum=0))
 
     def watch(self, epoch: int) -> Callable[[float], bool]:
-        """Return a function to call with the value of each step, which says whether to stop; an epoch is so many."""
+        """Return a function to call with the value of each step, which says whether to stop; `epoch` steps are one."""
         best, since, values = np.inf, 0, []
 
         def stops(value: float) -> bool:

@@ -33,7 +33,8 @@ def correction_losses(
     n_batches
         Labels are 0..n_batches-1.
     n_neighbors
-        Size of neighbourhoods.
+        Size of neighbourhoods. Higher values mix batches over wider regions, and take more memory; lower values mix
+        them locally.
     preservation
         Add "preservation", which holds each batch's neighbourhoods as they were; the presets give it weight 1.
     relative

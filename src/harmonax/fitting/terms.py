@@ -20,21 +20,11 @@ Loss = Callable[..., Any]
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that are updated together.
+    """Parameters that are updated together."""
 
-    Parameters
-    ----------
-    name
-        What the operator calls them; None where it has one group only.
-    which
-        The filter of Flax NNX that finds them.
-    updates
-        How often they are updated in a step.
-    """
-
-    name: str | None
-    which: Any
-    updates: int = 1
+    name: str | None  # what the operator calls them; None where it has one group only
+    which: Any  # the filter of Flax NNX that finds them
+    updates: int = 1  # how often they are updated in a step
 
 
 def groups_of(operator: Any, trainable: Any) -> list[Group]:
@@ -50,21 +40,11 @@ def groups_of(operator: Any, trainable: Any) -> list[Group]:
 
 @dataclass(frozen=True)
 class Terms:
-    """The losses by name, with their weights.
+    """The losses by name, with their weights."""
 
-    Parameters
-    ----------
-    of_result
-        Functions of the operator's result.
-    of_model
-        Functions of the operator and the data.
-    weights
-        By name; 1 where none is given.
-    """
-
-    of_result: Mapping[str, Loss]
-    of_model: Mapping[str, Loss]
-    weights: Mapping[str, float]
+    of_result: Mapping[str, Loss]  # functions of the operator's result
+    of_model: Mapping[str, Loss]  # functions of the operator and the data
+    weights: Mapping[str, float]  # by name; 1 where none is given
 
     def __call__(
         self, model: Any, data: Mapping[str, Any], rngs: nnx.Rngs, group: Group, *, last: bool
@@ -85,7 +65,7 @@ class Terms:
 
 
 def scalar(name: str, value: Any) -> jax.Array:
-    """Return a loss as a scalar, or say whose it is not."""
+    """Return a loss as a scalar, or refuse it by its name."""
     value = jnp.asarray(value)
     if value.shape != ():
         raise InputError(f"the loss '{name}' returned shape {value.shape}; allowed is a scalar: take its mean or sum")

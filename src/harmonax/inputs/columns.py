@@ -13,13 +13,13 @@ from ..errors import InputError, MissingKeyError, nearest
 from ..system.validate import one_of
 
 # A numeric column with more distinct values than this looks like a measurement.
-_MOST_NUMERIC_LEVELS = 100
+_MAX_NUMERIC_LEVELS = 100
 # Any column with more levels than this share of the cells looks like cell barcodes,
-_MOST_LEVELS_SHARE = 0.5
+_MAX_LEVELS_SHARE = 0.5
 # but only from this many levels on: small data may well have one-cell batches,
 _BARCODE_LEVELS = 50
-# though hardly this many and no other.
-_FEWEST_BARCODES = 10
+# though hardly this many if every cell has its own.
+_MIN_BARCODES = 10
 
 
 def design_from_table(
@@ -115,7 +115,7 @@ def table_like(batches: Any, names: Sequence[str]) -> pd.DataFrame:
     if len(own) == len(names) and not named:
         return table.set_axis(list(names), axis=1)
     if sorted(own) != sorted(names):
-        there, asked = (", ".join(f"'{name}'" for name in some) for some in (own, names))
+        there, asked = (", ".join(f"'{name}'" for name in listed) for listed in (own, names))
         raise InputError(
             f"batch has the variables {there}, the fit had {asked}: pass those, or known_batches='new' where all of "
             "these cells' batches are new"
@@ -163,7 +163,7 @@ def _encode(column: pd.Series, label: str, missing: str, allow_many: bool) -> tu
         _refuse_unlikely(label, len(column), len(np.unique(codes[~gaps])), numbers)
     names = [str(v) for v in values]
     if gaps.any():
-        # A level that is called so takes them in.
+        # They join a level of that name where there is one.
         names.append("missing")
         codes = np.where(gaps, names.index("missing"), codes)
     return codes, names
@@ -179,10 +179,10 @@ def _factorize(column: pd.Series, gaps: np.ndarray) -> tuple[np.ndarray, pd.Inde
 
 def _refuse_unlikely(label: str, n: int, n_levels: int, numbers: bool) -> None:
     insist = "if these really are batches, pass allow_many_levels=True (--allow-many-levels)"
-    if numbers and n_levels > _MOST_NUMERIC_LEVELS:
+    if numbers and n_levels > _MAX_NUMERIC_LEVELS:
         raise InputError(f"{label} is numeric with {n_levels} distinct values: it looks like a measurement; {insist}")
-    each_its_own = n_levels == n and n >= _FEWEST_BARCODES
-    if each_its_own or (n_levels >= _BARCODE_LEVELS and n_levels > _MOST_LEVELS_SHARE * n):
+    each_its_own = n_levels == n and n >= _MIN_BARCODES
+    if each_its_own or (n_levels >= _BARCODE_LEVELS and n_levels > _MAX_LEVELS_SHARE * n):
         raise InputError(f"{label} has {n_levels} levels for {n} cells: it looks like a cell barcode; {insist}")
 
 

@@ -10,36 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, MissingKeyError, nearest
-from .rows import Rows, slabs
-from .values import (
-    CHECK_ROWS,
-    ValueCheck,
-    begin_digest,
-    check_real,
-    check_shape,
-    data_hash,
-    end_digest,
-)
-
-__all__ = [
-    "Embedding",
-    "Kind",
-    "Rows",
-    "ValueCheck",
-    "as_array",
-    "begin_digest",
-    "check_embedding",
-    "check_shape",
-    "data_hash",
-    "end_digest",
-    "is_dask",
-    "is_sliced",
-    "kind_of",
-    "read_embedding",
-    "read_obsm",
-    "slabs",
-    "take_rows",
-]
+from .rows import slabs
+from .values import CHECK_ROWS, ValueCheck, begin_digest, check_real, check_shape
 
 
 class Kind(enum.Enum):
@@ -52,24 +24,14 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, eq=False)
 class Embedding:
-    """An embedding (N, d) whose shape and type are known to be usable; `read_embedding` makes one.
+    """An embedding (N, d) whose shape and type are known to be usable; `read_embedding` makes one."""
 
-    Attributes
-    ----------
-    source
-        A float32 or float64 array for `Kind.ARRAY` (the user's own, not a copy, where it was one already); else what
-        was passed.
-    kind
-        Where the numbers are.
-    what, cells
-        What messages call the embedding, and the names of its cells.
-    came_as
-        The dtype that was passed; `dtype` is that of the numbers in `source`.
-    """
-
+    # A float32 or float64 array for `Kind.ARRAY` (the user's own, not a copy, where it was one already); else what was
+    # passed.
     source: Any = field(repr=False)
-    kind: Kind
-    came_as: np.dtype
+    kind: Kind  # where the numbers are
+    came_as: np.dtype  # the dtype that was passed; `dtype` is that of the numbers in `source`
+    # what, cells: what messages call the embedding, and the names of its cells.
     what: str = "the embedding"
     cells: Sequence[Any] | None = field(default=None, repr=False)
 
@@ -213,7 +175,7 @@ def as_array(Z: Any, what: str) -> np.ndarray:
     """Return anything array-like as an array of real numbers."""
     try:
         if hasattr(Z, "to_numpy"):
-            # pandas keeps its nullable numbers as objects unless told otherwise.
+            # pandas keeps its nullable numbers as objects by default.
             array = np.asarray(Z)
             array = Z.to_numpy(np.float64, na_value=np.nan) if array.dtype == object else array
         else:
@@ -222,25 +184,3 @@ def as_array(Z: Any, what: str) -> np.ndarray:
         raise InputError(f"{what} is not an array of numbers: {error}") from None
     check_real(array.dtype, what)
     return array
-
-
-# For the engine's placement, until it is given an `Embedding`.
-
-
-def is_dask(Z: Any) -> bool:
-    """Return whether Z is a Dask array."""
-    return kind_of(Z) is Kind.DASK
-
-
-def is_sliced(Z: Any) -> bool:
-    """Return whether Z is read by slices from elsewhere, such as a data set of HDF5 or Zarr, rather than an array."""
-    return kind_of(Z) is not Kind.ARRAY
-
-
-def check_embedding(
-    Z: Any, what: str = "the embedding", cells: Sequence[Any] | None = None, digest: Any = None, least: int = 2
-) -> np.ndarray:
-    """Return anything array-like as a checked array; `digest` is fed with its values."""
-    array = as_array(Z, what)
-    check_shape(array.shape, what, least)
-    return _checked(array, ValueCheck(what, cells, digest))

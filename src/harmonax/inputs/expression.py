@@ -23,7 +23,7 @@ class Kind(StrEnum):
     """What a matrix holds, by its numbers."""
 
     COUNTS = "counts"
-    POSITIVE = "values that are no whole numbers"
+    POSITIVE = "values that are not whole numbers"
     NEGATIVE = "negative values"
     BROKEN = "NaN or infinity"
     NOTHING = "nothing"
@@ -35,7 +35,7 @@ def kind_of(X: Any) -> Kind:
     Examples
     --------
     >>> kind_of(np.array([[0, 2], [1, 0]])), kind_of(np.log1p([[0, 2], [1, 0]]))
-    (<Kind.COUNTS: 'counts'>, <Kind.POSITIVE: 'values that are no whole numbers'>)
+    (<Kind.COUNTS: 'counts'>, <Kind.POSITIVE: 'values that are not whole numbers'>)
     """
     if X is None or not X.shape[1]:
         return Kind.NOTHING
@@ -68,6 +68,15 @@ def dense(X: Any, dtype: Any = None) -> np.ndarray:
     return np.asarray(X.toarray() if is_sparse(X) else X, dtype)
 
 
+def layer_of(adata: Any, layer: str | None, where: str = "layers") -> tuple[Any, str]:
+    """Return a layer of an AnnData, or X, and what messages call it; `where` is what they call the layers."""
+    if layer is None:
+        return adata.X, "X"
+    if layer not in adata.layers:
+        raise MissingKeyError(f"{where} has no '{layer}'; {nearest(layer, adata.layers.keys())}")
+    return adata.layers[layer], f"layers['{layer}']"
+
+
 def is_sparse(X: Any) -> bool:
     """Return whether a matrix keeps its nonzero values only."""
     return hasattr(X, "toarray")
@@ -81,7 +90,7 @@ def where_counts(adata: AnnData, asked: str | None) -> str | None:
     MissingKeyError
         If the place that was asked for is not there.
     InputError
-        If what is there, or in ``layers["counts"]``, is no counts.
+        If that place, or ``layers["counts"]``, does not hold counts.
     """
     if asked is None and "counts" not in adata.layers:
         return "X" if kind_of(adata.X) is Kind.COUNTS else None
@@ -119,8 +128,8 @@ def as_counts(X: Any) -> Any:
     """Return counts as scanpy wants them: CSR, float32 where that is exact; the same matrix where it is that."""
     if is_lazy(X):
         return as_csr(X)
-    most = X.max() if X.shape[0] and X.shape[1] else 0
-    dtype = np.float32 if most < _EXACT else np.float64
+    highest = X.max() if X.shape[0] and X.shape[1] else 0
+    dtype = np.float32 if highest < _EXACT else np.float64
     counts = sparse.csr_matrix(X, dtype=dtype)
     counts.sum_duplicates()
     counts.eliminate_zeros()

@@ -9,13 +9,7 @@ import numpy as np
 
 
 class Rows:
-    """An embedding that is not in memory and gives its rows as ``rows[start:stop]``.
-
-    Parameters
-    ----------
-    shape, dtype
-        Of the whole embedding, (N, d).
-    """
+    """An embedding (N, d) that is not in memory and gives its rows as ``rows[start:stop]``."""
 
     def __init__(self, shape: tuple[int, int], dtype: Any) -> None:
         self.shape, self.dtype = (int(shape[0]), int(shape[1])), np.dtype(dtype)

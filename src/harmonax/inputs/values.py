@@ -1,4 +1,4 @@
-"""The numbers of an embedding: which ones cannot be corrected, and the hash that tells them from others."""
+"""The numbers of an embedding: which of them cannot be corrected, and their hash."""
 
 from __future__ import annotations
 
@@ -37,14 +37,9 @@ def check_real(dtype: Any, what: str = "the embedding") -> None:
 
 
 class ValueCheck:
-    """Looks at the values of an embedding piece by piece, in order.
+    """Checks the values of an embedding piece by piece, in order, and feeds them to a hash; see `begin_digest`.
 
-    Parameters
-    ----------
-    what, cells
-        What messages call the embedding, and the names of its cells.
-    digest
-        A hash to be fed with the values; see `begin_digest`.
+    `what` and `cells` are what messages call the embedding, and the names of its cells.
     """
 
     def __init__(self, what: str, cells: Sequence[Any] | None = None, digest: Any = None) -> None:

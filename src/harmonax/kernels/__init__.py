@@ -1,1 +1,2 @@
-"""The native module: tile kernels for every instruction set, and the cells that use them."""
+"""The native module: tile kernels for every instruction set (tile.inl), the cells that use them (cells.cpp), how the
+cells are laid out (plan.cpp), and what Python sees (bindings.cpp)."""

@@ -52,8 +52,8 @@ std::vector<const InstructionSet*> available() {
     return sets;
 }
 
-// Moments are summed during a last pass where those of one block, by segment, take no more bytes.
-constexpr int64_t MOST_COLLECTED = 16 << 20;
+// Moments are summed during a last pass where those of one block, by segment, take at most this many bytes.
+constexpr int64_t MAX_COLLECTED = 16 << 20;
 
 // How many rows ahead a gather asks for.
 constexpr int64_t AHEAD = 16;
@@ -73,10 +73,10 @@ void unit_row(const T* z, int64_t d, T* zn) {
 
 #ifdef _WIN32
 void read_file(int, void*, size_t, int64_t) {
-    throw std::runtime_error("cells in a file need pread, which Windows has not");
+    throw std::runtime_error("cells in a file need pread, which Windows lacks");
 }
 void write_file(int, const void*, size_t, int64_t) {
-    throw std::runtime_error("cells in a file need pwrite, which Windows has not");
+    throw std::runtime_error("cells in a file need pwrite, which Windows lacks");
 }
 void will_need(int, int64_t, int64_t) {}
 #else
@@ -290,7 +290,7 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
     std::vector<double> segment_mass(n_segments * K, 0.0), grain_moment(moment ? n_grains * d * K_pad : 0, 0.0);
     std::vector<GrainSums> sums(n_grains);
     const int64_t table = d * K_pad;
-    const bool collect = last && n_segments * table * (int64_t)sizeof(double) <= MOST_COLLECTED;
+    const bool collect = last && n_segments * table * (int64_t)sizeof(double) <= MAX_COLLECTED;
     if (collect) segment_S_.assign(n_segments * table, 0.0);
     std::vector<Worker> workers = make_workers(n_grains, K);
     parallel_for(n_grains, n_threads_, poll, [&](int64_t g, int worker) {

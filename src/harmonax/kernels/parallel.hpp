@@ -12,13 +12,13 @@
 
 namespace harmonax {
 
-// Asked every now and then on the calling thread while work goes on; true stops it.
+// Called now and then on the calling thread while work is in progress; true stops it.
 using Poll = std::function<bool()>;
 
 struct Interrupted {};
 
 // Call body(item, worker) for every item, each once, on up to n_threads threads, the calling one included. Which thread
-// gets which item is open, so an item's results must not depend on it. Throws Interrupted when poll says so.
+// gets which item is not fixed, so an item's results must not depend on it. Throws Interrupted when poll says so.
 template <typename Body>
 void parallel_for(int64_t n_items, int n_threads, const Poll& poll, const Body& body) {
     using Clock = std::chrono::steady_clock;

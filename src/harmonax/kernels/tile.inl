@@ -90,7 +90,7 @@ inline Vec<double>::type exp_nonpositive(Vec<double>::type x) {
     return (V)((I)y + ((I)shifted << 52));
 }
 template <typename T>
-constexpr T EXP_LEAST = sizeof(T) == 4 ? T(-87.0) : T(-708.0);
+constexpr T EXP_MIN = sizeof(T) == 4 ? T(-87.0) : T(-708.0);
 
 #define HX_MAX(a, b) ((a) > (b) ? (a) : (b))
 
@@ -283,7 +283,7 @@ struct RowSums {
 // Turn the logits of at most TILE rows (all of one segment) into unnormalised weights e, with R = e * scale[row].
 //
 // What is taken off a row before exp is usually its largest logit. As dot products of unit vectors are between -1 and 1,
-// a logit is at most sum logp_k and at least 4 / sigma_k less; where that is no underflow (BOUNDED), the bound that all
+// a logit is at most sum logp_k and at least 4 / sigma_k less; where that does not underflow (BOUNDED), the bound that all
 // the segment's cells share serves as well, and no row has to be searched.
 template <typename T, bool ONE_SIGMA, bool BOUNDED>
 RowSums softmax(T* logits, int64_t rows, const Tables<T>& t, const Scratch<T>& m, T* scale) {
@@ -314,7 +314,7 @@ RowSums softmax(T* logits, int64_t rows, const Tables<T>& t, const Scratch<T>& m
         V total = {}, weighted = {}, sigmas = {};
         for (int64_t k = 0; k < K_pad; k += LANES<T>) {
             const V less = BOUNDED ? load(row + k) + load(m.lambda + k) : load(row + k) - most[r];
-            const V l = larger(less, all<T>(EXP_LEAST<T>));
+            const V l = larger(less, all<T>(EXP_MIN<T>));
             const V e = exp_nonpositive(l);
             store(row + k, e);
             total += e;

@@ -1,7 +1,7 @@
 """Differentiable losses for learning through a batch correction (JAX).
 
-    checks.py        inputs are checked once: always its shape, its values outside of jit and grad
-    neighbours.py    nearest cells, block by block, and how near they are in units of their neighbourhood
+    checks.py        checks of the inputs: shapes always, values outside of jit and grad
+    neighbourhoods.py  nearest cells, block by block, and how near they are in units of a neighbourhood
     mixing.py        BatchMixingLoss: minus the batch entropy of neighbourhoods
     lisi.py          LISILoss: the local inverse Simpson index, for mixing batches or keeping types apart
     preservation.py  NeighborhoodPreservationLoss: cells keep the neighbours that they had

@@ -1,4 +1,4 @@
-"""What losses are given: shapes are checked always, values where they are known (not under jit, grad or vmap)."""
+"""Checks of what losses are given: shapes always, values where they are known (not under jit, grad or vmap)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..errors import InputError
 
 
 def known(array: Any) -> bool:
-    """Say whether the values of an array can be looked at: not while JAX traces."""
+    """Return whether the values of an array are known: not while JAX traces."""
     return not isinstance(array, jax.core.Tracer)
 
 
@@ -48,11 +48,11 @@ def labels(name: str, codes: Any, n_cells: int, n_labels: int, mask: jax.Array |
     Raises
     ------
     InputError
-        If there is not one a cell, they are no integers, or one is not in 0..n_labels-1.
+        If there is not one label per cell, they are not integers, or one is not in 0..n_labels-1.
     """
     codes = jnp.asarray(codes)
     if codes.shape != (n_cells,):
-        raise InputError(f"{name} has shape {codes.shape}; allowed is ({n_cells},), one label a cell")
+        raise InputError(f"{name} has shape {codes.shape}; allowed is ({n_cells},), one label per cell")
     if not jnp.issubdtype(codes.dtype, jnp.integer):
         raise InputError(f"{name} has dtype {codes.dtype}; allowed are integers from 0 to {n_labels - 1}")
     if mask is not None:
@@ -79,14 +79,14 @@ def shares(name: str, array: Any, mask: jax.Array | None = None, *, n_cells: int
     """
     array = cells(name, array, mask)
     if n_cells is not None and len(array) != n_cells:
-        raise InputError(f"{name} has {len(array)} rows, but there are {n_cells} cells; allowed is one row a cell")
+        raise InputError(f"{name} has {len(array)} rows, but there are {n_cells} cells; allowed is one row per cell")
     if known(array):
         values = np.asarray(array)
         wrong = (values < 0).any(axis=1) | (np.abs(values.sum(axis=1) - 1) > 0.01)
         wrong &= True if mask is None else np.asarray(mask)
         if wrong.any():
             raise InputError(
-                f"{name} has {int(wrong.sum())} rows that are no shares (first: row {int(wrong.argmax())}); "
+                f"{name} has {int(wrong.sum())} rows that are not shares (first: row {int(wrong.argmax())}); "
                 "allowed are values of at least 0 that sum to 1 in each row, such as a softmax"
             )
     return array
@@ -98,20 +98,20 @@ def cell_mask(mask: Any, n_cells: int) -> jax.Array | None:
     Raises
     ------
     InputError
-        If there is not one value a cell, or no cell counts.
+        If there is not one value per cell, or no cell counts.
     """
     if mask is None:
         return None
     mask = jnp.asarray(mask).astype(bool)
     if mask.shape != (n_cells,):
-        raise InputError(f"mask has shape {mask.shape}; allowed is ({n_cells},), one value a cell")
+        raise InputError(f"mask has shape {mask.shape}; allowed is ({n_cells},), one value per cell")
     if known(mask) and not np.asarray(mask).any():
         raise InputError("mask leaves out every cell; at least one must count")
     return mask
 
 
 def rows_of(array: Any) -> int:
-    """Return the number of rows, 0 for a scalar: what a mask is measured against before the array is looked at."""
+    """Return the number of rows, 0 for a scalar: the length that a mask must have, before the array is checked."""
     shape = jnp.shape(array)
     return shape[0] if shape else 0
 

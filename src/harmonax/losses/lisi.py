@@ -13,7 +13,7 @@ from jax import lax
 from ..errors import InputError
 from ..system.validate import number, whole_number
 from . import checks
-from .neighbours import nearest, per_cell, squared_distances, standardised
+from .neighbourhoods import nearest, per_cell, squared_distances, standardised
 
 # Halvings of a range of e^24 for the kernel's width: below float32's rounding; a Newton step follows.
 _HALVINGS = 40

@@ -11,7 +11,7 @@ from flax import nnx
 
 from ..system.validate import number, whole_number
 from . import checks
-from .neighbours import closeness, nearest, per_cell, squared_distances, standardised
+from .neighbourhoods import closeness, nearest, per_cell, squared_distances, standardised
 
 
 class BatchMixingLoss(nnx.Module):

@@ -13,7 +13,7 @@ from jax import lax
 from ..errors import InputError
 from ..system.validate import number, whole_number
 from . import checks
-from .neighbours import closeness, nearest, per_cell, squared_distances, standardised
+from .neighbourhoods import closeness, nearest, per_cell, squared_distances, standardised
 
 
 class NeighborhoodPreservationLoss(nnx.Module):

@@ -1,4 +1,4 @@
-"""A model of cells that were just corrected, with all that mapping expression and labels needs."""
+"""A model of cells that were just corrected, with everything that mapping expression and labels needs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from ..errors import InputError, MissingKeyError, nearest, warn
 from ..inputs.embedding import take_rows
 from ..result import HarmonyResult
 from ..system.extras import need
+from ..system.validate import listed
 from .model import HarmonyModel
-from .novelty import by_distance, by_genes, some
+from .novelty import by_distance, by_genes, sample_rows
 from .projection import Projection
 from .serialise import UNS, from_dict
 
@@ -29,7 +30,7 @@ _RUN = "harmonax"
 
 def check_labels(obs: pd.DataFrame, labels: str | Sequence[str] | None) -> list[str]:
     """Return the label columns asked for, before any work."""
-    names = [] if labels is None else [labels] if isinstance(labels, str) else list(labels)
+    names = listed(labels)
     for name in names:
         if name not in obs:
             raise MissingKeyError(f"obs has no column '{name}'; {nearest(name, obs.columns)}")
@@ -47,27 +48,20 @@ def check_labels(obs: pd.DataFrame, labels: str | Sequence[str] | None) -> list[
 def model_of(result: HarmonyResult, adata: Any = None, basis: str = "X_pca", labels: Any = None) -> HarmonyModel:
     """Return the model of a run.
 
-    Parameters
-    ----------
-    result
-        The run.
-    adata
-        The cells that were corrected, as an AnnData or its like: loadings in ``varm["PCs"]`` that reproduce
-        ``obsm[basis]`` from X are kept. None: the model takes embeddings.
-    labels
-        Labels of the cells, one column each, to keep with their corrected embedding; None: neither.
+    Loadings in ``adata.varm["PCs"]`` that reproduce ``obsm[basis]`` from X are kept, of an AnnData or its like; None:
+    the model takes embeddings. `labels` of the cells, one column each, are kept with their corrected embedding.
     """
     model = HarmonyModel.from_result(result)
     if labels is not None and len(labels.columns):
         model = model.with_reference(np.asarray(result.embedding[:]), labels, result.design.joint)
-    rows = some(model.n_cells)
+    rows = sample_rows(model.n_cells)
     projection = None
     if adata is not None:
         try:
             projection = Projection.of(adata, basis)
         except InputError as error:
             said = f"the model takes embeddings, not expression: {error}"
-            # Without loadings nobody expects it to.
+            # Without loadings nobody expects the model to take expression.
             warn(said) if "PCs" in adata.varm and adata.X is not None else log.info(said)
     if projection is None:
         if model.novelty is None:
@@ -84,14 +78,9 @@ def model_of(result: HarmonyResult, adata: Any = None, basis: str = "X_pca", lab
 
 
 def read_model(reference: Any, labels: Sequence[str] | None = None) -> HarmonyModel:
-    """Return a model from wherever it is.
+    """Return a model: itself, or from its file, an AnnData that has it in ``uns``, or the ``.h5ad`` file of one.
 
-    Parameters
-    ----------
-    reference
-        A `HarmonyModel`, its file, an AnnData that has it in ``uns``, or the ``.h5ad`` file of one.
-    labels
-        Labels that will be asked for: where the model lacks them, an AnnData's own columns and corrected cells serve.
+    Where the model lacks the labels that will be asked for, an AnnData's own columns and corrected cells serve.
     """
     if isinstance(reference, HarmonyModel):
         return reference

@@ -1,4 +1,4 @@
-"""What a run learned, without its cells: enough to place new ones."""
+"""What a run learned, without its cells: enough to map new ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..engine.placement import ResourceRequest, make_cells
 from ..errors import InputError
 from ..result import HarmonyResult, Status
 from . import serialise
-from .novelty import by_distance, some
+from .novelty import by_distance, sample_rows
 from .reference import Reference
 from .symphony import map_query
 from .tables import ModelTables
@@ -98,9 +98,7 @@ class HarmonyModel(ModelTables):
         )
 
     def map(self, Z: Any, batches: Any = None, **how: Any) -> Any:
-        """Place new cells in the corrected space of the reference, which does not move.
-
-        The arguments are those of `harmonax.mapping.symphony`, which says how.
+        """Map new cells into the corrected space of the reference, which does not move.
 
         Parameters
         ----------
@@ -109,7 +107,7 @@ class HarmonyModel(ModelTables):
         batches
             Their batch labels, as for `harmonize`; None: one batch that the reference does not have.
         **how
-            See `harmonax.mapping.symphony`.
+            Further arguments of `harmonax.mapping.map_query`, which says how new cells are mapped.
 
         Returns
         -------
@@ -119,7 +117,7 @@ class HarmonyModel(ModelTables):
         return map_query(self, Z, batches, **how).embedding
 
     def with_reference(self, embedding: Any, labels: Any, batch: Any = None) -> HarmonyModel:
-        """Return the model with the reference's corrected cells, from which labels are handed on.
+        """Return the model with the reference's corrected cells, from which labels are transferred.
 
         Parameters
         ----------
@@ -146,7 +144,7 @@ class HarmonyModel(ModelTables):
         batch = np.zeros(len(Z)) if batch is None else np.asarray(batch)
         model = replace(self, reference=Reference.of(Z, table, batch))
         if model.novelty is None or model.novelty.kind != "genes":
-            rows = some(len(Z))
+            rows = sample_rows(len(Z))
             model = replace(model, novelty=by_distance(model.reference, model.cluster_means(), Z[rows]))
         return model
 

@@ -1,7 +1,7 @@
 """How unlike anything in the reference new cells are.
 
 A cell type that the reference lacks is placed among the types that it has, so distances in the corrected space say
-little (`benchmarks/mapping.py` has the figures). What tells is the expression that the reference's components cannot
+little (`benchmarks/mapping.py` has the figures). What shows it is the expression that the reference's components cannot
 explain: of a cell y, scaled by the reference's means and standard deviations, the residual e = y - V V^T y. The score
 is the mean of its largest positive entries, each in standard deviations of the reference's own residuals, after
 averaging over the cell and its nearest new cells.
@@ -39,24 +39,14 @@ _PIECE = 2048
 
 @dataclass(frozen=True, eq=False)
 class Novelty:
-    """What the reference's own cells look like.
+    """What the reference's own cells look like."""
 
-    Attributes
-    ----------
-    kind
-        ``"genes"``: from residuals of expression; ``"reference"``: mean distance to the nearest reference cells;
-        ``"clusters"``: distance to the nearest cluster's mean, which is near to guessing.
-    spread
-        Standard deviation of the reference's residuals by gene, (G,); empty for the other kinds.
-    quantiles
-        Of the reference's scores, at 0, 0.01, ..., 1.
-    alone
-        The same of scores that were not averaged over neighbours; empty for the other kinds.
-    """
-
+    # ``"genes"``: from residuals of expression; ``"reference"``: mean distance to the nearest reference cells;
+    # ``"clusters"``: distance to the nearest cluster's mean, which is near to guessing.
     kind: Kind
-    spread: np.ndarray
-    quantiles: np.ndarray
+    spread: np.ndarray  # standard deviation of the reference's residuals by gene, (G,); empty for the other kinds
+    quantiles: np.ndarray  # of the reference's scores, at 0, 0.01, ..., 1
+    # The same of scores that were not averaged over neighbours; empty for the other kinds.
     alone: np.ndarray = field(default_factory=lambda: np.empty(0))
 
     def quantile(self, share: float) -> float:
@@ -68,14 +58,9 @@ class Novelty:
         return scores / max(self.quantile(0.5), np.finfo(float).tiny)
 
     def novel(self, scores: np.ndarray, batch: Any, known: Any = ()) -> tuple[np.ndarray, pd.Series]:
-        """Return which cells are novel, and by how much each batch's scores exceed the reference's as a whole.
+        """Return which of the new cells (N,) are novel, and by how much each batch's scores exceed the reference's.
 
-        Parameters
-        ----------
-        scores, batch
-            Of the new cells, (N,).
-        known
-            Batches that the reference has: nothing explains that their scores exceed its own but novel cells.
+        `known` are the batches that the reference has: there, only novel cells explain such an excess.
         """
         own = pd.Categorical(batch)
         lower = [np.quantile(scores[own.codes == code], _KNOWN) for code in range(len(own.categories))]
@@ -86,14 +71,10 @@ class Novelty:
 
 
 def by_genes(projection: Projection, X: Any, Z: np.ndarray) -> Novelty:
-    """Summarise cells of the reference by their expression.
+    """Summarise some cells of the reference (`sample_rows`) by their expression.
 
-    Parameters
-    ----------
-    X
-        Expression of the projection's genes as the components were computed from it, of some cells (see `some`).
-    Z
-        Their embedding before correction.
+    X is the expression of the projection's genes as the components were computed from it, Z the embedding before
+    correction.
     """
     V, center = projection.loadings, projection.center
     total = np.zeros(len(center))
@@ -110,16 +91,9 @@ def by_genes(projection: Projection, X: Any, Z: np.ndarray) -> Novelty:
 
 
 def by_distance(reference: Reference | None, means: np.ndarray, Zc: np.ndarray) -> Novelty:
-    """Summarise some cells of the reference by distances in the corrected space.
+    """Summarise some cells of the reference, Zc, by distances in the corrected space.
 
-    Parameters
-    ----------
-    reference
-        All of its cells, where the model keeps them.
-    means
-        Mean of each cluster, which serve where it does not.
-    Zc
-        Some of its cells.
+    To all of its cells where the model keeps them, else to the mean of each cluster.
     """
     kind: Kind = "clusters" if reference is None else "reference"
     if reference is not None:
@@ -131,15 +105,10 @@ def by_distance(reference: Reference | None, means: np.ndarray, Zc: np.ndarray) 
 
 
 def score_genes(novelty: Novelty, matched: Matched, X: Any, Z: np.ndarray | None) -> np.ndarray:
-    """Return the score of new cells from their expression, (N,).
+    """Return the score of new cells, (N,), from X, their expression like the reference's before scaling, in pieces.
 
-    Parameters
-    ----------
-    X
-        Expression like the reference's before scaling, N cells x genes, in pieces (`Expression`).
-    Z
-        Their embedding before correction, (N, d), in which neighbours are found; X is then in memory for a while.
-        None: every cell by itself, in which a rare type is harder to see.
+    Neighbours are found in Z, the embedding before correction, and X is then in memory for a while. None: every cell by
+    itself, which makes a rare type harder to see.
     """
     p, n = matched.projection, X.shape[0]
     out = np.empty(n)
@@ -194,6 +163,6 @@ def _to_clusters(means: np.ndarray, Z: np.ndarray) -> np.ndarray:
     return cdist(np.asarray(Z, np.float64), means).min(axis=1)
 
 
-def some(n: int, rng: Any = 0) -> np.ndarray:
+def sample_rows(n: int, rng: Any = 0) -> np.ndarray:
     """Return the rows of the reference's cells that the score is tried on."""
     return np.arange(n) if n <= _TRIED else np.sort(np.random.default_rng(rng).choice(n, _TRIED, replace=False))

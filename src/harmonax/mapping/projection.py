@@ -20,42 +20,24 @@ _TRIED, _CLOSE = 200, 0.02
 # How far means of genes may be off, as a share of themselves, to be those of a scaling: clipping moves them.
 _MATCHING = 0.05
 # A gene that varies less was the same in all cells.
-_LEAST_STD = 1e-12
+_MIN_STD = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
 class Projection:
-    """Loadings of the reference's principal components: Z = clip((x - mean) / std) @ loadings - offset.
+    """Loadings of the reference's principal components: Z = clip((x - mean) / std) @ loadings - offset."""
 
-    Attributes
-    ----------
-    genes
-        Names of the G genes that the embedding was made of.
-    loadings
-        (G, d).
-    mean, std
-        Of each gene in the log-normalised expression, where the reference was scaled: (G,); else 0 and 1.
-    max_value
-        Where scaled values were clipped, or None.
-    offset
-        (d,).
-    center
-        Mean of each gene after scaling, (G,): the expression that cells at 0 of all components have.
-    target_sum
-        Counts per cell that the reference was normalised to, or None where that is not known.
-    integers
-        Whether the components are those of whole numbers, such as counts themselves.
-    """
-
-    genes: np.ndarray
-    loadings: np.ndarray
+    genes: np.ndarray  # names of the G genes that the embedding was made of
+    loadings: np.ndarray  # (G, d)
+    # mean, std: of each gene in the log-normalised expression, where the reference was scaled: (G,); else 0 and 1.
     mean: np.ndarray
     std: np.ndarray
-    max_value: float | None
-    offset: np.ndarray
-    center: np.ndarray
+    max_value: float | None  # where scaled values were clipped, or None
+    offset: np.ndarray  # (d,)
+    center: np.ndarray  # mean of each gene after scaling, (G,): the expression that cells at 0 of all components have
+    # Counts per cell that the reference was normalised to, or None where that is not known.
     target_sum: float | None = None
-    integers: bool = False
+    integers: bool = False  # whether the components are those of whole numbers, such as counts themselves
 
     @classmethod
     def of(cls, adata: Any, basis: str = "X_pca", *, loadings: str = "PCs") -> Projection:
@@ -84,7 +66,7 @@ class Projection:
         if not len(used):
             raise InputError(f"varm['{loadings}'] is zero everywhere")
         V, center = V[used], _means(adata.X, used)
-        rows = _spread(adata.X.shape[0])
+        rows = _spaced_rows(adata.X.shape[0])
         whole, tried = dense(adata.X[rows], np.float64), take_rows(Z, rows)
         X = whole[:, used]
         # One and the same for all cells: the mean of all that the components were computed from, or nothing.
@@ -174,19 +156,14 @@ class Projected(Rows):
 class Expression:
     """The query's expression in pieces, as the reference has it before scaling.
 
-    Counts are normalised and logged where it is known how the reference was; they must have all genes then. A piece is
-    what ``X[start:stop]`` gives: an array or a sparse matrix.
-
-    Raises
-    ------
-    InputError
-        If X has counts, and how the reference was normalised is not known; or if it was scaled.
+    Counts are normalised and logged where it is known how the reference was (they must have all genes then), else
+    refused, as scaled expression is. A piece is what ``X[start:stop]`` gives: an array or a sparse matrix.
     """
 
     def __init__(self, projection: Projection, X: Any, what: str = "X") -> None:
         self.shape, self._X, self._what, self._target_sum = X.shape, X, what, None
         self._may_be_negative = not projection.scaled and bool(projection.center.min(initial=0) < 0)
-        sample = dense(X[_spread(X.shape[0])], np.float64)
+        sample = dense(X[_spaced_rows(X.shape[0])], np.float64)
         self._check(sample)
         if not projection.integers and _are_counts(sample):
             if projection.target_sum is None:
@@ -218,8 +195,8 @@ class Expression:
             )
 
 
-def _spread(n: int) -> np.ndarray:
-    """Return some rows from the first to the last."""
+def _spaced_rows(n: int) -> np.ndarray:
+    """Return some rows, evenly spaced from the first to the last."""
     return np.unique(np.linspace(0, max(n - 1, 0), _TRIED).astype(int))[: max(n, 0)]
 
 
@@ -254,7 +231,7 @@ def _scaling(
 ) -> tuple[np.ndarray, np.ndarray, float | None]:
     """Return mean, std and clip of a reference that was scaled; 0, 1 and None of one that was not.
 
-    What ``var`` says is tried out: with it, X must come from values that are never negative.
+    What ``var`` says is verified: with it, X must come from values that are never negative.
     """
     zero, one = np.zeros(len(used)), np.ones(len(used))
     if not {"mean", "std"} <= set(adata.var):
@@ -262,7 +239,7 @@ def _scaling(
             warn("X has negative values, and var no 'mean' and 'std' of a scaling: queries are taken as they come")
         return zero, one, None
     mean, std = (adata.var[name].to_numpy(np.float64)[used] for name in ("mean", "std"))
-    std = np.where(std > _LEAST_STD, std, 1.0)
+    std = np.where(std > _MIN_STD, std, 1.0)
     room = _MATCHING * np.median(np.abs(mean))
     if X.min(initial=0) >= 0 and np.median(np.abs(center - mean)) <= room:
         return zero, one, None
@@ -272,7 +249,7 @@ def _scaling(
     if X.min(initial=0) >= 0 and np.median(np.abs(center * std - mean)) <= room:
         return zero, std, clip
     before = np.where(np.abs(X) < top, X * std + mean, np.nan)
-    least = np.nan_to_num(np.nanmin(before, axis=0)) / np.maximum(mean, _LEAST_STD)
+    least = np.nan_to_num(np.nanmin(before, axis=0)) / np.maximum(mean, _MIN_STD)
     # Where low values were clipped, the zeros are not to be seen.
     if (least >= -_MATCHING).all() and (np.median(least) <= _MATCHING or clip is not None):
         return mean, std, clip
@@ -282,11 +259,11 @@ def _scaling(
     )
 
 
-def _target_sum(some: np.ndarray) -> float | None:
+def _target_sum(sample: np.ndarray) -> float | None:
     """Return what every cell's counts add up to, if these are log1p of counts scaled to one sum."""
-    if some.min(initial=0) < 0:
+    if sample.min(initial=0) < 0:
         return None
-    totals = np.expm1(some).sum(axis=1)
+    totals = np.expm1(sample).sum(axis=1)
     totals = totals[totals > 0]
     if not len(totals) or np.ptp(totals) > 1e-3 * totals.mean():
         return None

@@ -1,4 +1,4 @@
-"""New cells from expression or an embedding to all that is known of them: where they lie, labels, novelty."""
+"""New cells, from their expression or an embedding: mapped cells, labels and novelty."""
 
 from __future__ import annotations
 
@@ -17,37 +17,27 @@ from ..system.validate import entry_name, number
 from .model import HarmonyModel
 from .novelty import UNLIKE, score_distance, score_genes
 from .projection import Expression, Matched, Projected
-from .symphony import BETWEEN, MappedQuery, map_query, tell_known
+from .symphony import BETWEEN, MappedQuery, map_query, warn_of_known
 
 NOVELTY, NOVEL, UNKNOWN = "harmonax_novelty", "harmonax_novel", "unknown"
-# Fewer cells than this are not averaged with their neighbours, which would be unlike them, and more take much memory.
-_FEWEST_SMOOTHED, _MOST_SMOOTHED = 50, 200_000
-# Mapped cells that are looked at together, in bytes.
+# Fewer cells than this are not averaged with their neighbours, which would be unlike them; more would take much memory.
+_MIN_SMOOTHED, _MAX_SMOOTHED = 50, 200_000
+# Size of the pieces in which mapped cells are labelled and scored.
 _SLAB_BYTES = 4 << 20
-# A share of novel cells that is worth a warning.
-_TELL = 0.05
+# Share of novel cells from which there is a warning.
+_WORTH_A_WARNING = 0.05
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What to find out about new cells.
+class QueryOptions:
+    """What to find out about new cells, and how."""
 
-    Attributes
-    ----------
-    labels
-        Columns of the reference's labels; None: all that the model keeps.
-    min_genes
-        Refuse new cells with a smaller share of the reference's genes.
-    min_confidence
-        Below it a label is "unknown".
-    how
-        Further arguments of `map_query`.
-    """
-
-    labels: Sequence[str] | None = None
+    labels: Sequence[str] | None = None  # columns of the reference's labels; None: all that the model keeps
+    # Refuse new cells with a smaller share of the reference's genes; lower values accept less exact projections.
     min_genes: float = 0.5
+    # Below it a label is "unknown"; higher values leave more cells unknown, and fewer labels wrong.
     min_confidence: float = 0.5
-    how: dict[str, Any] = field(default_factory=dict)
+    how: dict[str, Any] = field(default_factory=dict)  # further arguments of `map_query`
 
     def __post_init__(self) -> None:
         for name in ("min_genes", "min_confidence"):
@@ -58,24 +48,16 @@ class Wanted:
 
 @dataclass(frozen=True, eq=False)
 class Mapped:
-    """New cells in the reference.
+    """New cells in the reference."""
 
-    Attributes
-    ----------
-    projected, embedding
-        Before and after correction, (N, d).
-    columns
-        One row per cell: ``harmonax_novelty`` (1: as the median cell of the reference), ``harmonax_novel``, and of each
-        label ``NAME_mapped`` ("unknown" where novel or not confident), ``NAME_nearest`` (whatever fits best) and
-        ``NAME_confidence``.
-    record
-        Genes found, batches, novel cells, soft clusters, versions.
-    """
-
+    # projected, embedding: before and after correction, (N, d).
     projected: Any
     embedding: Any
+    # One row per cell: ``harmonax_novelty`` (1: as the median cell of the reference), ``harmonax_novel``, and of each
+    # label ``NAME_mapped`` ("unknown" where novel or not confident), ``NAME_nearest`` (whatever fits best) and
+    # ``NAME_confidence``.
     columns: pd.DataFrame
-    record: dict[str, Any]
+    record: dict[str, Any]  # genes found, batches, novel cells, soft clusters, versions
 
 
 def check_places(*names: str) -> None:
@@ -89,7 +71,7 @@ def check_places(*names: str) -> None:
 
 
 def project(
-    model: HarmonyModel, X: Any, genes: Any, wanted: Wanted, *, what: str = "X"
+    model: HarmonyModel, X: Any, genes: Any, wanted: QueryOptions, *, what: str = "X"
 ) -> tuple[Projected, Matched, Expression]:
     """Return the embedding of new cells, as rows that are computed when they are read, and what it is made of."""
     if model.projection is None:
@@ -106,20 +88,14 @@ def map_cells(
     model: HarmonyModel,
     Z: Any,
     design: BatchDesign | None,
-    wanted: Wanted,
+    wanted: QueryOptions,
     matched: Matched | None = None,
     X: Any = None,
 ) -> Mapped:
-    """Place new cells, hand labels to them, and say how unlike the reference they are.
+    """Map new cells, transfer labels to them, and measure how unlike the reference they are.
 
-    Parameters
-    ----------
-    Z
-        Uncorrected embedding, (N, d): an array or rows to be read.
-    design
-        Batches; None: one.
-    matched, X
-        Where the embedding is from, with `Expression`, if it was.
+    Z is the uncorrected embedding, (N, d), an array or rows to be read, and `design` the batches; None: one. `matched`
+    and X (`Expression`) are what the embedding was projected from, if it was.
     """
     names = list(model.reference.labels) if model.reference is not None else []
     if wanted.labels is not None:
@@ -129,7 +105,7 @@ def map_cells(
         for name in names:
             model.reference.column(name)  # type: ignore[union-attr]
     mapped = map_query(model, Z, design, **wanted.how)
-    tell_known(mapped)
+    warn_of_known(mapped)
     n = Z.shape[0]
     found: dict[str, list[Any]] = {}
     cluster = np.empty(n, np.int32)
@@ -140,7 +116,7 @@ def map_cells(
     batch = _batch_names(mapped.batches)
     scores, novel, shift = _novelty(model, mapped, Z, batch, matched, X, parse_size(wanted.how.get("max_memory")))
     columns = {NOVELTY: scores, NOVEL: novel} if scores is not None else {}
-    # Whether a batch that is unlike the reference as a whole is of another protocol or of other cells, nothing tells.
+    # A batch that is unlike the reference as a whole may have another protocol, or other cells: nothing says which.
     doubtful = novel | (shift.to_numpy() >= UNLIKE)[batch.codes] if scores is not None else np.zeros(n, bool)
     for name, pieces in found.items():
         table = pd.concat(pieces, ignore_index=True)
@@ -150,7 +126,7 @@ def map_cells(
         columns[f"{name}_mapped"] = pd.Categorical(np.where(unsure, UNKNOWN, labels))
         columns[f"{name}_confidence"] = table["confidence"].to_numpy()
     record = _record(model, mapped, matched, wanted) | _seen(model, columns, cluster, shift, names)
-    _tell(record)
+    _warn_of_novelty(record)
     return Mapped(Z, mapped.embedding, pd.DataFrame(columns, index=pd.RangeIndex(n)), record)
 
 
@@ -168,7 +144,7 @@ def _novelty(
     if model.novelty.kind == "genes":
         if matched is None:
             return None, None, None
-        near = np.asarray(Z[:]) if _is_room(Z.shape[0], len(matched.column), max_memory) else None
+        near = np.asarray(Z[:]) if _has_room(Z.shape[0], len(matched.column), max_memory) else None
         scores = score_genes(model.novelty, matched, X, near)
         novelty = model.novelty if near is not None else replace(model.novelty, quantiles=model.novelty.alone)
     else:
@@ -181,11 +157,9 @@ def _novelty(
     return novelty.relative(scores), novel, shift
 
 
-def _is_room(n: int, n_genes: int, max_memory: int | None) -> bool:
+def _has_room(n: int, n_genes: int, max_memory: int | None) -> bool:
     """Return whether cells' expression is averaged with their neighbours', for which it must be in memory."""
-    return _FEWEST_SMOOTHED <= n <= _MOST_SMOOTHED and (
-        max_memory is None or resident() + 8 * n * n_genes <= max_memory
-    )
+    return _MIN_SMOOTHED <= n <= _MAX_SMOOTHED and (max_memory is None or resident() + 8 * n * n_genes <= max_memory)
 
 
 def _batch_names(design: BatchDesign) -> pd.Categorical:
@@ -194,7 +168,7 @@ def _batch_names(design: BatchDesign) -> pd.Categorical:
     return pd.Categorical.from_codes(codes[design.joint], unique)
 
 
-def _record(model: HarmonyModel, mapped: MappedQuery, matched: Matched | None, wanted: Wanted) -> dict[str, Any]:
+def _record(model: HarmonyModel, mapped: MappedQuery, matched: Matched | None, wanted: QueryOptions) -> dict[str, Any]:
     from ..system.version import __version__
 
     record: dict[str, Any] = {
@@ -212,7 +186,7 @@ def _record(model: HarmonyModel, mapped: MappedQuery, matched: Matched | None, w
 def _seen(
     model: HarmonyModel, columns: dict[str, Any], cluster: np.ndarray, shift: pd.Series | None, names: Sequence[str]
 ) -> dict[str, Any]:
-    """Return what the columns say, in short."""
+    """Return a summary of the columns."""
     size = np.bincount(cluster, minlength=model.n_clusters)
     seen: dict[str, Any] = {"clusters": {"cluster": np.arange(model.n_clusters), "n_cells": size}}
     if shift is not None:
@@ -232,11 +206,11 @@ def _seen(
     return seen
 
 
-def _tell(record: dict[str, Any]) -> None:
+def _warn_of_novelty(record: dict[str, Any]) -> None:
     novelty = record.get("novelty")
     if novelty is None:
         return
-    if novelty["novel"] >= _TELL:
+    if novelty["novel"] >= _WORTH_A_WARNING:
         warn(f"{novelty['novel']:.0%} of the new cells are unlike anything in the reference; see obs['{NOVEL}']")
     unlike = [(b, s) for b, s in zip(novelty["batch"], novelty["shift"], strict=True) if s >= UNLIKE]
     if unlike:

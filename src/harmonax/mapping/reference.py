@@ -1,4 +1,4 @@
-"""The reference's cells with their labels, kept so that labels can be handed to new cells."""
+"""The reference's cells with their labels, kept so that labels can be transferred to new cells."""
 
 from __future__ import annotations
 
@@ -26,20 +26,11 @@ _CALIBRATED_ON = 5_000
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """One column of labels: a name for each code, each cell's code (-1: none), and how votes became right.
+    """One column of labels: a name for each code, each cell's code (-1: none), and how votes became right."""
 
-    Attributes
-    ----------
-    names
-        Names of the codes.
-    codes
-        (N,), -1 for cells without a label.
-    votes, right
-        Shares of the vote, rising, and the shares of cells for which the winner was right.
-    """
-
-    names: np.ndarray
-    codes: np.ndarray
+    names: np.ndarray  # names of the codes
+    codes: np.ndarray  # (N,), -1 for cells without a label
+    # votes, right: shares of the vote, rising, and the shares of cells for which the winner was right.
     votes: np.ndarray
     right: np.ndarray
 
@@ -91,18 +82,8 @@ class Reference:
     def transfer(self, Z: np.ndarray, name: str, k: int = K) -> pd.DataFrame:
         """Return the label that most of the k nearest reference cells have, and the chance that it is right.
 
-        Parameters
-        ----------
-        Z
-            New cells in the corrected space, (N, d).
-        name
-            Column of labels.
-
-        Returns
-        -------
-        pandas.DataFrame
-            ``label``, ``vote`` (share of the k cells) and ``confidence`` (share of the reference's own cells with
-            such a vote, among cells of other batches, for which it was right), N rows.
+        Of N new cells in the corrected space: ``label``, ``vote`` (share of the k cells) and ``confidence`` (share of
+        the reference's own cells with such a vote, among cells of other batches, for which it was right).
         """
         own = self.column(name)
         near = self.near(name)(unit(np.asarray(Z, np.float32)), k)[0]
@@ -114,12 +95,7 @@ class Reference:
 class Near:
     """Rows and distances of the k nearest of some cells, (n, k) each; approximate where the cells are many.
 
-    Parameters
-    ----------
-    cells
-        Cells x dimensions.
-    exact
-        Never approximate: for few questions an index is not worth its making.
+    With `exact` they never are: for few queries an index takes longer to build than it saves.
     """
 
     def __init__(self, cells: np.ndarray, *, exact: bool = False) -> None:

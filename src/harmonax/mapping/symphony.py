@@ -6,7 +6,7 @@ penalty at the end of the run, and its ridge coefficients. Every other batch get
     B_k = (X^T diag(R_k) X + N_k e0 e0^T + diag(0, lambda))^-1 (X^T diag(R_k) Zq + e0 C_k^T)
 
 with X = [1, one-hot of batches] and R = softmax(-D / sigma), and Zq -= diag(R_k) X[:, 1:] B_k[1:]. Both are the run's
-own questions to its cells (`algorithm/contracts.py`), so new cells may live wherever the reference's could.
+questions to its own cells (`algorithm/contracts.py`), so new cells may live wherever the reference's could.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .tables import ModelTables
 KnownBatches = Literal["learned", "new"]
 # What joins the names of a cell's batches into one.
 BETWEEN = ", "
-# Where all coefficients are known, rounds only settle which clusters cells are in; after so many little changes.
+# Where all coefficients are known, rounds only settle which clusters cells are in; little changes after this many.
 _SETTLED = 10
 
 
@@ -87,9 +87,9 @@ def map_query(
         Their batch labels, as for `harmonize`; None: one batch that the reference does not have.
     known_batches
         ``"learned"``: cells all of whose batches the reference has, in variables of the same names, get the
-        correction that was learned there. ``"new"``: a level that is called as one of the reference's is not it.
+        correction that was learned there. ``"new"``: a level with the name of one of the reference's is another one.
     ridge_lambda
-        Ridge penalty of batches that the reference does not have.
+        Ridge penalty of batches that the reference does not have. Higher values correct them less, lower values more.
     n_iter
         Rounds of assigning and correcting. 1 is the published method; the second assigns cells to clusters without
         the shift that the first has found, which matters where it is large. Cells of known batches alone take 10 at
@@ -241,7 +241,7 @@ def _batches(batches: Any, n_cells: int, how: dict[str, Any]) -> BatchDesign:
 
 
 def _as_model(model: ModelTables, asked: BatchDesign) -> BatchDesign:
-    """Return the batches with the model's variables in its order, where they have them."""
+    """Return the batches with the variables in the model's order, where they are the same."""
     if model.variables == ("+".join(asked.variables),) and asked.n_variables > 1:
         return combined(asked)
     if asked.variables == model.variables or not set(asked.variables) & set(model.variables):
@@ -257,8 +257,8 @@ def _as_model(model: ModelTables, asked: BatchDesign) -> BatchDesign:
     return BatchDesign.from_codes(codes[asked.joint], model.variables, [asked.levels[f] for f in order])
 
 
-def tell_known(mapped: MappedQuery) -> None:
-    """Warn where some of the new cells' batches are called as batches of the reference, and some are not."""
+def warn_of_known(mapped: MappedQuery) -> None:
+    """Warn where some of the new cells' batches have names of the reference's batches, and some have not."""
     if mapped.known and mapped.new:
         first = ", ".join(f"'{name}'" for name in list(mapped.known)[:3])
         warn(

@@ -55,7 +55,7 @@ class ModelTables:
         return self.cluster_moment[there] / self.cluster_mass[there, None]
 
     def nearest_cluster(self, Z: np.ndarray) -> np.ndarray:
-        """Return the soft cluster that each cell in the corrected space is most in, (N,)."""
+        """Return the likeliest soft cluster of each cell in the corrected space, (N,)."""
         toward = unit(np.asarray(Z, np.float32)) @ self.centroids.T.astype(np.float32)
         if np.ptp(self.sigma) > 0:
             toward = (toward - 1) / self.sigma.astype(np.float32)

@@ -1,10 +1,10 @@
 """Differentiable operators in JAX and Flax NNX: pip install 'harmonax[jax]'.
 
     harmony/         DifferentiableHarmony: the method of `harmonax.algorithm`, traced
-    latent/          DifferentiableMMDBatchCorrection: a batch-conditional autoencoder whose codes forget the batch;
-                     DifferentiableWGANBatchCorrection: the same, against a critic
-    clustering.py    SoftKMeansClustering
-    checks.py        what arrives at any of them
+    latent/          DifferentiableMMDBatchCorrection: an autoencoder whose latent does not know the batch;
+                     DifferentiableWGANBatchCorrection: the same, trained against a critic
+    soft_kmeans.py   SoftKMeansClustering
+    checks.py        checks of the cells that they are given
 
 Each is a Flax NNX module with ``apply(data, state, metadata)``, which returns `data` with the results added.
 """
@@ -14,10 +14,10 @@ from ..system.extras import need
 for _module in ("jax", "flax"):
     need(_module, "jax")
 
-from .clustering import SoftClusteringConfig, SoftKMeansClustering  # noqa: E402
 from .harmony.operator import BatchCorrectionConfig, DifferentiableHarmony  # noqa: E402
 from .latent.mmd import DifferentiableMMDBatchCorrection, MMDBatchCorrectionConfig  # noqa: E402
 from .latent.wgan import DifferentiableWGANBatchCorrection, WGANBatchCorrectionConfig  # noqa: E402
+from .soft_kmeans import SoftClusteringConfig, SoftKMeansClustering  # noqa: E402
 
 __all__ = [
     "BatchCorrectionConfig",

@@ -1,4 +1,4 @@
-"""What the neural operators read, checked: values where they are known, shapes also while JAX is tracing."""
+"""Checks of what the neural operators are given: shapes always, values unless JAX is tracing."""
 
 from __future__ import annotations
 
@@ -10,27 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import InputError, MissingKeyError, nearest
+from ..losses.checks import known
 
-# Codes there is room for where the number of batches was not said.
+# Number of batches that there is room for where n_batches is not given.
 ROOM = 64
 
 
 class Cells(NamedTuple):
-    """Cells as an operator computes with them.
+    """Cells as an operator computes with them."""
 
-    Attributes
-    ----------
-    values
-        Expression or embedding, (N, features), floating point.
-    labels
-        Batch of each cell, (N,) int.
-    weight
-        1 for cells that count, 0 for padding, (N,).
-    """
-
-    values: jax.Array
-    labels: jax.Array
-    weight: jax.Array
+    values: jax.Array  # expression or embedding, (N, features), floating point
+    labels: jax.Array  # batch of each cell, (N,) int
+    weight: jax.Array  # 1 for cells that count, 0 for padding, (N,)
 
 
 def read_cells(data: Mapping[str, Any], name: str, n_features: int, n_batches: int | None) -> Cells:
@@ -53,7 +44,7 @@ def read_cells(data: Mapping[str, Any], name: str, n_features: int, n_batches: i
     # Padding may hold anything, NaN included; 0 times that would be NaN.
     values = jnp.where(weight[:, None] > 0, values, 0.0)
     labels = jnp.where(weight > 0, labels, 0).astype(jnp.int32)
-    if _known(labels) and len(labels):
+    if known(labels) and len(labels):
         room = ROOM if n_batches is None else n_batches
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= room:
@@ -70,7 +61,7 @@ def read_values(data: Mapping[str, Any], name: str, n_features: int) -> jax.Arra
     if not jnp.issubdtype(values.dtype, jnp.floating):
         values = values.astype(jnp.float32)
     mask = data.get("mask")
-    if _known(values) and (mask is None or _known(mask)):
+    if known(values) and (mask is None or known(mask)):
         wrong = ~np.isfinite(np.asarray(values)).all(axis=1)
         if mask is not None:
             wrong &= np.asarray(mask, bool) if np.shape(mask) == wrong.shape else True
@@ -97,8 +88,3 @@ def _entry(data: Mapping[str, Any], name: str) -> Any:
     if name not in data:
         raise MissingKeyError(f"data has no '{name}'; {nearest(name, data)}")
     return data[name]
-
-
-def _known(array: Any) -> bool:
-    """Return whether the values can be looked at: not while JAX traces them."""
-    return not isinstance(array, jax.core.Tracer)

@@ -8,6 +8,9 @@
     overcorrection   where neighbours were separated
     check            what batches explain before any correction, and their sizes
 
+They share: canvas (Axes, showing, saving), views (cells in two dimensions), stored (where the numbers come from),
+colours (of groups of cells), palette (the colours), lettering (names from the data).
+
 Nothing global is changed, and matplotlib is loaded when a figure is drawn. `save` is the path of a file, written as
 given.
 """

@@ -20,18 +20,9 @@ _DPI = 150
 
 
 class Canvas:
-    """The Axes of one figure: the caller's, or new ones.
+    """The Axes of one figure: those that were given, or a new figure of this size, in inches, and grid.
 
-    Parameters
-    ----------
-    rows, columns
-        Number of Axes.
-    size
-        Width and height of a new figure, in inches.
-    given
-        The caller's Axes, as many; None: a new figure. Global settings are left alone, and no backend is chosen.
-    **grid
-        Of ``matplotlib.pyplot.subplots``, for a new figure.
+    Global settings are left alone, and no backend is chosen.
     """
 
     def __init__(self, rows: int, columns: int, size: tuple[float, float], given: Any = None, **grid: Any) -> None:

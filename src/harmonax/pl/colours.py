@@ -34,12 +34,7 @@ def is_categorical(values: pd.Series) -> bool:
 def categories(values: pd.Series, given: Sequence[Any] | None = None) -> Categories:
     """Number a column's groups, leaving out those without cells.
 
-    Parameters
-    ----------
-    values
-        One per cell.
-    given
-        Colours, one per category of the column, as scanpy keeps them; they are taken where there are enough.
+    `given` are colours, one per category of the column, as scanpy keeps them; they are taken where there are enough.
     """
     column = values.astype("category")
     names, codes = list(column.cat.categories), np.asarray(column.cat.codes, np.int64)

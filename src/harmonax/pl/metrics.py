@@ -25,7 +25,7 @@ KINDS = {
     "bio": "Biology kept",
     "label-free": "Without labels",
 }
-# Of metrics that are shown under another name than the one they are stored with.
+# Metrics that are shown under another name than they are stored under.
 NAMES = {"own-batch neighbors kept": "same-batch neighbours kept"}
 
 

@@ -64,11 +64,11 @@ def overcorrection(
     MissingKeyError
         If there is no diagnosis or no embedding.
     InputError
-        If it was not measured for any cell.
+        If no cell was measured.
 
     Notes
     -----
-    A correction moves the cells of a batch together, so that neighbours within it stay neighbours: 1 is no distortion.
+    A correction moves the cells of a batch together, so neighbours within it stay neighbours: 1 means no distortion.
     The figure names states of one batch that were merged with others, and groups that kept at least 0.1 less than all
     cells. The line "split at random" is the share that the correction kept in one batch, split at random into two.
     Cells outside the sample that was measured are grey.

@@ -26,33 +26,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Corrector:
-    """A correction of an AnnData.
+    """A correction of an AnnData."""
 
-    Attributes
-    ----------
-    name
-        What users call it.
-    integrate
-        The function of `harmonax.pp` that does it.
-    adjusted_basis
-        Where in ``obsm`` its result goes by default.
-    needs
-        What it works on: an ``"embedding"``, whose coordinates it keeps, or ``"expression"``, of which it makes a
-        latent with coordinates of its own.
-    record
-        Where in ``uns`` it says how it was made.
-    describe
-        Returns a few words on a run from its record.
-    extra, modules
-        What has to be installed: the extra of harmonax, and the modules it brings.
-    """
-
-    name: str
-    integrate: Callable[..., None]
-    adjusted_basis: str
+    name: str  # what users call it
+    integrate: Callable[..., None]  # the function of `harmonax.pp` that does it
+    adjusted_basis: str  # where in ``obsm`` its result goes by default
+    # What it works on: an ``"embedding"``, whose coordinates it keeps, or ``"expression"``, of which it makes a latent
+    # with coordinates of its own.
     needs: Literal["embedding", "expression"]
-    record: str
-    describe: Callable[[Mapping[str, Any]], str]
+    record: str  # where in ``uns`` it says how it was made
+    describe: Callable[[Mapping[str, Any]], str]  # returns a few words on a run from its record
+    # extra, modules: what has to be installed: the extra of harmonax, and the modules it brings.
     extra: str = ""
     modules: tuple[str, ...] = ()
 

@@ -1,4 +1,4 @@
-"""The scanpy-shaped front: AnnData in, AnnData out."""
+"""The scanpy interface: AnnData in, AnnData out."""
 
 from __future__ import annotations
 
@@ -17,12 +17,10 @@ from ..inputs.embedding import read_obsm
 from ..params import Flavor, Floats
 from ..result import HarmonyResult, announce
 from ..system.log import chosen_threads
-from ..system.validate import entry_name, expect_anndata
+from ..system.validate import entry_name, expect_anndata, listed
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-__all__ = ["harmony_integrate"]
 
 
 def harmony_integrate(
@@ -123,10 +121,11 @@ def harmony_integrate(
     rng
         Seed, Generator, SeedSequence or None. `random_state` is the older name.
     precision
-        Arithmetic of the cells, ``"float32"`` or ``"float64"``. Everything summed over cells is float64.
+        Arithmetic of the cells, ``"float32"`` or ``"float64"``, which takes twice the memory. Everything summed over
+        cells is float64.
     n_threads
-        Threads. None: ``scanpy.settings.n_jobs`` where scanpy is loaded and that was changed from its default, else the
-        CPUs this process may use. The result does not depend on it.
+        Number of threads. None: ``scanpy.settings.n_jobs`` where scanpy is loaded and that was changed from its
+        default, else the CPUs this process may use. More take less time; the result does not depend on it.
     backend
         Where the cells live: ``"memory"`` or ``"disk"`` (native kernels; the same bits), ``"dask"`` (the workers of a
         cluster), ``"jax"`` (a GPU, a TPU), ``"dense"`` (plain NumPy, the reference; small N), or ``"auto"``.
@@ -167,7 +166,7 @@ def harmony_integrate(
     MissingKeyError
         If a column or the basis is not there.
     InputError
-        If a parameter, the embedding or the labels cannot be used, or one parameter is given in two spellings.
+        If a parameter, the embedding or the labels cannot be used, or one parameter is given under two names.
     TypeError
         If a keyword is unknown.
 
@@ -221,7 +220,9 @@ def harmony_integrate(
         progress=options["progress"],
     )
     adata.obsm[adjusted_basis] = result.embedding
-    adata.uns["harmonax"] = uns_record(result, basis, adjusted_basis, {"keys": _listed(key)} | how)
+    adata.uns["harmonax"] = uns_record(
+        result, basis, adjusted_basis, {"keys": [str(name) for name in listed(key)]} | how
+    )
     if keep is not None:
         keep(result, basis)
     if harmonypy.get("verbose", True):
@@ -231,7 +232,7 @@ def harmony_integrate(
 def _model_place(
     adata: AnnData, save_model: Any, save_labels: str | Sequence[str] | None
 ) -> Callable[[HarmonyResult, str], None] | None:
-    """Return what keeps the model of a run where it was asked for, or None; refuse what cannot be, before any work."""
+    """Return a function that keeps the model of a run, or None; refuse a place that cannot take it, before any work."""
     if save_model is None or save_model is False:
         if save_labels is not None:
             raise InputError("save_labels go into a model: say where with save_model")
@@ -254,12 +255,8 @@ def _model_place(
     return keep
 
 
-def _listed(key: str | Sequence[str]) -> list[str]:
-    return [key] if isinstance(key, str) else [str(name) for name in key]
-
-
 def check_target(adata: Any, adjusted_basis: str, what: str = "adata") -> None:
-    """Refuse what a result cannot be written to."""
+    """Refuse an AnnData that a result cannot be written to."""
     expect_anndata(adata, what, instead="for arrays there is harmonax.harmonize")
     if adata.is_view and adata.isbacked:
         raise InputError(f"{what} is a view of a file, which cannot be written to; pass {what}.to_memory()")

@@ -1,4 +1,4 @@
-"""The scanpy-shaped front of the MMD and WGAN corrections: AnnData in, AnnData out. Needs ``harmonax[jax]``."""
+"""The scanpy interface of the MMD and WGAN corrections: AnnData in, AnnData out. Needs ``harmonax[jax]``."""
 
 from __future__ import annotations
 
@@ -12,23 +12,21 @@ import pandas as pd
 from ..adata import storable
 from ..errors import InputError, MissingKeyError, nearest, warn
 from ..inputs.columns import design_from_table
-from ..inputs.expression import Kind, dense, kind_of
+from ..inputs.expression import Kind, dense, kind_of, layer_of
 from ..system.extras import need
 from ..system.log import say
 from ..system.rng import seed_from
-from ..system.validate import entry_name, expect_anndata
+from ..system.validate import entry_name, expect_anndata, listed
 from ..system.version import __version__
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
-__all__ = ["mmd_integrate", "wgan_integrate"]
-
 Progress = bool | Callable[[int, int, float], None] | None
-# Of all the genes, this much is hidden from the encoder at a time: single cells miss about as much.
+# Share of the genes that is hidden from the encoder at a time: single cells miss about as many.
 _GENE_DROPOUT = 0.3
-# Less than the operator's 1: among a thousand genes the critics tell cells apart by noise too, and following them as
-# closely merged cell types.
+# Less than the operator's 1: with a thousand genes the critics also tell cells apart by noise, and at a weight of 1
+# cell types were merged.
 _ADVERSARIAL_WEIGHT = 0.2
 
 
@@ -77,15 +75,20 @@ def mmd_integrate(
     target
         Batch that expression is corrected to: one of the column, or ``"average"``.
     hidden_dim, latent_dim
-        Width of the networks' hidden layers, and of the latent.
+        Width of the networks' hidden layers, and of the latent. Higher values reconstruct finer differences between
+        cells, take more time, and fit noise where cells are few.
     kernel_bandwidth
-        Middle width of the kernels, in units of the median distance of cells.
+        Middle width of the kernels, in units of the median distance of cells. Higher values compare batches more
+        coarsely, lower values more locally.
     mmd_weight
-        Weight of the discrepancy against the reconstruction.
+        Weight of the discrepancy against the reconstruction. Higher values mix batches more strongly, at the risk of
+        merging types; lower values keep more of every difference.
     gene_dropout, latent_noise
-        Share of the genes hidden from the encoder at each step, and noise on the latent in training.
+        Share of the genes hidden from the encoder at each step, and noise on the latent in training. Higher values hide
+        traces of the batch better, and blur states that are close; lower values keep both.
     steps, batch_size, learning_rate
-        Updates, cells in each, and the learning rate at the start.
+        Number of updates, cells in each, and the learning rate at the start. More steps fit better, larger updates are
+        steadier, and both take more time; a higher learning rate learns faster, and may diverge.
     rng
         Seed, Generator, SeedSequence or None.
     missing
@@ -165,9 +168,10 @@ def wgan_integrate(
     adata, key, layer, mask_var, adjusted_basis, corrected, target, hidden_dim, latent_dim
         As for `harmonax.pp.mmd_integrate`.
     discriminator_hidden_dim
-        Width of the critics' hidden layers.
+        Width of the critics' hidden layers. Higher values find subtler differences between batches, and take more time.
     adversarial_weight
-        Weight of the critics' distance against the reconstruction.
+        Weight of the critics' distance against the reconstruction. Higher values mix batches more strongly, at the risk
+        of merging types; lower values keep more of every difference.
     gene_dropout, latent_noise, steps, batch_size, learning_rate, rng, missing, allow_many_levels, progress
         As for `harmonax.pp.mmd_integrate`.
 
@@ -195,7 +199,7 @@ def wgan_integrate(
 
 
 def _integrate(name: str, kinds: tuple[Any, Any], asked: Mapping[str, Any], model: dict[str, Any]) -> None:
-    """Check, train and write: what both have in common. `kinds` are the operator and its configuration."""
+    """Check, train and write, for both corrections. `kinds` are the classes of the operator and its configuration."""
     adata, nnx = asked["adata"], need("flax.nnx", "jax")
     _check_places(adata, {place: asked[place] for place in ("adjusted_basis", "corrected")})
     how = {"missing": asked["missing"], "allow_many_levels": asked["allow_many_levels"]}
@@ -210,7 +214,7 @@ def _integrate(name: str, kinds: tuple[Any, Any], asked: Mapping[str, Any], mode
     operator = kinds[0](config, rngs=nnx.Rngs(seed))
     options = {item: asked[item] for item in training}
     fitted = operator.fit(data, **options, rng=seed, progress=asked["progress"])
-    # Compiled, so that the losses of all cells, which nobody asked for, are not computed.
+    # Compiled, so that the losses of all cells, which are not used, are not computed.
     names = ("latent", "corrected_expression")
     result = nnx.jit(lambda op, data: {item: op.apply(data, {}, None)[0][item] for item in names})(operator, data)
     adata.obsm[asked["adjusted_basis"]] = np.asarray(result["latent"])
@@ -219,17 +223,12 @@ def _integrate(name: str, kinds: tuple[Any, Any], asked: Mapping[str, Any], mode
         adata.obsm[asked["corrected"]] = pd.DataFrame(values, adata.obs_names, adata.var_names[genes])
     adata.uns[f"harmonax_{name}"] = storable(
         {"parameters": model | options | {"target": asked["target"]}, "seed": seed, "status": fitted.status.value}
-        | {"adjusted_basis": asked["adjusted_basis"], "batch_keys": names_of(asked["key"])}
+        | {"adjusted_basis": asked["adjusted_basis"], "batch_keys": [str(name) for name in listed(asked["key"])]}
         | {"keys": list(design.variables), "levels": levels, "n_genes": len(genes), "history": dict(fitted.history)}
         | {"versions": {"harmonax": __version__} | {m: need(m, "jax").__version__ for m in ("jax", "flax", "optax")}}
     )
     losses = ", ".join(f"{item} {values[-1]:.3g}" for item, values in fitted.history.items())
     say(logging.INFO, f"{name}: {fitted.message}; {losses}")
-
-
-def names_of(key: str | Sequence[str]) -> list[str]:
-    """Return the batch columns that were named, one or several."""
-    return [key] if isinstance(key, str) else [str(name) for name in key]
 
 
 def _check_places(adata: Any, names: Mapping[str, str | None]) -> None:
@@ -263,10 +262,7 @@ def _genes(adata: AnnData, mask_var: str | None) -> np.ndarray:
 
 def _expression(adata: AnnData, layer: str | None, genes: np.ndarray) -> np.ndarray:
     """Return the expression of the genes, dense float32."""
-    if layer is not None and layer not in adata.layers:
-        raise MissingKeyError(f"layers has no '{layer}'; {nearest(layer, adata.layers.keys())}")
-    label = "X" if layer is None else f"layers['{layer}']"
-    matrix = adata.X if layer is None else adata.layers[layer]
+    matrix, label = layer_of(adata, layer)
     if matrix is None:
         raise InputError("there is no X; name a layer with log-normalised expression (layer=)")
     matrix = matrix[:, genes]

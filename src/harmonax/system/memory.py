@@ -15,7 +15,7 @@ _UNITS = {"": 1, "k": 10, "m": 20, "g": 30, "t": 40}
 
 
 def resident() -> int:
-    """Return the memory that this process holds now, in bytes; its peak where the system does not tell."""
+    """Return the memory that this process holds now, in bytes; its peak where the system does not say."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):
@@ -23,7 +23,7 @@ def resident() -> int:
 
 
 def peak() -> int | None:
-    """Return the most memory this process has held, in bytes, or None where the system does not tell."""
+    """Return the maximum memory that this process has held, in bytes; None where the system does not say."""
     # Not from getrusage where there is another way: on Linux that begins with what the parent process held.
     with contextlib.suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text().splitlines()
@@ -32,8 +32,8 @@ def peak() -> int | None:
         import resource
     except ImportError:
         return None
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    peak_size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak_size if sys.platform == "darwin" else peak_size * 1024
 
 
 def available(
@@ -43,7 +43,7 @@ def available(
 ) -> int | None:
     """Return the bytes that this process may still take: free in the machine, and in its control groups.
 
-    None where the system does not tell.
+    None where the system does not say.
     """
     found = [_left_in(folder) for folder in control_groups(cgroup, membership, "memory")]
     try:

@@ -12,7 +12,7 @@ Report = Callable[[int, int, float], None]
 
 @contextmanager
 def reporter(progress: bool | Report | None, max_rounds: int) -> Iterator[Report | None]:
-    """Give a function to call after each pass of a run of at most so many rounds."""
+    """Give a function to call after each pass of a run of at most `max_rounds` rounds."""
 
     def text(round_: int, pass_: int, objective: float) -> str:
         done = f"{bar(round_ / max_rounds)} round {round_} of at most {max_rounds}"

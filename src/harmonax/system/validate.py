@@ -65,6 +65,11 @@ def one_of(value: Any, name: str, allowed: Iterable[str]) -> Any:
     return value
 
 
+def listed(names: str | Iterable[str] | None) -> list[str]:
+    """Return one name, several or none as a list."""
+    return [] if names is None else [names] if isinstance(names, str) else list(names)
+
+
 def entry_name(value: Any, name: str) -> str:
     """Return a name that an entry of ``obsm`` or ``uns`` may have in a file."""
     if not isinstance(value, str) or not value or "/" in value:
@@ -75,14 +80,14 @@ def entry_name(value: Any, name: str) -> str:
 def expect_anndata(
     value: Any, name: str = "adata", *, parts: Iterable[str] = ("obs", "obsm", "uns"), instead: str = ""
 ) -> None:
-    """Refuse what has not the parts of an AnnData that are needed; `instead` says what takes other things."""
+    """Refuse what lacks the parts of an AnnData that are needed; `instead` names the function for other things."""
     if not all(hasattr(value, part) for part in parts):
         more = f"; {instead}" if instead else ""
         raise InputError(f"{name} is a {type(value).__name__}, not an AnnData{more}")
 
 
 def _as_float(value: Any) -> float:
-    """Return a number as a float, NaN for what is none: a truth value, text."""
+    """Return a number as a float, and NaN for anything else, such as a truth value or text."""
     if isinstance(value, (bool, np.bool_, str, bytes)):
         return math.nan
     try:

@@ -9,7 +9,7 @@ from ..errors import MissingKeyError, nearest
 from ..evaluation.before.check import Check
 from ..evaluation.before.check import check as check_table
 from ..inputs.embedding import read_obsm
-from ..system.validate import entry_name, expect_anndata
+from ..system.validate import entry_name, expect_anndata, listed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -89,10 +89,10 @@ def check(
     entry_name(key_added, "key_added")
     made = check_table(
         adata.obs,
-        _names(batch_key),
+        listed(batch_key),
         _embedding(adata, basis),
         label_key=label_key,
-        condition_keys=_names(condition_key),
+        condition_keys=listed(condition_key),
         basis=basis,
         var_columns=[str(name) for name in adata.var.columns],
         rng=rng,
@@ -100,12 +100,6 @@ def check(
     )
     adata.uns[key_added] = made.to_uns()
     return made
-
-
-def _names(keys: str | Sequence[str] | None) -> list[str]:
-    if keys is None:
-        return []
-    return [keys] if isinstance(keys, str) else list(keys)
 
 
 def _embedding(adata: AnnData, basis: str) -> np.ndarray | None:

@@ -16,7 +16,7 @@ from ..evaluation.after.diagnose import diagnose as diagnose_case
 from ..evaluation.labels import UNLABELLED
 from ..inputs.columns import design_from_table
 from ..inputs.embedding import read_obsm
-from ..inputs.expression import dense
+from ..inputs.expression import dense, layer_of
 from ..params import HarmonyParams
 from ..system.rng import seed_from
 
@@ -57,7 +57,7 @@ def diagnose(
         Column of cell types, if they are known. Without it, a type that only one batch has cannot be distinguished
         from a batch effect, and batches with different cells look as if they were too little corrected.
     group_key
-        Column by which results are shown; None: `label_key`, else ``"leiden"`` where that is there.
+        Column by which results are shown; None: `label_key`, else ``"leiden"`` if that exists.
     markers
         Genes by cell type, ``{"B cells": ["MS4A1", "CD79A"]}``: do they still separate their types? Needs `label_key`.
     basis, adjusted_basis
@@ -71,9 +71,10 @@ def diagnose(
     null
         Split one batch at random and correct the halves.
     unlabelled
-        Names in `label_key` that stand for no type.
+        Names in `label_key` that mean that the type is not known.
     max_cells
-        Of more cells, a sample of this size is taken for what needs neighbours.
+        With more cells, neighbours are measured on a random sample of this size. Higher values are more exact, and take
+        more time and memory.
     rng
         Seed, Generator, SeedSequence or None.
     key_added
@@ -158,7 +159,7 @@ def _embedding(adata: AnnData, basis: str) -> np.ndarray:
 
 
 def _names(adata: AnnData, key: str, unlabelled: Collection[str]) -> np.ndarray:
-    """Return a column as text, "" where it is missing or stands for nothing."""
+    """Return a column as text, "" where it is missing or not known."""
     if key not in adata.obs:
         raise MissingKeyError(f"obs has no column '{key}'; {nearest(key, adata.obs.columns)}")
     column = adata.obs[key]
@@ -205,8 +206,7 @@ def _expression(
         return None
     if label_key is None:
         raise InputError("markers are genes of cell types: pass label_key, the column that holds the types")
-    if layer is not None and layer not in adata.layers:
-        raise MissingKeyError(f"layers has no '{layer}'; {nearest(layer, adata.layers.keys())}")
+    X = layer_of(adata, layer)[0]
     genes = list(dict.fromkeys(gene for listed in markers.values() for gene in listed))
     types = adata.obs[label_key].astype(str).unique() if label_key in adata.obs else []
     absent = [name for name in markers if name not in types]
@@ -215,7 +215,6 @@ def _expression(
     unknown = [gene for gene in genes if gene not in adata.var_names]
     if unknown:
         raise MissingKeyError(f"var_names has no '{unknown[0]}'; {nearest(unknown[0], adata.var_names)}")
-    X = adata.X if layer is None else adata.layers[layer]
     values = X[:, np.sort(adata.var_names.get_indexer(genes))]
     order = np.argsort(np.argsort(adata.var_names.get_indexer(genes)))
     expression = dense(values, np.float64)[:, order]

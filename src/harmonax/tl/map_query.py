@@ -13,18 +13,20 @@ from ..adata import storable
 from ..engine.run import Backend
 from ..errors import InputError, MissingKeyError, nearest
 from ..inputs.columns import design_from_table
+from ..inputs.expression import layer_of
 from ..mapping.build import read_model
 from ..mapping.model import HarmonyModel
-from ..mapping.query import Mapped, Wanted, check_places, map_cells, project
+from ..mapping.query import Mapped, QueryOptions, check_places, map_cells, project
 from ..mapping.symphony import KnownBatches
 from ..pp.harmony import check_target
 from ..system.log import chosen_threads, say
+from ..system.validate import listed
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 # Embeddings above this many bytes are computed piece by piece.
-_MAX_AT_ONCE = 1 << 30
+_MAX_IN_MEMORY = 1 << 30
 
 
 def map_query(
@@ -54,7 +56,7 @@ def map_query(
 
     New cells are projected with the reference's loadings, assigned to its soft clusters, and corrected with the
     reference held fixed: no integration is done again, and the time does not depend on the reference's size. Where
-    the model keeps labels, they are handed on; cells unlike anything in the reference are not forced into its types.
+    the model keeps labels, they are transferred; cells unlike anything in the reference are not forced into its types.
 
     Parameters
     ----------
@@ -67,26 +69,28 @@ def map_query(
     batch_key
         Column of ``query.obs`` that says which batch a cell is from, or several; None: one batch.
     labels
-        Columns of labels to hand on; None: all that the model keeps. Of an AnnData, any column of ``obs``.
+        Columns of labels to transfer; None: all that the model keeps. Of an AnnData, any column of ``obs``.
     basis
-        Entry of ``query.obsm`` that has the cells in the reference's uncorrected embedding already, (N, d). None:
-        project them from the expression.
+        Entry of ``query.obsm`` with the cells in the reference's uncorrected embedding, (N, d), where they are
+        projected already. None: project them from the expression.
     layer
         Layer to take instead of X.
     adjusted_basis, projected_basis
         Where in ``query.obsm`` the mapped cells go, and the projected ones before correction.
     known_batches
         ``"learned"``: cells of batches that the reference has, in columns of the same name, get the correction learned
-        there. ``"new"``: batches with the same name are others.
+        there. ``"new"``: batches with the same name are different ones.
     ridge_lambda
-        Ridge penalty for batches that the reference does not have.
+        Ridge penalty for batches that the reference does not have. Higher values correct them less, lower values more.
     n_iter
-        Rounds of assigning and correcting; 1 is the published method.
+        Rounds of assigning and correcting. 1 is the published method; more follow large shifts better, and take more
+        time.
     min_genes
         Refuse a query with a smaller share of the reference's genes; missing ones are taken as the reference's mean.
+        Lower values accept queries that are projected less exactly.
     min_confidence
-        Below it a label is "unknown". The confidence is the share of the reference's cells, judged by cells of
-        other batches, for which such a vote was right.
+        Below it a label is "unknown": higher values leave more cells unknown, and fewer labels wrong. The confidence is
+        the share of the reference's cells, judged by cells of other batches, for which such a vote was right.
     dtype
         Of the mapped embedding.
     n_threads, backend, max_memory
@@ -114,7 +118,7 @@ def map_query(
     Warns
     -----
     HarmonaxWarning
-        If genes are missing, only some batches are called as the reference's, or cells or whole batches are unlike
+        If genes are missing, only some batches have names of the reference's, or cells or whole batches are unlike
         anything there.
 
     Notes
@@ -139,7 +143,7 @@ def map_query(
     """
     check_target(query, adjusted_basis, "query")
     check_places(adjusted_basis, basis or projected_basis)
-    wanted_labels = [labels] if isinstance(labels, str) else labels
+    wanted_labels = None if labels is None else listed(labels)
     model = read_model(reference, wanted_labels)
     design = None
     if batch_key is not None:
@@ -155,7 +159,7 @@ def map_query(
         "backend": backend,
         "max_memory": max_memory,
     }
-    wanted = Wanted(wanted_labels, min_genes, min_confidence, how)
+    wanted = QueryOptions(wanted_labels, min_genes, min_confidence, how)
     Z, matched, X = _projected(query, model, wanted, basis, layer)
     mapped = map_cells(model, Z, design, wanted, matched, X)
     if basis is None:
@@ -168,20 +172,17 @@ def map_query(
     return mapped
 
 
-def _projected(query: AnnData, model: HarmonyModel, wanted: Wanted, basis: str | None, layer: str | None) -> Any:
+def _projected(query: AnnData, model: HarmonyModel, wanted: QueryOptions, basis: str | None, layer: str | None) -> Any:
     if basis is not None:
         if basis not in query.obsm:
             raise MissingKeyError(f"query.obsm has no '{basis}'; {nearest(basis, query.obsm.keys())}")
         return query.obsm[basis], None, None
-    if layer is not None and layer not in query.layers:
-        raise MissingKeyError(f"query.layers has no '{layer}'; {nearest(layer, query.layers.keys())}")
-    X = query.X if layer is None else query.layers[layer]
+    X, what = layer_of(query, layer, "query.layers")
     if X is None:
         raise InputError("the query has no X: pass layer=, or basis= for cells that are projected already")
-    what = "X" if layer is None else f"layers['{layer}']"
     Z, matched, expression = project(model, X, query.var_names, wanted, what=what)
     # Computed once, where it may be in memory.
-    whole = Z.nbytes <= _MAX_AT_ONCE and wanted.how.get("max_memory") is None
+    whole = Z.nbytes <= _MAX_IN_MEMORY and wanted.how.get("max_memory") is None
     return Z[:] if whole else Z, matched, expression
 
 

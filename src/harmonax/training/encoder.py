@@ -18,7 +18,7 @@ from ..fitting.loop import fit
 from ..fitting.outcome import FitResult
 from ..fitting.presets import WEIGHTS, correction_losses
 from ..inputs.columns import design_from_table
-from ..inputs.expression import dense
+from ..inputs.expression import dense, layer_of
 from ..operators.harmony.operator import BatchCorrectionConfig, DifferentiableHarmony
 from ..system.rng import seed_from
 from ..system.validate import whole_number
@@ -34,16 +34,21 @@ class EncoderConfig:
     Parameters
     ----------
     n_genes
-        Genes with the largest variance of log counts; of fewer, all.
+        Number of genes to use, those with the largest variance of log counts; default 1000. More genes hold finer
+        differences and more noise, and take more time.
     hidden_dim, latent_dim
-        Width of the hidden layer and of the latent.
+        Width of the hidden layer, default 128, and of the latent, default 20. Higher values keep finer differences, and
+        fit noise where cells are few; lower values keep coarse ones only.
     n_clusters, n_iterations, sigma, theta
-        Of `DifferentiableHarmony`, on each minibatch; theta, sigma and alpha are trained too.
+        Of `DifferentiableHarmony`, on each minibatch; defaults 15, 3, 0.2 and 2. More clusters correct finer groups,
+        more iterations correct more completely, and both take more time; a higher sigma makes clusters softer, a higher
+        theta mixes more strongly. theta and sigma are where training begins, as alpha is trained too.
     reconstruction
-        Weight of the reconstruction. Most of a gene's variance is noise that nothing explains, so the error that an
-        encoder can still gain is small beside the batch losses.
+        Weight of the reconstruction; default 60, since most of a gene's variance is noise that nothing explains, so the
+        error that an encoder can still gain is small beside the batch losses. Higher values keep more of the
+        expression; lower values mix batches more strongly.
     harmony
-        Train through Harmony with the batch losses. False: reconstruction alone, the control.
+        Train through Harmony with the batch losses; default True. False: reconstruction alone, the control.
 
     Raises
     ------
@@ -162,11 +167,12 @@ def train_encoder(
     preset
         ``"strong_batch"``, ``"clear_types"`` or ``"balanced"``; see `harmonax.training.WEIGHTS`.
     config
-        None: `EncoderConfig` as it comes.
+        None: the defaults of `EncoderConfig`.
     layer
         Of the AnnData; None: ``adata.X``.
     steps, batch_size, learning_rate
-        Of Adam.
+        Number of updates, cells in each, and the learning rate of Adam. More steps fit better, larger updates are
+        steadier, and both take more time; a higher learning rate learns faster, and may diverge.
     rng
         Seed, Generator, SeedSequence or None.
     progress
@@ -248,9 +254,7 @@ def _read(counts: Any, batch: Any, layer: str | None) -> tuple[Any, np.ndarray]:
     table, key = {"batch": np.asarray(batch)}, "batch"
     values = counts
     if hasattr(counts, "obs"):
-        if layer is not None and layer not in counts.layers:
-            raise MissingKeyError(f"layers has no '{layer}'; {nearest(layer, counts.layers.keys())}")
-        table, key, values = counts.obs, batch, counts.X if layer is None else counts.layers[layer]
+        table, key, values = counts.obs, batch, layer_of(counts, layer)[0]
     design = design_from_table(pd.DataFrame(table), key)
     if design.n_cells != values.shape[0]:
         raise InputError(f"there are {values.shape[0]} cells but {design.n_cells} batch labels; they must agree")

@@ -1,7 +1,7 @@
 """Learned strength: theta, sigma and the ridge penalty by gradient through Harmony, without labels.
 
-A separate loop, not `fit`: one compilation serves all weights of preservation, the best step is what comes back, not
-the last, and a start without gradient is left.
+A separate loop, not `fit`: one compilation serves all weights of preservation, the best step is returned, not the last,
+and sigma is widened where the gradient vanishes at the start.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..system.rng import seed_from
 from ..system.validate import number, whole_number
 
 _CLIP = 1.0
-# Norm of a gradient that leads nowhere, and by how much sigma is then widened.
+# A gradient of a smaller norm leads nowhere: sigma is then widened by this factor.
 _FLAT = 1e-6
 _WIDEN = 2.0
 
@@ -40,21 +40,26 @@ class StrengthConfig:
     Parameters
     ----------
     n_clusters, n_iterations
-        Soft clusters, and rounds, of the correction that is differentiated.
+        Soft clusters, default 20, and rounds, default 10, of the correction that is differentiated. More clusters
+        correct finer groups, more rounds correct more completely; both take more time and memory.
     flavor
-        ``"harmony2"``, whose ridge strength is alpha, or ``"harmony1"``, with a fixed ridge_lambda.
+        ``"harmony2"``, the default, whose ridge strength is alpha, or ``"harmony1"``, with a fixed ridge_lambda.
     theta, sigma
-        Where they begin; theta is one number or one per batch variable. sigma begins wide: at Harmony's default of 0.1,
-        batches that lie apart fill separate soft clusters, and the gradient vanishes. Where it does, sigma is
-        doubled, a step each time, until there is one.
+        Where they begin; defaults 2 and 0.5; theta is one number or one per batch variable. A higher theta mixes more
+        strongly, a higher sigma makes clusters softer. sigma begins wide: at Harmony's default of 0.1, batches that lie
+        apart fill separate soft clusters, and the gradient vanishes. Where it does, sigma is doubled, a step each time,
+        until there is one.
     ridge
-        Where alpha, or ridge_lambda, begins; None: Harmony's defaults, 0.2, or 1.
+        Where alpha, or ridge_lambda, begins: higher corrects less. None: Harmony's defaults, 0.2, or 1.
     preservation
-        Weight of `NeighborhoodPreservationLoss` against `BatchMixingLoss`.
+        Weight of `NeighborhoodPreservationLoss` against `BatchMixingLoss`; default 1. Higher values correct more
+        gently; lower values mix more strongly.
     n_neighbors
-        Of both losses.
+        Size of neighbourhoods in both losses; default 15. Higher values mix, and preserve, wider regions, and take more
+        memory.
     steps, learning_rate
-        Of Adam, on the logarithms of the strengths.
+        Number of updates of Adam, default 100, and their size, default 0.1, on the logarithms of the strengths. More
+        steps come closer to the optimum, and take more time; higher rates learn faster, and may overshoot.
 
     Raises
     ------
@@ -140,11 +145,11 @@ def learn_strength(
     batch_labels
         Integers from 0, (N,), or (N, variables).
     config
-        How; None: `StrengthConfig` as it comes.
+        How; None: the defaults of `StrengthConfig`.
     rng
         Seed, Generator, SeedSequence or None: of the first centroids and the schedule.
     report
-        Called after each step with its number and what the history says of it.
+        Called after each step with its number and its row of the history.
 
     Returns
     -------

@@ -29,7 +29,7 @@ from harmonax.interop import (
     slabs,
 )
 
-# R's matrices are stored by columns: rows are turned around so many at a time, which stay in the cache.
+# R's matrices are stored by columns: they are transposed this many rows at a time, which stay in the cache.
 _ROWS = 2048
 
 
@@ -58,7 +58,7 @@ def correct(
     Parameters
     ----------
     cells
-        Address of the embedding, and its shape; ``across``: a column a cell.
+        Address of the embedding, and its shape; ``across``: one column per cell.
     columns
         Batch columns: names, addresses, lengths and levels.
     options
@@ -81,10 +81,10 @@ def correct(
         design = design_from_table(table, list(table.columns), where="meta_data", **how)
         shape = int(cells["n_cells"]), int(cells["n_features"])
         # Where memory is short, rows are read from R's memory and the result stays in the scratch file. Else it takes
-        # the place of the rows, which the native cells have no use for once they are laid out.
+        # the place of the rows, which the native cells do not need once they are laid out.
         backend = run.get("backend", "auto")
         lean = run.get("max_memory") is not None or backend == "disk"
-        Z = _theirs(cells, shape) if lean else _rows(cells, shape, params.precision)
+        Z = _as_stored(cells, shape) if lean else _rows(cells, shape, params.precision)
         result = harmonize(
             Z,
             design,
@@ -104,7 +104,7 @@ def correct(
 
 
 def deliver(outcome: Outcome, address: str) -> Outcome:
-    """Write the corrected embedding to R's memory, (N, d) by columns, and let it go.
+    """Write the corrected embedding to R's memory, (N, d) by columns, and release it.
 
     A call of its own, so that R makes room for it when the engine's memory is free again.
     """
@@ -112,7 +112,7 @@ def deliver(outcome: Outcome, address: str) -> Outcome:
     with _caught(delivered):
         target = _view(address, outcome.rows.shape, np.float64, "F")
         for start, rows in slabs(outcome.rows):
-            _turn(rows, target[start : start + len(rows)])
+            _transpose(rows, target[start : start + len(rows)])
         outcome.rows = None
     return delivered
 
@@ -164,7 +164,7 @@ def _view(address: str, shape: tuple[int, ...], dtype: Any, order: Any = "C") ->
     return np.frombuffer(memory, kind).reshape(shape, order=order)
 
 
-def _theirs(cells: Mapping[str, Any], shape: tuple[int, int]) -> np.ndarray:
+def _as_stored(cells: Mapping[str, Any], shape: tuple[int, int]) -> np.ndarray:
     """Return R's embedding where it is, cells as rows."""
     return _view(cells["data"], shape, np.float64, "C" if cells["across"] else "F")
 
@@ -176,11 +176,11 @@ def _rows(cells: Mapping[str, Any], shape: tuple[int, int], precision: str) -> n
     """
     rows = np.empty(shape, precision)
     with np.errstate(over="ignore"):
-        _turn(_theirs(cells, shape), rows)
+        _transpose(_as_stored(cells, shape), rows)
     return rows
 
 
-def _turn(source: np.ndarray, target: np.ndarray) -> None:
+def _transpose(source: np.ndarray, target: np.ndarray) -> None:
     for start in range(0, len(source), _ROWS):
         target[start : start + _ROWS] = source[start : start + _ROWS]
 
@@ -195,8 +195,8 @@ def _column(spec: Mapping[str, Any]) -> Any:
     return pd.Categorical.from_codes(np.where(codes > 0, codes - 1, -1), categories=list(spec["levels"]))
 
 
-def _line(show: Callable[[str], None], most: int) -> Callable[[int, int, float], None]:
-    """Return what the engine calls after each pass; it tells R of a round when the next one begins.
+def _line(show: Callable[[str], None], max_rounds: int) -> Callable[[int, int, float], None]:
+    """Return a function that the engine calls after each pass; it reports a round to R when the next one begins.
 
     The last round is in the line that says how the run ended.
     """
@@ -205,7 +205,7 @@ def _line(show: Callable[[str], None], most: int) -> Callable[[int, int, float],
     def report(round_: int, pass_: int, objective: float) -> None:
         nonlocal before
         if round_ != before[0]:
-            show(f"Harmony {before[0]}/{most}: objective {before[1]:.6g}")
+            show(f"Harmony {before[0]}/{max_rounds}: objective {before[1]:.6g}")
         before = (round_, objective)
 
     return report

@@ -79,7 +79,7 @@ test_that("the number of threads changes nothing", {
                    quiet(data$Z, data$meta, "batch", rng = 0, ncores = 2))
 })
 
-test_that("cells on disk give the same bits, and a run goes on from a checkpoint", {
+test_that("cells on disk give the same bits, and a run resumes from a checkpoint", {
   here <- quiet(data$Z, data$meta, "batch", rng = 0)
   expect_identical(quiet(data$Z, data$meta, "batch", rng = 0, backend = "disk"), here)
   expect_identical(quiet(t(data$Z), data$meta, "batch", rng = 0, max_memory = "4G"), here)

@@ -19,7 +19,7 @@ from ...algorithm.schedule import Block, FixedPartition
 from ...algorithm.seeding import unit
 from ...design import BatchDesign
 from ...errors import InputError
-from ...inputs.embedding import ValueCheck, check_shape
+from ...inputs.values import ValueCheck, check_shape
 from ...system.extras import need
 from ..memory import MemoryCells, sample
 from ..native import Arithmetic
@@ -36,25 +36,13 @@ class DaskCells:
     must compute to the same values again: persist it, or store it, where that is expensive or in doubt. Errors in its
     graph come out as they are.
 
-    Parameters
-    ----------
-    Z
-        Embedding, a Dask array (N, d) with rows in any chunks; every chunk is a partition. One or a few a worker are
-        best.
-    design, schedule, precision
-        As for `MemoryCells`.
-    n_threads
-        Threads of each worker; None: those that Dask gave it. The bits do not depend on it.
-    client
-        Of the cluster; None: the current one.
-
-    Attributes
-    ----------
-    embedding
-        The corrected embedding after `emit`: a Dask array with the rows of Z in the same chunks, in the workers' memory
-        and computed again, from Z and the tables of all rounds, where a worker is lost.
+    Z is a Dask array (N, d) with rows in any chunks; every chunk is a partition, and one or a few per worker are best.
+    `n_threads` is of each worker; None: those that Dask gave it. The bits do not depend on it. `client` None: the
+    current one.
     """
 
+    # After `emit`: a Dask array with the rows of Z in the same chunks, in the workers' memory, and computed again, from
+    # Z and the tables of all rounds, where a worker is lost.
     embedding: Any = None
 
     def __init__(
@@ -156,7 +144,7 @@ class DaskCells:
         tables = Tables(assigned, W)
         self._replay.clear()
         self._workers.set_centroids(assigned.Y, assigned.sigma)
-        answers = self._workers.call("correct", lambda part: (*_own(tables, part), moment))
+        answers = self._workers.call("correct", lambda part: (*_of_part(tables, part), moment))
         self._past.append(tables)
         return reduce(np.add, answers)
 
@@ -167,7 +155,7 @@ class DaskCells:
         tables, sums = Tables(assigned, W), np.empty((0, self.n_features))
         if moment:
             self._workers.set_centroids(assigned.Y, assigned.sigma)
-            sums = reduce(np.add, self._workers.call("corrected_moment", lambda part: _own(tables, part)))
+            sums = reduce(np.add, self._workers.call("corrected_moment", lambda part: _of_part(tables, part)))
         rounds = self._shipped(tables)
         name = f"harmonax-embedding-{self._run}-{uuid.uuid4().hex[:8]}"
         futures = [
@@ -215,7 +203,7 @@ class DaskCells:
         return da.concatenate(arrays)
 
     def close(self) -> None:
-        """Let the workers' cells go; `embedding` stays."""
+        """Release the workers' cells; `embedding` stays."""
         self._workers.close()
 
     def _rows(self, rows: np.ndarray) -> np.ndarray:
@@ -251,7 +239,7 @@ def current_client() -> Any:
 
 
 def _checked(Z: Any, design: BatchDesign) -> Any:
-    """Return Z with one chunk of columns; refuse what is no embedding, before anything is computed."""
+    """Return Z with one chunk of columns; refuse what is not an embedding, before anything is computed."""
     if len(Z.shape) == 2 and any(np.isnan(n) for axis in Z.chunks for n in axis):
         raise InputError(
             "the embedding is a Dask array with chunks of unknown size; call its compute_chunk_sizes() first"
@@ -274,6 +262,6 @@ def _check_values(checks: Sequence[ValueCheck]) -> None:
     total.finish()
 
 
-def _own(tables: Tables, part: PartitionSpec) -> tuple[np.ndarray, np.ndarray]:
+def _of_part(tables: Tables, part: PartitionSpec) -> tuple[np.ndarray, np.ndarray]:
     own = tables.of(part)
     return own.assigned.logp, own.W

@@ -17,7 +17,8 @@ from ...algorithm.contracts import Assignment
 from ...algorithm.schedule import Block, FixedPartition
 from ...design import BatchDesign
 from ...errors import InputError
-from ...inputs.embedding import ValueCheck, as_array
+from ...inputs.embedding import as_array
+from ...inputs.values import ValueCheck
 from ...system.cpus import resolve_threads
 from ...system.extras import need
 from ..memory import MemoryCells
@@ -35,29 +36,19 @@ class GoneError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class PartitionSpec:
-    """What a partition is told beside its cells.
+    """What a partition needs to know beside its cells."""
 
-    Attributes
-    ----------
-    run, number
-        Which run, and which of its partitions.
-    start
-        Row of the whole embedding that its first cell is.
-    design, schedule
-        Its own batches; and the blocks of the whole run.
-    levels, joint
-        Number of each of its levels, and joint levels, in the whole run.
-    precision, n_threads
-        As `MemoryCells` takes them; None: the threads of the worker.
-    """
-
+    # run, number: which run, and which of its partitions.
     run: str
     number: int
-    start: int
+    start: int  # row of the whole embedding that its first cell is
+    # design, schedule: its own batches; and the blocks of the whole run.
     design: BatchDesign
     schedule: FixedPartition
+    # levels, joint: number of each of its levels, and joint levels, in the whole run.
     levels: np.ndarray
     joint: np.ndarray
+    # precision, n_threads: as `MemoryCells` takes them; None: the threads of the worker.
     precision: str
     n_threads: int | None
 
@@ -111,7 +102,7 @@ class ReplayStep(NamedTuple):
 
 
 class WorkerInfo(NamedTuple):
-    """What a partition says of itself."""
+    """What a partition reports of itself."""
 
     address: str
     check: ValueCheck
@@ -121,16 +112,9 @@ class WorkerInfo(NamedTuple):
 
 
 class Partition:
-    """An actor: the cells of one partition.
+    """An actor: the cells of one partition, whose rows of the embedding are `chunk`.
 
-    Parameters
-    ----------
-    chunk
-        Their rows of the embedding.
-    part
-        All else.
-    build
-        Number of this making of it. A message to an earlier one, late, must not change this one.
+    `build` numbers the actors made for one partition: a late message to an earlier one must not change this one.
     """
 
     def __init__(self, chunk: Any, part: PartitionSpec, build: int = 0) -> None:
@@ -181,7 +165,7 @@ class Partition:
         return WorkerInfo(self._address, self._check, self._fingerprint, how.instruction_set, how.n_threads)
 
     def ready(self) -> None:
-        """Answer, no more."""
+        """Answer that this partition exists."""
 
     def rows(self, rows: np.ndarray) -> np.ndarray:
         """Return rows as they came, before any sweep."""
@@ -224,9 +208,9 @@ class Partition:
 
 
 def ended(method: str, chunk: Any, part: PartitionSpec, *rounds: Tables) -> np.ndarray:
-    """Return what a partition says at the end of these rounds: a function of values alone, so Dask can repeat it.
+    """Return a partition's answer at the end of these rounds: a function of values alone, so Dask can repeat it.
 
-    Where the partition still lives in this process it is asked; else the rounds are gone through once more.
+    Where the partition still lives in this process it is asked; else the rounds are replayed.
     """
     partition = _LIVING.get((part.run, part.number))
     own = [tables.of(part) for tables in rounds]
@@ -238,7 +222,7 @@ def ended(method: str, chunk: Any, part: PartitionSpec, *rounds: Tables) -> np.n
 
 
 class _Released(MemoryCells):
-    """Cells that let the input go once they have their own copy."""
+    """Cells that release the input once they have their own copy."""
 
     def _open(self, kind: Any) -> Any:
         opened = super()._open(kind)
@@ -262,7 +246,7 @@ def _worker() -> tuple[str, int]:
 
 
 def _look(chunk: np.ndarray) -> tuple[ValueCheck, np.ndarray]:
-    """Check values; and sum them up in two rows by which a chunk that was computed again is known."""
+    """Check values, and sum them up in two rows that show whether a chunk that is computed again is the same."""
     check, sums = ValueCheck("the embedding"), np.zeros((2, chunk.shape[1]))
     for start in range(0, len(chunk), _CHECK_ROWS):
         slab = chunk[start : start + _CHECK_ROWS]

@@ -20,7 +20,7 @@ from ...errors import HarmonaxError, InputError
 from ...system.extras import need
 from .partition import GoneError, Partition, PartitionSpec, ReplayStep, Tables, WorkerInfo, same
 
-# How often one question may lose a partition; what kills a worker each time will go on doing so.
+# How often one question may lose a partition: what kills a worker four times will kill it again.
 _ATTEMPTS = 4
 # Seconds between looks at whether a worker that has not answered is still there, and to wait for one to come at all.
 _LOOK = 0.25
@@ -31,18 +31,9 @@ _ACTOR_LOST = "Worker holding Actor was lost"
 
 
 class Workers:
-    """The partitions of one run.
+    """The partitions of one run, each with its rows of the embedding as a `Delayed` in `chunks`.
 
-    Parameters
-    ----------
-    client
-        Of the cluster.
-    chunks
-        Rows of every partition, each a `Delayed`.
-    parts
-        What each partition is told.
-    history
-        The corrections and sweeps by which a partition is brought to where the run is.
+    `history` returns the corrections and sweeps by which a partition is brought to where the run is.
     """
 
     def __init__(
@@ -67,7 +58,7 @@ class Workers:
             ]
 
     def set_centroids(self, Y: np.ndarray, sigma: np.ndarray) -> None:
-        """Have these centroids known to whoever is asked next; sent once to each worker."""
+        """Set the centroids for the questions that follow; they are sent once to each worker."""
         if self._centroids is None or not all(map(np.array_equal, self._centroids, (Y, sigma))):
             self._centroids = (Y, sigma)
             self._have_centroids.clear()
@@ -106,11 +97,11 @@ class Workers:
         return threads
 
     def close(self) -> None:
-        """Let the actors go."""
+        """Release the actors."""
         self._lose(list(self._futures))
 
     def _revive(self) -> None:
-        """Make what partitions there are not, and bring them to where the run is."""
+        """Make the partitions that are missing, and bring them to where the run is."""
         missing = [n for n in range(len(self.parts)) if n not in self._actors]
         if not missing:
             return
@@ -136,7 +127,7 @@ class Workers:
                 self.part_futures[number],
                 self._n_built,
                 actor=True,
-                # A worker that is paused, or lost by then, is no reason to wait.
+                # Not to wait for a worker that is paused, or lost by then.
                 workers=[home],
                 allow_other_workers=True,
                 key=f"harmonax-cells-{self.parts[number].run}-{number}-{self._n_built}",
@@ -214,7 +205,7 @@ class Workers:
         return [await self._answer(call, theirs[0]) for theirs, call in calls]
 
     async def _answer(self, call: Any, number: int) -> bytes | None:
-        """Wait for an answer, and look whether it can still come: None if not."""
+        """Wait for an answer as long as it can still come; None if it cannot."""
         while True:
             try:
                 # A wait with a limit costs more, and most have come by now.
@@ -227,7 +218,7 @@ class Workers:
                 return None
 
     def _lose(self, numbers: Sequence[int]) -> None:
-        """Let actors go, where they are still there."""
+        """Release actors, where they still exist."""
         for number in numbers:
             self._actors.pop(number, None)
             if number in self.info:

@@ -18,7 +18,7 @@ from ...algorithm.schedule import Block, FixedPartition
 from ...algorithm.seeding import unit
 from ...design import BatchDesign
 from ...errors import InputError
-from ...inputs.embedding import slabs
+from ...inputs.rows import slabs
 from ...system.extras import need
 from ...system.memory import human
 from ..memory import MemoryCells, sample
@@ -31,7 +31,8 @@ import jax  # noqa: E402
 
 from . import kernels as kernels  # noqa: E402
 
-# The most values in any array of a chunk: what stays in a CPU's cache; what keeps a GPU busy, and small beside Z.
+# Maximum number of values in any array of a chunk: on a CPU they stay in its cache; elsewhere they keep the device busy
+# and are few beside Z.
 MAX_VALUES = {"cpu": 1 << 18}
 MAX_VALUES_ELSE = 1 << 24
 
@@ -39,14 +40,8 @@ MAX_VALUES_ELSE = 1 << 24
 class JaxCells:
     """Cells on JAX devices, which hold 2 N d values together and a few percent of padding.
 
-    Parameters
-    ----------
-    Z
-        Embedding (N, d), an array.
-    design, schedule, precision
-        As for `MemoryCells`. For ``"float64"`` JAX's 64-bit mode is on during each call, and as it was after it.
-    devices
-        JAX devices of one kind; None: all local ones of the default kind. The bits depend on their number.
+    For the precision ``"float64"`` JAX's 64-bit mode is on during each call, and as it was after it. `devices` are of
+    one kind; None: all local ones of the default kind. The bits depend on their number.
     """
 
     embedding: np.ndarray | None = None
@@ -178,8 +173,8 @@ class JaxCells:
         """Lay the cells out, block by block, at the first question about them."""
         if self._tiling is not None:
             return
-        most = MAX_VALUES.get(self.devices[0].platform, MAX_VALUES_ELSE)
-        tiling = cut(self.design, self.schedule, self.n_features, n_clusters, len(self.devices), most)
+        limit = MAX_VALUES.get(self.devices[0].platform, MAX_VALUES_ELSE)
+        tiling = cut(self.design, self.schedule, self.n_features, n_clusters, len(self.devices), limit)
         spread = lambda tree: jax.device_put(tree, self._spread)  # noqa: E731
         self._tiles = [spread(tiles) for tiles in describe(tiling, self.design)]
         self._levels = jax.device_put(level_steps(self.design), self._everywhere)
@@ -200,7 +195,7 @@ class JaxCells:
         return jax.device_put(np.asarray(W, self.precision), self._everywhere)
 
     def _tables_of_blocks(self, assigned: Assignment) -> Iterator[Any]:
-        # A run that goes on from an earlier one does not begin with a sweep.
+        # A resumed run does not begin with a sweep.
         self._open(len(assigned.Y))
         Y, sigma = self._tables(assigned.Y, assigned.sigma)
         for logp in assigned.logp:

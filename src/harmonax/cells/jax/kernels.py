@@ -32,7 +32,7 @@ def zeros(shapes: tuple[tuple[int, ...], ...], dtype: str, sharding: Any) -> Any
 
 @jax.jit
 def unit(x: Any) -> Any:
-    """Scale rows to unit length; a zero row stays zero."""
+    """Scale rows to unit length; a zero row stays zero. XLA rounds `algorithm.seeding.unit` otherwise."""
     norm = jnp.sqrt((x * x).sum(axis=-1, keepdims=True))
     return jnp.where(norm > 0, x / jnp.where(norm > 0, norm, 1), 0)
 

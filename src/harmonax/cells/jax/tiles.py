@@ -61,15 +61,15 @@ class Tiling:
 
 
 def cut(
-    design: BatchDesign, schedule: FixedPartition, n_features: int, n_clusters: int, n_devices: int, most_values: int
+    design: BatchDesign, schedule: FixedPartition, n_features: int, n_clusters: int, n_devices: int, max_values: int
 ) -> Tiling:
-    """Cut the cells into tiles; no array of a chunk is to have more than `most_values` values."""
+    """Cut the cells into tiles; no array of a chunk has more than `max_values` values."""
     runs = count_runs(design, schedule).reshape(schedule.n_blocks, design.n_joint)
     length = tile_length(runs, n_features)
     # A chunk has tables of (cells, K) and (tiles, K, d).
-    most_tiles = max(1, most_values // (n_clusters * max(length, n_features)))
+    max_tiles = max(1, max_values // (n_clusters * max(length, n_features)))
     each = -(-_n_tiles(runs, length) // n_devices)
-    n_chunks = -(-each // most_tiles)
+    n_chunks = -(-each // max_tiles)
     dtype = np.int32 if design.n_cells < 1 << 31 else np.int64
     return Tiling(n_devices, n_chunks, -(-each // n_chunks), length, runs, order(design, schedule).astype(dtype))
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..before.embedding_checks import levels_apart, matters
-from ..findings import Finding, from_table, plain, to_table, told
+from ..findings import Finding, as_lines, from_table, plain, to_table
 from ..mixing import explained_by_batch, own_batch_excess
 from ..neighbours import nearest_cells
 from . import rules as judge
@@ -119,7 +119,7 @@ class Diagnosis:
         )
 
     def __str__(self) -> str:
-        return "\n".join(told(self.verdict.replace("_", "-"), self.summary, self.findings))
+        return "\n".join(as_lines(self.verdict.replace("_", "-"), self.summary, self.findings))
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,7 +48,7 @@ def count(first: Variable, second: Variable) -> np.ndarray:
 def cramers_v(counts: np.ndarray) -> float:
     """Return Cramer's V, corrected for the bias that many levels of few cells give it (Bergsma 2013).
 
-    0 for independence, 1 where one column tells the other; nan where either has one level only, or too few cells.
+    0 for independence, 1 where one column determines the other; nan where either has one level only, or too few cells.
 
     Examples
     --------
@@ -61,10 +61,10 @@ def cramers_v(counts: np.ndarray) -> float:
         return float("nan")
     expected = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / n
     phi2 = ((counts - expected) ** 2 / expected).sum() / n
-    most = min(r - (r - 1) ** 2 / (n - 1), k - (k - 1) ** 2 / (n - 1)) - 1
-    if most <= 0:
+    largest = min(r - (r - 1) ** 2 / (n - 1), k - (k - 1) ** 2 / (n - 1)) - 1
+    if largest <= 0:
         return float("nan")
-    return float(np.sqrt(min(1, max(0, phi2 - (r - 1) * (k - 1) / (n - 1)) / most)))
+    return float(np.sqrt(min(1, max(0, phi2 - (r - 1) * (k - 1) / (n - 1)) / largest)))
 
 
 def linked(counts: np.ndarray) -> np.ndarray:
@@ -84,7 +84,7 @@ def linked(counts: np.ndarray) -> np.ndarray:
 
 
 def linked_groups(links: np.ndarray) -> np.ndarray:
-    """Return the group of each level of the first: those of one group are linked, over whatever many steps.
+    """Return the group of each level of the first: those of one group are linked, over any number of steps.
 
     Levels without any cell have -1.
     """
@@ -137,9 +137,9 @@ def associate(first: Variable, second: Variable) -> Association:
 
 
 def design_rank(variables: Sequence[Variable]) -> int:
-    """Return the rank of the constant and all columns as indicators: how many effects a linear model can tell apart.
+    """Return the rank of the constant and all columns as indicators: how many effects a linear model can separate.
 
-    At most one more than the sum of (levels - 1), and less where some level's cells are told by other columns' levels.
+    At most one more than the sum of (levels - 1), and less where other columns' levels determine a level's cells.
 
     Examples
     --------

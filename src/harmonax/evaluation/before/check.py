@@ -12,7 +12,7 @@ import pandas as pd
 from ...errors import InputError
 from ...system.rng import seed_from
 from ...system.validate import whole_number
-from ..findings import Finding, from_table, plain, to_table, told
+from ..findings import Finding, as_lines, from_table, plain, to_table
 from ..variables import UNLABELLED, Variable, check_names, duplicate_names, other_variables, read_variables
 from .association import Association, associate
 from .design_checks import against, between_batches, may_be_condition, related, sizes
@@ -30,7 +30,7 @@ _VERDICTS = {
 
 @dataclass(frozen=True, eq=False)
 class Check:
-    """What data say, before correction, of whether it is needed and possible.
+    """Whether a correction is needed, and whether it is possible.
 
     Attributes
     ----------
@@ -110,7 +110,7 @@ class Check:
 
     def __str__(self) -> str:
         what = f"{self.n_cells:,} cells, batches by {', '.join(map(repr, self.batch_keys))}"
-        return "\n".join([what, "", *told(_VERDICTS[self.verdict], self.summary, self.findings)])
+        return "\n".join([what, "", *as_lines(_VERDICTS[self.verdict], self.summary, self.findings)])
 
 
 def check(
@@ -125,38 +125,11 @@ def check(
     rng: Any = 0,
     max_cells: int = 50_000,
 ) -> Check:
-    """Measure whether batches differ, and whether the difference can be told from biology.
+    """Measure whether batches differ, and whether the difference can be distinguished from biology.
 
-    Parameters
-    ----------
-    table
-        One row per cell, such as ``adata.obs``.
-    batch_keys
-        Columns that say which batch a cell is from.
-    embedding
-        (N, d) without NaN; None: only the columns are checked.
-    label_key, condition_keys
-        Columns of cell types, and of what is compared (treatment, disease): what a correction must not remove.
-    basis
-        What the embedding is called.
-    var_columns
-        Names of the columns of ``adata.var``: they tell how the variable genes were selected.
-    rng
-        Seed for sampling cells and shuffling labels.
-    max_cells
-        Above so many, the embedding is measured on a random sample of that size.
-
-    Returns
-    -------
-    Check
-        Verdict, findings and tables.
-
-    Raises
-    ------
-    MissingKeyError
-        If a column is not there.
-    InputError
-        If there are no cells or no batch column, a column is named twice, or the embedding has another length.
+    Arguments and errors are those of `harmonax.tl.check`, for a `table` with one row per cell such as ``adata.obs``, an
+    `embedding` (N, d) without NaN (None: only the columns are checked), whose name is `basis`, and the columns of
+    ``adata.var``, which show how the variable genes were selected.
 
     Examples
     --------

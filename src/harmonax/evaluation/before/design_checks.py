@@ -13,17 +13,17 @@ from ..findings import Finding, Level
 from ..variables import Variable
 from .association import Association, Relation, associate, count, cramers_v, design_rank, linked, linked_groups
 
-# Fewer cells than the neighbours that are looked at: little can be said of such a batch, nor learnt from it.
+# Fewer cells than the neighbours that are measured: little can be said of such a batch, nor learned from it.
 TINY = 30
 _UNBALANCED, _VERY_UNBALANCED = 10, 100
-# From this Cramer's V on, correcting for one column takes a good part of the other along.
+# From this Cramer's V on, correcting for one column removes a good part of the other as well.
 _STRONG = 0.5
 # The rank of a design with more levels than this takes long.
-_MOST_LEVELS = 2000
+_MAX_LEVELS = 2000
 
 
 def sizes(batch: Variable) -> list[Finding]:
-    """Return what the numbers of cells per batch say."""
+    """Return the findings on the numbers of cells per batch."""
     counts, name = batch.counts, batch.name
     said = []
     if batch.n_empty:
@@ -34,11 +34,11 @@ def sizes(batch: Variable) -> list[Finding]:
         return [*said, Finding("one_batch", Level.NOTE, text, "Name the column that tells the batches apart.")]
     single, tiny = counts == 1, (counts > 1) & (counts < TINY)
     if single.any():
-        text = f"{int(single.sum())} batches of '{name}' are one cell: {_some(batch, single)}."
+        text = f"{int(single.sum())} batches of '{name}' are one cell: {_level_names(batch, single)}."
         why = "One cell does not tell a batch effect from its own state: join such batches with others, or drop them."
         said.append(Finding("singleton_batches", Level.WARNING, text, why))
     if tiny.any():
-        text = f"{int(tiny.sum())} batches of '{name}' have fewer than {TINY} cells: {_some(batch, tiny)}."
+        text = f"{int(tiny.sum())} batches of '{name}' have fewer than {TINY} cells: {_level_names(batch, tiny)}."
         why = "Their effect is estimated from a few cells per cell type: distrust what happens to them, or drop them."
         said.append(Finding("tiny_batches", Level.WARNING, text, why))
     ratio = counts.max() / counts.min()
@@ -53,7 +53,7 @@ def sizes(batch: Variable) -> list[Finding]:
 
 
 def between_batches(batches: Sequence[Variable]) -> list[Finding]:
-    """Return which batch columns say the same as others."""
+    """Return the findings on batch columns that repeat others."""
     said, within = [], defaultdict(list)
     for a, b in combinations(batches, 2):
         found = associate(a, b)
@@ -63,17 +63,17 @@ def between_batches(batches: Sequence[Variable]) -> list[Finding]:
         elif found.relation is Relation.NESTED:
             within[found.first].append(found.second)
     for name, outer in within.items():
-        text = f"the batch column '{name}' is nested: each of its levels is in one level of {_names(outer)}."
+        text = f"the batch column '{name}' is nested: each of its levels is in one level of {_listed(outer)}."
         advice = f"'{name}' alone says as much; name both only for different strengths of correction."
         said.append(Finding("batches_nested", Level.WARNING, text, advice))
-    if said or len(batches) < 2 or sum(len(b.levels) for b in batches) > _MOST_LEVELS:
+    if said or len(batches) < 2 or sum(len(b.levels) for b in batches) > _MAX_LEVELS:
         return said
     lost = 1 + sum(len(b.levels) - 1 for b in batches) - design_rank(batches)
     if lost:
         text = (
             f"{lost} of the batch columns' effects follow from the others: levels of different columns always go along."
         )
-        advice = "Their effects cannot be told apart; fewer columns, or combine_keys=True, say the same."
+        advice = "Their effects cannot be told apart; name fewer columns, or pass combine_keys=True."
         return [Finding("batches_inseparable", Level.WARNING, text, advice)]
     text = "the effects of the batch columns can be told apart."
     return [Finding("batches_separable", Level.GOOD, text)]
@@ -82,13 +82,13 @@ def between_batches(batches: Sequence[Variable]) -> list[Finding]:
 def against(batches: Sequence[Variable], other: Variable, kind: str) -> list[Finding]:
     """Return how far the batches are confounded with what must stay: `kind` is "cell types" or "conditions".
 
-    The codes "confounded", "partly_confounded", "inseparable", "associated", "in_one_batch" and "shared" are the levels
-    from no way to tell both apart to nothing in the way.
+    The codes, from the worst to the best: "confounded", "partly_confounded", "inseparable", "associated",
+    "in_one_batch" and "shared".
     """
     said = [finding for batch in batches if len(batch.levels) > 1 for finding in _against_one(batch, other, kind)]
     several = [batch for batch in batches if len(batch.levels) > 1]
     n_levels = sum(len(v.levels) for v in (*several, other))
-    if len(several) < 2 or n_levels > _MOST_LEVELS or any("confounded" in finding.code for finding in said):
+    if len(several) < 2 or n_levels > _MAX_LEVELS or any("confounded" in finding.code for finding in said):
         return said
     # Only cells with a label count on both sides, or a lack of labels would look like a lack of rank.
     shared = [Variable(b.name, np.where(other.codes >= 0, b.codes, -1), b.levels) for b in several]
@@ -118,7 +118,7 @@ def _against_one(batch: Variable, other: Variable, kind: str) -> list[Finding]:
             text = f"'{batch.name}' is named as batch and as what must stay: correcting for it removes it."
         return [Finding("confounded", Level.PROBLEM, text, _CONFOUNDED[kind])]
     if n_groups > 1:
-        apart = " | ".join(_some(batch, groups == g, 3) for g in range(min(n_groups, 4)))
+        apart = " | ".join(_level_names(batch, groups == g, 3) for g in range(min(n_groups, 4)))
         text = f"{names} are partly confounded: {n_groups} groups of batches share none with each other ({apart})."
         return [Finding("partly_confounded", Level.PROBLEM, text, _PARTLY[kind])]
     said = []
@@ -128,7 +128,7 @@ def _against_one(batch: Variable, other: Variable, kind: str) -> list[Finding]:
     single = links.sum(axis=0) == 1
     if single.any():
         text = f"{int(single.sum())} of the {kind} '{other.name}' are in one batch of '{batch.name}' only: "
-        text += f"{_names(kept[single])}."
+        text += f"{_listed(kept[single])}."
         advice = "Check afterwards that they were not merged with others (diagnose)."
         said.append(Finding("in_one_batch", Level.WARNING, text, advice))
     elif not said:
@@ -156,7 +156,7 @@ def may_be_condition(batches: Sequence[Variable], conditions: Sequence[str]) -> 
 
 
 def related(batches: Sequence[Variable], others: Sequence[Variable]) -> tuple[list[Association], list[Finding]]:
-    """Return how columns that nobody named go together with the batches, and a note on those that follow them."""
+    """Return how other columns are associated with the batches, and a note on those that follow them."""
     rows, said = [], []
     for batch in batches:
         own = [associate(batch, other) for other in others]
@@ -182,13 +182,13 @@ def _related(batch: Variable, found: Association) -> str:
     return f"'{other}' (Cramer's V {found.cramers_v:.2f})" if found.cramers_v >= _STRONG else ""
 
 
-def _some(variable: Variable, which: np.ndarray, most: int = 5) -> str:
-    return _names(np.array(variable.levels, object)[which], most)
+def _level_names(variable: Variable, which: np.ndarray, limit: int = 5) -> str:
+    return _listed(np.array(variable.levels, object)[which], limit)
 
 
-def _names(names: Sequence[str] | np.ndarray, most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(f"'{name}'" for name in names[:most]) + more
+def _listed(names: Sequence[str] | np.ndarray, limit: int = 5) -> str:
+    more = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(f"'{name}'" for name in names[:limit]) + more
 
 
 # Words that name what is compared, not where cells were measured.

@@ -24,20 +24,11 @@ MIXING_COLUMNS = ["batch_key", "own_batch_excess", "within_types", "chance", "ex
 
 
 class Measured(NamedTuple):
-    """What the embedding says.
+    """What was measured on the embedding."""
 
-    Attributes
-    ----------
-    need
-        ``"needed"``, ``"not_needed"``, or ``"unknown"`` where nothing could be measured.
-    reason
-        The same as a sentence.
-    findings, components, mixing
-        See `check.Check`.
-    """
-
-    need: str
-    reason: str
+    need: str  # ``"needed"``, ``"not_needed"``, or ``"unknown"`` where nothing could be measured
+    reason: str  # the same as a sentence
+    # findings, components, mixing: see `check.Check`.
     findings: list[Finding]
     components: list[tuple[int, float, str, float]]
     mixing: list[tuple[str, float, float, float, float]]
@@ -90,7 +81,7 @@ def _measure_one(
     if within is not None and np.isnan(within.overall):
         text = f"no cell type of '{types.name if types else ''}' is in two batches of '{batch.name}'."
         made.findings.append(
-            Finding("not_within_types", Level.NOTE, text, "Whether it is needed is told from all cells.")
+            Finding("not_within_types", Level.NOTE, text, "Whether correction is needed is judged from all cells.")
         )
     decides = overall if within is None or np.isnan(within.overall) else within
     inside = float("nan") if within is None else within.overall
@@ -175,7 +166,7 @@ def _conclude(needs: dict[str, str], made: Measured) -> Measured:
 
 
 def genes(var_columns: Iterable[str]) -> list[Finding]:
-    """Return what the columns of ``var`` say of how variable genes were selected."""
+    """Return a finding on how variable genes were selected, from the columns of ``var``."""
     names = set(var_columns)
     if "highly_variable" not in names:
         return []

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ...inputs.embedding import Rows
+from ...inputs.rows import Rows
 from .contract import NamedFormat, reading
 
 if TYPE_CHECKING:

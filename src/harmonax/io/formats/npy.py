@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ...errors import FileFormatError
-from ...inputs.embedding import Rows, slabs
+from ...inputs.rows import Rows, slabs
 from .contract import BareFormat, BareTable, Reading, reading
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ...errors import MissingExtraError
-from ...inputs.embedding import Rows
+from ...inputs.rows import Rows
 from .contract import BareTable, Reading, reading
 from .tabular import TableFormat, frames, split_names
 

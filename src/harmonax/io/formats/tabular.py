@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ...errors import FileFormatError, InputError
-from ...inputs.embedding import slabs
+from ...inputs.rows import slabs
 from .contract import BareFormat, BareTable
 
 

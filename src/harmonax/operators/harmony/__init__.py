@@ -2,9 +2,9 @@
 
 operator     DifferentiableHarmony
 config       BatchCorrectionConfig
-checks       what arrives, looked at once
+checks       checks of the input
 seeding      centroids from the data
-cells        cells, levels and masks as traced arrays
+assignment   R of one block, and the strengths as tables
 tiles        cells in tiles, so that R is never stored
 rounds       passes and rounds
 ridge        the correction

@@ -1,15 +1,15 @@
-"""What `DifferentiableHarmony` accepts: shapes always, values outside traced code."""
+"""Checks of what `DifferentiableHarmony` is given: shapes always, values outside traced code."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ...errors import InputError, MissingKeyError
+from ...losses.checks import known
 from .config import BatchCorrectionConfig
 
 
@@ -25,14 +25,9 @@ def check(config: BatchCorrectionConfig, data: Mapping[str, Any]) -> tuple[Any, 
         shape = (config.n_clusters, config.n_features)
         if Y.shape != shape:
             raise InputError(f"data['centroids'] has shape {Y.shape}; allowed is (n_clusters, n_features) = {shape}")
-        if not traced(Y) and not np.isfinite(np.asarray(Y)).all():
+        if known(Y) and not np.isfinite(np.asarray(Y)).all():
             raise InputError("data['centroids'] has NaN or infinite values")
     return Z, labels, mask, Y
-
-
-def traced(*arrays: Any) -> bool:
-    """Return whether the values of any array are not known yet (inside jit, grad or vmap)."""
-    return any(isinstance(array, jax.core.Tracer) for array in arrays)
 
 
 def _entry(data: Mapping[str, Any], key: str) -> Any:
@@ -76,7 +71,7 @@ def _labels(config: BatchCorrectionConfig, labels: Any, mask: Any, n_cells: int)
         raise InputError(f"data['batch_labels'] has dtype {labels.dtype}; allowed are integers from 0")
     # Unsigned and small integers: compared and numbered through in int32.
     labels = jnp.where(mask[:, None], labels.astype(jnp.int32), 0)
-    if not traced(labels):
+    if known(labels):
         values, top = np.asarray(labels), np.array(config.levels)
         wrong = (values < 0) | (values >= top)
         if wrong.any():
@@ -90,14 +85,14 @@ def _labels(config: BatchCorrectionConfig, labels: Any, mask: Any, n_cells: int)
 
 def _check_cells(config: BatchCorrectionConfig, Z: Any, mask: Any) -> None:
     """Check the values that are known, in NumPy: inside jit, jax.numpy would trace known values too."""
-    if traced(mask):
+    if not known(mask):
         return
     n_real = int(np.asarray(mask).sum())
     if n_real < max(2, config.n_clusters):
         raise InputError(
             f"data['mask'] leaves {n_real} cells; at least n_clusters={config.n_clusters}, and 2, are needed"
         )
-    if traced(Z):
+    if not known(Z):
         return
     bad = np.asarray(mask) & ~np.isfinite(np.asarray(Z)).all(axis=1)
     if bad.any():

@@ -1,4 +1,4 @@
-"""What a differentiable correction is asked to do: one frozen, validated value."""
+"""The parameters of a differentiable correction, as one frozen value that is checked when made."""
 
 from __future__ import annotations
 
@@ -37,17 +37,18 @@ class BatchCorrectionConfig:
         with unrolled gradients, memory.
     theta, sigma
         Strength of the diversity penalty and width of the soft clusters, as in `HarmonyParams`. A higher theta mixes
-        batches more strongly; a higher sigma makes the clusters softer. Where they are learned, these are
-        the values they start from. A theta of 0 stays 0.
+        batches more strongly; a higher sigma makes the clusters softer, a lower one harder. Where they are learned,
+        these are the values they start from. A theta of 0 stays 0.
     temperature
-        The effective width is sigma x temperature, so raising it softens all clusters. Not learned.
+        The effective width is sigma x temperature: higher values soften all clusters, lower values harden them. Not
+        learned.
     flavor, tau, ridge, ridge_lambda, alpha, batch_prune_threshold, block_proportion
-        As in `HarmonyParams`. Tables have the cells' precision: with several variables of which one is nested in
-        another, and a fixed ridge_lambda below a thousandth of a cluster's mass, float32 is exact to about
-        1e-7 x mass / lambda only (the dynamic ridge is not concerned); use x64 there.
+        As in `HarmonyParams`. Higher ridge_lambda and alpha correct less. Tables have the cells' precision: with
+        several variables of which one is nested in another, and a fixed ridge_lambda below a thousandth of a cluster's
+        mass, float32 is exact to about 1e-7 x mass / lambda only (the dynamic ridge is not concerned); use x64 there.
     n_passes
         Number of clustering passes in a round; with `early_stop`, the maximum. More passes bring the clusters closer to
-        their optimum, and take more time.
+        their optimum, and take more time; fewer leave them less settled.
     learn
         Which of ``"theta"``, ``"sigma"`` and ``"ridge"`` (alpha, or the fixed ridge_lambda) are learnable parameters.
     learnable_centroids
@@ -59,10 +60,10 @@ class BatchCorrectionConfig:
         For inference: stop as the engine does, by `tol_harmony` and `tol_clustering`. Has no gradient.
     tol_harmony, tol_clustering
         Relative change of the objective below which rounds and passes stop, with `early_stop`. Higher values stop
-        earlier.
+        earlier, lower values take more rounds and passes.
     tol_fixed_point
         With ``"implicit"``: largest change that one more round may make to a unit-length cell. Lower values demand more
-        rounds, and make the gradient more exact.
+        rounds, and make the gradient more exact; higher values accept a rougher one.
 
     Raises
     ------

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from ...algorithm.convergence import WINDOW, passes_converged, rounds_converged
 from ...algorithm.objective import objective
 from ...algorithm.penalty import expected
-from .cells import Problem, logits, objective_sums, one_hot, shares, unit
+from .assignment import Problem, logits, objective_sums, one_hot, shares, unit
 from .config import BatchCorrectionConfig
 from .ridge import ridge
 from .rounds import State, correct, next_state, one_pass

@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .cells import Hyper, Problem
+from .assignment import Hyper, Problem
 from .config import BatchCorrectionConfig
 from .rounds import State, first_state, one_round
 from .tiles import Tiles

@@ -11,17 +11,16 @@ import numpy as np
 from flax import nnx
 
 from ...errors import InputError, NotConvergedError
+from ...losses.checks import known
 from ...params import HarmonyParams
-from .cells import Hyper, Problem, effective_theta, unit
-from .checks import check, traced
+from .assignment import Hyper, Problem, effective_theta, unit
+from .checks import check
 from .config import BatchCorrectionConfig
 from .early_stop import rounds_until_converged
 from .implicit import rounds_to_fixed_point
 from .rounds import State, all_rounds, emit, first_state, one_round
 from .seeding import Schedule, draw, seed_centroids
 from .tiles import TileShape, lay_out, pick_up, slots, tile_shape
-
-__all__ = ["BatchCorrectionConfig", "DifferentiableHarmony"]
 
 
 class DifferentiableHarmony(nnx.Module):
@@ -47,12 +46,12 @@ class DifferentiableHarmony(nnx.Module):
         ``nnx.Param`` (K, F) with `learnable_centroids`, scaled to unit length in use; else None. Random directions
         until `seed_from` sets them from data.
     seed
-        The integer that all of the run's randomness is made of.
+        The integer from which all of the run's randomness is derived.
 
     Notes
     -----
     Memory of the gradient: about one embedding per round up to a dozen rounds, and about ``2 sqrt(n_iterations)``
-    above; assignments (N, K) are made again for a block at a time. Korsunsky et al. 2019, Nature Methods 16:1289;
+    above; assignments (N, K) are computed again, a block at a time. Korsunsky et al. 2019, Nature Methods 16:1289;
     Patikas et al. 2026 (Harmony2).
 
     Examples
@@ -122,7 +121,7 @@ class DifferentiableHarmony(nnx.Module):
         tuple
             The data with ``corrected_embeddings`` (N, F) and ``cluster_assignments`` (N, K), rows that sum to 1; state;
             metadata. With `early_stop` also ``n_rounds`` and ``converged``; with implicit differentiation
-            ``fixed_point_change``, what the next round would change of a unit-length cell at most.
+            ``fixed_point_change``, the largest change that another round would make to a unit-length cell.
 
         Raises
         ------
@@ -188,11 +187,11 @@ class DifferentiableHarmony(nnx.Module):
         )
 
     def _refuse_no_fixed_point(self, change: Any) -> None:
-        most = self.config.tol_fixed_point
-        if change is not None and not traced(change) and not float(change) <= most:
+        allowed = self.config.tol_fixed_point
+        if change is not None and known(change) and not float(change) <= allowed:
             raise NotConvergedError(
                 f"after {self.config.n_iterations} rounds another one moves a unit-length cell by {float(change):.1e}; "
-                f"implicit differentiation allows {most:.1e}: raise n_iterations, or use differentiation='unrolled'"
+                f"implicit differentiation allows {allowed:.1e}: raise n_iterations, or use differentiation='unrolled'"
             )
 
     def _schedule(self, n_cells: int) -> Schedule:
@@ -245,7 +244,7 @@ def _correct(
 
 
 def _run(config: BatchCorrectionConfig, problem: Problem, Y: Any, orders: Any) -> tuple[State, dict[str, Any]]:
-    """Return the end state, and what is to be said about how it was reached."""
+    """Return the end state, and a report of how it was reached."""
     if config.early_stop:
         state, n_rounds, converged = rounds_until_converged(config, problem, first_state(problem, Y), orders)
         return state, {"n_rounds": n_rounds, "converged": converged}

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from ...algorithm.penalty import expected
 from ...algorithm.ridge import kept_levels, one_variable
-from .cells import Problem, assign, one_hot, shares
+from .assignment import Problem, assign, one_hot, shares
 from .config import BatchCorrectionConfig
 
 

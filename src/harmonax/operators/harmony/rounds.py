@@ -1,6 +1,6 @@
 """Harmony's rounds as traced code: the loop of `algorithm/harmony.py` with fixed counts.
 
-Equations come from `algorithm/` with jax.numpy handed in; `cells/dense.py` is the plain statement of what is done per
+Equations come from `algorithm/`, called with jax.numpy; `cells/dense.py` is the plain statement of what is done per
 cell, and `tests/operators/test_differentiable_harmony.py` compares the two. R is a function of Zn and of tables, so it
 is recomputed in every block and never kept. A round here begins with the correction of the round before it: the first
 one corrects by W = 0. That makes all rounds one traced shape.
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from ...algorithm.penalty import expected, log_penalty
-from .cells import Problem, assign, logits, objective_sums, one_hot, shares, unit
+from .assignment import Problem, assign, logits, objective_sums, one_hot, shares, unit
 from .config import BatchCorrectionConfig
 from .ridge import Ridge, ridge
 from .tiles import Tiles
@@ -141,7 +141,7 @@ def all_rounds(round_: Callable[[State, Any], State], state: State, orders: Any)
     """Run one round per row of `orders`, rematerialised: the gradient's memory does not grow with their number.
 
     Differentiating a scan keeps the state at each step. Above a dozen rounds they run in about sqrt(n) groups, and only
-    the groups' states are kept: those within a group are made again when its turn comes.
+    the groups' states are kept: those within a group are computed again when its turn comes.
     """
 
     keep_tables = jax.checkpoint_policies.save_only_these_names(_TABLE)

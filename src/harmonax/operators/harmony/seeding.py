@@ -15,7 +15,7 @@ import numpy as np
 
 from ...algorithm.schedule import FixedPartition
 from ...algorithm.seeding import _PER_CLUSTER, _SIGMA, _STEPS, MIN_SAMPLE
-from .cells import unit
+from .assignment import unit
 
 # Rows of the sample that are assigned at a time.
 _SLAB = 2048

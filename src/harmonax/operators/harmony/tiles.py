@@ -3,7 +3,7 @@
 A tile holds up to `length` cells of one block and one joint level, padded with cells of weight 0. Every cell of a tile
 then has the same penalties and the same ridge coefficients, so assignment, moments and correction are small dense
 products without gather or scatter (docs/algorithm.md, "The streaming form", 4). How many tiles a block needs depends on
-the labels, which may be traced; the number used is the most that any labels could need.
+the labels, which may be traced; the number used is the maximum that any labels could need.
 """
 
 from __future__ import annotations

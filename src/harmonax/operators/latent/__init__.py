@@ -1,4 +1,4 @@
-"""Correction of expression by an autoencoder whose codes forget the batch.
+"""Correction of expression by an autoencoder whose latent does not know the batch.
 
 base          what both correctors share
 autoencoder   the batch-conditional autoencoder

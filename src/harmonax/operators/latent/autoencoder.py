@@ -1,4 +1,4 @@
-"""The batch-conditional autoencoder that the MMD and WGAN corrections train: what a cell is, apart from its batch.
+"""The batch-conditional autoencoder that the MMD and WGAN corrections train: a cell's state, apart from its batch.
 
     z         = E(s(x))                                 latent, (N, latent_dim)
     D(z, b)   = c + g (V relu(U z + u_b) + v_b)         expression expected of state z in batch b, (N, n_genes)
@@ -21,7 +21,7 @@ from ...errors import InputError
 from ...system.validate import number, whole_number
 from ..checks import ROOM, Cells
 
-# Of the mean variance, what is added to every gene's.
+# Share of the mean variance that is added to the variance of every gene.
 _SHRINKAGE = 0.1
 
 Codes = tuple[jax.Array, jax.Array]
@@ -34,25 +34,28 @@ class AutoencoderConfig:
     Parameters
     ----------
     n_genes
-        Features of the expression, G.
+        Number of genes, G; default 2000.
     hidden_dim, latent_dim
-        Width of the hidden layers, and of the latent.
+        Width of the hidden layers, default 128, and of the latent, default 64. Higher values reconstruct finer
+        differences between cells, take more time, and fit noise where cells are few; lower values keep coarse
+        differences only.
     n_batches
-        Number of batches; labels run from 0 to ``n_batches - 1``. None: not said, with room for 64.
+        Number of batches; labels run from 0 to ``n_batches - 1``. None, the default: room for 64.
     target
-        Batch that `corrected_expression` is decoded to: ``"average"``, of the batches in the data at hand, or the
-        label of one. Cells of a single batch need a named target: their average is themselves.
+        Batch that ``corrected_expression`` is decoded to: ``"average"``, the default, of the batches in the data at
+        hand, or the label of one. Cells of a single batch need a named target: their average is themselves.
     batch_in_encoder
-        Tell the encoder the batch, beside the decoder.
+        Whether the encoder also receives the batch, as the decoder does; default False.
     gene_dropout
-        Share of the genes hidden from the encoder in training, in [0, 1): it then must know a cell's state from any of
-        them.
+        Share of the genes hidden from the encoder in training, in [0, 1); default 0. Higher values force it to
+        recognise a cell's state from any of its genes, and cost detail; at 0 all genes are seen.
     latent_noise
-        Standard deviation of the noise put on the latent in training, relative to the latent's: what is small against
-        it, such as a trace of the batch, cannot be used to reconstruct.
+        Standard deviation of the noise added to the latent in training, relative to the latent's; default 0.3. Higher
+        values hide more of what is small in the latent, such as a trace of the batch, and blur states that are close;
+        lower values keep both.
     evenness
-        Weight, in training, of how much the correction differs among the cells of a batch. Of few cells each is known,
-        and could be moved by itself.
+        Weight, in training, of how much the correction differs among the cells of a batch; default 1. Higher values
+        move a batch more as a whole; lower values let cells move separately, which overfits where they are few.
 
     Raises
     ------
@@ -87,19 +90,12 @@ class AutoencoderConfig:
 
     @property
     def n_slots(self) -> int:
-        """Batches that there are codes for."""
+        """Number of batches that have codes."""
         return ROOM if self.n_batches is None else self.n_batches
 
 
 class BatchAutoencoder(nnx.Module):
     """Encoder of expression, and decoder that receives the batch; one hidden layer each.
-
-    Parameters
-    ----------
-    config
-        Sizes and target.
-    rngs
-        Initial weights.
 
     Examples
     --------
@@ -127,7 +123,7 @@ class BatchAutoencoder(nnx.Module):
 
         A gene's squared spread is its variance and a tenth of the mean variance of all: scaled to unit variance,
         hundreds of genes that hold noise alone would count like the markers; with one spread for all, the markers of
-        rare types would hardly count.
+        rare types would hardly count at all.
         """
         share = cells.weight / jnp.maximum(cells.weight.sum(), 1.0)
         mean = share @ cells.values

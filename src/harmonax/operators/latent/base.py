@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -16,23 +16,57 @@ from .discrepancy import composition_weights, standardised
 
 
 class LatentCorrection(nnx.Module):
-    """An autoencoder whose latent and corrected expression are to be the same in all batches.
+    """An autoencoder whose latent and corrected expression are trained to be the same in all batches.
 
-    Subclasses say how that is measured: `apply`, and `training_losses` as `harmonax.training.fit` wants them.
+    Subclasses define how that is measured: `_measures` for `apply`, `training_losses` for `harmonax.training.fit`.
     """
+
+    training_losses: Callable[..., dict[str, jax.Array]]
 
     def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config
         self.autoencoder = BatchAutoencoder(config, rngs=rngs)
 
-    def calibrate(self, data: Mapping[str, Any]) -> None:
-        """Scale to the data: subtract each gene's mean, divide by its spread. `fit` does it; a custom loop should.
+    def apply(self, data: Mapping[str, Any], state: Any, metadata: Any, *_: Any) -> tuple[dict[str, Any], Any, Any]:
+        """Correct cells.
 
         Parameters
         ----------
         data
-            As for `apply`.
+            ``expression`` (N, G), log-normalised, and ``batch_labels`` (N,) int; ``mask`` (N,), false for padding, is
+            optional. Never changed.
+        state, metadata
+            Passed through.
+
+        Returns
+        -------
+        tuple
+            The data with ``corrected_expression`` (N, G), ``latent`` (N, latent_dim), and what the class says that it
+            adds. The corrected expression is ``x + D(z, target) - D(z, its batch)``: what the model cannot explain is
+            kept, a cell of the target batch does not move, and small values may turn negative. Then state and metadata.
+
+        Raises
+        ------
+        MissingKeyError
+            If an entry is missing.
+        InputError
+            If a shape is wrong or, outside jit, a value is not finite or a label out of range.
         """
+        cells = self._cells(data)
+        latent = self._latent(cells)
+        found = {"corrected_expression": self.autoencoder.corrected(cells, latent), "latent": latent}
+        return {**data, **found, **self._measures(cells, latent)}, state, metadata
+
+    def _measures(self, cells: Cells, latent: jax.Array) -> dict[str, jax.Array]:
+        """Return what `apply` adds on how well the batches are mixed."""
+        raise NotImplementedError
+
+    def loss(self, data: Mapping[str, Any], *group: str) -> jax.Array:
+        """Return the sum of `training_losses` without noise: a scalar for `nnx.grad`."""
+        return total(self.training_losses(data, None, *group))
+
+    def calibrate(self, data: Mapping[str, Any]) -> None:
+        """Scale to the data: subtract each gene's mean, divide by its spread. `fit` does it; a custom loop should."""
         self.autoencoder.calibrate(self._cells(data))
 
     def fit(
@@ -51,13 +85,14 @@ class LatentCorrection(nnx.Module):
         data
             As for `apply`.
         steps
-            Updates; the learning rate falls to 0 along half a cosine.
+            Number of updates, over which the learning rate falls to 0 along half a cosine. More updates fit better, and
+            take more time.
         batch_size
-            Cells in an update; None: all.
+            Cells in an update; None: all. Larger updates are steadier, and take more time and memory.
         learning_rate
-            At the start.
+            At the start. Higher values learn faster, and may diverge; lower values need more steps.
         rng
-            Seed of all that is random.
+            Seed of everything that is random.
         **options
             Further arguments of `harmonax.training.fit`: ``losses``, ``weights``, ``progress``, ``checkpoint``, ...
 
@@ -88,7 +123,7 @@ class LatentCorrection(nnx.Module):
         return read_cells(data, "expression", self.config.n_genes, self.config.n_batches)
 
     def _latent(self, cells: Cells, rngs: nnx.Rngs | None = None) -> jax.Array:
-        """Return the latent, (N, latent_dim); with `rngs`, as in training: of a cell with part of its genes masked."""
+        """Return the latent, (N, latent_dim); with `rngs`, as in training: of cells with part of their genes hidden."""
         shown, hide = cells.values, self.config.gene_dropout
         if rngs is not None and hide:
             centre = self.autoencoder.centre[...]
@@ -115,7 +150,7 @@ class LatentCorrection(nnx.Module):
         return self.config.evenness * (cells.weight @ apart) / jnp.maximum(cells.weight.sum(), 1.0)
 
     def _views(self, cells: Cells, latent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Return what is to be the same in all batches, and the weight of each cell in saying so.
+        """Return the latent and the expression that should be the same in all batches, and each cell's weight in that.
 
         The latent alone would not do: where a trace of the batch is left in it, the decoder uses that rather than the
         batch's codes, and the difference of two decodings is too small.
@@ -123,3 +158,8 @@ class LatentCorrection(nnx.Module):
         points = standardised(latent, cells.weight)
         weight = composition_weights(points, cells.labels, self.config.n_slots, cells.weight)
         return points, self.autoencoder.scaled(self.autoencoder.corrected(cells, latent)), weight
+
+
+def total(terms: Mapping[str, jax.Array]) -> jax.Array:
+    """Return the sum of losses."""
+    return jnp.stack(list(terms.values())).sum()

@@ -8,14 +8,7 @@ from flax import nnx
 
 
 class Critic(nnx.Module):
-    """One score per batch: how much a point looks like one of that batch. Two hidden layers.
-
-    Parameters
-    ----------
-    n_features, hidden_dim, n_slots
-        Width of the points and of the hidden layers; number of scores.
-    rngs
-        Initial weights.
+    """One score per batch, `n_slots` of them: how much a point looks like one of that batch. Two hidden layers.
 
     Examples
     --------
@@ -40,16 +33,8 @@ class Critic(nnx.Module):
     def distance(self, points: jax.Array, labels: jax.Array, weight: jax.Array) -> jax.Array:
         """Return by how much a batch's score is higher in that batch than in the mean of the others; mean over batches.
 
-        For a critic of slope 1 at its best, the Wasserstein distance of a batch from the others. 0 for one batch.
-
-        Parameters
-        ----------
-        points
-            (N, n_features).
-        labels
-            Batch of each cell, (N,).
-        weight
-            Weight of each cell in its batch, (N,); 0 for padding.
+        For a critic of slope 1 at its best, the Wasserstein distance of a batch from the others. 0 for one batch. Of
+        points (N, n_features), each cell's batch (N,), and its weight in it (N,), 0 for padding.
         """
         scores = self(points)
         slots = scores.shape[1]
@@ -61,12 +46,12 @@ class Critic(nnx.Module):
         return jnp.where(there.sum() > 1, there @ (actual - others) / jnp.maximum(there.sum(), 1.0), 0.0)
 
     def steepness(self, points: jax.Array, labels: jax.Array, weight: jax.Array, key: jax.Array) -> jax.Array:
-        """Return the mean of max(0, |gradient| - 1)^2 of a cell's score for its batch, on the way to a random cell.
+        """Return the mean of max(0, |gradient| - 1)^2 of each cell's score for its batch, on the way to a random cell.
 
         Only what is too steep is penalised: where batches are mixed, a flat critic is right.
         """
         pick, mix = jax.random.split(key)
-        # Of padding, no cell is drawn.
+        # Padding is never drawn.
         other = points[jax.random.choice(pick, len(points), (len(points),), p=weight / weight.sum())]
         share = jax.random.uniform(mix, (len(points), 1), points.dtype)
 

@@ -16,9 +16,9 @@ import numpy as np
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 # Cells whose distances give the median: with more, sorting the distances would be most of the time of a training step.
 _LANDMARKS = 100
-# Cells that a density is estimated from: what keeps it linear in N.
+# Cells that a density is estimated from: a fixed number, so that the time is linear in N.
 _CENTRES = 512
-# What a composition weight may be at most, and one over it at least: more would let single cells stand for a batch.
+# The maximum of a composition weight, and one over its minimum: beyond them, single cells would stand for a batch.
 _MAX_WEIGHT = 4.0
 _TINY = 1e-12
 
@@ -26,14 +26,8 @@ _TINY = 1e-12
 def standardised(latent: jax.Array, weight: jax.Array | None = None) -> jax.Array:
     """Return the latent, (N, d), centred and divided by its overall root mean square, a single number.
 
-    A discrepancy of this does not change with the scale of the latent: shrinking it to nothing does not mix.
-
-    Parameters
-    ----------
-    latent
-        (N, d).
-    weight
-        1 for cells that count, 0 for padding, (N,); None: all count.
+    A discrepancy of this does not change with the scale of the latent: shrinking it to nothing does not mix. `weight`
+    (N,) is 1 for cells that count and 0 for padding; None: all count.
 
     Examples
     --------
@@ -49,14 +43,9 @@ def standardised(latent: jax.Array, weight: jax.Array | None = None) -> jax.Arra
 
 
 def median_distance(points: jax.Array, weight: jax.Array | None = None) -> jax.Array:
-    """Return the median distance of pairs among 100 of the points, always the same rows; 1 without a pair.
+    """Return the median distance of pairs among 100 of the points (N, d), always the same rows; 1 without a pair.
 
-    Parameters
-    ----------
-    points
-        (N, d).
-    weight
-        0 for padding, (N,); None: all count.
+    `weight` (N,) is 0 for padding; None: all count.
 
     Examples
     --------
@@ -73,16 +62,10 @@ def median_distance(points: jax.Array, weight: jax.Array | None = None) -> jax.A
 
 
 def fourier_features(points: jax.Array, frequencies: jax.Array, bandwidth: jax.Array | float) -> jax.Array:
-    """Return phi, (N, 2 D), every row of length 1.
+    """Return phi, (N, 2 D), every row of length 1, of points (N, d).
 
-    Parameters
-    ----------
-    points
-        (N, d).
-    frequencies
-        Standard normal, (d, D); the columns are dealt out among the `WIDTHS`.
-    bandwidth
-        The middle width.
+    Frequencies are standard normal, (d, D); their columns are dealt out among the `WIDTHS`, of which `bandwidth` is the
+    middle one.
 
     Examples
     --------
@@ -99,21 +82,8 @@ def fourier_features(points: jax.Array, frequencies: jax.Array, bandwidth: jax.A
 def batch_discrepancy(phi: jax.Array, labels: jax.Array, n_batches: int, weight: jax.Array | None = None) -> jax.Array:
     """Return the mean over all pairs of batches of their squared MMD, unbiased for any sizes (it may be negative).
 
-    Parameters
-    ----------
-    phi
-        Features of length 1, (N, D).
-    labels
-        Batch of each cell, (N,), 0..n_batches-1. Pairs with a batch of fewer than two cells are left out.
-    n_batches
-        Number of batches.
-    weight
-        Weight of each cell, (N,), such as 0 for padding; None: 1.
-
-    Returns
-    -------
-    jax.Array
-        Scalar; 0 without pairs.
+    `phi` are features of length 1, (N, D), `labels` each cell's batch, 0..n_batches-1, and `weight` each cell's weight,
+    such as 0 for padding; None: 1. Pairs with a batch of fewer than two cells are left out; 0 without pairs.
 
     Examples
     --------
@@ -142,21 +112,8 @@ def composition_weights(points: jax.Array, labels: jax.Array, n_batches: int, we
     p(x) / p_b(x), the density of its place in the average batch over that in the cell's batch, by a Gaussian kernel as
     wide as half the median distance, bounded by 4 and 1/4: where batches are apart, all weights of a batch are equal.
 
-    Parameters
-    ----------
-    points
-        (N, d); no gradient flows through the weights.
-    labels
-        (N,).
-    n_batches
-        Number of batches.
-    weight
-        1 for cells that count, 0 for padding, (N,).
-
-    Returns
-    -------
-    jax.Array
-        (N,), summing in each batch to its number of cells.
+    Of points (N, d), labels (N,), and `weight` (N,), 1 for cells that count and 0 for padding. The weights (N,) sum in
+    each batch to its number of cells; no gradient flows through them.
 
     Examples
     --------
@@ -185,9 +142,9 @@ def composition_weights(points: jax.Array, labels: jax.Array, n_batches: int, we
     return ratio / jnp.where(mean > 0, mean, 1.0)[labels]
 
 
-def _sample(n: int, most: int) -> np.ndarray:
+def _sample(n: int, size: int) -> np.ndarray:
     """Return the rows of a sample, without repeats. At random: every second row could be all of one batch."""
-    return np.sort(np.random.default_rng(0).permutation(n)[:most])
+    return np.sort(np.random.default_rng(0).permutation(n)[:size])
 
 
 def _squared_distances(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -7,10 +7,10 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from ...system.validate import number
+from ..checks import Cells
 from .autoencoder import AutoencoderConfig
 from .base import LatentCorrection
 from .discrepancy import batch_discrepancy, fourier_features, median_distance, standardised
@@ -25,24 +25,15 @@ class MMDBatchCorrectionConfig(AutoencoderConfig):
 
     Parameters
     ----------
-    n_genes
-        Features of the expression, G.
-    hidden_dim, latent_dim
-        Width of the hidden layers, and of the latent.
+    n_genes, hidden_dim, latent_dim, n_batches, target, batch_in_encoder, gene_dropout, latent_noise, evenness
+        As in `harmonax.operators.latent.autoencoder.AutoencoderConfig`.
     kernel_bandwidth
-        Middle width of the Gaussian kernels, in units of the median distance of cells; the others are 1/4, 1/2, 2 and 4
-        times as wide.
-    n_batches
-        Number of batches; labels run from 0 to ``n_batches - 1``. None: not said, with room for 64.
-    target
-        Batch that ``corrected_expression`` is decoded to: ``"average"``, of the batches in the data at hand, or the
-        label of one. Cells of a single batch need a named target: their average is themselves.
-    batch_in_encoder
-        Tell the encoder the batch, beside the decoder.
-    gene_dropout, latent_noise
-        What training hides from the encoder and the decoder: see `AutoencoderConfig`.
+        Middle width of the Gaussian kernels, in units of the median distance of cells; default 1. The others are 1/4,
+        1/2, 2 and 4 times as wide. Higher values compare batches more coarsely, as wholes; lower values more locally,
+        and with more noise.
     mmd_weight
-        Weight of the discrepancy against the reconstruction in training.
+        Weight of the discrepancy against the reconstruction in training; default 1. Higher values mix batches more
+        strongly, at the risk of merging types; lower values keep more of every difference; 0 mixes nothing.
 
     Raises
     ------
@@ -73,7 +64,8 @@ class DifferentiableMMDBatchCorrection(LatentCorrection):
     the latent and of the corrected expression, plus the unevenness of the correction. Every pair of batches counts,
     unbiased for unequal sizes, in time and memory linear in the number of cells; in training, cells are weighted so
     that batches may differ in composition. Untrained it corrects nothing: call `fit`, or `calibrate` and a loop of your
-    own.
+    own. `apply` adds two scalars: ``mmd_loss``, the squared MMD of the latent (0 within noise, so perhaps negative,
+    where batches are the same), and ``reconstruction_loss``, the mean squared error in units of the genes' spreads.
 
     Parameters
     ----------
@@ -84,6 +76,7 @@ class DifferentiableMMDBatchCorrection(LatentCorrection):
 
     Examples
     --------
+    >>> from jax import numpy as jnp
     >>> expression = jax.random.normal(jax.random.key(0), (60, 5)).at[30:].add(3.0)
     >>> data = {"expression": expression, "batch_labels": jnp.repeat(jnp.arange(2), 30)}
     >>> config = MMDBatchCorrectionConfig(n_genes=5, hidden_dim=16, latent_dim=4, n_batches=2)
@@ -96,56 +89,17 @@ class DifferentiableMMDBatchCorrection(LatentCorrection):
 
     config: MMDBatchCorrectionConfig
 
-    def __init__(self, config: MMDBatchCorrectionConfig, *, rngs: nnx.Rngs) -> None:
-        super().__init__(config, rngs=rngs)
-
-    def apply(self, data: Mapping[str, Any], state: Any, metadata: Any, *_: Any) -> tuple[dict[str, Any], Any, Any]:
-        """Correct cells.
-
-        Parameters
-        ----------
-        data
-            ``expression`` (N, G), log-normalised, and ``batch_labels`` (N,) int; ``mask`` (N,), false for padding, is
-            optional. Never changed.
-        state, metadata
-            Passed through.
-
-        Returns
-        -------
-        tuple
-            The data with ``corrected_expression`` (N, G), ``latent`` (N, latent_dim), and two scalars: ``mmd_loss``,
-            the squared MMD of the latent (0 within noise, so perhaps negative, where batches are the same), and
-            ``reconstruction_loss``, the mean squared error in units of the genes' spreads that `calibrate` found. The
-            corrected expression is ``x + D(z, target) - D(z, its batch)``: what the model cannot explain is kept, a
-            cell of the target batch does not move, and small values may turn negative. Then state and metadata.
-
-        Raises
-        ------
-        MissingKeyError
-            If an entry is missing.
-        InputError
-            If a shape is wrong or, outside jit, a value is not finite or a label out of range.
-        """
-        cells = self._cells(data)
-        latent = self._latent(cells)
+    def _measures(self, cells: Cells, latent: jax.Array) -> dict[str, jax.Array]:
         points = standardised(latent, cells.weight)
-        found = {
-            "corrected_expression": self.autoencoder.corrected(cells, latent),
-            "latent": latent,
+        return {
             "mmd_loss": self._discrepancy(points, cells.labels, cells.weight, jax.random.key(0)),
             "reconstruction_loss": self.autoencoder.reconstruction_error(cells, latent),
         }
-        return {**data, **found}, state, metadata
 
     def training_losses(self, data: Mapping[str, Any], rngs: nnx.Rngs | None = None) -> dict[str, jax.Array]:
         """Return what training minimises the sum of, each with its weight: scalars by name.
 
-        Parameters
-        ----------
-        data
-            As for `apply`.
-        rngs
-            Noise and kernel frequencies; None: no noise, the same frequencies each time.
+        `rngs` gives noise and kernel frequencies; None: no noise, the same frequencies each time.
         """
         cells = self._cells(data)
         latent = self._latent(cells, rngs)
@@ -157,10 +111,6 @@ class DifferentiableMMDBatchCorrection(LatentCorrection):
             "expression_mmd": self.config.mmd_weight * self._discrepancy(corrected, cells.labels, weight, key),
             "unevenness": self._unevenness(cells, corrected),
         }
-
-    def loss(self, data: Mapping[str, Any]) -> jax.Array:
-        """Return the sum of `training_losses` without noise: a scalar for `nnx.grad`."""
-        return jnp.stack(list(self.training_losses(data).values())).sum()
 
     def _discrepancy(self, points: jax.Array, labels: jax.Array, weight: jax.Array, key: jax.Array) -> jax.Array:
         bandwidth = self.config.kernel_bandwidth * jax.lax.stop_gradient(median_distance(points, weight))

@@ -1,4 +1,4 @@
-"""Batch correction by an autoencoder whose latent no critic can tell batches from."""
+"""Batch correction by an autoencoder from whose latent no critic can tell the batches."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import nnx
 
 from ...system.validate import number, whole_number
 from ..checks import Cells
 from .autoencoder import AutoencoderConfig
-from .base import LatentCorrection
+from .base import LatentCorrection, total
 from .critic import Critic
 
-# Updates of the critics for one of the autoencoder: what is followed must be near its best.
+# Updates of the critics for one of the autoencoder, which learns nothing useful from critics far from their best.
 _CRITIC_UPDATES = 3
 
 
@@ -27,25 +26,17 @@ class WGANBatchCorrectionConfig(AutoencoderConfig):
 
     Parameters
     ----------
-    n_genes
-        Features of the expression, G.
-    hidden_dim, latent_dim
-        Width of the autoencoder's hidden layers, and of the latent.
+    n_genes, hidden_dim, latent_dim, n_batches, target, batch_in_encoder, gene_dropout, latent_noise, evenness
+        As in `harmonax.operators.latent.autoencoder.AutoencoderConfig`.
     discriminator_hidden_dim
-        Width of the critics' two hidden layers.
-    n_batches
-        Number of batches; labels run from 0 to ``n_batches - 1``. None: not said, with room for 64.
-    target
-        Batch that ``corrected_expression`` is decoded to: ``"average"``, of the batches in the data at hand, or the
-        label of one. Cells of a single batch need a named target: their average is themselves.
-    batch_in_encoder
-        Tell the encoder the batch, beside the decoder.
-    gene_dropout, latent_noise
-        What training hides from the encoder and the decoder: see `AutoencoderConfig`.
+        Width of the critics' two hidden layers; default 64. Higher values find subtler differences between batches, and
+        take more time; lower values see coarse ones only.
     adversarial_weight
-        Weight of the critics' distance against the reconstruction in training.
+        Weight of the critics' distance against the reconstruction in training; default 1. Higher values mix batches
+        more strongly, at the risk of merging types; lower values keep more of every difference; 0 mixes nothing.
     gradient_penalty
-        Weight of the penalty on critics steeper than 1.
+        Weight of the penalty on critics steeper than 1; default 10. Higher values keep the critics smooth and training
+        steady; with lower values the distance that they report is less exact.
 
     Raises
     ------
@@ -88,7 +79,8 @@ class DifferentiableWGANBatchCorrection(LatentCorrection):
     minimises it beside the reconstruction error and the unevenness of the correction. The latent is scaled to unit
     variance for its critic, so that collapsing it wins nothing. Cells are weighted so that batches may differ in
     composition. Untrained it corrects nothing: call `fit`, which updates the critics three times for each update of the
-    autoencoder.
+    autoencoder. `apply` adds ``discriminator_scores`` (N,), how much the latent critic assigns each cell to its actual
+    batch, and two scalars: ``generator_loss`` and ``discriminator_loss``, what autoencoder and critics minimise.
 
     Parameters
     ----------
@@ -99,6 +91,7 @@ class DifferentiableWGANBatchCorrection(LatentCorrection):
 
     Examples
     --------
+    >>> from jax import numpy as jnp
     >>> expression = jax.random.normal(jax.random.key(0), (60, 5)).at[30:].add(3.0)
     >>> data = {"expression": expression, "batch_labels": jnp.repeat(jnp.arange(2), 30)}
     >>> config = WGANBatchCorrectionConfig(n_genes=5, hidden_dim=16, latent_dim=4, n_batches=2)
@@ -115,47 +108,16 @@ class DifferentiableWGANBatchCorrection(LatentCorrection):
         super().__init__(config, rngs=rngs)
         self.critics = Critics(config, rngs=rngs)
 
-    def apply(self, data: Mapping[str, Any], state: Any, metadata: Any, *_: Any) -> tuple[dict[str, Any], Any, Any]:
-        """Correct cells.
-
-        Parameters
-        ----------
-        data
-            ``expression`` (N, G), log-normalised, and ``batch_labels`` (N,) int; ``mask`` (N,), false for padding, is
-            optional. Never changed.
-        state, metadata
-            Passed through.
-
-        Returns
-        -------
-        tuple
-            The data with ``corrected_expression`` (N, G), ``latent`` (N, latent_dim), ``discriminator_scores`` (N,),
-            how much the latent critic assigns each cell to its actual batch, and two scalars: ``generator_loss`` and
-            ``discriminator_loss``, what autoencoder and critics minimise. The corrected expression is
-            ``x + D(z, target) - D(z, its batch)``: what the model cannot explain is kept, a cell of the target batch
-            does not move, and small values may turn negative. Then state and metadata.
-
-        Raises
-        ------
-        MissingKeyError
-            If an entry is missing.
-        InputError
-            If a shape is wrong or, outside jit, a value is not finite or a label out of range.
-        """
-        cells = self._cells(data)
-        latent = self._latent(cells)
+    def _measures(self, cells: Cells, latent: jax.Array) -> dict[str, jax.Array]:
         views = self._unit_views(cells, latent)
-        found = {
-            "corrected_expression": self.autoencoder.corrected(cells, latent),
-            "latent": latent,
+        return {
             "discriminator_scores": self.critics.latent.own_scores(views[0], cells.labels),
-            "generator_loss": _total(self._generator_losses(cells, latent, None)),
-            "discriminator_loss": _total(self._critic_losses(cells, views, nnx.Rngs(0))),
+            "generator_loss": total(self._generator_losses(cells, latent, None)),
+            "discriminator_loss": total(self._critic_losses(cells, views, nnx.Rngs(0))),
         }
-        return {**data, **found}, state, metadata
 
     def training_groups(self) -> dict[str, tuple[Any, int]]:
-        """Return who learns in turn, with the updates of each in a step (see `harmonax.training.fit`)."""
+        """Return the groups of parameters that learn in turn, with the updates of each in a step of `fit`."""
         critics = nnx.All(nnx.Param, nnx.PathContains("critics"))
         return {
             "discriminator": (critics, _CRITIC_UPDATES),
@@ -165,16 +127,9 @@ class DifferentiableWGANBatchCorrection(LatentCorrection):
     def training_losses(
         self, data: Mapping[str, Any], rngs: nnx.Rngs | None = None, group: str = "generator"
     ) -> dict[str, jax.Array]:
-        """Return what a group minimises the sum of, each with its weight: scalars by name.
+        """Return what a group ("generator" or "discriminator") minimises the sum of, each with its weight.
 
-        Parameters
-        ----------
-        data
-            As for `apply`.
-        rngs
-            Noise and the points of the gradient penalty; None: no noise, the same points each time.
-        group
-            ``"generator"`` or ``"discriminator"``.
+        `rngs` gives noise and the points of the gradient penalty; None: no noise, the same points each time.
         """
         cells = self._cells(data)
         latent = self._latent(cells, rngs)
@@ -182,10 +137,6 @@ class DifferentiableWGANBatchCorrection(LatentCorrection):
             return self._generator_losses(cells, latent, rngs)
         views = jax.lax.stop_gradient(self._unit_views(cells, latent))
         return self._critic_losses(cells, views, nnx.Rngs(0) if rngs is None else rngs)
-
-    def loss(self, data: Mapping[str, Any], group: str = "generator") -> jax.Array:
-        """Return the sum of `training_losses` without noise: a scalar for `nnx.grad`."""
-        return _total(self.training_losses(data, None, group))
 
     def optimizer(self, steps: int, learning_rate: float = 1e-3) -> dict[str, optax.GradientTransformation]:
         """Return the optimisers of Optax that `fit` uses, by group."""
@@ -223,7 +174,3 @@ class DifferentiableWGANBatchCorrection(LatentCorrection):
             slope = critic.steepness(view, cells.labels, cells.weight, rngs())
             terms[f"{name}_penalty"] = self.config.gradient_penalty * slope
         return terms
-
-
-def _total(terms: Mapping[str, jax.Array]) -> jax.Array:
-    return jnp.stack(list(terms.values())).sum()

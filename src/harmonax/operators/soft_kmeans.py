@@ -23,11 +23,13 @@ class SoftClusteringConfig:
     Parameters
     ----------
     n_clusters
-        Number of clusters, K.
+        Number of clusters, K; default 10. More clusters separate finer groups of cells, and take more time; with fewer,
+        distinct groups share one.
     n_features
-        Features of the embedding, F.
+        Features of the embedding, F; default 50.
     temperature
-        Width of the assignments, in squared units of the embedding: small is hard.
+        Width of the assignments, in squared units of the embedding; default 1. Higher values spread each cell over more
+        clusters; lower values come closer to hard clusters, and to k-means.
     learnable_centroids
         Make the centroids parameters (``nnx.Param``), which `nnx.grad` and `harmonax.training.fit` find; else they
         are constants that only `SoftKMeansClustering.fit` sets.
@@ -60,7 +62,7 @@ class SoftKMeansClustering(nnx.Module):
     """Soft k-means: cells belong to clusters by ``softmax_k(-|x_i - c_k|^2 / temperature)``.
 
     That is the posterior of a mixture of equal spherical Gaussians of variance ``temperature / 2``, whose centroids
-    `fit` finds by k-means++ (Arthur and Vassilvitskii 2007) and expectation maximisation. Before, they are random.
+    `fit` finds by k-means++ (Arthur and Vassilvitskii 2007) and expectation maximisation. Before `fit` they are random.
 
     Parameters
     ----------
@@ -140,9 +142,10 @@ class SoftKMeansClustering(nnx.Module):
         data
             As for `apply`.
         max_iter
-            Maximum number of rounds of expectation maximisation in a run.
+            Maximum number of rounds of expectation maximisation in a run. Raise it where runs end before they have
+            settled; lower values take less time.
         tol
-            A run ends when `loss` changes by less than this share of the data's variance.
+            A run ends when `loss` changes by less than this share of the data's variance. Higher values stop earlier.
         n_init
             Number of runs, each with a separate seeding. More runs find better optima, and take more time.
         rng
@@ -199,10 +202,10 @@ def _seeds(points: jax.Array, weight: jax.Array, key: jax.Array, n_clusters: int
     first, others = jnp.split(jax.random.split(key, n_clusters), [1])
     start = points[jax.random.categorical(first[0], jnp.log(weight))]
 
-    def add(nearest: jax.Array, own: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def add(nearest: jax.Array, draw: jax.Array) -> tuple[jax.Array, jax.Array]:
         # Where all cells sit on seeds, any cell will do.
         odds = jnp.where((nearest * weight).sum() > 0, nearest * weight, weight)
-        seed = points[jax.random.categorical(own, jnp.log(odds))]
+        seed = points[jax.random.categorical(draw, jnp.log(odds))]
         return jnp.minimum(nearest, _squared(points, seed[None])[:, 0]), seed
 
     seeds = jax.lax.scan(add, _squared(points, start[None])[:, 0], others)[1]
@@ -213,7 +216,7 @@ def _step(points: jax.Array, weight: jax.Array, centroids: jax.Array, temperatur
     """One round: the new centroids, and the loss of those before."""
     shares = _assignments(points, centroids, temperature) * weight[:, None]
     mass = shares.sum(axis=0)
-    # A cluster that nobody is in stays where it is.
+    # A cluster without cells stays where it is.
     moved = jnp.where(mass[:, None] > 1e-6, shares.T @ points / jnp.maximum(mass, 1e-6)[:, None], centroids)
     return moved, _mean_free_energy(points, weight, centroids, temperature)
 
@@ -232,7 +235,7 @@ def _fit_once(
     points = (points - mean) * weight[:, None]
     enough = tol * (weight @ (points**2).sum(axis=1)) / weight.sum()
 
-    def goes_on(at: _Descent) -> jax.Array:
+    def unfinished(at: _Descent) -> jax.Array:
         number, _, before, now = at
         return (number < max_iter) & (before - now >= enough)
 
@@ -242,6 +245,6 @@ def _fit_once(
         return number + 1, moved, before, now
 
     start = jnp.asarray(0), _seeds(points, weight, key, n_clusters), jnp.asarray(jnp.inf, points.dtype)
-    most = jnp.asarray(jnp.finfo(points.dtype).max)
-    centroids = jax.lax.while_loop(goes_on, advance, (*start, most))[1]
+    highest = jnp.asarray(jnp.finfo(points.dtype).max)
+    centroids = jax.lax.while_loop(unfinished, advance, (*start, highest))[1]
     return centroids + mean, _mean_free_energy(points, weight, centroids, temperature)

@@ -1,12 +1,14 @@
-"""What is asked of the cells of one block, traced: their assignment is a function of Zn and of tables."""
+"""The cells of one block, traced: their assignment is a function of Zn and of tables."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from ...algorithm.seeding import unit as unit_rows
 from .config import BatchCorrectionConfig
 from .tiles import Tiles
 
@@ -20,17 +22,14 @@ class Hyper(NamedTuple):
 
 
 class Problem(NamedTuple):
-    """What stays the same over the rounds."""
+    """The cells and strengths, which stay the same over the rounds."""
 
     tiles: Tiles
     hyper: Hyper
     counts: Any  # (B,): N_b
 
 
-def unit(x: Any) -> Any:
-    """Scale rows to unit length; a zero row stays zero, and so does its gradient."""
-    square = (x * x).sum(axis=-1, keepdims=True)
-    return jnp.where(square > 0, x / jnp.sqrt(jnp.where(square > 0, square, 1)), 0)
+unit = partial(unit_rows, xp=jnp)
 
 
 def shares(problem: Problem, config: BatchCorrectionConfig) -> Any:

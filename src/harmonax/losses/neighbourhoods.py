@@ -42,23 +42,10 @@ def standardised(x: jax.Array, mask: jax.Array | None) -> jax.Array:
 
 
 def nearest(x: jax.Array, k: int, n_groups: int, admits: Callable[[jax.Array, Any], jax.Array]) -> jax.Array:
-    """Return the k nearest other cells of each cell from each of several groups, nearest first.
+    """Return the k nearest other cells of each cell from each of several groups, nearest first: (N, n_groups, k).
 
-    Parameters
-    ----------
-    x
-        Cells x features.
-    k
-        Neighbours a group, below the number of cells.
-    n_groups
-        Groups that candidates fall into.
-    admits
-        Of (row numbers, group): which cells are candidates, (rows, N) or (1, N).
-
-    Returns
-    -------
-    jax.Array
-        Row numbers, (N, n_groups, k). Where a group has fewer candidates, the places beyond them hold no neighbours.
+    ``admits(row numbers, group)`` says which cells are candidates, (rows, N) or (1, N). k is below the number of cells;
+    where a group has fewer candidates, the row numbers beyond them mean nothing.
     """
     x = lax.stop_gradient(x)
     n = len(x)
@@ -109,16 +96,8 @@ def closeness(d2: jax.Array, there: jax.Array, k: int, temperature: float) -> ja
     where all distances are nearly equal, near and far stay apart. It falls off as 1 / d^2, not exponentially: a
     cell far outside still has a gradient. As the temperature goes to 0, it becomes "among the k nearest: 1, else 0".
 
-    Parameters
-    ----------
-    d2
-        Squared distances of candidates, (..., candidates), of data of about unit scale.
-    there
-        Which of them there are.
-    k
-        Neighbours; fewer where there are not so many candidates.
-    temperature
-        Softness of the edge.
+    `d2` are squared distances of candidates, (..., candidates), of data of about unit scale, and `there` which of them
+    exist; where they are fewer than k, all are neighbours.
     """
     big = jnp.asarray(jnp.finfo(d2.dtype).max ** 0.5, d2.dtype)
     near = jnp.sort(jnp.where(there, d2, big), axis=-1)[..., :k]
