@@ -145,7 +145,7 @@ def may_be_condition(batches: Sequence[Variable], conditions: Sequence[str]) -> 
         Finding(
             "batch_may_be_condition",
             Level.NOTE,
-            f"is '{batch.name}' ({_names(batch.levels, 3)}) also what you want to compare? Its levels are named like "
+            f"is '{batch.name}' ({_listed(batch.levels, 3)}) also what you want to compare? Its levels are named like "
             "conditions.",
             "If so, correct only to find the same cell types in all of them, compare them on uncorrected counts, and "
             "name the column as condition_key.",
