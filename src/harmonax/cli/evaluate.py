@@ -35,7 +35,7 @@ _FIGURES = (".png", ".pdf", ".svg")
     "--max-cells",
     type=click.IntRange(min=1),
     metavar="N",
-    default=50_000,
+    default=12_000,
     show_default=True,
     help="Above so many, random cells are scored, with an interval.",
 )

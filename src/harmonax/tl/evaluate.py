@@ -11,6 +11,7 @@ from ..errors import InputError, MissingKeyError, nearest
 from ..evaluation.labels import UNLABELLED
 from ..evaluation.scores.evaluate import Evaluation, Progress
 from ..evaluation.scores.evaluate import evaluate as evaluate_arrays
+from ..evaluation.scores.sample import MAX_CELLS
 from ..system.validate import entry_name, expect_anndata
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def evaluate(
     label_key: str | None = None,
     embeddings: str | Sequence[str] | None = None,
     baseline: str = "X_pca",
-    max_cells: int = 50_000,
+    max_cells: int = MAX_CELLS,
     rng: Any = 0,
     unlabelled: Iterable[str] = UNLABELLED,
     allow_many_levels: bool = False,
