@@ -17,6 +17,7 @@ from harmonax.cli import cli
 from harmonax.cli.evaluate import evaluate as command
 from harmonax.errors import HarmonaxWarning, InputError, MissingKeyError
 from harmonax.evaluation.lisi import lisi
+from harmonax.evaluation.lisi import quiet as hush
 from harmonax.evaluation.neighbours import own_batch_neighbours
 from harmonax.evaluation.scores import labelfree, registry, scib
 from harmonax.evaluation.scores.evaluate import Evaluation
@@ -133,7 +134,7 @@ def test_scores_that_need_no_labels_are_those_of_scib_metrics(small):
         indices=np.column_stack([rows, near.indices]), distances=np.column_stack([0.0 * rows, near.distances])
     )
     assert results.n_neighbors == 80
-    with scib.quiet():
+    with hush():
         assert found["iLISI"] == pytest.approx(sm.ilisi_knn(results, batch), abs=1e-5)
         # A quarter of the mean batch, and the cell itself.
         expected, _, _ = sm.kbet(results.subset_neighbors(240 // 3 // 4 + 1), batch)
@@ -202,7 +203,7 @@ def test_equals_scib_metrics_called_by_hand(small, scored):
 
     x = small.obsm["X_pca_harmony"].astype(np.float32)
     b, t = (pd.Categorical(small.obs[key]).codes for key in ("donor", "cell_type"))
-    with scib.quiet():
+    with hush():
         nn = pynndescent(x, n_neighbors=80, random_state=0)
         clusters = sm.nmi_ari_cluster_labels_kmeans(x, t)
         batch = [sm.ilisi_knn(nn, b), sm.bras(x, t, b), sm.graph_connectivity(nn, t), sm.kbet_per_label(nn, b, t)]
@@ -226,7 +227,7 @@ def quality(data_dir) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    with scib.quiet():
+    with hush():
         spec.loader.exec_module(module)
     return module
 
@@ -236,7 +237,7 @@ def test_equals_the_scores_everybody_uses(data_dir, quality):
     a.obs["cell_type"] = a.obs["cell_type"].astype(str).where(np.arange(a.n_obs) % 20 > 0, "Unlabelled")
     result = evaluate(a, "batch", label_key="cell_type")
     keep = (a.obs["cell_type"] != "Unlabelled").to_numpy()
-    with scib.quiet():
+    with hush():
         expected = quality.scores(a.obsm["X_pca"][keep], a.obs["batch"].astype(str)[keep], a.obs["cell_type"][keep])
     found = {(row.kind, row.metric): row.value for row in result.scores.itertuples() if row.kind in ENTER}
     ours = {"graph": "graph connectivity", "kBET": "kBET per label", "ASW": "ASW label"}

@@ -7,8 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from harmonax.evaluation.lisi import quiet as hush
 from harmonax.evaluation.neighbours import nearest
 from harmonax.evaluation.scores import further, scib
+from harmonax.evaluation.scores.graph import connectivities
 from harmonax.evaluation.scores.kbet import kbet_of_labels
 from harmonax.evaluation.scores.labelfree import near_of
 from harmonax.evaluation.scores.population import Population
@@ -74,15 +76,24 @@ def test_silhouettes_are_those_of_every_pair(blurred):
 def test_scores_of_overlapping_cells_are_scib_metrics(blurred):
     import scib_metrics as sm
 
-    x, label, batch, near = blurred.x, blurred.label, blurred.batch, blurred.graph.neighbours
-    with scib.quiet():
+    x, label, batch = blurred.x, blurred.label, blurred.batch
+    distances, indices = blurred.graph.near
+    own = np.arange(len(x))
+    with hush():
+        near = sm.nearest_neighbors.NeighborsResults(
+            indices=np.column_stack([own, indices]),
+            distances=np.column_stack([0.0 * own, distances]).astype(np.float32),
+        )
+        graph = near.knn_graph_connectivities
+        np.testing.assert_allclose(connectivities(distances, indices).toarray(), graph.toarray(), atol=2e-5)
+        assert scib.graph_connectivity(blurred) == float(sm.graph_connectivity(near, label))
         assert scib.bras(blurred) == pytest.approx(float(sm.bras(x, label, batch)), abs=1e-6)
         assert scib.asw_label(blurred) == pytest.approx(float(sm.silhouette_label(x, label)), abs=1e-6)
         assert scib.batch_ilisi(blurred) == pytest.approx(float(sm.ilisi_knn(near, batch)), abs=1e-5)
         assert scib.clisi(blurred) == pytest.approx(float(sm.clisi_knn(near, label)), abs=1e-5)
         theirs, per_label = sm.kbet_per_label(near, batch, label, return_df=True)
         assert 0.1 < theirs < 0.9
-        ours = kbet_of_labels(near.knn_graph_connectivities, batch, label)
+        ours = kbet_of_labels(graph, batch, label)
         # There, neighbours in the diffusion map are approximate.
         np.testing.assert_allclose(ours, per_label["kBET"], atol=0.02)
         assert scib.kbet_per_label(blurred) == pytest.approx(theirs, abs=0.01)
@@ -109,9 +120,9 @@ def test_a_sample_is_scored_among_all_cells(mixed, blurred):
 
 
 def test_cilisi_looks_within_labels(mixed, apart, blurred):
-    # In every place one cell of each batch: perfect. Batches drawn at random are uneven in few cells.
+    # In every place one cell of each batch. It is not 1, for no cell counts itself.
     places = np.repeat(np.random.default_rng(2).normal(size=(300, 4)), 3, axis=0)
-    assert further.cilisi(cells(places, np.zeros(900, int), np.arange(900) % 3)) > 0.97
+    assert further.cilisi(cells(places, np.zeros(900, int), np.arange(900) % 3)) > 0.87
     assert further.cilisi(mixed) > 0.65
     assert further.cilisi(apart) < 0.01
     # One batch for each label: nothing to mix.

@@ -68,8 +68,9 @@ def evaluate(
     """
     seed = seed_from(rng)
     max_cells = whole_number(max_cells, "max_cells", minimum=N_SAMPLES * FEWEST_CELLS)
-    for module in ("sklearn",) if labels is None else ("scib_metrics", "sklearn"):
-        need(module, "workflow")
+    need("sklearn", "workflow")
+    if labels is not None and not scib.is_installed():
+        need("scib_metrics", "workflow")
     cells = read_cells(embeddings, batches, labels, label_key, unlabelled, allow_many_levels)
     gen = np.random.default_rng(seed)
     if controls:

@@ -1,8 +1,8 @@
 """scib-metrics' scores of one embedding: its numbers, from exact neighbours that are found once and shared.
 
-Neighbours are exact (90 or a third of the cells), where scib-metrics' benchmark takes approximate ones. What it
-compiles for every shape of the data (silhouettes, k-means, LISI, the tests of kBET) is computed here without: see
-`silhouette`, `kbet` and `evaluation.lisi`.
+Neighbours are exact (90 or a third of the cells), where scib-metrics' benchmark takes approximate ones. scib-metrics
+compiles for every shape of the data; the same numbers come without that from `silhouette`, `graph`, `kbet`, `kmeans`
+and `evaluation.lisi`, and tests compare them with its own. It must be installed, for its version says what they are.
 A score that is not defined for the data is nan.
 """
 
@@ -11,15 +11,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ...system.extras import need
-from ..lisi import lisi_of_neighbours, quiet
+from ..lisi import lisi_of_neighbours
 from ..neighbours import nearest
-from .communities import leiden
+from .graph import connectivities, largest_part, leiden
 from .kbet import kbet_of_labels
+from .kmeans import kmeans
 from .silhouette import batch_silhouettes, label_silhouettes
 
 if TYPE_CHECKING:
@@ -80,16 +81,9 @@ class SampleGraph:
         self.x, self.label, self._near = x, label, near
 
     @cached_property
-    def neighbours(self) -> Any:
-        """The nearest cells as scib-metrics takes them, each cell itself first."""
-        distances, indices = self._near or nearest(self.x, n_neighbours(len(self.x)) - 1)
-        results = need("scib_metrics.nearest_neighbors", "workflow").NeighborsResults
-        own = np.arange(len(indices))
-        with quiet():
-            return results(
-                indices=np.column_stack([own, indices]),
-                distances=np.column_stack([0.0 * own, distances]).astype(np.float32),
-            )
+    def near(self) -> tuple[np.ndarray, np.ndarray]:
+        """Distances and places of the nearest other cells, (n, k)."""
+        return self._near or nearest(self.x, n_neighbours(len(self.x)) - 1)
 
     @cached_property
     def silhouettes(self) -> np.ndarray:
@@ -99,23 +93,12 @@ class SampleGraph:
     @cached_property
     def leiden(self) -> list[np.ndarray]:
         """Clusters at several resolutions."""
-        return leiden(self.neighbours)
+        return leiden(*self.near)
 
     @cached_property
     def clusters(self) -> np.ndarray:
-        """As many clusters as labels: scib-metrics' k-means, which starts there and goes on in scikit-learn.
-
-        There, 300 rounds are made whatever happens; a local optimum is reached in far fewer.
-        """
-        k = len(np.unique(self.label))
-        x = self.x - self.x.mean(axis=0)
-        with quiet():
-            means = need("scib_metrics.utils", "workflow").KMeans(k)
-            key = need("jax.random", "workflow").split(means.seed, means.n_init)[0]
-            start = np.asarray(means._initialize(x, k, key))
-            search = need("sklearn.cluster", "workflow").KMeans(k, init=start, n_init=1, max_iter=300, tol=0)
-            found: np.ndarray = search.fit_predict(x)
-        return found
+        """As many clusters as labels."""
+        return kmeans(self.x, len(np.unique(self.label)))
 
 
 def batch_ilisi(cells: LabelledCells) -> float:
@@ -137,14 +120,12 @@ def bras(cells: LabelledCells) -> float:
 
 def graph_connectivity(cells: LabelledCells) -> float:
     """Return how much of each label hangs together in the graph of neighbours."""
-    with quiet():
-        return float(need("scib_metrics", "workflow").graph_connectivity(cells.graph.neighbours, cells.label))
+    return float(largest_part(cells.graph.near[1], cells.label).mean())
 
 
 def kbet_per_label(cells: LabelledCells) -> float:
     """Return the share of neighbourhoods within labels that have the label's batches."""
-    with quiet():
-        scores = kbet_of_labels(cells.graph.neighbours.knn_graph_connectivities, cells.own_batch, cells.label)
+    scores = kbet_of_labels(connectivities(*cells.graph.near), cells.own_batch, cells.label)
     return float(np.nanmean(scores)) if np.isfinite(scores).any() else float("nan")
 
 

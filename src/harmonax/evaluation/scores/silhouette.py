@@ -65,4 +65,5 @@ def _silhouette(own: np.ndarray, others: np.ndarray, between: np.ndarray) -> np.
     """Return the silhouettes; 0 for a cell that is alone in its group."""
     with np.errstate(invalid="ignore", divide="ignore"):
         within = own / others
-        return np.nan_to_num((between - within) / np.maximum(within, between))
+        found = (between - within) / np.maximum(within, between)
+    return np.where(others > 0, np.nan_to_num(found), 0)

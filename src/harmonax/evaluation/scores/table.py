@@ -35,7 +35,7 @@ class Evaluation:
     baseline
         The uncorrected embedding that others are compared with: the first.
     seed
-        Of the neighbour search, and of the samples.
+        Of the samples.
     versions
         Of the packages that computed the scores. Quote scib-metrics' with them.
     notes
