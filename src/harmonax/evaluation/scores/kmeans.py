@@ -43,6 +43,6 @@ def _start(x: np.ndarray, k: int) -> np.ndarray:
     return x[chosen]
 
 
-def _squared(x: np.ndarray, chosen: object) -> np.ndarray:
+def _squared(x: np.ndarray, chosen: np.ndarray | list[int]) -> np.ndarray:
     x = np.asarray(x, np.float64)
     return np.stack([((x - centre) ** 2).sum(axis=1) for centre in x[chosen]], axis=1)
