@@ -12,8 +12,7 @@ from harmonax.evaluation.neighbours import nearest
 from harmonax.evaluation.scores import further, scib
 from harmonax.evaluation.scores.graph import connectivities
 from harmonax.evaluation.scores.kbet import kbet_of_labels
-from harmonax.evaluation.scores.labelfree import near_of
-from harmonax.evaluation.scores.population import Population
+from harmonax.evaluation.scores.population import Population, around
 from harmonax.evaluation.scores.registry import METRICS
 from harmonax.evaluation.scores.silhouette import batch_silhouettes, label_silhouettes
 
@@ -23,7 +22,7 @@ for name in ("scib_metrics", "sklearn"):
 
 def cells(x, label, batch, before=None) -> scib.LabelledCells:
     x, rows = np.asarray(x, np.float32), np.arange(len(x))
-    of = Population(x, x if before is None else np.asarray(before, np.float32), label, near_of(x, rows))
+    of = Population(x, x if before is None else np.asarray(before, np.float32), label, around(x, rows))
     return scib.LabelledCells(of, rows, batch, scib.SampleGraph(x, label))
 
 

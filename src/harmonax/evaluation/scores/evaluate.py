@@ -17,7 +17,7 @@ from ...system.rng import seed_from
 from ...system.validate import whole_number
 from ..labels import FEWEST_CELLS, UNLABELLED, Cells, read_cells
 from . import labelfree, registry, scib
-from .population import Population
+from .population import Around, Population, around
 from .sample import MAX_CELLS, N_SAMPLES, disjoint_samples, interval
 from .table import KINDS, Evaluation, frame_of
 
@@ -158,13 +158,14 @@ def _with_labels(
     all_rows = cells.labelled
     x, before = (cells.embeddings[which][all_rows] for which in (name, next(iter(cells.embeddings))))
     places = [np.searchsorted(all_rows, rows) for rows in samples]
+    own = Around(near.rows, near.distances, near.indices)
     if len(all_rows) < cells.n:
-        near = labelfree.near_of(x, np.concatenate(places))
-    of = Population(x, before, cells.labels[all_rows], near)
+        own = around(x, np.concatenate(places))
+    of = Population(x, before, cells.labels[all_rows], own)
     for number, rows in enumerate(places):
         if number:
             tell(f", sample {number + 1} of {len(places)}")
-        whole = (near.distances, near.indices) if len(rows) == len(x) else None
+        whole = own[1:] if len(rows) == len(x) else None
         graph = scib.SampleGraph(x[rows], of.label[rows], whole)
         for row, value in _of_sample(cells, of, rows, graph):
             yield row._replace(embedding=name), value

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,22 +20,13 @@ from ..neighbours import nearest
 from .graph import connectivities, largest_part, leiden
 from .kbet import kbet_of_labels
 from .kmeans import kmeans
+from .population import Population, n_neighbours
 from .silhouette import batch_silhouettes, label_silhouettes
-
-if TYPE_CHECKING:
-    from .population import Population
-
-MAX_NEIGHBOURS = 90
 
 
 def is_installed() -> bool:
     """Return whether scib-metrics is there; without it, some scores that need no labels can still be had."""
     return find_spec("scib_metrics") is not None
-
-
-def n_neighbours(n: int) -> int:
-    """Return how many neighbours scores look at, the cell itself included."""
-    return min(MAX_NEIGHBOURS, n // 3)
 
 
 @dataclass(frozen=True, eq=False)
