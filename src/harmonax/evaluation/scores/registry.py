@@ -141,7 +141,8 @@ METRICS: list[Metric] = [
         "own-batch neighbors kept",
         "label-free",
         labelfree.neighbours_kept,
-        "Share of a cell's same-batch neighbours that were kept; low: too much was removed.",
+        "Share of a cell's same-batch neighbours that were kept, the mean over cells (the diagnosis: over batches); "
+        "low: too much was removed.",
         needs_batches=False,
     ),
 ]
