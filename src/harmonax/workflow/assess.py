@@ -38,7 +38,6 @@ def evaluate(state: State) -> str:
             raise MissingKeyError(f"obsm has no '{name}' to compare; {nearest(name, state.adata.obsm.keys())}")
     embeddings = list(dict.fromkeys([BASIS, state.adjusted, *options.compare]))
     with line(state.progress, lambda done, of, name: f"scoring {name} ({done + 1} of {of})") as show:
-        told: Any = show
         _judged(
             lambda: evaluate(
                 state.adata,
@@ -46,7 +45,7 @@ def evaluate(state: State) -> str:
                 label_key=options.label_key,
                 embeddings=embeddings,
                 rng=options.seed,
-                progress=told,
+                progress=show,
             ),
             state,
             "harmonax_evaluation",
