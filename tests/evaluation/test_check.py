@@ -28,7 +28,7 @@ from harmonax.evaluation.before.association import (
 from harmonax.evaluation.before.check import Check
 from harmonax.evaluation.before.check import check as check_table
 from harmonax.evaluation.findings import Level
-from harmonax.evaluation.mixing import explained_by_batch, own_batch_excess
+from harmonax.evaluation.mixing import explained_by_batch, own_batch_excess, stand_for
 from harmonax.evaluation.variables import Variable
 from harmonax.io.annotated import quiet
 from harmonax.tl.check import check
@@ -549,3 +549,26 @@ def test_the_question_whether_the_batch_is_the_condition(levels, asked):
     assert ("batch_may_be_condition" in codes_of(check_table(obs, ["batch"]))) == asked
     # Who names a condition has answered it.
     assert "batch_may_be_condition" not in codes_of(check_table(obs, ["batch"], condition_keys=["day"]))
+
+
+def test_cells_that_stand_for_all_have_their_excess():
+    gen = np.random.default_rng(2)
+    codes = np.repeat([0, 1, 2], [3000, 2000, 60])
+    Z = gen.normal(size=(len(codes), 5)) + 0.8 * (codes == 1)[:, None] + 9 * (codes == 2)[:, None]
+    types = gen.integers(0, 2, len(codes))
+    rows = stand_for(codes, 1500, gen)
+    assert rows is not None
+    np.testing.assert_array_equal(np.bincount(codes[rows]), [890, 593, 60])
+    for groups in (None, types):
+        full = own_batch_excess(Z, codes, gen, groups=groups)
+        part = own_batch_excess(Z, codes, gen, groups=groups, asked=rows)
+        assert part.overall == pytest.approx(full.overall, abs=0.015)
+        np.testing.assert_allclose(part.per_level, full.per_level, atol=0.03)
+        # All cells of the small batch were asked.
+        assert part.per_level[2] == full.per_level[2]
+        assert full.chance < part.chance < 3 * full.chance
+    assert stand_for(codes, len(codes), gen) is None
+    shuffled = gen.permutation(codes)
+    null = own_batch_excess(Z, shuffled, gen, asked=stand_for(shuffled, 1500, gen))
+    assert abs(null.overall) < null.chance
+    assert (np.abs(null.per_level) < null.chance_per_level).all()

@@ -48,4 +48,7 @@ def test_every_metric_is_explained_and_named_once_in_its_kind():
     assert [metric.name for metric in METRICS if metric.needs_labels] == [
         *("iLISI", "BRAS", "graph connectivity", "kBET per label"),
         *("cLISI", "NMI", "ARI", "ASW label"),
+        *("CiLISI", "kSIM", "isolated labels (ASW)", "isolated labels (F1)", "scGraph"),
     ]
+    # The means stay scib-metrics'.
+    assert {metric.kind for metric in METRICS[8:]} == {"further", "label-free"}

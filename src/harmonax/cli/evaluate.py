@@ -35,7 +35,7 @@ _FIGURES = (".png", ".pdf", ".svg")
     "--max-cells",
     type=click.IntRange(min=1),
     metavar="N",
-    default=50_000,
+    default=12_000,
     show_default=True,
     help="Above so many, random cells are scored, with an interval.",
 )
@@ -48,7 +48,8 @@ _FIGURES = (".png", ".pdf", ".svg")
 def evaluate(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any) -> None:
     """Score embeddings of IN (.h5ad or .zarr) side by side: before against after, and other methods' where IN has them.
 
-    With --label-key scib-metrics' scores of batches and cell types and their total; always scores that need no labels:
+    With --label-key scib-metrics' scores of batches and cell types and their total, and further ones that enter no mean
+    (CiLISI, kSIM, isolated labels, scGraph); always scores that need no labels:
     iLISI, kBET, variance that batches do not explain, neighbours kept within each batch. All from 0, worst, to 1. Only
     the embeddings and the columns of IN are read. The table goes to the screen.
 

@@ -14,12 +14,14 @@ import pandas as pd
 from ..errors import InputError
 from ..system.extras import need
 
+# Of the search for the width of a neighbourhood, scib-metrics' values.
+_TOLERANCE, _STEPS = 1e-5, 50
+
 
 def lisi(embedding: np.ndarray, labels: Any, perplexity: float = 30) -> np.ndarray:
     """Return how many labels are effectively present around each cell: its local inverse Simpson index.
 
-    scib-metrics' index over exact neighbours, which agrees with the values of the index's first program.
-    `harmonax.tl.evaluate` scores whole embeddings with approximate neighbours, which are quicker.
+    Over exact neighbours; it agrees with the values of the index's first program, and with scib-metrics'.
 
     Parameters
     ----------
@@ -70,24 +72,63 @@ def lisi(embedding: np.ndarray, labels: Any, perplexity: float = 30) -> np.ndarr
 def lisi_of_neighbours(
     distances: np.ndarray, indices: np.ndarray, rows: np.ndarray, codes: np.ndarray, perplexity: float | None = None
 ) -> np.ndarray:
-    """Return the index of some cells from their nearest other cells: scib-metrics' `lisi_knn`, which takes all cells.
+    """Return the index of some cells from their nearest other cells, as scib-metrics' `lisi_knn` does for all cells.
 
     Parameters
     ----------
     distances, indices
         Of the nearest others, (q, k).
     rows
-        Which cells these are, (q,).
+        Which cells these are, (q,): none of them is its own neighbour.
     codes
         Label of every cell, numbered from 0.
     perplexity
         None: a third of the neighbours, the cell itself included.
+
+    Returns
+    -------
+    numpy.ndarray
+        (q,); -1, as there, where all the weight is on one neighbour.
     """
-    simpson = need("scib_metrics.utils", "workflow").compute_simpson_index
     chosen = (indices.shape[1] + 1) // 3 if perplexity is None else perplexity
-    with quiet():
-        found = simpson(distances, indices, rows[:, None], codes, int(codes.max()) + 1, perplexity=chosen)
-    return 1 / np.asarray(found)
+    weights, entropy = _weights(np.asarray(distances, np.float64), float(np.log(chosen)))
+    around, places = codes[indices], np.arange(len(rows))
+    shares = np.zeros((len(rows), int(codes.max()) + 1))
+    for column in range(around.shape[1]):
+        shares[places, around[:, column]] += weights[:, column]
+    simpson = (shares**2).sum(axis=1)
+    found: np.ndarray = np.where(entropy == 0, -1.0, 1 / np.where(simpson > 0, simpson, 1.0))
+    return found
+
+
+def _weights(distances: np.ndarray, wanted: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return weights exp(-beta d) that sum to 1, with beta such that their entropy is as wanted; and that entropy.
+
+    Halving and doubling as in scib-metrics, with its tolerance and number of steps: its numbers, without compiling.
+    """
+    beta, low, high = np.ones(len(distances)), np.full(len(distances), -np.inf), np.full(len(distances), np.inf)
+    weights, entropy = np.zeros_like(distances), np.zeros(len(distances))
+    left = np.arange(len(distances))
+    for _ in range(_STEPS + 1):
+        weights[left], entropy[left] = _weighed(distances[left], beta[left])
+        left = left[np.abs(entropy[left] - wanted) >= _TOLERANCE]
+        if not len(left):
+            break
+        above, own = entropy[left] > wanted, beta[left]
+        low[left[above]], high[left[~above]] = own[above], own[~above]
+        lo, hi = low[left], high[left]
+        up = np.where(np.isinf(hi), own * 2, (own + hi) / 2)
+        down = np.where(np.isinf(lo), own / 2, (own + lo) / 2)
+        beta[left] = np.where(above, up, down)
+    return weights, entropy
+
+
+def _weighed(distances: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    weights = np.exp(-distances * beta[:, None])
+    total = weights.sum(axis=1)
+    some = np.where(total > 0, total, 1)
+    spread = beta * (distances * weights).sum(axis=1) / some
+    return weights / some[:, None], np.where(total > 0, np.log(some) + spread, 0)
 
 
 @contextlib.contextmanager

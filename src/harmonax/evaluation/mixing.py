@@ -8,6 +8,8 @@ import numpy as np
 
 from .neighbours import nearest_cells
 
+# Of cells that are to stand for all: of each level its share of them, but so many at least.
+_FEWEST_ASKED = 100
 _SHUFFLES = 40
 # Standard deviations that chance is said to reach, of all cells and of one of several levels: the excess is skewed, so
 # that three were exceeded by up to 1.5 % of random batches of 120 cells.
@@ -40,6 +42,7 @@ def own_batch_excess(
     *,
     groups: np.ndarray | None = None,
     k: int = 30,
+    asked: np.ndarray | None = None,
 ) -> Excess:
     """Return how many more neighbours come from a cell's own batch than if batches were mixed at random.
 
@@ -59,6 +62,9 @@ def own_batch_excess(
         same type, so that batches that differ only in how much of each type they have are no further apart than chance.
     k
         Neighbours, but at most a third of the cells: with all cells for neighbours, nothing is ever apart.
+    asked
+        Rows whose neighbours (among all cells) are sought, drawn at random within each level (`stand_for`); each level
+        still counts by its cells. None: all. Fewer are quicker, and raise what chance gives.
 
     Returns
     -------
@@ -72,38 +78,78 @@ def own_batch_excess(
     >>> own_batch_excess(gen.normal(size=(100, 3)) + 100 * apart[:, None], apart, gen).overall
     1.0
     """
-    parts = _neighbourhoods(embedding, codes, groups, k)
+    parts = _neighbourhoods(embedding, codes, groups, k, asked)
     n_levels = int(codes.max()) + 1
-    observed = _excess(parts, [codes[rows] for rows, _ in parts], n_levels)
+    observed = _excess(parts, [codes[part.rows] for part in parts], n_levels)
     shuffled = np.array(
-        [_excess(parts, [rng.permutation(codes[rows]) for rows, _ in parts], n_levels) for _ in range(_SHUFFLES)]
+        [_excess(parts, [_shuffled(codes[p.rows], p.asked, rng) for p in parts], n_levels) for _ in range(_SHUFFLES)]
     )
     spread = np.sqrt((shuffled**2).mean(axis=0))
     return Excess(float(observed[-1]), observed[:-1], _REACH * float(spread[-1]), _REACH_OF_LEVEL * spread[:-1])
 
 
+def stand_for(codes: np.ndarray, most: int, rng: np.random.Generator) -> np.ndarray | None:
+    """Draw about so many rows that stand for all cells, some of every level; None where there are no more than these.
+
+    Examples
+    --------
+    >>> rows = stand_for(np.repeat([0, 1], [4000, 120]), 1000, np.random.default_rng(0))
+    >>> np.bincount(np.repeat([0, 1], [4000, 120])[rows])
+    array([971, 100])
+    """
+    if len(codes) <= most:
+        return None
+    chosen = []
+    for level in np.unique(codes):
+        own = np.flatnonzero(codes == level)
+        wanted = max(_FEWEST_ASKED, -(-len(own) * most // len(codes)))
+        chosen.append(own if wanted >= len(own) else rng.choice(own, wanted, replace=False))
+    return np.sort(np.concatenate(chosen))
+
+
+class _Part(NamedTuple):
+    """A group's rows, which of them (as places) are asked, and their neighbours, as places too."""
+
+    rows: np.ndarray
+    asked: np.ndarray
+    neighbours: np.ndarray
+
+
 def _neighbourhoods(
-    embedding: np.ndarray, codes: np.ndarray, groups: np.ndarray | None, k: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return, per group that has cells of two batches, its rows and their neighbours as places among them."""
+    embedding: np.ndarray, codes: np.ndarray, groups: np.ndarray | None, k: int, asked: np.ndarray | None
+) -> list[_Part]:
+    """Return the groups that have cells of two batches."""
     groups = np.zeros(len(codes), np.int64) if groups is None else groups
     parts = []
     for group in np.unique(groups[groups >= 0]):
         rows = np.flatnonzero(groups == group)
-        if len(np.unique(codes[rows])) > 1:
-            parts.append((rows, nearest_cells(embedding[rows], max(1, min(k, len(rows) // 3)))))
+        places = np.arange(len(rows)) if asked is None else np.flatnonzero(np.isin(rows, asked))
+        if len(np.unique(codes[rows])) > 1 and len(places):
+            near = nearest_cells(embedding[rows], max(1, min(k, len(rows) // 3)), places)
+            parts.append(_Part(rows, places, near))
     return parts
 
 
-def _excess(parts: list[tuple[np.ndarray, np.ndarray]], labels: list[np.ndarray], n_levels: int) -> np.ndarray:
+def _shuffled(own: np.ndarray, asked: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return labels shuffled among those that are asked, and among the others: so each level is asked as often."""
+    made = own.copy()
+    others = np.setdiff1d(np.arange(len(own)), asked, assume_unique=True)
+    for places in (asked, others):
+        made[places] = rng.permutation(own[places])
+    return made
+
+
+def _excess(parts: list[_Part], labels: list[np.ndarray], n_levels: int) -> np.ndarray:
     """Return the excess of each level, and of all cells at the end."""
     above, most = np.zeros(n_levels), np.zeros(n_levels)
-    for (_, neighbours), own in zip(parts, labels, strict=True):
-        counts = np.bincount(own, minlength=n_levels)
-        expected = (counts[own] - 1) / (len(own) - 1)
-        share = (own[neighbours] == own[:, None]).mean(axis=1)
-        above += np.bincount(own, share - expected, n_levels)
-        most += np.bincount(own, 1 - expected, n_levels)
+    for part, own in zip(parts, labels, strict=True):
+        counts, seen = np.bincount(own, minlength=n_levels), own[part.asked]
+        expected = (counts[seen] - 1) / (len(own) - 1)
+        share = (own[part.neighbours] == seen[:, None]).mean(axis=1)
+        # Each level counts by its cells, however many of them were asked.
+        weight = counts / np.maximum(np.bincount(seen, minlength=n_levels), 1)
+        above += weight * np.bincount(seen, share - expected, n_levels)
+        most += weight * np.bincount(seen, 1 - expected, n_levels)
     above, most = np.append(above, above.sum()), np.append(most, most.sum())
     return np.divide(above, most, out=np.full(n_levels + 1, np.nan), where=most > 0)
 

@@ -7,8 +7,8 @@ import numpy as np
 from ..system.extras import need
 
 
-def nearest_cells(embedding: np.ndarray, k: int, queries: np.ndarray | None = None) -> np.ndarray:
-    """Return the k nearest other cells of each cell, nearest first.
+def nearest(embedding: np.ndarray, k: int, queries: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distances and rows of the k nearest other cells of each cell, nearest first.
 
     Parameters
     ----------
@@ -21,16 +21,21 @@ def nearest_cells(embedding: np.ndarray, k: int, queries: np.ndarray | None = No
 
     Returns
     -------
-    numpy.ndarray
-        Row numbers, (queries, k).
+    tuple of numpy.ndarray
+        Euclidean distances and row numbers, both (queries, k).
     """
     search = need("sklearn.neighbors", "workflow").NearestNeighbors(n_neighbors=k + 1, algorithm="brute")
     rows = np.arange(len(embedding)) if queries is None else np.asarray(queries)
-    found = search.fit(embedding).kneighbors(embedding[rows], return_distance=False)
+    distances, found = search.fit(embedding).kneighbors(embedding[rows])
     # A cell is its own nearest, but for another at the same place: drop it wherever it is, else the last.
     own = found == rows[:, None]
     own[~own.any(axis=1), -1] = True
-    return found[~own].reshape(len(rows), k)
+    return distances[~own].reshape(len(rows), k), found[~own].reshape(len(rows), k)
+
+
+def nearest_cells(embedding: np.ndarray, k: int, queries: np.ndarray | None = None) -> np.ndarray:
+    """Return the rows of the k nearest other cells of each cell, (queries, k), as `nearest` does."""
+    return nearest(embedding, k, queries)[1]
 
 
 def own_batch_neighbours(embedding: np.ndarray, batch: np.ndarray, k: int) -> np.ndarray:

@@ -23,6 +23,7 @@ KINDS = {
     "total": "Total",
     "batch": "Batches mixed",
     "bio": "Biology kept",
+    "further": "Beside the means",
     "label-free": "Without labels",
 }
 # Metrics that are shown under another name than they are stored under.

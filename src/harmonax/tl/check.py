@@ -48,7 +48,9 @@ def check(
     rng
         Seed, Generator, SeedSequence or None; only for shuffled labels and for sampling.
     max_cells
-        Above so many, the embedding is measured on a random sample of that size; a finding says so.
+        Above so many, the embedding is measured on a random sample of that size; a finding says so. Of more than
+        10,000, about so many (some of every batch) are asked for their neighbours among all. Raising it seeks
+        neighbours among more cells: slower, and small batches are seen better.
     key_added
         Where in ``adata.uns`` the result goes.
 

@@ -11,6 +11,7 @@ from ..errors import InputError, MissingKeyError, nearest
 from ..evaluation.labels import UNLABELLED
 from ..evaluation.scores.evaluate import Evaluation, Progress
 from ..evaluation.scores.evaluate import evaluate as evaluate_arrays
+from ..evaluation.scores.sample import MAX_CELLS
 from ..system.validate import entry_name, expect_anndata
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def evaluate(
     label_key: str | None = None,
     embeddings: str | Sequence[str] | None = None,
     baseline: str = "X_pca",
-    max_cells: int = 50_000,
+    max_cells: int = MAX_CELLS,
     rng: Any = 0,
     unlabelled: Iterable[str] = UNLABELLED,
     allow_many_levels: bool = False,
@@ -53,7 +54,8 @@ def evaluate(
     """Score how well batches mix and what was kept, before against after and methods side by side.
 
     With labels, scib-metrics' scores: iLISI, BRAS, graph connectivity and kBET per label for the batches, cLISI, NMI,
-    ARI and ASW for the cell types, total = 0.4 batch + 0.6 bio. Always, label-free ones: iLISI, kBET, the share of
+    ARI and ASW for the cell types, total = 0.4 batch + 0.6 bio; further ones that enter no mean: CiLISI, kSIM, isolated
+    labels (ASW and F1), scGraph. Always, label-free ones: iLISI, kBET, the share of
     variance that batches do not explain, and the share of each cell's same-batch neighbours that were kept. All
     lie between 0 and 1, and higher is better. Labels that were made after a correction flatter that correction.
 
@@ -72,11 +74,12 @@ def evaluate(
     baseline
         The uncorrected embedding, which comes first and which others are compared with.
     max_cells
-        Above so many cells, so many random ones are scored, with 95 % intervals. Label-free scores still find their
-        neighbours among all cells, and estimate what all would score; those with labels are means over three
-        disjoint samples that share the cells, and are comparable with each other only.
+        Above so many cells, so many random ones are scored, with 95 % intervals, in three disjoint samples that share
+        them. Label-free scores, LISI and kSIM still find their neighbours among all cells, and estimate what all would
+        score; the others are those of the samples. Raising it narrows the intervals and takes longer. docs/metrics.md
+        says what each score measures, and what it misses.
     rng
-        Seed of the neighbour search, and of the samples: None, integer or numpy Generator.
+        Seed of the samples: None, integer or numpy Generator.
     unlabelled
         Labels that mean none, in upper or lower case. Missing ones do too.
     allow_many_levels
@@ -86,7 +89,8 @@ def evaluate(
     key_added
         Where in ``adata.uns`` the result goes.
     progress
-        Called before each embedding with how many are done, how many there are, and its name.
+        Called before each embedding with how many are done, how many there are, and its name; and, where cells are
+        sampled, before its second and third sample, of which the name then tells.
 
     Returns
     -------

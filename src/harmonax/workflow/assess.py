@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import InputError, MissingKeyError, nearest, warn
+from ..system.progress import line
 from .state import BASIS, Skip, State
 
 
@@ -36,17 +37,19 @@ def evaluate(state: State) -> str:
         if name not in state.adata.obsm:
             raise MissingKeyError(f"obsm has no '{name}' to compare; {nearest(name, state.adata.obsm.keys())}")
     embeddings = list(dict.fromkeys([BASIS, state.adjusted, *options.compare]))
-    _judged(
-        lambda: evaluate(
-            state.adata,
-            list(options.batch_key),
-            label_key=options.label_key,
-            embeddings=embeddings,
-            rng=options.seed,
-        ),
-        state,
-        "harmonax_evaluation",
-    )
+    with line(state.progress, lambda done, of, name: f"scoring {name} ({done + 1} of {of})") as show:
+        _judged(
+            lambda: evaluate(
+                state.adata,
+                list(options.batch_key),
+                label_key=options.label_key,
+                embeddings=embeddings,
+                rng=options.seed,
+                progress=show,
+            ),
+            state,
+            "harmonax_evaluation",
+        )
     labels = f"with the labels of '{options.label_key}'" if options.label_key else "label-free"
     return f"{', '.join(embeddings)}, {labels}"
 

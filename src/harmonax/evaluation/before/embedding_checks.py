@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..findings import Finding, Level
-from ..mixing import Excess, explained_by_batch, own_batch_excess
+from ..mixing import Excess, explained_by_batch, own_batch_excess, stand_for
 from ..variables import Variable
 
 # Below this an excess is too small to matter. Random halves of one batch had up to 0.014 (and, at any split, less than
@@ -18,6 +18,8 @@ TRIVIAL = 0.02
 # One batch that is apart can hide among many that are mixed: from this excess of its own, and this size on.
 _APART, _ENOUGH = 0.1, 10
 _CLEAR, _STRONG = 0.1, 0.5
+# So many cells are asked for their neighbours among all.
+_ASKED = 10_000
 
 COMPONENT_COLUMNS = ["component", "variance_share", "batch_key", "explained"]
 MIXING_COLUMNS = ["batch_key", "own_batch_excess", "within_types", "chance", "explained"]
@@ -76,8 +78,9 @@ def _measure_one(
         made.findings.append(_not_measured(batch))
         return "unknown"
     made.components.extend((i + 1, float(shares[i]), batch.name, float(explained[i])) for i in range(len(shares)))
-    overall = own_batch_excess(Z, codes, rng)
-    within = own_batch_excess(Z, codes, rng, groups=types.codes[rows]) if types is not None else None
+    asked = stand_for(codes, _ASKED, rng)
+    overall = own_batch_excess(Z, codes, rng, asked=asked)
+    within = own_batch_excess(Z, codes, rng, groups=types.codes[rows], asked=asked) if types is not None else None
     if within is not None and np.isnan(within.overall):
         text = f"no cell type of '{types.name if types else ''}' is in two batches of '{batch.name}'."
         made.findings.append(

@@ -17,7 +17,8 @@ from ...system.rng import seed_from
 from ...system.validate import whole_number
 from ..labels import FEWEST_CELLS, UNLABELLED, Cells, read_cells
 from . import labelfree, registry, scib
-from .sample import N_SAMPLES, disjoint_samples, interval
+from .population import Around, Population, around
+from .sample import MAX_CELLS, N_SAMPLES, disjoint_samples, interval
 from .table import KINDS, Evaluation, frame_of
 
 __all__ = ["Evaluation", "evaluate"]
@@ -33,7 +34,7 @@ def evaluate(
     labels: Any = None,
     *,
     label_key: str = "label",
-    max_cells: int = 50_000,
+    max_cells: int = MAX_CELLS,
     rng: Any = 0,
     unlabelled: Iterable[str] = UNLABELLED,
     allow_many_levels: bool = False,
@@ -67,15 +68,17 @@ def evaluate(
     """
     seed = seed_from(rng)
     max_cells = whole_number(max_cells, "max_cells", minimum=N_SAMPLES * FEWEST_CELLS)
-    for module in ("sklearn",) if labels is None else ("scib_metrics", "sklearn"):
-        need(module, "workflow")
+    need("sklearn", "workflow")
+    if labels is not None and not scib.is_installed():
+        need("scib_metrics", "workflow")
     cells = read_cells(embeddings, batches, labels, label_key, unlabelled, allow_many_levels)
     gen = np.random.default_rng(seed)
     if controls:
         _add_control(cells, gen)
     anyone = disjoint_samples(np.arange(cells.n), max_cells, gen)
-    labelled = disjoint_samples(cells.labelled, max_cells, gen)
-    found = _score_all(cells, anyone, labelled, seed, progress)
+    # The same samples where all cells have labels, and so the same neighbours.
+    labelled = anyone if len(cells.labelled) == cells.n else disjoint_samples(cells.labelled, max_cells, gen)
+    found = _score_all(cells, anyone, labelled, progress)
     return Evaluation(
         frame_of([_summed_up(row, values) for row, values in found.items() if np.isfinite(values).any()]),
         n_cells=cells.n_cells,
@@ -107,47 +110,78 @@ class _Row(NamedTuple):
 
 
 def _score_all(
-    cells: Cells, anyone: list[np.ndarray], labelled: list[np.ndarray], seed: int, progress: Progress | None
+    cells: Cells, anyone: list[np.ndarray], labelled: list[np.ndarray], progress: Progress | None
 ) -> dict[_Row, list[float]]:
     """Return every score of every sample, by kind."""
     found: dict[_Row, list[float]] = {}
     baseline: dict[str, np.ndarray] = {}
     for done, name in enumerate(cells.embeddings):
-        if progress is not None:
-            progress(done, len(cells.embeddings), name)
-        scores = [_with_labels(cells, name, rows, seed) for rows in labelled]
-        for row, value in chain(_without_labels(cells, name, anyone, baseline), *scores):
+        tell = _teller(progress, done, len(cells.embeddings), name)
+        tell("")
+        near = labelfree.near_of(cells.embeddings[name], np.concatenate(anyone))
+        scores = chain(
+            _without_labels(cells, name, near, len(anyone), baseline), _with_labels(cells, name, near, labelled, tell)
+        )
+        for row, value in scores:
             found.setdefault(row, []).append(value)
     return dict(sorted(found.items(), key=lambda item: KINDS.index(item[0].kind)))
 
 
+def _teller(progress: Progress | None, done: int, of: int, name: str) -> Callable[[str], None]:
+    def tell(part: str) -> None:
+        if progress is not None:
+            progress(done, of, name + part)
+
+    return tell
+
+
 def _without_labels(
-    cells: Cells, name: str, samples: list[np.ndarray], baseline: dict[str, np.ndarray]
+    cells: Cells, name: str, near: labelfree.Near, n_samples: int, baseline: dict[str, np.ndarray]
 ) -> Iterator[tuple[_Row, float]]:
     """Score samples of one embedding; `baseline` keeps the first embedding's neighbours for those that follow."""
-    x, rows = cells.embeddings[name], np.concatenate(samples)
-    near = labelfree.near_of(x, rows)
+    x = cells.embeddings[name]
     for key, batch in cells.batches.items():
-        own = labelfree.own_neighbours(x, batch, rows)
+        own = labelfree.own_neighbours(x, batch, near.rows)
         seen = labelfree.UnlabelledCells(near, x, batch, baseline.setdefault(key, own), own)
         values = registry.cell_values(seen)
-        for part in np.split(values, len(samples)):
+        for part in np.split(values, n_samples):
             for metric, value in registry.scores_of(part).items():
                 yield _Row(name, key, metric, "label-free"), value
 
 
-def _with_labels(cells: Cells, name: str, rows: np.ndarray, seed: int) -> Iterator[tuple[_Row, float]]:
-    """Score one embedding of labelled cells."""
+def _with_labels(
+    cells: Cells, name: str, near: labelfree.Near, samples: list[np.ndarray], tell: Callable[[str], None]
+) -> Iterator[tuple[_Row, float]]:
+    """Score samples of the labelled cells of one embedding; `near` is of use where all cells have labels."""
     if cells.labels is None:
         return
-    x, label = cells.embeddings[name][rows], cells.labels[rows]
-    neighbours = scib.neighbours_of(x, seed)
-    bio = registry.bio_scores(x, neighbours, label)
-    yield from _labelled(name, "", "bio", bio)
+    all_rows = cells.labelled
+    x, before = (cells.embeddings[which][all_rows] for which in (name, next(iter(cells.embeddings))))
+    places = [np.searchsorted(all_rows, rows) for rows in samples]
+    own = Around(near.rows, near.distances, near.indices)
+    if len(all_rows) < cells.n:
+        own = around(x, np.concatenate(places))
+    of = Population(x, before, cells.labels[all_rows], own)
+    for number, rows in enumerate(places):
+        if number:
+            tell(f", sample {number + 1} of {len(places)}")
+        whole = own[1:] if len(rows) == len(x) else None
+        graph = scib.SampleGraph(x[rows], of.label[rows], whole)
+        for row, value in _of_sample(cells, of, rows, graph):
+            yield row._replace(embedding=name), value
+
+
+def _of_sample(cells: Cells, of: Population, rows: np.ndarray, graph: scib.SampleGraph) -> Iterator[tuple[_Row, float]]:
+    alone = scib.LabelledCells(of, rows, np.zeros(len(of.label), int), graph)
+    bio = registry.bio_scores(alone)
+    yield from _labelled("", "", "bio", bio)
+    yield from _labelled("", "", "further", registry.further_scores(alone, of_batches=False))
     for key, codes in cells.batches.items():
-        scores = registry.batch_scores(x, neighbours, codes[rows], label)
-        yield from _labelled(name, key, "batch", scores)
-        yield _Row(name, key, "total", "total"), registry.total_score(scores["batch"], bio["bio"])
+        mixed = scib.LabelledCells(of, rows, codes[cells.labelled], graph)
+        scores = registry.batch_scores(mixed)
+        yield from _labelled("", key, "batch", scores)
+        yield from _labelled("", key, "further", registry.further_scores(mixed, of_batches=True))
+        yield _Row("", key, "total", "total"), registry.total_score(scores["batch"], bio["bio"])
 
 
 def _labelled(name: str, key: str, kind: str, scores: dict[str, float]) -> Iterator[tuple[_Row, float]]:
@@ -179,7 +213,8 @@ def _words(
     if len(labelled) > 1:
         words.append(
             f"scores with labels are means over {len(labelled)} disjoint random samples of {len(labelled[0])} cells, "
-            "with 95 % intervals for samples of that size; kBET and iLISI would be lower with more cells"
+            "with 95 % intervals for samples of that size; LISI and kSIM seek neighbours among all cells, and kBET per "
+            "label would be lower with more cells"
         )
     gone: dict[str, list[str]] = {}
     for row, values in found.items():

@@ -7,7 +7,7 @@ How to add a metric:
    data do not define it.
 2. Add an entry to `METRICS` below: in its kind, in the order of the tables. It is then computed, stored, printed, drawn
    and explained in the report.
-3. Name it in the docstring of `harmonax.tl.evaluate`.
+3. Name it in the docstring of `harmonax.tl.evaluate`, and say on the page docs/metrics.md what it misses.
 
 The overall scores: batch and bio are the means of their metrics, nan where one of them is; total, which scib-metrics
 ranks methods by, is 0.4 batch + 0.6 bio.
@@ -21,9 +21,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from . import labelfree, scib
+from . import further, labelfree, scib
 
-Kind = Literal["batch", "bio", "label-free"]
+Kind = Literal["batch", "bio", "further", "label-free"]
 BATCH_WEIGHT, BIO_WEIGHT = 0.4, 0.6
 
 
@@ -36,7 +36,8 @@ class Metric:
     name
         As it is stored.
     kind
-        ``"batch"`` or ``"bio"``, which need labels and enter the mean of that name, or ``"label-free"``, in no mean.
+        ``"batch"`` or ``"bio"``, which need labels and enter the mean of that name; ``"further"``, which need labels,
+        and ``"label-free"``: in no mean. What is new belongs there, or the means would no longer be scib-metrics'.
     compute
         The function: of `scib.LabelledCells`, or where no labels are needed of `labelfree.UnlabelledCells`.
     meaning
@@ -84,6 +85,38 @@ METRICS: list[Metric] = [
         "How far the cells of a label are from other labels, compared with from each other.",
     ),
     Metric(
+        "CiLISI",
+        "further",
+        further.cilisi,
+        "How many batches there are among a cell's neighbours of its own label: not lowered where a "
+        "batch lacks a label.",
+    ),
+    Metric(
+        "kSIM",
+        "further",
+        further.ksim,
+        "How often nine in ten of a cell's 25 nearest have its label.",
+        needs_batches=False,
+    ),
+    Metric(
+        "isolated labels (ASW)",
+        "further",
+        further.isolated_asw,
+        "How far the labels that are in the fewest batches are from other labels.",
+    ),
+    Metric(
+        "isolated labels (F1)",
+        "further",
+        further.isolated_f1,
+        "Whether clustering finds the labels that are in the fewest batches.",
+    ),
+    Metric(
+        "scGraph",
+        "further",
+        further.scgraph,
+        "Whether labels lie as far from one another as they do within each batch before correction.",
+    ),
+    Metric(
         "iLISI",
         "label-free",
         labelfree.ilisi,
@@ -108,7 +141,8 @@ METRICS: list[Metric] = [
         "own-batch neighbors kept",
         "label-free",
         labelfree.neighbours_kept,
-        "Share of a cell's same-batch neighbours that were kept; low: too much was removed.",
+        "Share of a cell's same-batch neighbours that were kept, the mean over cells (the diagnosis: over batches); "
+        "low: too much was removed.",
         needs_batches=False,
     ),
 ]
@@ -119,15 +153,24 @@ def of_kind(kind: Kind) -> list[Metric]:
     return [metric for metric in METRICS if metric.kind == kind]
 
 
-def batch_scores(x: np.ndarray, neighbours: Any, batch: np.ndarray, label: np.ndarray) -> dict[str, float]:
+def batch_scores(cells: scib.LabelledCells) -> dict[str, float]:
     """Return how well batches mix within labels, and the mean, "batch"."""
-    return _with_mean("batch", scib.LabelledCells(x, neighbours, label, batch), len(np.unique(batch)) > 1)
+    return _with_mean("batch", cells, len(np.unique(cells.own_batch)) > 1)
 
 
-def bio_scores(x: np.ndarray, neighbours: Any, label: np.ndarray) -> dict[str, float]:
+def bio_scores(cells: scib.LabelledCells) -> dict[str, float]:
     """Return how well labels stay apart, and the mean, "bio"."""
-    one_batch = np.zeros(len(label), int)
-    return _with_mean("bio", scib.LabelledCells(x, neighbours, label, one_batch), len(np.unique(label)) > 1)
+    return _with_mean("bio", cells, len(np.unique(cells.label)) > 1)
+
+
+def further_scores(cells: scib.LabelledCells, *, of_batches: bool) -> dict[str, float]:
+    """Return the scores that enter no mean: those that look at batches, or those that do not."""
+    several = len(np.unique(cells.batch)) > 1
+    return {
+        metric.name: metric.compute(cells) if several or not of_batches else float("nan")
+        for metric in of_kind("further")
+        if metric.needs_batches == of_batches
+    }
 
 
 def total_score(batch: float, bio: float) -> float:

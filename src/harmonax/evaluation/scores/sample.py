@@ -6,6 +6,8 @@ import numpy as np
 from scipy.special import stdtrit
 
 N_SAMPLES = 3
+# Above so many cells, samples that share so many are scored.
+MAX_CELLS = 12_000
 CONFIDENCE = 0.95
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from ...errors import InputError
 
 COLUMNS = ("embedding", "batch_key", "metric", "kind", "value", "low", "high")
-KINDS = ("batch", "bio", "total", "label-free")
+KINDS = ("batch", "bio", "total", "further", "label-free")
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +24,8 @@ class Evaluation:
     ----------
     scores
         One row a score: embedding, batch_key ("" where it depends on labels only), metric, kind ("batch", "bio",
-        "total" or "label-free"), value, and low and high, its 95 % interval where cells were sampled, else nan.
-        Scores that are not defined for the data have no row.
+        "total", "further" or "label-free"), value, and low and high, its 95 % interval where cells were sampled, else
+        nan. Scores that are not defined for the data have no row.
     n_cells, n_used
         Cells there are, and cells scored.
     label_key
@@ -35,7 +35,7 @@ class Evaluation:
     baseline
         The uncorrected embedding that others are compared with: the first.
     seed
-        Of the neighbour search, and of the samples.
+        Of the samples.
     versions
         Of the packages that computed the scores. Quote scib-metrics' with them.
     notes

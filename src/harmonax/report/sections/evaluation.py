@@ -18,6 +18,7 @@ _KINDS = {
     "total": ("Overall", "scib-metrics' weighted means of the metrics below."),
     "batch": ("Are the batches mixed?", "1 is best: batches cannot be told apart."),
     "bio": ("Is the biology preserved?", "1 is best: the labels are as well separated as possible."),
+    "further": ("Beside the means", "1 is best. These need labels, and enter neither mean."),
     "label-free": ("Without labels", "1 is best. These need no cell types."),
 }
 MAX_ROWS = 200
