@@ -64,11 +64,16 @@ def test_no_verdict_of_trust_after_such_losses():
     assert overall({"harmonax_diagnosis": fine, "harmonax_workflow": {"cells": kept}}).code == "trust"
 
 
-@pytest.mark.parametrize(("after", "code"), [(0.70, "trust"), (0.66, "trust"), (0.60, "caution"), (np.nan, "trust")])
-def test_scores_of_the_labels_that_fell(after, code):
+@pytest.mark.parametrize(
+    ("after", "width", "code"),
+    [(0.70, np.nan, "trust"), (0.66, np.nan, "trust"), (0.60, np.nan, "caution"), (np.nan, np.nan, "trust")]
+    + [(0.60, 0.04, "caution"), (0.60, 0.06, "trust")],
+)
+def test_scores_of_the_labels_that_fell(after, width, code):
     fine = {"verdict": "fine", "summary": "", "findings": to_table([]), "basis": "X_pca", "adjusted_basis": "X"}
     rows = [("X_pca", "total", "bio", 0.70), ("X", "total", "bio", after), ("X", "total", "total", 0.1)]
     scores = pd.DataFrame(rows, columns=["embedding", "kind", "metric", "value"])
+    scores["low"], scores["high"] = scores["value"] - width, scores["value"] + width
     assert overall({"harmonax_diagnosis": fine, "harmonax_evaluation": {"scores": scores}}).code == code
     # Of another correction's scores nothing follows.
     other = fine | {"adjusted_basis": "Y"}

@@ -84,13 +84,14 @@ def _scores_fell(evaluation: Mapping[str, Any] | None, diagnosis: Mapping[str, A
     if evaluation is None or diagnosis is None or "scores" not in evaluation:
         return []
     scores = evaluation["scores"]
-    bio = scores[(scores["kind"] == "total") & (scores["metric"] == "bio")].set_index("embedding")["value"]
+    bio = scores[(scores["kind"] == "total") & (scores["metric"] == "bio")].set_index("embedding")
     names = [str(diagnosis.get(name, "")) for name in ("basis", "adjusted_basis")]
     if not set(names) <= set(bio.index):
         return []
-    before, after = (float(bio[name]) for name in names)
-    # Written so that a score that is not known says nothing.
-    if not before - after > MAX_FALL:
+    before, after = (float(bio.loc[name, "value"]) for name in names)
+    # Where cells were sampled, the intervals (nan in full) have to lie apart, too. A score that is not known says nothing.
+    overlap = float(bio.loc[names[1], "high"]) >= float(bio.loc[names[0], "low"])
+    if overlap or not before - after > MAX_FALL:
         return []
     return [
         Finding(
