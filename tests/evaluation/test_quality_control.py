@@ -66,8 +66,10 @@ def test_no_verdict_of_trust_after_such_losses():
 
 @pytest.mark.parametrize(
     ("after", "width", "code"),
-    [(0.70, np.nan, "trust"), (0.66, np.nan, "trust"), (0.60, np.nan, "caution"), (np.nan, np.nan, "trust")]
-    + [(0.60, 0.04, "caution"), (0.60, 0.06, "trust")],
+    [
+        *((0.70, np.nan, "trust"), (0.66, np.nan, "trust"), (0.60, np.nan, "caution"), (np.nan, np.nan, "trust")),
+        *((0.60, 0.04, "caution"), (0.60, 0.06, "trust")),
+    ],
 )
 def test_scores_of_the_labels_that_fell(after, width, code):
     fine = {"verdict": "fine", "summary": "", "findings": to_table([]), "basis": "X_pca", "adjusted_basis": "X"}

@@ -89,7 +89,7 @@ def _scores_fell(evaluation: Mapping[str, Any] | None, diagnosis: Mapping[str, A
     if not set(names) <= set(bio.index):
         return []
     before, after = (float(bio.loc[name, "value"]) for name in names)
-    # Where cells were sampled, the intervals (nan in full) have to lie apart, too. A score that is not known says nothing.
+    # Where cells were sampled, the intervals (nan in full) have to lie apart, too; an unknown score says nothing.
     overlap = float(bio.loc[names[1], "high"]) >= float(bio.loc[names[0], "low"])
     if overlap or not before - after > MAX_FALL:
         return []
