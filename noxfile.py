@@ -135,9 +135,9 @@ def test(session: nox.Session) -> None:
 
 @nox.session(python=False)
 def tutorials(session: nox.Session) -> None:
-    """The tutorials' pages, which train for minutes and assert the figures that they state, and the encoder's test."""
+    """The tutorials' pages, which train for minutes and assert the figures that they state, and other slow tests."""
     python = environment(session, *EVERYTHING, "test")
-    pages = ("tests/docs/test_tutorials.py", "tests/training/test_encoder.py")
+    pages = ("tests/docs/test_tutorials.py", "tests/training/test_encoder.py", "tests/workflow/test_workflow.py")
     session.run(python, "-m", "pytest", "-m", "slow", *pages, external=True)
 
 
