@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import sys
@@ -15,8 +16,9 @@ import pandas as pd
 import pytest
 
 N_CELLS, N_FEATURES = 180, 6
-# Compiled programs are let go after a test that leaves the process above this many bytes.
-_ROOMY = 1 << 30
+# Compiled programs are let go after a test that leaves the process above so many bytes, and then after as many more.
+_ROOM = 400 << 20
+_let_go_above = 1 << 30
 
 # What an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("harmonax", deadline=None)
@@ -35,20 +37,31 @@ def _compile_quickly(config):
 
     Nearly all the time of the tests with JAX is compilation, often of a program that another test had compiled. The
     processes that tests start do the same. Workers of pytest-xdist have a folder each: JAX does not write a file in
-    one step.
+    one step. Where slow tests may run, all is compiled as for users: programs run for long, and pages state figures.
     """
     folder = tempfile.TemporaryDirectory(prefix="harmonax-tests-", ignore_cleanup_errors=True)
     config.add_cleanup(folder.cleanup)
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    if "not slow" in config.option.markexpr:
+        os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+        # XLA's older emitters of code: a compilation takes half the time.
+        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+
+
+def pytest_collection_finish():
+    """Let the garbage collector pass by what the imports have made: it took a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
 
 
 @pytest.fixture(autouse=True)
-def full_compilation(request):
-    """Compile as users do where JAX is a backend, and in slow tests, whose programs run for long."""
-    if "jax" not in sys.modules or not (request.path.parent.name == "cells" or request.node.get_closest_marker("slow")):
+def full_optimisation(request):
+    """Let the compiler optimise, as it does for users, where JAX is a backend."""
+    quick = "JAX_DISABLE_MOST_OPTIMIZATIONS" in os.environ
+    if not (quick and "jax" in sys.modules and request.path.parent.name == "cells"):
         yield
         return
     config = sys.modules["jax"].config
@@ -57,19 +70,14 @@ def full_compilation(request):
     config.update("jax_disable_most_optimizations", True)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def small_process_after_a_module():
-    """Keep the process small: compiled programs and figures stay in memory otherwise."""
-    yield
-    _let_go()
-
-
 @pytest.fixture(autouse=True)
 def small_process():
-    """Let compiled programs go also within a module, where they are many."""
+    """Keep the process small: let compiled programs and figures go where they have become many."""
     yield
-    if _resident() > _ROOMY:
+    global _let_go_above
+    if _resident() > _let_go_above:
         _let_go()
+        _let_go_above = _resident() + _ROOM
 
 
 def _let_go():
@@ -78,6 +86,8 @@ def _let_go():
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
     gc.collect()
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def _resident() -> int:

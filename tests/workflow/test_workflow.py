@@ -1016,6 +1016,7 @@ def test_folders_made_for_a_run_that_fails_go_again(counts, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow  # half a minute of compilation by Numba
 def test_neighbours_of_more_cells_than_are_compared_with_each_other():
     # Above 8,192 cells scanpy goes to pynndescent, whose version must be one that it can read.
     rng = np.random.default_rng(0)
