@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -52,10 +53,7 @@ class LatentCorrection(nnx.Module):
         InputError
             If a shape is wrong or, outside jit, a value is not finite or a label out of range.
         """
-        cells = self._cells(data)
-        latent = self._latent(cells)
-        found = {"corrected_expression": self.autoencoder.corrected(cells, latent), "latent": latent}
-        return {**data, **found, **self._measures(cells, latent)}, state, metadata
+        return {**data, **_applied(*nnx.split(self), self._cells(data))}, state, metadata
 
     def _measures(self, cells: Cells, latent: jax.Array) -> dict[str, jax.Array]:
         """Return what `apply` adds on how well the batches are mixed."""
@@ -163,3 +161,12 @@ class LatentCorrection(nnx.Module):
 def total(terms: Mapping[str, jax.Array]) -> jax.Array:
     """Return the sum of losses."""
     return jnp.stack(list(terms.values())).sum()
+
+
+# Outside jit every operation would be compiled by itself.
+@functools.partial(jax.jit, static_argnums=0)
+def _applied(graph: Any, state: Any, cells: Cells) -> dict[str, jax.Array]:
+    operator: LatentCorrection = nnx.merge(graph, state)
+    latent = operator._latent(cells)
+    found = {"corrected_expression": operator.autoencoder.corrected(cells, latent), "latent": latent}
+    return {**found, **operator._measures(cells, latent)}
