@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("sklearn", reason="pip install 'harmonax[workflow]'")
 
 import harmonax as hx
+from harmonax import cli
 from harmonax.errors import InputError, MissingKeyError
 from harmonax.evaluation.after.advice import from_sweep
 from harmonax.evaluation.scores.choice import Judge
@@ -176,3 +177,36 @@ class TestAdvice:
         hx.pp.harmony_integrate(cells, "batch", max_iter_harmony=50, rng=0, **params)
         judge = Judge.of(cells.obsm["X_pca"], (cells.obs["batch"] == "b").to_numpy().astype(int), 2000, 0)
         assert judge.scores(cells.obsm["X_pca_harmony"])["mixing"] > row["mixing"] + 0.02
+
+
+class TestCommand:
+    @pytest.fixture
+    def source(self, cells, tmp_path):
+        path = tmp_path / "in.h5ad"
+        cells.write_h5ad(path)
+        return path
+
+    @staticmethod
+    def quick(source, out, *more):
+        values = ["--batch-key", "batch", "--theta", "0,4", "--sigma", "0.1", "--n-clusters", "8"]
+        return cli.run(["sweep", str(source), "-o", str(out), *values, *more])
+
+    def test_writes_the_result_and_the_figure(self, source, tmp_path, capsys):
+        out, figure = tmp_path / "out.h5ad", tmp_path / "front.png"
+        assert self.quick(source, out, "--figure", str(figure)) == 0
+        written = anndata.read_h5ad(out)
+        assert written.X.shape == (N, 3)
+        stored = written.uns["harmonax"]["sweep"]
+        chosen = stored.loc[stored["chosen"], "run"].item()
+        assert f"chosen: {chosen}" in capsys.readouterr().out
+        assert figure.read_bytes().startswith(b"\x89PNG")
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["front.png", "in.h5ad", "out.h5ad"]
+
+    def test_refuses_before_any_work(self, source, tmp_path, capsys):
+        assert self.quick(source, source) == 3
+        assert self.quick(source, tmp_path / "out.csv") == 3
+        assert self.quick(source, tmp_path / "out.h5ad", "--figure", "front.xyz") == 2
+        assert self.quick(source, tmp_path / "out.h5ad", "--n-clusters", "2.5") == 2
+        assert self.quick(source, tmp_path / "out.h5ad", "--max-runs", "1") == 3
+        assert "Traceback" not in capsys.readouterr().err
+        assert [p.name for p in tmp_path.iterdir()] == ["in.h5ad"]
