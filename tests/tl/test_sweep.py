@@ -210,3 +210,19 @@ class TestCommand:
         assert self.quick(source, tmp_path / "out.h5ad", "--max-runs", "1") == 3
         assert "Traceback" not in capsys.readouterr().err
         assert [p.name for p in tmp_path.iterdir()] == ["in.h5ad"]
+
+
+class TestOnePage:
+    @pytest.mark.parametrize("swept", [False, True])
+    @pytest.mark.parametrize("theta", [0.0, 60.0])
+    def test_never_more_and_less_theta(self, cells, theta, swept):
+        # So little ridge that everything is torn, at theta 60; hardly any correction, at theta 0.
+        changes = {"alpha": 1e-6 if theta else 0.2, "sigma": 0.1 if theta else 0.03}
+        table = sweep(cells, "batch", **QUICK).to_uns()
+        hx.pp.harmony_integrate(cells, "batch", theta=theta, max_iter_harmony=50, rng=0, **changes)
+        if swept:
+            cells.uns["harmonax"]["sweep"] = table
+        for labels in (None, "kind"):
+            page = str(hx.tl.diagnose(cells, label_key=labels)).lower().replace("\n", " ")
+            more = "raise theta" in page or "would mix this" in page
+            assert not (more and "lower theta" in page)
