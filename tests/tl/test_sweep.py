@@ -42,7 +42,7 @@ class TestJudge:
         apart = self.Z + 50 * self.batch[:, None]
         judge = Judge.of(apart, self.batch, 2000, 0)
         # Batches that are moved as wholes keep their neighbours, mixed or not.
-        assert judge.scores(apart) == {"mixing": 0.0, "kept": 1.0, "score": pytest.approx(0.3)}
+        assert judge.scores(apart) == {"mixing": 0.0, "kept": 1.0, "score": pytest.approx(0.25)}
         assert judge.scores(self.Z)["mixing"] > 0.95
         assert judge.scores(self.Z)["kept"] == 1.0
         # All cells shuffled: perfectly mixed, and about a third of the 33 neighbours of 99 kept by chance.
@@ -69,7 +69,7 @@ class TestSweep:
         assert found.table.index.tolist() == ["theta 2, sigma 0.1", "theta 0, sigma 0.1", "theta 4, sigma 0.1"]
         assert found.table.loc[found.chosen, "score"] == found.table["score"].max()
         assert found.table.loc[found.table["chosen"]].index.tolist() == [found.chosen]
-        np.testing.assert_allclose(found.table["score"], 0.7 * found.table["mixing"] + 0.3 * found.table["kept"])
+        np.testing.assert_allclose(found.table["score"], 0.75 * found.table["mixing"] + 0.25 * found.table["kept"])
         assert set(found.table["verdict"]) <= {
             *("trust", "caution", "do_not_trust", "not_needed", "impossible", "unknown"),
         }

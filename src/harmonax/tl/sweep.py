@@ -99,7 +99,7 @@ def sweep(
     """Correct with several parameters, judge every result, and keep the best.
 
     Every combination of `theta`, `sigma` and `n_clusters` is run by the exact engine, and so are the defaults. The run
-    with the highest score is kept: 0.7 mixing + 0.3 kept, neither of which looks at labels (see Notes).
+    with the highest score is kept: 0.75 mixing + 0.25 kept, neither of which looks at labels (see Notes).
 
     Parameters
     ----------

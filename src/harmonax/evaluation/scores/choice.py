@@ -3,7 +3,7 @@
     mixing     1 less the excess of same-batch neighbours among 15: 0 where batches lie apart, 1 where they are mixed as
                by chance
     kept       share of a cell's 50 nearest neighbours within its batch before the correction that still are among them
-    score      0.7 mixing + 0.3 kept
+    score      0.75 mixing + 0.25 kept
 
 Mixing says nearly all of what differs between runs of Harmony; without the neighbours kept, the run that lays all cells
 on one another would win. ``benchmarks/sweep.py`` compares the score with scib-metrics' total on real data.
@@ -20,7 +20,7 @@ from ..neighbours import own_batch_neighbours, share_kept
 
 COLUMNS = ("mixing", "kept", "score")
 MIXED_AMONG, KEPT_AMONG = 15, 50
-_WEIGHT_OF_MIXING = 0.7
+_WEIGHT_OF_MIXING = 0.75
 
 
 @dataclass(frozen=True, eq=False)
