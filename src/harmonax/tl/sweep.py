@@ -185,7 +185,7 @@ def sweep(
 
     def attempt(params: HarmonyParams) -> tuple[HarmonyResult, dict[str, Any]]:
         run = harmonize(embedding, design, params, rng=seed, n_threads=n_threads or chosen_threads(), progress=False)
-        row = {"theta": params.theta, "sigma": params.sigma, "n_clusters": run.n_clusters}
+        row: dict[str, Any] = {"theta": params.theta, "sigma": params.sigma, "n_clusters": run.n_clusters}
         row |= judge.scores(run.embedding) | {"verdict": court.verdict(run, seed), "status": run.status.value}
         return run, row | (court.scib(run, seed) if scib else {})
 

@@ -102,7 +102,7 @@ def tune(
     Theta, sigma and the ridge penalty are learned by gradient through Harmony on a sample of the cells: batches should
     mix (`BatchMixingLoss`) and each batch should keep its neighbourhoods (`NeighborhoodPreservationLoss`), once for
     each weight of the second. The exact engine then runs on all cells with each of the results, and with the defaults;
-    the run with the highest score is chosen and written: that of `harmonax.tl.sweep`, 0.75 mixing + 0.25 neighbours kept.
+    the run with the highest score is chosen and written: the score of `harmonax.tl.sweep`, 0.75 mixing + 0.25 kept.
     So by that score the result is never worse than the defaults'. `harmonax.tl.sweep` takes less time.
 
     Parameters
