@@ -6,7 +6,10 @@
     score      0.75 mixing + 0.25 kept
 
 Mixing says nearly all of what differs between runs of Harmony; without the neighbours kept, the run that lays all cells
-on one another would win. ``benchmarks/sweep.py`` compares the score with scib-metrics' total on real data.
+on one another would win. ``benchmarks/sweep.py`` compares the score with scib-metrics' total: the median rank
+correlation is 0.87 on the six sets that the weight was set on, and 0.61 on three others. There it also failed once: of
+two cell lines with a batch each (300 cells), it chose a run that merges them, which no label-free score here tells from
+mixing (total 0.72, where the defaults have 0.90).
 """
 
 from __future__ import annotations
