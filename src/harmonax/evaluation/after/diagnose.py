@@ -147,8 +147,6 @@ class Case:
     known_method
         Whether `after` is Harmony's, for which limits on neighbours kept are known. Another method's embedding differs
         from `before` in more than the correction.
-    sweep
-        The table of the `harmonax.tl.sweep` that chose this correction, for advice.
     """
 
     before: np.ndarray
@@ -164,7 +162,7 @@ class Case:
     last_change: float = float("nan")
     hvg_per_batch: bool | None = None
     known_method: bool = True
-    sweep: pd.DataFrame | None = None
+    sweep: pd.DataFrame | None = None  # the table of the sweep that chose this correction, for advice
 
     def take(self, rows: np.ndarray) -> Case:
         """Return the case of some of the cells."""
