@@ -108,3 +108,19 @@ def test_a_missing_package_is_named_before_any_work(counts, tmp_path, monkeypatc
     with pytest.raises(MissingExtraError, match=r"pip install 'harmonax\[jax\]'"):
         run(counts, "batch", corrector="mmd", **{**QUICK, "progress": seen.append})
     assert not seen
+
+
+def test_tune_corrects_with_what_the_sweep_chooses(counts, tmp_path):
+    few = QUICK | {"skip": (*QUICK["skip"], "evaluate", "diagnose")}
+    counts.write_h5ad(tmp_path / "in.h5ad")
+    made = run_files(str(tmp_path / "in.h5ad"), tmp_path / "out", "batch", tune=True, **few)
+    sweep = made.uns["harmonax"]["sweep"]
+    chosen = sweep[sweep["chosen"].astype(bool)].iloc[0]
+    assert chosen["score"] == sweep["score"].max()
+    params = made.uns["harmonax"]["params"]
+    assert (params["theta"], params["sigma"]) == (chosen["theta"], chosen["sigma"])
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["options"]["tune"] is True
+    assert ad.read_h5ad(tmp_path / "out" / "integrated.h5ad").uns["harmonax"]["sweep"].shape == sweep.shape
+    with pytest.raises(InputError, match="tune"):
+        WorkflowOptions(corrector="mmd", tune=True)

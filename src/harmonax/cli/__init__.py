@@ -6,6 +6,7 @@
     evaluate.py    harmonax evaluate
     diagnose.py    harmonax diagnose
     map.py         harmonax map
+    sweep.py       harmonax sweep
     tune.py        harmonax tune
     report.py      harmonax report
     demo.py        harmonax demo
@@ -31,6 +32,7 @@ from .evaluate import evaluate
 from .integrate import integrate
 from .map import map_command
 from .report import report
+from .sweep import sweep
 from .terminal import complain, signals
 from .tune import tune
 from .workflow import run_workflow
@@ -49,7 +51,7 @@ def cli() -> None:
     """
 
 
-for command in (run_workflow, check, integrate, map_command, evaluate, diagnose, tune, report, demo):
+for command in (run_workflow, check, integrate, map_command, evaluate, diagnose, sweep, tune, report, demo):
     cli.add_command(command)
 
 

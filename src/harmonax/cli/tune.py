@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,9 +13,11 @@ from .terminal import messages
 from .values import Names, Numbers, common_options
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+
     from ..tl.tune import Tuning
 
-_FIGURES = (".png", ".pdf", ".svg")
+FIGURES = (".png", ".pdf", ".svg")
 
 
 @click.command(short_help="Learn how strongly to correct, and correct with it.")
@@ -68,17 +72,37 @@ def tune(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any) ->
     harmonax tune atlas.h5ad -o corrected.h5ad --batch-key donor --figure tradeoff.png
     """
     figure = options["figure"]
-    if figure and not figure.lower().endswith(_FIGURES):
-        raise click.UsageError(f"--figure {figure}: allowed are {', '.join(_FIGURES)}")
+    if figure and not figure.lower().endswith(FIGURES):
+        raise click.UsageError(f"--figure {figure}: allowed are {', '.join(FIGURES)}")
     with messages(quiet=options["quiet"], verbose=options["verbose"]):
         found = _run(source, [name for names in batch_key for name in names], options)
     click.echo(str(found))
 
 
 def _run(source: str, keys: list[str], options: dict[str, Any]) -> Tuning:
-    """Read, tune, and write the result and the figure, both whole or neither."""
-    from .. import io
     from ..tl.tune import tune as run_tune
+
+    shown = not options["quiet"] and sys.stderr.isatty()
+    with corrected(source, options) as (adata, keep):
+        found = run_tune(
+            adata,
+            keys,
+            **{name: options[name] for name in _PASSED},
+            **({} if options["weights"] is None else {"weights": options["weights"]}),
+            n_threads=options["threads"],
+            rng=options["seed"],
+            progress=_say if shown else None,
+        )
+        if shown:
+            click.echo("\r\x1b[K", nl=False, err=True)
+        keep(found)
+    return found
+
+
+@contextlib.contextmanager
+def corrected(source: str, options: dict[str, Any]) -> Iterator[tuple[AnnData, Callable[[Any], None]]]:
+    """Read IN, and give what writes it to OUT with the figure of what was found, both whole or neither."""
+    from .. import io
     from ..workflow.inputs import read
 
     also_read = [options["config"]] if options["config"] else []
@@ -92,23 +116,14 @@ def _run(source: str, keys: list[str], options: dict[str, Any]) -> Tuning:
         for i, path in enumerate(wanted)
     ]
     adata = read(source)
-    shown = not options["quiet"] and sys.stderr.isatty()
-    found = run_tune(
-        adata,
-        keys,
-        **{name: options[name] for name in _PASSED},
-        **({} if options["weights"] is None else {"weights": options["weights"]}),
-        n_threads=options["threads"],
-        rng=options["seed"],
-        progress=_say if shown else None,
-    )
-    if shown:
-        click.echo("\r\x1b[K", nl=False, err=True)
-    with io.whole_or_nothing(*places, overwrite=options["overwrite"], needed=0) as parts:
-        if figure:
-            _draw(found, figure, parts[0])
-        kind.write(parts[-1], adata)
-    return found
+
+    def keep(found: Any) -> None:
+        with io.whole_or_nothing(*places, overwrite=options["overwrite"], needed=0) as parts:
+            if figure:
+                _draw(found, figure, parts[0])
+            kind.write(parts[-1], adata)
+
+    yield adata, keep
 
 
 _PASSED = (
@@ -121,7 +136,7 @@ def _say(name: str, step: int, steps: int) -> None:
     click.echo(f"\r{name}: step {step} of {steps}\x1b[K", nl=False, err=True)
 
 
-def _draw(found: Tuning, figure: str, part: Any) -> None:
+def _draw(found: Any, figure: str, part: Any) -> None:
     import shutil
     import tempfile
     from pathlib import Path

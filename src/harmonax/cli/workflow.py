@@ -22,7 +22,7 @@ _PLAIN = (
     *("label_key", "condition_key", "min_genes", "max_genes", "min_cells", "max_pct_mt", "mt_prefix", "counts_layer"),
     *("target_sum", "n_top_genes", "hvg_flavor", "n_comps", "combine_keys", "missing", "allow_many_levels", "backend"),
     *("n_neighbors", "min_dist", "resolutions", "n_marker_genes", "seed", "max_memory", "save_model"),
-    *("corrector", "start_from"),
+    *("corrector", "start_from", "tune"),
 )
 _STEPS = (
     "qc, normalise, hvg, pca, check, harmony, neighbors, umap, umap_uncorrected, leiden, markers, evaluate, diagnose"
@@ -73,6 +73,7 @@ def _text(name: str, says: str) -> Any:
     help="What removes the batches: harmony, of the principal components; or of the expression mmd or wgan "
     "(autoencoders; they need the extra jax).",
 )
+@click.option("--tune", is_flag=True, help="Choose --theta and --sigma by a sweep, without labels; see harmonax sweep.")
 @_number("n_neighbors", int, 15, "Neighbours of a cell in the graph.")
 @_number("min_dist", float, 0.5, "Of UMAP.")
 @click.option(

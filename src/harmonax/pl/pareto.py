@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from matplotlib.axes import Axes
 
+_NAMED = 8
+
 
 def pareto(
     table: pd.DataFrame,
@@ -38,7 +40,8 @@ def pareto(
     x, y
         Columns of numbers, higher is better; say mixing of batches and preservation of biology.
     label
-        Column with the names written at the points. None: the index.
+        Column with the names written at the points; of more than eight, at those of the front and the chosen one only.
+        None: the index.
     chosen
         Name of the point to single out.
     ax
@@ -96,7 +99,9 @@ def pareto(
             xy[at, 0], xy[at, 1], s=190, marker="*", color=OKABE_ITO[5], edgecolors="white", zorder=4, label="chosen"
         )
     ax.margins(x=0.22, y=0.12)
-    _name_points(ax, xy, names)
+    # Of many points, the names of those that nobody would choose hide the others.
+    told = np.isfinite(xy).all(axis=1) if len(xy) <= _NAMED else best | np.isin(names, [str(chosen)])
+    _name_points(ax, xy, names, told)
     verbatim(ax.xaxis.label).set_text(f"{shown(x)} (more is better)")
     verbatim(ax.yaxis.label).set_text(f"{shown(y)} (more is better)")
     ax.legend(frameon=False, fontsize="small", loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
@@ -118,12 +123,12 @@ def front(xy: np.ndarray) -> np.ndarray:
     return known & ~(as_good & better & known).any(axis=1)
 
 
-def _name_points(ax: Axes, xy: np.ndarray, names: list[str]) -> None:
+def _name_points(ax: Axes, xy: np.ndarray, names: list[str], told: np.ndarray) -> None:
     """Write the names beside the points, each on the side away from its nearest neighbour."""
     known = np.flatnonzero(np.isfinite(xy).all(axis=1))
     span = np.ptp(xy[known], axis=0)
     scaled = xy / np.where(span > 0, span, 1.0)
-    for i in known:
+    for i in known[told[known]]:
         others = known[known != i]
         above, right = True, True
         if len(others):

@@ -135,6 +135,7 @@ def diagnose(
         last_change=float(run.get("last_change", np.nan)) if ours else float("nan"),
         hvg_per_batch="highly_variable_nbatches" in adata.var if "highly_variable" in adata.var else None,
         known_method=ours and "params" in run,
+        sweep=run.get("sweep") if ours else None,
     )
     gen = np.random.default_rng(seed_from(rng))
     if correct is None and ours:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from .. import tl
 from ..inputs import expression as counts
 from ..pp.correctors import corrector_of
 from .inputs import silent
@@ -27,6 +28,7 @@ def harmony(state: State) -> str:
     if options.corrector != "harmony":
         # Of another correction; whoever reads on would take it for that of this one.
         adata.uns.pop(_RUN, None)
+    chosen, sweep = _tuned(state) if options.tune else ({}, None)
     record = corrector.correct(
         adata,
         options.batch_key,
@@ -40,14 +42,39 @@ def harmony(state: State) -> str:
         n_threads=options.n_threads,
         save_model=options.save_model,
         progress=state.progress,
-        **options.harmony.to_dict(),
+        **options.harmony.replace(**chosen).to_dict(),
     )
+    if sweep is not None:
+        adata.uns[_RUN]["sweep"] = sweep
     if options.corrector != "harmony":
         return corrector.describe(record)
     rounds = len(record["history"]["passes"])
     if record["status"] == "single_batch":
         return "one batch only: the principal components are copied unchanged"
-    return f"{options.harmony.flavor} {record['status']} after {rounds} rounds, {record['n_clusters']} soft clusters"
+    said = f"{options.harmony.flavor} {record['status']} after {rounds} rounds, {record['n_clusters']} soft clusters"
+    return said + (f"; theta {chosen['theta']:g}, sigma {chosen['sigma']:g} chosen" if chosen else "")
+
+
+def _tuned(state: State) -> tuple[dict[str, float], pd.DataFrame | None]:
+    """Return the parameters that a sweep chooses and its table; nothing where there is one batch only."""
+    options = state.options
+    if len(state.adata.obs[list(options.batch_key)].drop_duplicates()) < 2:
+        return {}, None
+    found = tl.sweep(
+        state.adata,
+        options.batch_key,
+        n_clusters=options.harmony.n_clusters,
+        basis=BASIS,
+        adjusted_basis=state.adjusted,
+        max_iter_harmony=options.harmony.max_iter_harmony,
+        flavor=options.harmony.flavor,
+        combine_keys=options.combine_keys,
+        missing=options.missing,
+        allow_many_levels=options.allow_many_levels,
+        n_threads=options.n_threads,
+        rng=options.seed,
+    )
+    return {name: float(getattr(found.params, name)) for name in ("theta", "sigma")}, found.to_uns()
 
 
 def neighbors(state: State) -> str:

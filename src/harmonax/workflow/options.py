@@ -84,6 +84,8 @@ class WorkflowOptions:
         expression (`harmonax.pp.mmd_integrate`; they need the extra ``jax``). The steps after it work on its result.
     harmony
         Parameters of Harmony.
+    tune
+        Choose Harmony's theta and sigma by `harmonax.tl.sweep`, in place of those in `harmony`.
     combine_keys, missing, allow_many_levels
         How batch columns are read: see `harmonax.pp.harmony_integrate`.
     backend, n_threads
@@ -146,6 +148,7 @@ class WorkflowOptions:
     n_comps: int = 50
     corrector: str = "harmony"
     harmony: HarmonyParams = field(default_factory=HarmonyParams)
+    tune: bool = False
     combine_keys: bool = False
     missing: Literal["error", "level"] = "error"
     allow_many_levels: bool = False
@@ -198,6 +201,8 @@ class WorkflowOptions:
     def _check_without_harmony(self) -> None:
         if self.harmony != HarmonyParams():
             raise InputError(f"corrector='{self.corrector}' takes no parameters of Harmony; leave them out")
+        if self.tune:
+            raise InputError(f"tune chooses parameters of Harmony; corrector='{self.corrector}' has none of them")
         if self.save_model:
             raise InputError(f"save_model keeps what Harmony learned; corrector='{self.corrector}' has no such model")
 

@@ -162,6 +162,7 @@ class Case:
     last_change: float = float("nan")
     hvg_per_batch: bool | None = None
     known_method: bool = True
+    sweep: pd.DataFrame | None = None  # the table of the sweep that chose this correction, for advice
 
     def take(self, rows: np.ndarray) -> Case:
         """Return the case of some of the cells."""
@@ -234,6 +235,7 @@ def diagnose(
         composition=composition,
         doubtful=doubtful_merges(part.before, part.batch, part.levels, near, part.groups) if within_unknown else None,
         known_method=case.known_method,
+        sweep=case.sweep,
         # Of Harmony's embeddings the neighbours kept decide.
         blurred=float("nan") if case.known_method else blurred(part.before, part.after, labels, part.batch),
     )

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 
 from ..before.embedding_checks import TRIVIAL
+from .advice import from_sweep
+from .markers import LOST
 from .null import Null
 from .types import COLUMNS, merged
 
@@ -55,6 +57,8 @@ class Measured:
     status: str = ""
     last_change: float = float("nan")
     hvg_per_batch: bool | None = None
+    # The runs that the correction was chosen from, where there are any.
+    sweep: pd.DataFrame | None = None
 
     @property
     def confounded(self) -> bool:
@@ -106,14 +110,20 @@ class Measured:
 
     @property
     def too_much(self) -> bool:
-        """Whether anything says that less should be corrected."""
-        return self.torn or len(self.merged) > 0
+        """Whether any finding advises to correct less; then none may advise to correct more."""
+        distorts = self.null is not None and self.null.neighbours_kept < NULL_FINE
+        lost = self.numbers["neighbours_kept"] < KEPT_FINE or (self.batches["neighbours_kept"] < MIN_KEPT).any()
+        markers = (self.markers["after"] < self.markers["before"] - LOST).any()
+        states = (self.states["verdict"] == "merged").any()
+        return bool(self.torn or len(self.merged) or distorts or lost or markers or states)
 
     @property
     def more(self) -> str:
         """What to do about batches that lie apart; not the opposite of what another finding advises."""
         if self.too_much:
             return "Take more principal components, or choose variable genes within batches: theta cannot mend both."
+        if self.sweep is not None:
+            return from_sweep(self.sweep, more=True)
         return (
             "Raise theta to 3 or 4, take more principal components, and use the corrected embedding (use_rep) for "
             "neighbours."
