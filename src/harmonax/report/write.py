@@ -13,10 +13,10 @@ from ..system.rng import seed_from
 from ..system.validate import whole_number
 from .figures import Figures
 from .page import page
-from .parts import parts_of
+from .parts import Parts, parts_of
 from .points import points_of
 from .sections import SECTIONS
-from .text import TIMES, clean, count
+from .text import TIMES, as_names, clean, count
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -95,13 +95,21 @@ def write_report(
     sections = [section for make in SECTIONS if (section := make(parts, figures)) is not None]
     about = f"{count(len(parts.obs), 'cell')} {TIMES} {count(len(parts.genes), 'gene')}"
     name = title if title is not None else parts.name or "Batch correction"
-    text = page(
-        clean(name), about + (f" · {parts.name}" if parts.name and title is not None else ""), sections, figures, points
-    )
+    about += f" · {parts.name}" if parts.name and title is not None else ""
+    text = page({"title": clean(name), "about": about, "run": _run(parts)}, sections, figures, points)
     data = text.encode("utf-8", errors="replace")
     with whole_or_nothing(place, overwrite=overwrite, needed=len(data)) as (part,):
         part.write_bytes(data)
     return place
+
+
+def _run(parts: Parts) -> list[tuple[str, str]]:
+    """Return what the page says first about the run: of which input, when, by which command."""
+    own = parts.part("harmonax_workflow")
+    inputs = [os.path.basename(name.rstrip("/")) or name for name in as_names(own.get("inputs"))]
+    said = ", ".join(inputs[:5]) + (f" and {len(inputs) - 5} more" if len(inputs) > 5 else "")
+    facts = (("Input", said), ("Date", str(own.get("started", ""))), ("Command", str(own.get("command", ""))))
+    return [(name, value) for name, value in facts if value]
 
 
 def _list(names: Sequence[str] | None) -> list[str] | None:

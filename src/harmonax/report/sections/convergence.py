@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...pl.palette import BLUE, GREEN, ORANGE, VERMILION
+from ...pl.palette import BLUE, TERMS
 from ..figures import Chart, Figures, line_over_passes
 from ..parts import Parts
 from ..text import as_float, as_names
 from .section import Section
 
 _TERMS = (
-    ("distance", "distance term", ORANGE, "Distance of the cells to their clusters: small where clusters are tight."),
-    ("entropy", "entropy term", GREEN, "How sharply cells are assigned: keeps the clusters soft."),
-    ("diversity", "diversity term", VERMILION, "The penalty for clusters that lack a batch: falls as batches mix."),
+    ("distance", "distance term", "Distance of the cells to their clusters: small where clusters are tight."),
+    ("entropy", "entropy term", "How sharply cells are assigned: keeps the clusters soft."),
+    ("diversity", "diversity term", "The penalty for clusters that lack a batch: falls as batches mix."),
 )
 MAX_PASSES = 5000
 
@@ -31,10 +31,10 @@ def convergence(parts: Parts, figures: Figures) -> Section:
         ends = np.cumsum(passes).tolist()
         chart = line_over_passes(total.tolist(), ends, "objective", BLUE)
         objective = figures.add(chart, "Line of the objective over the passes")
-        for key, axis, colour, meaning in _TERMS:
+        for key, axis, meaning in _TERMS:
             values = np.asarray(history.get(key, ()), float)
             if len(values) == len(total):
-                chart = line_over_passes(values.tolist(), ends, axis, colour)
+                chart = line_over_passes(values.tolist(), ends, axis, TERMS[key])
                 terms.append((figures.add(chart, f"Line of the {axis} over the passes"), meaning))
     why = {
         "recorded": bool(own),
