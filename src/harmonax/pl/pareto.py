@@ -85,16 +85,12 @@ def pareto(
     ax = canvas.axes[0, 0]
     best = front(xy)
     line = xy[best][np.argsort(xy[best, 0])]
-    ax.plot(
-        line[:, 0], line[:, 1], color=FRONT, linewidth=1.2, zorder=1, label="front: no other is better in both"
-    )
+    ax.plot(line[:, 0], line[:, 1], color=FRONT, linewidth=1.2, zorder=1, label="front: no other is better in both")
     ax.scatter(xy[~best, 0], xy[~best, 1], s=38, facecolors="white", edgecolors=MUTED, zorder=2)
     ax.scatter(xy[best, 0], xy[best, 1], s=38, color=FRONT, zorder=3)
     if chosen is not None:
         at = np.array([name == str(chosen) for name in names])
-        ax.scatter(
-            xy[at, 0], xy[at, 1], s=190, marker="*", color=CHOSEN, edgecolors="white", zorder=4, label="chosen"
-        )
+        ax.scatter(xy[at, 0], xy[at, 1], s=190, marker="*", color=CHOSEN, edgecolors="white", zorder=4, label="chosen")
     ax.margins(x=0.22, y=0.12)
     _name_points(ax, xy, names)
     verbatim(ax.xaxis.label).set_text(f"{shown(x)} (more is better)")

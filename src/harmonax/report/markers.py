@@ -46,7 +46,9 @@ def ranked(parts: Parts) -> Ranked | None:
     known = set(parts.genes)
     keep = [[i for i, gene in enumerate(own["names"][f]) if str(gene) in known] for f in fields]
     names = [[str(own["names"][f][i]) for i in kept] for f, kept in zip(fields, keep, strict=True)]
-    measures = [m for m in _MEASURES if set(fields) <= set(getattr(getattr(own.get(m), "dtype", None), "names", ()) or ())]
+    measures = [
+        m for m in _MEASURES if set(fields) <= set(getattr(getattr(own.get(m), "dtype", None), "names", ()) or ())
+    ]
     values = {m: [np.asarray(own[m][f], float)[kept] for f, kept in zip(fields, keep, strict=True)] for m in measures}
     params = own.get("params")
     by = str(params.get("groupby", "")) if hasattr(params, "get") else ""

@@ -170,10 +170,18 @@ def other_maps(parts: Parts) -> list[Map]:
 
 
 def correction(parts: Parts) -> tuple[dict[str, Any], Corrector]:
-    """Return the record of the data's correction, and which one it is: what the workflow ran, else Harmony."""
-    ran = json.loads(str(parts.part("harmonax_workflow").get("options", "{}"))).get("corrector")
-    corrector = CORRECTORS.get(str(ran), CORRECTORS["harmony"])
+    """Return the record of the data's correction, and which one it is: what the workflow ran, else what is there."""
+    there = next((name for name, known in CORRECTORS.items() if parts.part(known.record)), "harmony")
+    corrector = CORRECTORS.get(str(_options(parts).get("corrector", there)), CORRECTORS["harmony"])
     return parts.part(corrector.record), corrector
+
+
+def _options(parts: Parts) -> dict[str, Any]:
+    try:
+        options = json.loads(str(parts.part("harmonax_workflow").get("options", "{}")))
+    except ValueError:
+        return {}
+    return options if isinstance(options, dict) else {}
 
 
 def batch_keys(parts: Parts) -> list[str]:
@@ -182,6 +190,12 @@ def batch_keys(parts: Parts) -> list[str]:
     for key in (correction(parts)[1].record, "harmonax_diagnosis", "harmonax_evaluation", "harmonax_check"):
         found += [name for name in as_names(parts.part(key).get("batch_keys")) if name not in found]
     return [name for name in found if name in parts.obs]
+
+
+def label_keys(parts: Parts) -> list[str]:
+    """Return the columns with cell types that a tool or the workflow was given and that obs has."""
+    names = [str(parts.part(key).get("label_key", "")) for key in ("harmonax_evaluation", "harmonax_diagnosis")]
+    return [name for name in dict.fromkeys([*names, str(_options(parts).get("label_key"))]) if name in parts.obs]
 
 
 def clusters(parts: Parts) -> str | None:
@@ -193,7 +207,7 @@ def clusters(parts: Parts) -> str | None:
 def _wanted_columns(parts: Parts, color_by: Sequence[str] | None) -> list[tuple[str, str]]:
     """Return the columns, most wanted first, each with the group that it stands in."""
     known = [str(name) for name in parts.obs.columns]
-    labels = [str(parts.part(key).get("label_key", "")) for key in ("harmonax_evaluation", "harmonax_diagnosis")]
+    labels = label_keys(parts)
     groups = {name: "Batch" for name in batch_keys(parts)}
     groups |= {name: "From the diagnosis" for name in (NEIGHBOURS_KEPT, MOVEMENT) if name in known}
     leiden = sorted((n for n in known if n.startswith("leiden")), key=lambda n: (n != clusters(parts), n))

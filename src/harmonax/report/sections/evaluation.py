@@ -11,7 +11,7 @@ from ..figures import Figures
 from ..parts import Parts
 from ..render import Bar, bar
 from ..text import as_float, as_names, signed
-from .section import Section, frame
+from .section import Section, frame, why_skipped
 
 _COLUMNS = ("embedding", "batch_key", "metric", "kind", "value")
 _KINDS = {
@@ -37,7 +37,7 @@ def evaluation(parts: Parts, figures: Figures) -> Section:
     own = parts.part("harmonax_evaluation")
     scores = frame(own.get("scores"), _COLUMNS)
     if scores is None:
-        return Section("metrics", "Metrics", {"tables": []})
+        return Section("metrics", "Metrics", {"tables": [], "why": why_skipped(parts, "evaluate")})
     scores = scores.assign(batch_key=scores["batch_key"].fillna("").astype(str), metric=scores["metric"].astype(str))
     present = list(dict.fromkeys(scores["embedding"].astype(str)))
     embeddings = [e for e in as_names(own.get("embeddings")) if e in present] or present
