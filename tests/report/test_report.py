@@ -287,7 +287,7 @@ class TestNames:
         full.uns["harmonax_check"]["components"]["batch_key"] = bad
         full.uns["harmonax_workflow"] |= {"command": bad, "options": json.dumps({bad: bad}), "versions": {bad: bad}}
         page = Page(write_report(full, tmp_path / "r.html", title=HOSTILE[1]))
-        assert len(page.scripts) == 5
+        assert len(page.scripts) == 7
         assert not [1 for tag, _ in page.tags if tag in ("img", "a") and tag == "img"]
         assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
         assert HOSTILE[0] in page.shown

@@ -20,7 +20,7 @@ def boxes(rows: pd.DataFrame, title: str, limits: Sequence[float]) -> dict[str, 
     levels = list(dict.fromkeys(rows["level"].astype(str)))[:MAX_BATCHES]
     place = {level: i for i, level in enumerate(levels)}
     traces = []
-    for when, colour in (("after", AFTER), ("before", BEFORE)):
+    for when, colour in (("before", BEFORE), ("after", AFTER)):
         held = rows[(rows["when"] == when) & rows["level"].astype(str).isin(levels)]
         quantiles = {"lowerfence": "q05", "q1": "q25", "median": "q50", "q3": "q75", "upperfence": "q95"}
         trace: dict[str, Any] = {"type": "box", "orientation": "h", "name": when, "marker": {"color": colour}}
@@ -52,7 +52,7 @@ def dot_plot(mean: pd.DataFrame, share: pd.DataFrame, by: str) -> dict[str, Any]
     ]
     scale = [[k / (len(VIRIDIS) - 1), colour] for k, colour in enumerate(reversed(VIRIDIS))]
     bar = {"orientation": "h", "x": 1, "xanchor": "right", "y": 1, "yanchor": "bottom", "lenmode": "pixels", "len": 220}
-    bar |= {"thickness": 10, "outlinewidth": 0, "tickvals": [0, 1], "ticktext": ["none", "the gene's highest mean"]}
+    bar |= {"thickness": 10, "outlinewidth": 0, "tickvals": [0, 1], "ticktext": ["none", "highest"]}
     marker = {
         "size": (3 + 13 * np.sqrt(share.to_numpy().T.ravel())).round(1).tolist(),
         "color": relative.T.ravel().round(3).tolist(),

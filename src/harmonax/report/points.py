@@ -164,9 +164,9 @@ def choose_maps(parts: Parts) -> list[Map]:
 
 
 def other_maps(parts: Parts) -> list[Map]:
-    """Return further embeddings, in the order of the data; there are none where nothing can be drawn at all."""
+    """Return further embeddings, by name; there are none where nothing can be drawn at all."""
     drawn = [m.key for m in choose_maps(parts)]
-    return [Map(clean(key), key) for key in parts.obsm if key not in drawn][:_MOST_OTHERS] if drawn else []
+    return [Map(clean(key), key) for key in sorted(parts.obsm) if key not in drawn][:_MOST_OTHERS] if drawn else []
 
 
 def correction(parts: Parts) -> tuple[dict[str, Any], Corrector]:

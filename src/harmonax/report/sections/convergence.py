@@ -66,7 +66,7 @@ def _training(record: dict[str, Any], corrector: Corrector, figures: Figures) ->
         values = np.asarray(stored, float).ravel()
         at = np.unique(np.linspace(0, len(values) - 1, MAX_STEPS).astype(int)) if len(values) else []
         if len(at):
-            chart = line_over_passes(values[at].tolist(), [], str(name).replace("_", " "), BLUE)
+            chart = line_over_passes(values[at].tolist(), [], name, BLUE)
             chart["data"][0] |= {"x": [int(i) + 1 for i in at], "mode": "lines"}
             chart["layout"]["xaxis"]["title"]["text"] = "training step"
             lines.append(

@@ -26,7 +26,7 @@ def markers(parts: Parts, figures: Figures) -> Section:
         seen = dots(parts, found, 3, MAX_DOTS) if len(found.groups) <= MAX_GROUPS else None
         if seen is not None:
             says = f"Dots of markers in the clusters ({clean(found.by)})"
-            chart = figures.add(dot_plot(seen[1], seen[2], f"cluster ({found.by})"), says)
+            chart = figures.add(dot_plot(seen[1], seen[2], f"cluster ({found.by})"), says, 120 + 17 * len(seen[0]))
     return Section("markers", "Markers of the clusters", values | {"chart": chart})
 
 

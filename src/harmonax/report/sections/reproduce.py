@@ -16,15 +16,8 @@ from ..points import correction
 from ..text import as_names, clean
 from .section import Section
 
-_TOOLS = (
-    "harmonax",
-    "harmonax_mmd",
-    "harmonax_wgan",
-    "harmonax_check",
-    "harmonax_evaluation",
-    "harmonax_diagnosis",
-    "harmonax_workflow",
-)
+_RECORDS = ("harmonax", "harmonax_mmd", "harmonax_wgan")
+_TOOLS = (*_RECORDS, "harmonax_check", "harmonax_evaluation", "harmonax_diagnosis", "harmonax_workflow")
 MAX_CODE = 20_000
 
 
