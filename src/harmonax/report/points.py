@@ -76,14 +76,15 @@ class Points:
         room -= 2000
         wanted = [column for column in self.columns if not column.spare]
         fixed = sum(column.size(3) for column in wanted)
-        a_name = len(_deflated(self.names)) / max(self.n, 1)
+        # Fewer names are packed a little less tightly.
+        a_name = 1.05 * len(_deflated(self.names)) / max(self.n, 1)
         a_cell = 4 / 3 * (4 * len(self.maps) + len(wanted)) + a_name
         least = min(self.n, MIN_CELLS)
         self.n = min(self.n, max(int((room - fixed) / a_cell), least))
         room -= self.n * 4 * len(self.maps) * 4 // 3
         # Where names are so long that little else would fit, they are not what a reader came for.
         self.names = self.names[: self.n] if a_name * self.n < room / 3 else []
-        room -= int(1.05 * a_name * len(self.names))
+        room -= int(a_name * len(self.names))
         kept: list[Column] = []
         for column in sorted(self.columns, key=lambda column: column.spare):
             if column.size(self.n) <= room:
