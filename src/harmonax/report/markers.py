@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,7 +51,7 @@ def ranked(parts: Parts) -> Ranked | None:
         m for m in _MEASURES if set(fields) <= set(getattr(getattr(own.get(m), "dtype", None), "names", ()) or ())
     ]
     values = {m: [np.asarray(own[m][f], float)[kept] for f, kept in zip(fields, keep, strict=True)] for m in measures}
-    params = own.get("params")
+    params: Any = own.get("params")
     by = str(params.get("groupby", "")) if hasattr(params, "get") else ""
     return Ranked(by if by in parts.obs else "", [str(f) for f in fields], names, values)
 

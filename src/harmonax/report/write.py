@@ -35,10 +35,10 @@ def write_report(
 ) -> Path:
     """Write a report on a correction as one HTML file that opens without a network.
 
-    The page says whether the correction can be trusted and why, and shows what there is: maps before and after,
-    batches in clusters, convergence, metrics, the diagnosis, the check, and how to reproduce the correction. A part
-    that is missing from the data becomes a line that names the command to make it. The file stays below 10 MB,
-    whatever the data.
+    The page says whether the correction can be trusted and why, and shows what there is: quality control by batch,
+    maps of every embedding, cell types in batches and clusters, markers, convergence, metrics, the diagnosis, the
+    check, and how to reproduce the correction. A part that is missing from the data becomes a line that names the
+    command to make it. The file stays below 10 MB, whatever the data.
 
     Parameters
     ----------
@@ -52,7 +52,8 @@ def write_report(
     color_by
         Columns of obs that the maps can be coloured by, in this order; by default all with at least two values.
     genes
-        Genes that the maps can be coloured by; by default the top markers of ``uns["rank_genes_groups"]``.
+        Genes that the maps can be coloured by; by default the top markers of ``uns["rank_genes_groups"]``, up to
+        200 where there is room.
     max_points
         Maximum number of cells on the maps. If there are more, a random sample is shown, and the page says so. Raising
         it shows more detail in a larger file, up to 10 MB: where the columns leave no room, fewer cells are shown.

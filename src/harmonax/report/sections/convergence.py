@@ -64,7 +64,7 @@ def _training(record: dict[str, Any], corrector: Corrector, figures: Figures) ->
         :MAX_LOSSES
     ]:
         values = np.asarray(stored, float).ravel()
-        at = np.unique(np.linspace(0, len(values) - 1, MAX_STEPS).astype(int)) if len(values) else []
+        at = np.unique(np.linspace(0, len(values) - 1, MAX_STEPS).astype(int)) if len(values) else np.zeros(0, int)
         if len(at):
             chart = line_over_passes(values[at].tolist(), [], name, BLUE)
             chart["data"][0] |= {"x": [int(i) + 1 for i in at], "mode": "lines"}

@@ -42,9 +42,9 @@ def sweep(parts: Parts, figures: Figures) -> Section | None:
 def _stored(parts: Parts) -> pd.DataFrame | None:
     """Return the table of the sweep, which is itself stored, or among what the sweep stored."""
     for own in (parts.part("harmonax").get("sweep"), parts.uns.get("harmonax_sweep")):
-        held = own
+        held: Any = own
         if hasattr(own, "keys") and not isinstance(own, pd.DataFrame):
-            held = next((own[name] for name in ("runs", "table") if name in own), own)
+            held = next((held[name] for name in ("runs", "table") if name in held), held)
         table = frame(held, ("theta",)) if held is not None else None
         if table is not None:
             table = table.copy()
