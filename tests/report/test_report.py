@@ -676,6 +676,16 @@ class TestSections:
         assert [shape["x0"] for shape in boxes["layout"]["shapes"]] == [200.0]
         assert "a 100 90 10" in page.shown
 
+    def test_what_quality_control_took_is_part_of_the_verdict_and_of_its_section(self, full, tmp_path):
+        full.uns["harmonax_check"]["findings"] = to_table([Finding("note", Level.NOTE, "a note")])
+        full.uns["harmonax_workflow"]["types"] = table(
+            [("batch", "a", "T", 40, 40), ("batch", "a", "B", 30, 0)],
+            ["batch_key", "level", "type", "n_before", "n_after"],
+        )
+        shown = Page(write_report(full, tmp_path / "r.html")).shown
+        assert "Use this correction with care." in shown
+        assert "a B 30 0 0% a T 40 40 100%" in shown
+
     def test_a_sweep_is_drawn_and_listed_and_its_absence_is_no_section(self, full, tmp_path):
         assert "Which parameters?" not in Page(write_report(full, tmp_path / "r.html")).shown
         rows = [

@@ -109,12 +109,10 @@ def write_multiqc(path: Path, adata: AnnData, job: Job) -> None:
     rows: dict[str, dict[str, Any]] = {}
     table = scores(adata)
     labelled = set(table.loc[table["kind"] != "label-free", "metric"])
-    judged = {name: value for name, value in adata.uns.items() if name in ("harmonax_check", "harmonax_diagnosis")}
-    found = overall(judged)
     corrector = corrector_of(job.options.corrector)
     adjusted = str(adata.uns.get(corrector.record, {}).get("adjusted_basis", corrector.adjusted_basis))
     # The verdict is on the corrected cells, which have a row also where nothing was scored.
-    rows[adjusted] = {"verdict": found.code.replace("_", " ")}
+    rows[adjusted] = {"verdict": verdicts(adata)["overall"]["verdict"].replace("_", " ")}
     for score in table.itertuples(index=False):
         if pd.notna(score.value):
             name = str(score.metric)

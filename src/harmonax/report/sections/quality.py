@@ -38,6 +38,8 @@ def quality(parts: Parts, figures: Figures) -> Section:
     facts += [(f"Median of {name}", number(parts.obs[name].median())) for name in _MEASURES if name in parts.obs]
     seen = frame(own.get("quality"), _COLUMNS)
     values = {"facts": facts if own else [], "kept": [] if cells is None else _kept(cells)}
+    types = frame(own.get("types"), ("level", "type", "n_before", "n_after"))
+    values["types"] = [] if types is None else _types(types)
     values["charts"] = [] if seen is None else _charts(seen, limits, figures)
     values["rows"] = [] if seen is None else _rows(seen)
     return Section("quality", "Quality control", values)
@@ -59,6 +61,13 @@ def _kept(cells: pd.DataFrame) -> list[tuple]:
         name = f"{key}: {level}" if several else level
         made.append((name, int(before), int(after), int(before) - int(after), share(after / max(before, 1))))
     return made
+
+
+def _types(types: pd.DataFrame) -> list[tuple]:
+    made = []
+    for level, name, before, after in types[["level", "type", "n_before", "n_after"]].itertuples(index=False):
+        made.append((level, name, int(before), int(after), share(after / max(before, 1))))
+    return sorted(made, key=lambda row: row[3] / max(row[2], 1))
 
 
 def _charts(seen: pd.DataFrame, limits: dict[str, float], figures: Figures) -> list[Any]:

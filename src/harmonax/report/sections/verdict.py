@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ...evaluation.before.quality_control import CELLS
 from ...evaluation.findings import by_severity, to_table
 from ..figures import Figures
 from ..parts import Parts
 from ..points import correction
 from ..text import as_float, number, percent
 from .diagnosis import change
-from .section import Section, findings_of, why_skipped
+from .section import Section, findings_of, frame, why_skipped
 
 _CODES = ("trust", "caution", "do_not_trust", "not_needed", "impossible", "unknown")
 _JUDGED = ("harmonax_check", "harmonax_diagnosis")
@@ -22,7 +23,8 @@ def verdict(parts: Parts, figures: Figures) -> Section:
     """Say whether to trust the correction, in one headline, the numbers behind it, and what was found."""
     from ...evaluation.verdict import overall
 
-    found = overall({key: made for key in _JUDGED if (made := _judged(parts, key))})
+    stored = {key: made for key in _JUDGED if (made := _judged(parts, key))} | _also(parts)
+    found = overall(stored)
     values = {
         "code": found.code if found.code in _CODES else "unknown",
         "headline": found.headline,
@@ -40,6 +42,14 @@ def _judged(parts: Parts, key: str) -> dict[str, Any]:
     own = parts.part(key)
     whole = {"verdict", "summary", "findings"} <= set(own)
     return own | {"findings": to_table(findings_of(own))} if whole else {}
+
+
+def _also(parts: Parts) -> dict[str, Any]:
+    """Return what else the verdict is of: the scores, and the cells that quality control left; tables only."""
+    scores = frame(parts.part("harmonax_evaluation").get("scores"), ("embedding", "kind", "metric", "value"))
+    own = parts.part("harmonax_workflow")
+    lost = {name: table for name in ("cells", "types") if (table := frame(own.get(name), CELLS)) is not None}
+    return {"harmonax_workflow": lost} | ({} if scores is None else {"harmonax_evaluation": {"scores": scores}})
 
 
 def _evidence(parts: Parts) -> list[tuple[str, str, str]]:
