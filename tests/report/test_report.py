@@ -11,6 +11,7 @@ import re
 import shlex
 import sys
 import warnings
+import zlib
 from importlib.resources import files
 
 import anndata
@@ -287,7 +288,7 @@ class TestNames:
         full.uns["harmonax_check"]["components"]["batch_key"] = bad
         full.uns["harmonax_workflow"] |= {"command": bad, "options": json.dumps({bad: bad}), "versions": {bad: bad}}
         page = Page(write_report(full, tmp_path / "r.html", title=HOSTILE[1]))
-        assert len(page.scripts) == 5
+        assert len(page.scripts) == 7
         assert not [1 for tag, _ in page.tags if tag in ("img", "a") and tag == "img"]
         assert not [name for _, attrs in page.tags for name in attrs if name.startswith("on")]
         assert HOSTILE[0] in page.shown
@@ -622,6 +623,137 @@ class TestReproduce:
 
         assert run([*words[1:], "--quiet"]) == 0
         np.testing.assert_allclose(anndata.read_h5ad(tmp_path / "o.h5ad").obsm["X_pca_harmony"], truth, atol=1e-6)
+
+
+def ranked(genes, n_groups=3):
+    """What scanpy stores of ranked genes: the same in each cluster, for what is shown of them."""
+    groups = [str(i) for i in range(n_groups)]
+    names = np.array([tuple([gene] * n_groups) for gene in genes], dtype=[(g, "O") for g in groups])
+    scores = np.array([tuple([5.0 - i] * n_groups) for i in range(len(genes))], dtype=[(g, "f4") for g in groups])
+    return {"names": names, "scores": scores, "pvals_adj": scores, "params": {"groupby": "leiden"}}
+
+
+class TestSections:
+    def test_the_first_screen_names_the_run(self, full, tmp_path):
+        full.uns["harmonax_workflow"] |= {"inputs": np.array(["in/a.h5ad"], object), "started": "2026-01-02 03:04 UTC"}
+        shown = Page(write_report(full, tmp_path / "r.html")).shown
+        head = shown[: shown.index("Can this correction be trusted?")]
+        for word in ("Input a.h5ad", "Date 2026-01-02 03:04 UTC", "Command harmonax run counts.h5ad -o out"):
+            assert word in head
+
+    def test_markers_are_a_table_and_a_dot_plot_of_what_x_holds(self, full, tmp_path):
+        X = np.random.default_rng(0).poisson(0.5, (full.n_obs, 4)).astype(np.float32)
+        full = with_genes(full, X)
+        full.uns["rank_genes_groups"] = ranked(["G2", "G0"])
+        page = Page(write_report(full, tmp_path / "r.html"))
+        assert "Cluster Rank Gene Score Adjusted p 0 1 G2" in page.shown
+        dots = next(
+            f["data"][0]
+            for f in page.json("figures")
+            if "markers" in f["data"][0].get("mode", "") and "colorscale" in f["data"][0]["marker"]
+        )
+        held = X[(full.obs["leiden"] == "1").to_numpy()]
+        # The second row of dots is that of cluster 1, the first column that of G2.
+        assert (
+            f"in {(held[:, 2] > 0).mean():.0%} of the cells<br>mean {number(held[:, 2].mean())}" in dots["hovertext"][2]
+        )
+        assert dots["y"][2] == 1
+
+    def test_types_are_counted_in_batches_and_in_clusters(self, full, tmp_path):
+        page = Page(write_report(full, tmp_path / "r.html"))
+        first = str(full.obs["group"].astype(str).min())
+        counts = pd.crosstab(full.obs["group"], full.obs["batch"]).loc[first]
+        assert " ".join([first, *map(str, counts), str(counts.sum())]) in page.shown
+        assert "Cells of each cluster (leiden) in each type (group)" in page.shown
+
+    def test_quality_control_shows_its_thresholds(self, full, tmp_path):
+        rows = [("batch", "a", "n_genes_by_counts", when, 9, 1.0, 2.0, 3.0, 4.0, 5.0) for when in ("before", "after")]
+        columns = ["batch_key", "level", "measure", "when", "n_cells", "q05", "q25", "q50", "q75", "q95"]
+        full.uns["harmonax_workflow"]["quality"] = table(rows, columns)
+        page = Page(write_report(full, tmp_path / "r.html"))
+        boxes = next(f for f in page.json("figures") if f["data"][0]["type"] == "box")
+        assert [(trace["name"], trace["median"]) for trace in boxes["data"]] == [("before", [3.0]), ("after", [3.0])]
+        assert [shape["x0"] for shape in boxes["layout"]["shapes"]] == [200.0]
+        assert "a 100 90 10" in page.shown
+
+    def test_what_quality_control_took_is_part_of_the_verdict_and_of_its_section(self, full, tmp_path):
+        full.uns["harmonax_check"]["findings"] = to_table([Finding("note", Level.NOTE, "a note")])
+        full.uns["harmonax_workflow"]["types"] = table(
+            [("batch", "a", "T", 40, 40), ("batch", "a", "B", 30, 0)],
+            ["batch_key", "level", "type", "n_before", "n_after"],
+        )
+        shown = Page(write_report(full, tmp_path / "r.html")).shown
+        assert "Use this correction with care." in shown
+        assert "a B 30 0 0% a T 40 40 100%" in shown
+
+    def test_a_sweep_is_drawn_and_listed_and_its_absence_is_no_section(self, full, tmp_path):
+        assert "Which parameters?" not in Page(write_report(full, tmp_path / "r.html")).shown
+        rows = [
+            (1.0, 0.3, 0.9, "do_not_trust", False),
+            (2.0, 0.5, 0.8, "trust", True),
+            (4.0, 0.4, 0.7, HOSTILE[0], False),
+        ]
+        full.uns["harmonax"]["sweep"] = table(rows, ["theta", "mixing", "kept", "verdict", "chosen"])
+        page = Page(write_report(full, tmp_path / "r.html"))
+        assert "Chosen of 3 runs: theta 2" in page.shown
+        line, others, best, chosen = next(f for f in page.json("figures") if len(f["data"]) == 4)["data"]
+        assert (line["x"], others["x"], best["y"], chosen["x"]) == ([0.3, 0.5], [0.4], [0.9, 0.8], [0.5])
+        assert "do not trust" in page.shown
+        assert HOSTILE[0] in page.shown
+        assert len(page.scripts) == 7
+
+    @pytest.mark.parametrize("stored", [3, "x", [], {"runs": 1}, {"theta": 2.0}, {"chosen": [1]}])
+    def test_a_sweep_of_another_kind_does_no_harm(self, full, tmp_path, stored):
+        full.uns["harmonax"]["sweep"] = stored
+        assert "Can this correction be trusted?" in Page(write_report(full, tmp_path / "r.html")).shown
+
+    def test_a_correction_by_training_shows_its_losses_and_how_to_repeat_it(self, full, tmp_path):
+        del full.uns["harmonax"], full.uns["harmonax_diagnosis"]
+        steps = [("diagnose", "skipped", "X_mmd has coordinates of its own", 0.0, 0)]
+        names = ["step", "status", "note", "seconds", "peak_memory_bytes"]
+        full.uns["harmonax_workflow"] |= {"options": json.dumps({"corrector": "mmd"}), "steps": table(steps, names)}
+        full.uns["harmonax_mmd"] = {
+            "keys": np.array(["batch"], object),
+            "batch_keys": np.array(["batch"], object),
+            "seed": 3,
+        }
+        full.uns["harmonax_mmd"] |= {
+            "parameters": {"steps": 1000},
+            "n_genes": 9,
+            "status": "completed",
+            "adjusted_basis": "X_mmd",
+        }
+        full.uns["harmonax_mmd"]["history"] = {"total": np.arange(1000.0), "latent_mmd": np.ones(1000)}
+        page = Page(write_report(full, tmp_path / "r.html"))
+        assert "not Harmony's but MMD autoencoder, 1000 steps on 9 genes" in page.shown
+        assert "Why: X_mmd has coordinates of its own." in page.shown
+        assert "corrected by MMD, which does not use soft clusters" in page.shown
+        assert "harmonax.pp.mmd_integrate( adata, 'batch', steps=1000, adjusted_basis='X_mmd', rng=3, )" in page.shown
+        losses = [f["data"][0] for f in page.json("figures") if f["data"][0].get("mode") == "lines"]
+        assert [(len(loss["x"]), loss["x"][-1]) for loss in losses] == [(300, 1000), (300, 1000)]
+
+    def test_a_level_has_the_colour_that_pl_gives_it(self, full, tmp_path):
+        from harmonax.pl.colours import categories
+
+        full.obs["kind"] = pd.Categorical(np.resize([*"abcdefghijkl", "Unknown"], full.n_obs))
+        full.uns["batch_colors"] = np.array(["#ff0000", "#00ff00", "#0000ff"], object)
+        points = Page(write_report(full, tmp_path / "r.html")).json("points")
+        columns = {c["name"]: c for c in points["columns"]}
+        for name in ("kind", "batch"):
+            truth = categories(full.obs[name], full.uns.get(f"{name}_colors"))
+            assert dict(zip(columns[name]["levels"], columns[name]["colours"], strict=True)) == dict(
+                zip(truth.names, truth.colours, strict=True)
+            )
+        assert columns["kind"]["unlabelled"] == [columns["kind"]["levels"].index("Unknown")]
+        assert columns["batch"]["colours"] == ["#ff0000", "#00ff00", "#0000ff"]
+
+    def test_barcodes_are_those_of_the_cells_shown(self, full, tmp_path):
+        points = Page(write_report(full, tmp_path / "r.html", max_points=50)).json("points")
+        names = json.loads(zlib.decompress(base64.b64decode(points["names"])))
+        batch = next(c for c in points["columns"] if c["name"] == "batch")
+        shown = np.array(batch["levels"])[decoded(batch["codes"])]
+        assert len(names) == 50
+        assert full.obs.loc[names, "batch"].astype(str).tolist() == shown.tolist()
 
 
 class TestRefusals:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import anndata
 import numpy as np
@@ -308,3 +309,156 @@ def test_a_hundred_thousand_cells_are_drawn_in_a_moment(browser, opened, full, t
         return performance.now() - t; }"""
     )
     assert milliseconds < 5000
+
+
+def downloaded(page, press):
+    """What a click gives to take away: its name and its bytes."""
+    with page.expect_download() as waiting:
+        press()
+    return waiting.value.suggested_filename, Path(waiting.value.path()).read_bytes()
+
+
+def selected(page):
+    return int(page.locator("#map-status").inner_text().split(" cells selected")[0].split()[-1].replace(",", ""))
+
+
+def test_a_lasso_selects_what_it_encloses_and_the_barcodes_can_be_saved(full, opened):
+    page = opened(full)
+    page.select_option("#tool", "lasso")
+    box = page.locator(".map-box").first
+    box.scroll_into_view_if_needed()
+    at = box.bounding_box()
+    # A triangle below the diagonal.
+    page.mouse.move(at["x"] + 2, at["y"] + 2)
+    page.mouse.down()
+    for x, y in ((2, at["height"] - 2), (at["width"] - 2, at["height"] - 2)):
+        page.mouse.move(at["x"] + x, at["y"] + y, steps=5)
+    page.mouse.up()
+    truth = full.obsm["X_umap_uncorrected"]
+    middle, width = (truth.min(axis=0) + truth.max(axis=0)) / 2, np.ptp(truth, axis=0).max()
+    x, y = ((truth - middle) / width).T
+    assert abs(selected(page) - (y < -x).sum()) <= 4
+    name, data = downloaded(page, page.get_by_role("button", name="Save barcodes").click)
+    assert name == "barcodes.txt"
+    barcodes = data.decode().split()
+    within = dict(zip(full.obs_names, -x - y, strict=True))
+    assert abs(len(set(barcodes)) - (y < -x).sum()) <= 4
+    assert all(within[barcode] > -0.05 for barcode in barcodes)
+
+
+def test_cells_are_selected_with_the_keyboard_alone(full, opened):
+    page = opened(full)
+    focus(page, ".map-box")
+    page.keyboard.press("Enter")
+    assert selected(page) == full.n_obs
+    page.keyboard.press("+")
+    page.keyboard.press("+")
+    page.keyboard.press("Enter")
+    assert 0 < selected(page) < full.n_obs
+    page.keyboard.press("Escape")
+    assert "selected" not in page.locator("#map-status").inner_text()
+    page.select_option("#highlight", "0")
+    page.get_by_role("button", name="Select highlighted").press("Enter")
+    assert selected(page) == (full.obs["batch"] == "a").sum()
+
+
+def test_a_map_is_switched_to_another_embedding_and_one_can_stand_alone(full, opened):
+    full.obsm["X_other"] = np.random.default_rng(5).normal(size=(full.n_obs, 3))
+    page = opened(full)
+    lists = page.locator(".map-head select")
+    before = pictures(page)
+    names = lists.first.locator("option").all_inner_texts()
+    assert names[:2] == ["Before correction (X_umap_uncorrected)", "After correction (X_umap)"]
+    assert {"X_other", "X_pca", "X_pca_harmony"} <= set(names)
+    lists.first.select_option(label="X_other")
+    after = pictures(page)
+    assert after[0] != before[0]
+    assert after[1] == before[1]
+    page.select_option("#layout", "1")
+    assert page.locator(".map:visible").count() == 1
+
+
+def test_a_gene_is_found_by_its_name_and_what_is_not_there_is_said(full, opened):
+    page = opened(full, genes=["G1", "G2"])
+    page.fill("#search", "g2")
+    page.keyboard.press("Enter")
+    assert page.locator("#colour option:checked").inner_text() == "G2"
+    page.fill("#search", "ABC")
+    page.keyboard.press("Enter")
+    assert "Nothing in this page is called “ABC”. It holds 2 genes" in page.locator("#map-status").inner_text()
+
+
+def test_a_map_is_saved_as_a_picture(full, opened):
+    page = opened(full)
+    name, data = downloaded(page, page.get_by_role("button", name="Save this map as PNG").first.click)
+    assert name == "X_umap_uncorrected-batch.png"
+    assert data.startswith(b"\x89PNG")
+    assert len(data) > 5000
+
+
+def test_islands_have_names_where_clusters_are_shown(full, opened):
+    page = opened(full)
+    assert page.locator(".map-box[data-names]").count() == 0
+    options = page.eval_on_selector_all("#colour option", "all => all.map(o => o.textContent)")
+    page.select_option("#colour", str(options.index("leiden")))
+    named = pictures(page)
+    assert page.locator(".map-box").first.get_attribute("data-names") in ("1", "2", "3")
+    page.uncheck("#labels")
+    assert all(a != b for a, b in zip(named, pictures(page), strict=True))
+
+
+def test_cells_without_a_label_are_grey(full, opened):
+    full.obs["group"] = pd.Categorical(np.where(np.arange(full.n_obs) % 3, "Unknown", "T cell"))
+    page = opened(full, color_by=["group"])
+    page.evaluate(
+        "() => { const o = document.querySelector('#opacity'); o.value = 1; o.dispatchEvent(new Event('input')); }"
+    )
+    page.uncheck("#labels") if page.is_checked("#labels") else None
+    assert {"187,187,187", "0,114,178"} <= set(colours(page))
+    assert "120 cells without a label are grey" in page.locator("#legend").inner_text()
+
+
+def test_a_table_is_sorted_with_the_keyboard_and_taken_away(full, opened):
+    page = opened(full)
+    part = page.locator("#diagnosis .wide").first
+    head = part.get_by_role("button", name="Neighbours kept")
+    first = part.locator("tbody th").all_inner_texts()
+    head.press("Enter")
+    assert part.locator("th[aria-sort=ascending]").count() == 1
+    assert part.locator("tbody th").all_inner_texts() == ["B", "T"]
+    head.press("Enter")
+    assert part.locator("tbody th").all_inner_texts() == ["T", "B"]
+    assert sorted(first) == ["B", "T"]
+    name, data = downloaded(page, page.locator("#diagnosis .take").first.click)
+    assert name.endswith(".tsv")
+    lines = [line.split("\t") for line in data.decode().splitlines()]
+    assert lines[0][0] == "Group"
+    assert [line[0] for line in lines[1:]] == ["T", "B"]
+
+
+def test_dark_colours_follow_the_system_and_the_button(full, browser, tmp_path):
+    page = browser.new_page(color_scheme="dark")
+    page.goto(write_report(full, tmp_path / "r.html").as_uri())
+    ground = "getComputedStyle(document.body).backgroundColor"
+    assert page.evaluate(ground) == "rgb(20, 26, 34)"
+    chart = page.locator(".chart .main-svg").first
+    assert "20, 26, 34" in chart.get_attribute("style")
+    page.locator("#theme").press("Enter")
+    assert page.evaluate(ground) == "rgb(255, 255, 255)"
+    until(page, "document.querySelector('.chart .main-svg').style.background.includes('255')")
+    page.close()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (390, "dark")])
+def test_axe_finds_no_violation(full, browser, tmp_path, width, scheme):
+    package = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")
+    context = browser.new_context(bypass_csp=True, viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(write_report(full, tmp_path / "r.html").as_uri())
+    until(page, "document.querySelectorAll('.main-svg').length > 0")
+    page.evaluate("() => document.querySelectorAll('details').forEach(d => { d.open = true; })")
+    page.evaluate((Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8"))
+    found = page.evaluate("() => axe.run()")
+    context.close()
+    assert len(found["passes"]) > 30
+    assert not [(v["id"], v["nodes"][0]["html"]) for v in found["violations"]]

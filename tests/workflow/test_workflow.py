@@ -11,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anndata as ad
@@ -621,7 +622,9 @@ def test_every_file_is_made(counts, scored, tmp_path):
     table = pd.read_csv(out / "metrics.tsv", sep="\t")
     assert list(table["embedding"].unique()) == ["X_pca", "X_pca_harmony"]
     section = json.loads((out / "harmonax_mqc.json").read_text())
-    assert section["data"]["X_pca_harmony"] == {"iLISI": 0.2, "iLISI, label-free": 0.3}
+    corrected = next(name for name in section["data"] if name.endswith(": X_pca_harmony"))
+    assert section["data"][corrected] == {"verdict": "unknown", "iLISI": 0.2, "iLISI, label-free": 0.3}
+    assert list(section["headers"]) == ["verdict", "iLISI", "iLISI, label-free"]
     assert section["plot_type"] == "table"
     versions = (out / "versions.yml").read_text()
     assert versions.startswith('"harmonax":\n    ')
@@ -629,6 +632,30 @@ def test_every_file_is_made(counts, scored, tmp_path):
     for name in FIGURES:
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     assert "<html" in (out / "report.html").read_text()[:200].lower()
+
+
+def test_rows_for_multiqc_are_of_this_run_and_of_no_other(tmp_path):
+    from harmonax.workflow.summaries import run_name
+
+    folders = [tmp_path / part / "run" / "results" for part in "ab"]
+    names = [run_name(SimpleNamespace(folder=folder)) for folder in folders]
+    assert all(name.startswith("run-results [") for name in names)
+    assert len(set(names)) == 2
+    assert names == [run_name(SimpleNamespace(folder=folder)) for folder in folders]
+    # Of a name with a slash, MultiQC keeps only what follows.
+    assert "/" not in "".join(names)
+
+
+def test_measures_before_and_after_quality_control_are_kept_by_batch(counts):
+    made = run(counts, "batch", **{**QUICKEST, "min_genes": 20})
+    seen = made.uns["harmonax_workflow"]["quality"]
+    cells = made.uns["harmonax_workflow"]["cells"].set_index("level")
+    genes = seen[seen["measure"] == "n_genes_by_counts"].set_index(["level", "when"])
+    for level in cells.index:
+        assert genes.loc[(level, "before"), "n_cells"] == cells.loc[level, "n_before"]
+        kept = made.obs.loc[made.obs["batch"].astype(str) == level, "n_genes_by_counts"]
+        assert genes.loc[(level, "after"), "q50"] == kept.median()
+        assert genes.loc[(level, "after"), "q05"] >= 20
 
 
 def ids(adata: ad.AnnData) -> ad.AnnData:

@@ -39,8 +39,7 @@ def categories(values: pd.Series, given: Sequence[Any] | None = None) -> Categor
     column = values.astype("category")
     names, codes = list(column.cat.categories), np.asarray(column.cat.codes, np.int64)
     used = np.unique(codes[codes >= 0])
-    colours = _given(given, len(names))
-    colours = [colours[i] for i in used] if colours else _chosen([str(names[i]) for i in used])
+    colours = level_colours(names, used, given)
     position = np.full(len(names) + 1, -1)
     position[used] = np.arange(len(used))
     codes = position[codes]
@@ -48,17 +47,33 @@ def categories(values: pd.Series, given: Sequence[Any] | None = None) -> Categor
     return Categories(codes, [str(names[i]) for i in used], colours, counts)
 
 
+def level_colours(names: Sequence[Any], used: np.ndarray, given: Sequence[Any] | None = None) -> list[str]:
+    """Return the colours of the categories that have cells, as hexadecimal numbers: everywhere the same ones.
+
+    A name that stands for no label is grey.
+    """
+    colours = _given(given, len(names))
+    chosen = [str(names[i]) for i in used]
+    found = [colours[i] for i in used] if colours else _chosen(chosen)
+    return [MISSING if is_unlabelled(name) else colour for name, colour in zip(chosen, found, strict=True)]
+
+
+def is_unlabelled(name: str) -> bool:
+    """Return whether a category's name says that there is no label."""
+    return name.strip().casefold() in UNLABELLED
+
+
 def _chosen(names: list[str]) -> list[str]:
-    """Return a colour per name; a name that stands for none gets the grey of missing values."""
-    named = [name for name in names if name.casefold() not in UNLABELLED]
+    """Return a colour per name; one that stands for no label uses none up."""
+    named = [name for name in names if not is_unlabelled(name)]
     colours = dict(zip(named, palette(len(named)), strict=True))
     return [colours.get(name, MISSING) for name in names]
 
 
 def _given(colours: Sequence[Any] | None, n: int) -> list[str] | None:
-    from matplotlib.colors import is_color_like
-
     if colours is None or isinstance(colours, str):
         return None
-    listed = [str(c) for c in colours]
-    return listed if len(listed) >= n and all(is_color_like(c) for c in listed) else None
+    from matplotlib.colors import is_color_like, to_hex
+
+    listed = [str(c) for c in np.atleast_1d(colours)]
+    return [to_hex(c) for c in listed] if len(listed) >= n and all(is_color_like(c) for c in listed) else None

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .canvas import Canvas, check_save, tidy
-from .palette import FAINT, INK, MUTED, OKABE_ITO
+from .palette import FAINT, INK, MUTED, TERMS
 from .stored import harmony_record
 
 if TYPE_CHECKING:
@@ -84,9 +84,9 @@ def convergence(
     passes = np.arange(1, len(total) + 1)
     objective.plot(np.append(0, passes), np.append(rounds[0], total), color=MUTED, linewidth=1)
     objective.plot(np.append(0, ends), rounds, "o", color=INK, markersize=4, label="end of a round")
-    for (name, style), colour in zip(_TERMS, OKABE_ITO, strict=False):
+    for name, style in _TERMS:
         values = np.asarray(history[name], float)
-        terms.plot(passes, values - values[0], style, color=colour, label=name, linewidth=1.6)
+        terms.plot(passes, values - values[0], style, color=TERMS[name], label=name, linewidth=1.6)
     for ax in (objective, terms):
         tidy(ax)
         for end in ends:

@@ -10,7 +10,7 @@ import pandas as pd
 from ..errors import InputError
 from .canvas import Canvas, check_save, tidy
 from .lettering import legend, shown, tick_names
-from .palette import INK, palette
+from .palette import AFTER, BEFORE, INK, palette
 from .stored import part, stored
 
 if TYPE_CHECKING:
@@ -91,7 +91,9 @@ def metrics(
     canvas = Canvas(1, 1, (7.2, inches), ax)
     ax = canvas.axes[0, 0]
     handles = []
-    for i, (name, colour) in enumerate(zip(embeddings, palette(len(embeddings)), strict=True)):
+    # The first is the one before correction.
+    colours = [BEFORE, AFTER, *palette(len(embeddings))[2:]][: len(embeddings)]
+    for i, (name, colour) in enumerate(zip(embeddings, colours, strict=True)):
         own = scores[scores["embedding"] == name]
         at = np.array([places[group] for group in zip(own["section"], own["metric"], strict=True)])
         at = at + (i - (len(embeddings) - 1) / 2) * thickness

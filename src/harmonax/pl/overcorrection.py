@@ -11,7 +11,7 @@ from ..errors import InputError, MissingKeyError
 from ..evaluation.after.structure import NEIGHBOURS
 from .canvas import Canvas, check_save, tidy
 from .lettering import shown, verbatim
-from .palette import INK, MISSING, MUTED, NUMBERS, OKABE_ITO
+from .palette import INK, MISSING, MUTED, NUMBERS, SKY
 from .stored import part, stored
 from .views import View, colour_bar, corrected_view, scatter, shuffled
 
@@ -155,7 +155,7 @@ def _name_groups(ax: Axes, view: View, adata: Any, diagnosis: Any, flagged: list
 def _histogram(ax: Axes, kept: np.ndarray, diagnosis: Any) -> None:
     # The shares are whole numbers of neighbours: a bin for each.
     edges = [(i - 0.5) / NEIGHBOURS for i in range(NEIGHBOURS + 2)]
-    ax.hist(kept, bins=edges, color=OKABE_ITO[4], edgecolor="white", linewidth=0.5)
+    ax.hist(kept, bins=edges, color=SKY, edgecolor="white", linewidth=0.5)
     ax.axvline(float(kept.mean()), color=INK, linewidth=1.5, label=f"mean {kept.mean():.2f}")
     null = diagnosis.get("null") or {}
     if "neighbours_kept" in null:

@@ -10,13 +10,15 @@ MISSING, RARE, DIMMED = "#BBBBBB", "#A4ABB5", "#E4E7EB"
 BLUE, ORANGE, GREEN, PINK, SKY, VERMILION = "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"
 # Okabe and Ito's colours; yellow and black come last, since one is hard to see on white and the other is a text's.
 OKABE_ITO = (BLUE, ORANGE, GREEN, PINK, SKY, VERMILION, "#F0E442", "#000000")
-# Paul Tol's "muted" and a grey.
-TOL = (*("#332288", "#88CCEE", "#44AA99", "#882255", "#999933", "#DDCC77", "#CC6677", "#AA4499", "#117733", "#555555"),)
 # Twelve more, chosen to stay apart from Okabe and Ito's, and from each other, under red- and green-blindness too.
 FURTHER = (
     *("#551500", "#000080", "#0000FF", "#952A55", "#8080FF", "#402AAA"),
     *("#15D480", "#2A5500", "#BF2A95", "#EA00D4", "#FF406A", "#955540"),
 )
+# One colour, one meaning, in every figure and on every page.
+BEFORE, AFTER = ORANGE, BLUE
+TERMS = {"distance": ORANGE, "entropy": GREEN, "diversity": VERMILION}
+FRONT, CHOSEN = BLUE, VERMILION
 # Of numbers: told apart without colour vision, and unlike cividis never grey, which means missing.
 NUMBERS = "viridis"
 VIRIDIS = (
@@ -28,7 +30,9 @@ _GOLDEN = 0.618034
 
 
 def palette(n: int) -> list[str]:
-    """Return n colours: Okabe and Ito's up to 8, Tol's up to 10, then hues whose lightness alternates.
+    """Return n colours: Okabe and Ito's, twelve more that stay apart from them, then hues whose lightness alternates.
+
+    The first colours are the same for every n: a further group changes no other's colour.
 
     Examples
     --------
@@ -37,12 +41,8 @@ def palette(n: int) -> list[str]:
     >>> len(set(palette(60)))
     60
     """
-    if n <= len(OKABE_ITO):
-        return list(OKABE_ITO[:n])
-    if n <= len(TOL):
-        return list(TOL[:n])
-    made = []
-    for i in range(n):
+    made = [*OKABE_ITO, *FURTHER][:n]
+    for i in range(len(made), n):
         # Neighbours in the legend differ in hue, and in lightness, which every reader sees.
         rgb = colorsys.hls_to_rgb((0.58 + i * _GOLDEN) % 1.0, (0.38, 0.62, 0.25, 0.75)[i % 4], 0.75)
         made.append("#" + "".join(f"{round(255 * v):02X}" for v in rgb))

@@ -10,7 +10,7 @@ import pandas as pd
 from ..errors import InputError, MissingKeyError, nearest
 from .canvas import Canvas, check_save, tidy
 from .lettering import shown, verbatim
-from .palette import INK, MUTED, OKABE_ITO
+from .palette import CHOSEN, FRONT, INK, MUTED
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -88,16 +88,12 @@ def pareto(
     ax = canvas.axes[0, 0]
     best = front(xy)
     line = xy[best][np.argsort(xy[best, 0])]
-    ax.plot(
-        line[:, 0], line[:, 1], color=OKABE_ITO[0], linewidth=1.2, zorder=1, label="front: no other is better in both"
-    )
+    ax.plot(line[:, 0], line[:, 1], color=FRONT, linewidth=1.2, zorder=1, label="front: no other is better in both")
     ax.scatter(xy[~best, 0], xy[~best, 1], s=38, facecolors="white", edgecolors=MUTED, zorder=2)
-    ax.scatter(xy[best, 0], xy[best, 1], s=38, color=OKABE_ITO[0], zorder=3)
+    ax.scatter(xy[best, 0], xy[best, 1], s=38, color=FRONT, zorder=3)
     if chosen is not None:
         at = np.array([name == str(chosen) for name in names])
-        ax.scatter(
-            xy[at, 0], xy[at, 1], s=190, marker="*", color=OKABE_ITO[5], edgecolors="white", zorder=4, label="chosen"
-        )
+        ax.scatter(xy[at, 0], xy[at, 1], s=190, marker="*", color=CHOSEN, edgecolors="white", zorder=4, label="chosen")
     ax.margins(x=0.22, y=0.12)
     # Of many points, the names of those that nobody would choose hide the others.
     told = np.isfinite(xy).all(axis=1) if len(xy) <= _NAMED else best | np.isin(names, [str(chosen)])

@@ -10,6 +10,24 @@
     Plotly.newPlot(chart, figure.data, figure.layout, config);
   }
 
+  // Dark where the reader's system is, or as the button says; charts take the page's colours.
+  const dark = matchMedia("(prefers-color-scheme: dark)"), theme = document.getElementById("theme");
+  const isDark = () => (document.documentElement.style.colorScheme || (dark.matches ? "dark" : "light")) === "dark";
+  const colours = (paper = false) => {
+    theme.textContent = isDark() ? "Light" : "Dark";
+    theme.setAttribute("aria-label", (isDark() ? "Light" : "Dark") + " colours");
+    const style = getComputedStyle(document.body), ink = paper ? "#222" : style.color, ground = paper ? "#fff" : style.backgroundColor;
+    const grid = paper || !isDark() ? "#ddd" : "#345";
+    for (const chart of charts) {
+      const axes = Object.keys(chart.layout).filter((name) => /^[xy]axis\d*$/.test(name)).map((name) => [name + ".gridcolor", grid]);
+      Plotly.relayout(chart, { "font.color": ink, paper_bgcolor: ground, plot_bgcolor: ground, ...Object.fromEntries(axes) });
+    }
+  };
+  theme.hidden = false;
+  theme.addEventListener("click", () => { document.documentElement.style.colorScheme = isDark() ? "light" : "dark"; colours(); });
+  dark.addEventListener("change", () => colours());
+  colours();
+
   for (const button of document.querySelectorAll("[data-copy]")) {
     button.addEventListener("click", async () => {
       const code = button.closest(".code").querySelector("code");
@@ -55,6 +73,7 @@
   const paper = (on) => {
     if (on) for (const part of document.querySelectorAll("details:not([open])")) { part.open = true; unfolded.push(part); }
     else while (unfolded.length) unfolded.pop().open = false;
+    colours(on);
     for (const chart of charts) Plotly.relayout(chart, on ? { autosize: false, width: Math.min(chart.clientWidth, 680) } : { autosize: true, width: null });
   };
   matchMedia("print").addEventListener("change", (event) => paper(event.matches));

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ..pl.colours import is_unlabelled, level_colours
+from ..pl.palette import RARE
 from .text import clean
 
 # One byte per cell: the last value means missing. More levels than this are shown with the rarest as one.
@@ -29,10 +31,13 @@ class Column:
         What the page is told: name, group, kind, and the levels or the range.
     codes
         One byte for each cell of the sample.
+    spare
+        Shown only where it fits without leaving out cells or other columns.
     """
 
     about: dict[str, Any]
     codes: np.ndarray
+    spare: bool = False
 
     def packed(self, n: int) -> dict[str, Any]:
         """Return it for the page, of the first `n` cells."""
@@ -65,12 +70,16 @@ def is_worth_showing(values: pd.Series) -> bool:
     return not is_category(values) or different <= max(MAX_LEVELS, 20) or 10 * different <= len(values)
 
 
-def category(name: str, values: pd.Series, rows: np.ndarray, group: str) -> Column:
-    """Return a column of names; its levels in their own order, the rarest together where they are too many."""
+def category(name: str, values: pd.Series, rows: np.ndarray, group: str, given: Any = None) -> Column:
+    """Return a column of names; its levels in their own order, the rarest together where they are too many.
+
+    Colours are those of `pl`: `given`, one per category, where they are valid, else those of the palette.
+    """
     held = values if isinstance(values.dtype, pd.CategoricalDtype) else _as_category(values)
     codes = np.asarray(held.cat.codes)
     counts = np.bincount(codes[codes >= 0], minlength=len(held.cat.categories))
     shown = np.flatnonzero(counts)
+    colours = dict(zip(shown, level_colours(list(held.cat.categories), shown, given), strict=True))
     merged = 0
     if len(shown) > MAX_LEVELS:
         keep = np.sort(shown[np.argsort(-counts[shown], kind="stable")[: MAX_LEVELS - 1]])
@@ -85,6 +94,8 @@ def category(name: str, values: pd.Series, rows: np.ndarray, group: str) -> Colu
         levels.append(f"({merged:,} rarer levels together)")
         sizes.append(int(counts.sum() - counts[shown].sum()))
     about = {"name": clean(name), "group": group, "kind": "category", "levels": levels, "counts": sizes}
+    about["colours"] = [colours[i] for i in shown] + [RARE] * bool(merged)
+    about["unlabelled"] = [k for k, i in enumerate(shown) if is_unlabelled(str(held.cat.categories[i]))]
     return Column(about | {"missing": int((codes < 0).sum()), "merged": bool(merged)}, place[codes[rows]])
 
 

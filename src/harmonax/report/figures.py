@@ -20,20 +20,21 @@ MAX_WRITTEN = 150
 
 
 class Chart(NamedTuple):
-    """The place of a figure in the page: its number, its height, and what it says for those who do not see it."""
+    """The place of a figure in the page: its number, its sizes, and what it says for those who do not see it."""
 
     place: int
     height: int
     says: str
+    least_width: int = 0
 
 
 class Figures(list[dict[str, Any]]):
     """The figures of a page, in the order in which they were added."""
 
-    def add(self, figure: dict[str, Any], says: str) -> Chart:
-        """Add a figure; return its place in the page."""
+    def add(self, figure: dict[str, Any], says: str, least_width: int = 0) -> Chart:
+        """Add a figure, which is scrolled where there is less room than its least width; return its place."""
         self.append(figure)
-        return Chart(len(self) - 1, int(figure["layout"].get("height", 300)), says)
+        return Chart(len(self) - 1, int(figure["layout"].get("height", 300)), says, least_width)
 
 
 def layout(**own: Any) -> dict[str, Any]:

@@ -7,8 +7,8 @@
   if (!data || !row || !data.maps.length) return;
   const find = (id) => document.getElementById(id);
 
-  // The table of `pl/palette.py`.
-  const { levels: PALETTE, numbers: NUMBERS, missing: ABSENT, rare: OTHER, dimmed: DIM, unexpressed: UNEXPRESSED } = data.colours;
+  // Of `pl/palette.py`; those of the levels come with their columns.
+  const { numbers: NUMBERS, missing: ABSENT, dimmed: DIM, unexpressed: UNEXPRESSED, selection: SELECTION } = data.colours;
   const MISSING = 255, NOWHERE = 65535;
 
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
@@ -30,37 +30,39 @@
     return mix(stops[k], stops[k + 1], at - k);
   });
 
-  const state = { column: null, hidden: new Set(), only: null, hover: null, selected: null, size: 3, opacity: 0.8 };
-  const maps = data.maps.map((about) => ({ about, x: wide(about.x), y: wide(about.y), view: null, bins: null }));
+  const state = { column: null, hidden: new Set(), only: null, hover: null, selected: null, size: 3, opacity: 0.8, tool: "box", touch: false,
+    labels: null };
+  // Whatever can be shown, and the one or two maps that show it.
+  const embeddings = [...data.maps, ...data.others];
+  const maps = data.maps.map((_, i) => ({ source: i }));
+  const whole = () => ({ x: -0.03, y: -0.03, w: 1.06 });
+  function show(map, source) {
+    const about = embeddings[source];
+    about.wide ||= [wide(about.x), wide(about.y)];
+    Object.assign(map, { source, about, x: about.wide[0], y: about.wide[1], view: whole(), bins: null });
+  }
+  maps.forEach((map, i) => show(map, i));
+  const shown = () => maps.filter((map) => !map.figure.hidden);
 
   // --- what is drawn -------------------------------------------------------------------------------------------
-  const palettes = new Map();
   function paletteOf(column) {
-    if (palettes.has(column)) return palettes.get(column);
-    let colours;
-    if (column.kind === "number") {
-      colours = ramp(column.low_on_top ? NUMBERS : NUMBERS.slice().reverse());
-      if (column.gene) colours[0] = UNEXPRESSED;
-    } else {
-      const last = column.merged ? column.levels.length - 1 : -1;
-      const ranked = column.levels.map((_, i) => i);
-      if (ranked.length > PALETTE.length) ranked.sort((a, b) => (a === last) - (b === last) || column.counts[b] - column.counts[a]);
-      colours = [];
-      ranked.forEach((level, rank) => { colours[level] = rank < PALETTE.length && level !== last ? PALETTE[rank] : OTHER; });
+    if (column.kind === "number" && !column.colours) {
+      column.colours = ramp(column.low_on_top ? NUMBERS : NUMBERS.slice().reverse());
+      if (column.gene) column.colours[0] = UNEXPRESSED;
     }
-    palettes.set(column, colours);
-    return colours;
+    return column.colours;
   }
   const codesOf = (column) => (column.bytes ||= bytes(column.codes));
 
-  // 0: not drawn, 1: in the background, 2: in its colour.
+  // 0: not drawn, 1: in the background, 2: in its colour, 3: without a label, before the others.
   function layers() {
     const codes = codesOf(state.column), level = new Uint8Array(data.n).fill(2), category = state.column.kind === "category";
-    const only = state.hover ?? state.only;
+    const only = state.hover ?? state.only, grey = new Set(state.column.unlabelled);
     for (let i = 0; i < data.n; i++) {
       const code = codes[i];
       if (category && state.hidden.has(code)) level[i] = 0;
       else if (code === MISSING || (state.selected && !state.selected[i]) || (category && only !== null && code !== only)) level[i] = 1;
+      else if (category && code !== only && grey.has(code)) level[i] = 3;
     }
     return level;
   }
@@ -68,8 +70,8 @@
   // Cells come in random order. Runs of one colour draw fast; several passes keep the order random enough.
   function order(level) {
     const codes = codesOf(state.column), number = state.column.kind === "number", passes = number ? 1 : Math.min(16, data.n);
-    const runs = [{ colour: null, cells: [] }];
-    for (let i = 0; i < data.n; i++) if (level[i] === 1) runs[0].cells.push(i);
+    const runs = [{ colour: null, cells: [] }, { colour: ABSENT, cells: [] }];
+    for (let i = 0; i < data.n; i++) if (level[i] % 2) runs[level[i] === 1 ? 0 : 1].cells.push(i);
     const colours = paletteOf(state.column);
     for (let p = 0; p < passes; p++) {
       const from = Math.floor((p * data.n) / passes), to = Math.floor(((p + 1) * data.n) / passes), held = new Map();
@@ -92,7 +94,7 @@
 
   function draw() {
     const runs = order(layers());
-    for (const map of maps) drawMap(map, runs);
+    for (const map of shown()) drawMap(map, runs);
     drawOver();
   }
 
@@ -119,11 +121,49 @@
       }
     }
     pen.globalAlpha = 1;
+    if (labelled()) names(map, pen);
+  }
+
+  // Islands have names where clusters or labels are shown, or where somebody wants them.
+  const labelled = () => state.column.kind === "category" && (state.labels ?? state.column.group === "Clusters and labels");
+
+  // A level's name stands where most of its cells are: in its densest square, as the mean may lie between islands.
+  const SQUARES = 24;
+  function centres(map) {
+    const codes = codesOf(state.column), held = new Map();
+    for (let i = 0; i < data.n; i++) {
+      if (map.x[i] === NOWHERE || codes[i] === MISSING) continue;
+      const square = Math.floor(map.x[i] / 65535 * SQUARES) * SQUARES + Math.floor(map.y[i] / 65535 * SQUARES);
+      if (!held.has(codes[i])) held.set(codes[i], new Map());
+      const of = held.get(codes[i]), sums = of.get(square) || [0, 0, 0];
+      of.set(square, [sums[0] + 1, sums[1] + map.x[i], sums[2] + map.y[i]]);
+    }
+    return [...held].map(([code, of]) => {
+      const [n, x, y] = [...of.values()].reduce((a, b) => (b[0] > a[0] ? b : a));
+      return { code, x: x / n / 65534, y: y / n / 65534 };
+    });
+  }
+  function names(map, pen) {
+    if (map.named !== state.column || map.namedFrom !== map.source) Object.assign(map, { named: state.column, namedFrom: map.source, centres: centres(map) });
+    const only = state.hover ?? state.only, taken = [], column = state.column, v = map.view;
+    pen.font = "600 12px system-ui, sans-serif";
+    Object.assign(pen, { textAlign: "center", textBaseline: "middle", lineJoin: "round", lineWidth: 3.5, strokeStyle: "#fff", fillStyle: "#111" });
+    const wanted = map.centres.filter((c) => !state.hidden.has(c.code) && (only === null || c.code === only) && !column.unlabelled.includes(c.code));
+    for (const c of wanted.sort((a, b) => column.counts[b.code] - column.counts[a.code])) {
+      const name = column.levels[c.code], text = name.length > 24 ? name.slice(0, 23) + "…" : name, half = pen.measureText(text).width / 2 + 2;
+      const x = Math.min(map.side - half, Math.max(half, ((c.x - v.x) / v.w) * map.side)), y = (1 - (c.y - v.y) / v.w) * map.side;
+      // A name that would cover another is left out; zooming in makes room for it.
+      if (y < 8 || y > map.side - 8 || taken.some((t) => Math.abs(t.y - y) < 14 && Math.abs(t.x - x) < t.half + half)) continue;
+      taken.push({ x, y, half });
+      pen.strokeText(text, x, y);
+      pen.fillText(text, x, y);
+    }
+    map.box.dataset.names = String(taken.length);
   }
 
   let pointed = -1, dragged = null;
   function drawOver() {
-    for (const map of maps) {
+    for (const map of shown()) {
       const pen = map.over.getContext("2d"), ratio = map.over.width / map.side;
       pen.setTransform(ratio, 0, 0, ratio, 0, 0);
       pen.clearRect(0, 0, map.side, map.side);
@@ -135,12 +175,18 @@
         }
       }
       if (dragged && dragged.map === map) {
-        pen.fillStyle = PALETTE[0] + "1f"; pen.strokeStyle = PALETTE[0]; pen.lineWidth = 1.5;
-        const box = [dragged.x, dragged.y, dragged.u - dragged.x, dragged.v - dragged.y];
-        pen.fillRect(...box); pen.strokeRect(...box);
+        Object.assign(pen, { fillStyle: SELECTION + "1f", strokeStyle: SELECTION, lineWidth: 1.5 });
+        pen.beginPath();
+        for (const [x, y] of outline(dragged)) pen.lineTo(x, y);
+        pen.closePath(); pen.fill(); pen.stroke();
       }
     }
   }
+  const outline = (drag) => {
+    if (state.tool === "lasso") return drag.path;
+    const [[x, y], [u, v]] = [drag.path[0], drag.path.at(-1)];
+    return [[x, y], [u, y], [u, v], [x, v]];
+  };
 
   // --- pointing, selecting, moving -----------------------------------------------------------------------------
   const BINS = 100;
@@ -178,31 +224,45 @@
 
   function point(map, event) {
     const frame = map.box.getBoundingClientRect(), x = event.clientX - frame.left, y = event.clientY - frame.top;
-    if (dragged) { dragged.u = x; dragged.v = y; pointed = -1; map.tip.hidden = true; drawOver(); return; }
+    if (dragged) { dragged.path.push([x, y]); pointed = -1; map.tip.hidden = true; drawOver(); return; }
     pointed = nearest(map, x, y);
     map.tip.hidden = pointed < 0;
     if (pointed >= 0) {
-      const shown = [state.column, ...data.columns.filter((c) => c !== state.column && c.group === "Batch").slice(0, 2)];
-      map.tip.replaceChildren(...shown.map((c) => make("div", "", c.name + ": " + valueOf(c, pointed))));
+      const told = [state.column, ...data.columns.filter((c) => c !== state.column && c.group === "Batch").slice(0, 2)];
+      map.tip.replaceChildren(...told.map((c) => make("div", "", c.name + ": " + valueOf(c, pointed))));
       map.tip.style.left = Math.min(x + 12, map.side - 150) + "px";
       map.tip.style.top = (y > map.side - 70 ? y - 60 : y + 14) + "px";
     }
     drawOver();
   }
 
-  function select(box) {
-    const [left, right] = [Math.min(box.x, box.u), Math.max(box.x, box.u)], [top, bottom] = [Math.min(box.y, box.v), Math.max(box.y, box.v)];
+  function leave(map) { pointed = -1; map.tip.hidden = true; drawOver(); }
+
+  // Select the drawn cells within a line around them, on one map.
+  function enclose(map, line) {
+    const xs = line.map((p) => p[0]), ys = line.map((p) => p[1]);
+    const [left, right, top, bottom] = [Math.min(...xs), Math.max(...xs), Math.min(...ys), Math.max(...ys)];
     if (right - left < 4 && bottom - top < 4) { state.selected = null; return; }
-    const chosen = new Uint8Array(data.n), level = layers();
-    for (let i = 0; i < data.n; i++) {
-      if (level[i] === 0 || box.map.x[i] === NOWHERE) continue;
-      const [x, y] = place(box.map, i);
-      chosen[i] = x >= left && x <= right && y >= top && y <= bottom ? 1 : 0;
-    }
+    const level = layers();
+    pick((i) => {
+      if (level[i] === 0 || map.x[i] === NOWHERE) return false;
+      const [x, y] = place(map, i);
+      if (x < left || x > right || y < top || y > bottom) return false;
+      let within = false;
+      for (let a = 0, b = line.length - 1; a < line.length; b = a++) {
+        const [[ax, ay], [bx, by]] = [line[a], line[b]];
+        if (ay > y !== by > y && x < ((bx - ax) * (y - ay)) / (by - ay) + ax) within = !within;
+      }
+      return within;
+    });
+  }
+  function pick(is) {
+    const chosen = new Uint8Array(data.n);
+    for (let i = 0; i < data.n; i++) chosen[i] = is(i) ? 1 : 0;
     state.selected = chosen.includes(1) ? chosen : null;
   }
+  const inView = (map) => enclose(map, [[0, 0], [map.side, 0], [map.side, map.side], [0, map.side]]);
 
-  const whole = () => ({ x: -0.03, y: -0.03, w: 1.06 });
   function zoomTo(map, cells) {
     let [a, b, c, d] = [1, 1, 0, 0];
     for (const i of cells) {
@@ -221,77 +281,19 @@
   function key(map, event) {
     const v = map.view, step = v.w / 10;
     const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, step], ArrowDown: [0, -step] };
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target !== map.box || event.ctrlKey || event.metaKey || event.altKey) return;
     if (moves[event.key]) { v.x += moves[event.key][0]; v.y += moves[event.key][1]; }
     else if (event.key === "+" || event.key === "=") scale(map, 0.8);
     else if (event.key === "-") scale(map, 1.25);
     else if (event.key === "0") map.view = whole();
+    else if (event.key === "Enter") inView(map);
     else if (event.key === "Escape") state.selected = null;
     else return;
     event.preventDefault();
     refresh();
   }
 
-  // --- the controls --------------------------------------------------------------------------------------------
-  function legend() {
-    const column = state.column, box = make("fieldset"), colours = paletteOf(column);
-    if (column.kind === "number") {
-      box.append(make("legend", "", column.name));
-      const strip = make("div", "ramp");
-      strip.style.background = "linear-gradient(to right, " + colours.filter((_, i) => i % 6 === 0).join(", ") + ")";
-      const ends = make("div", "ends");
-      ends.append(make("span", "", (column.below ? "≤ " : "") + say(column.low)), make("span", "", (column.above ? "≥ " : "") + say(column.high)));
-      box.append(strip, ends);
-      if (column.missing) box.append(make("p", "quiet", count(column.missing) + " cells without a value are grey."));
-    } else {
-      box.append(make("legend", "", "Levels of " + column.name + " (" + count(column.levels.length) + ")"));
-      const buttons = make("span", "buttons");
-      for (const [text, hide] of [["Show all", false], ["Hide all", true]]) {
-        const button = make("button", "", text);
-        button.type = "button";
-        button.addEventListener("click", () => {
-          state.hidden = new Set(hide ? column.levels.keys() : []);
-          for (const input of box.querySelectorAll("input")) { input.checked = !hide; input.parentNode.classList.toggle("off", hide); }
-          refresh();
-        });
-        buttons.append(button);
-      }
-      const list = make("ul", "levels");
-      column.levels.forEach((name, i) => list.append(entry(column, name, i, colours[i])));
-      box.append(buttons, list);
-      const rare = colours.filter((c) => c === OTHER).length;
-      if (rare > 1) box.append(make("p", "quiet", "The largest " + PALETTE.length + " levels have colours of their own; choose any other under Highlight."));
-      if (column.missing) box.append(make("p", "quiet", count(column.missing) + " cells have no level and are grey."));
-    }
-    find("legend").replaceChildren(box);
-  }
-
-  function entry(column, name, i, colour) {
-    const item = make("li"), label = make("label"), input = make("input"), swatch = make("span", "swatch");
-    input.type = "checkbox";
-    input.checked = !state.hidden.has(i);
-    swatch.style.background = colour;
-    const text = make("span", "name", name);
-    text.title = name;
-    input.addEventListener("change", () => {
-      state.hidden[input.checked ? "delete" : "add"](i);
-      label.classList.toggle("off", !input.checked);
-      refresh();
-    });
-    label.addEventListener("pointerenter", (event) => { if (event.pointerType === "mouse") { state.hover = i; later(); } });
-    label.addEventListener("pointerleave", () => { if (state.hover !== null) { state.hover = null; later(); } });
-    label.append(input, swatch, text, make("span", "count", count(column.counts[i])));
-    item.append(label);
-    return item;
-  }
-
-  function highlights() {
-    const list = find("highlight"), category = state.column.kind === "category";
-    list.disabled = !category;
-    const names = category ? state.column.levels : [];
-    list.replaceChildren(...[category ? "All levels" : "(not for numbers)", ...names].map((name, i) => new Option(name, String(i - 1))));
-  }
-
+  // --- what is said --------------------------------------------------------------------------------------------
   function status() {
     const column = state.column, parts = ["Coloured by " + column.name + "."];
     if (state.only !== null) parts.push("Highlighted: " + column.levels[state.only] + ".");
@@ -308,7 +310,7 @@
       parts.push(text + ".");
     }
     find("map-status").textContent = parts.join(" ");
-    find("zoom").disabled = find("clear").disabled = !state.selected;
+    for (const id of ["zoom", "clear", "barcodes"]) find(id).disabled = !state.selected;
     maps.forEach((map) => map.box.setAttribute("aria-label", map.about.title + ", map of cells coloured by " + column.name));
   }
 
@@ -320,87 +322,6 @@
   }
   function refresh() { status(); later(); }
 
-  function colourBy(i) {
-    state.column = data.columns[i];
-    Object.assign(state, { hidden: new Set(), only: null, hover: null });
-    find("colour").value = String(i);
-    legend(); highlights(); refresh();
-  }
-
-  function build() {
-    for (const map of maps) {
-      const figure = make("figure", "map"), caption = make("figcaption", "", map.about.title + " ");
-      caption.append(make("small", "", map.about.key));
-      map.box = make("div", "map-box");
-      map.box.tabIndex = 0;
-      map.box.setAttribute("role", "application");
-      map.canvas = make("canvas");
-      map.over = make("canvas", "over");
-      map.tip = make("div", "tip");
-      map.tip.hidden = true;
-      map.view = whole();
-      map.box.append(map.canvas, map.over, map.tip);
-      figure.append(caption, map.box);
-      row.append(figure);
-      map.over.addEventListener("pointermove", (event) => point(map, event));
-      map.over.addEventListener("pointerleave", () => { pointed = -1; map.tip.hidden = true; drawOver(); });
-      map.over.addEventListener("pointerdown", (event) => {
-        if (event.pointerType === "touch" || event.button) return;
-        const frame = map.box.getBoundingClientRect(), x = event.clientX - frame.left, y = event.clientY - frame.top;
-        map.over.setPointerCapture(event.pointerId);
-        dragged = { map, x, y, u: x, v: y };
-      });
-      map.over.addEventListener("pointerup", () => { if (dragged) { const box = dragged; dragged = null; select(box); refresh(); } });
-      map.over.addEventListener("pointercancel", () => { dragged = null; drawOver(); });
-      map.over.addEventListener("wheel", (event) => {
-        if (!event.ctrlKey) return;
-        event.preventDefault();
-        const frame = map.box.getBoundingClientRect();
-        scale(map, event.deltaY > 0 ? 1.15 : 0.87, (event.clientX - frame.left) / map.side, 1 - (event.clientY - frame.top) / map.side);
-        refresh();
-      }, { passive: false });
-      map.box.addEventListener("keydown", (event) => key(map, event));
-    }
-    const groups = new Map();
-    data.columns.forEach((column, i) => {
-      if (!groups.has(column.group)) {
-        const group = make("optgroup");
-        group.label = column.group;
-        groups.set(column.group, group);
-      }
-      groups.get(column.group).append(new Option(column.name, String(i)));
-    });
-    find("colour").append(...groups.values());
-    find("colour").addEventListener("change", (event) => colourBy(+event.target.value));
-    find("highlight").addEventListener("change", (event) => { state.only = +event.target.value < 0 ? null : +event.target.value; refresh(); });
-    state.size = Math.min(5, Math.max(1, 220 / Math.sqrt(data.n)));
-    find("size").value = String(state.size);
-    for (const name of ["size", "opacity"]) find(name).addEventListener("input", (event) => { state[name] = +event.target.value; later(); });
-    find("clear").addEventListener("click", () => { state.selected = null; refresh(); });
-    find("whole").addEventListener("click", () => { maps.forEach((map) => { map.view = whole(); }); refresh(); });
-    find("zoom").addEventListener("click", () => {
-      const cells = [];
-      state.selected.forEach((on, i) => { if (on) cells.push(i); });
-      maps.forEach((map) => zoomTo(map, cells));
-      refresh();
-    });
-    for (const button of document.querySelectorAll("[data-colour]")) {
-      const i = data.columns.findIndex((column) => column.name === button.dataset.colour);
-      if (i < 0) button.disabled = true;
-      button.addEventListener("click", () => {
-        colourBy(i);
-        document.getElementById("maps").scrollIntoView();
-        find("colour").focus({ preventScroll: true });
-      });
-    }
-    new ResizeObserver(later).observe(row);
-  }
-
-  build();
-  if (!data.columns.length) {
-    // Nothing to colour by is no reason to show nothing.
-    data.columns.push({ name: "nothing", group: "Other columns", kind: "category", levels: ["cells"], counts: [data.total],
-      missing: 0, merged: false, bytes: new Uint8Array(data.n) });
-  } else find("map-tools").hidden = false;
-  colourBy(0);
+  globalThis.cellMaps = { ABSENT, MISSING, codesOf, count, data, embeddings, enclose, find, inView, key, later, leave, make, maps, outline,
+    paletteOf, pick, point, refresh, row, say, scale, show, shown, state, whole, zoomTo, get dragged() { return dragged; }, set dragged(d) { dragged = d; }, drawOver };
 })();

@@ -19,15 +19,19 @@ from .sections import Section
 LIMIT = 9_600_000
 
 
-def page(title: str, about: str, sections: list[Section], figures: list[dict[str, Any]], points: Points) -> str:
-    """Return the whole page, at most `LIMIT` bytes: as many cells are shown as there is room for."""
-    scripts = [need("plotly.offline", "workflow").get_plotlyjs(), _file("maps.js"), _file("charts.js")]
+def page(head: dict[str, Any], sections: list[Section], figures: list[dict[str, Any]], points: Points) -> str:
+    """Return the whole page, at most `LIMIT` bytes: as many cells are shown as there is room for.
+
+    `head` has the title, a line about the data, and facts about the run.
+    """
+    own = ("maps.js", "map-tools.js", "tables.js", "charts.js")
+    scripts = [need("plotly.offline", "workflow").get_plotlyjs(), *map(_file, own)]
     # A page's line ends are read as "\n", and the policy's hashes are of what is read.
     scripts = [script.replace("\r\n", "\n").replace("\r", "\n") for script in scripts]
     drawn = embedded(figures)
-    bare = _fill(title, about, sections, scripts, drawn, points)
+    bare = _fill(head, sections, scripts, drawn, points)
     points.fit(LIMIT - len(bare.encode()) - len(embedded({})))
-    return _fill(title, about, sections, scripts, drawn, points, embedded(points.packed()))
+    return _fill(head, sections, scripts, drawn, points, embedded(points.packed()))
 
 
 def embedded(value: Any) -> str:
@@ -45,8 +49,7 @@ def embedded(value: Any) -> str:
 
 
 def _fill(
-    title: str,
-    about: str,
+    head: dict[str, Any],
     sections: list[Section],
     scripts: list[str],
     figures: str,
@@ -60,8 +63,7 @@ def _fill(
     ]
     return render(
         "page.html",
-        title=title,
-        about=about,
+        **head,
         version=__version__,
         hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
         style=_file("page.css"),

@@ -43,6 +43,8 @@ class Parts:
     obsm: dict[str, np.ndarray]
     genes: list[str]
     _open: Callable[[], contextlib.AbstractContextManager[Any]] = field(repr=False)
+    # Genes that were read: the maps and the dot plot show the same ones.
+    _held: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def part(self, key: str) -> dict[str, Any]:
         """Return what a tool stored in uns, or nothing."""
@@ -50,14 +52,16 @@ class Parts:
         return dict(value) if hasattr(value, "keys") else {}
 
     def expression(self, names: Sequence[str], rows: np.ndarray) -> np.ndarray:
-        """Return the values in X of some genes in some cells, (cells, genes): X is read block by block."""
-        columns = [self.genes.index(name) for name in names]
-        found = np.zeros((len(self.obs), len(names)), np.float32)
+        """Return the values in X of some genes in some cells, (cells, genes): X is read block by block, once."""
+        new = [name for name in dict.fromkeys(names) if name not in self._held]
+        found = np.zeros((len(self.obs), len(new)), np.float32)
+        columns = [self.genes.index(name) for name in new]
         with self._open() as X:
-            for start in range(0, len(self.obs), _BLOCK) if names else ():
+            for start in range(0, len(self.obs), _BLOCK) if new else ():
                 block = X[start : start + _BLOCK]
                 found[start : start + _BLOCK] = dense(block[:, columns])
-        return found[rows]
+        self._held |= {name: found[:, i] for i, name in enumerate(new)}
+        return np.stack([self._held[name][rows] for name in names], axis=1) if names else found[rows]
 
     @property
     def has_expression(self) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, MissingKeyError, nearest
-from ..pl.palette import DIMMED, FAINT, FURTHER, MISSING, OKABE_ITO, RARE, VIRIDIS
+from ..pl.palette import BLUE, DIMMED, FAINT, MISSING, VIRIDIS
 from ..pp.correctors import CORRECTORS, Corrector
 from .colour_codes import Column, category, is_category, is_worth_showing, measured, pack
+from .markers import top_markers
 from .parts import Parts
 from .text import as_names, clean
 
@@ -22,10 +25,10 @@ _STEPS = 65534
 _NOWHERE = 65535
 # Rather than fewer cells than this, fewer columns.
 MIN_CELLS = 20_000
-_DEFAULT_GENES = 12
+# Genes that are shown by default, and at most where there is room; other embeddings than those before and after.
+_DEFAULT_GENES, _MOST_GENES, _MOST_OTHERS = 12, 200, 6
 # In a map of a gene, cells without it are as pale as a grid.
-_COLOURS = {"levels": [*OKABE_ITO, *FURTHER], "numbers": list(VIRIDIS), "missing": MISSING, "rare": RARE}
-_COLOURS |= {"dimmed": DIMMED, "unexpressed": FAINT}
+_COLOURS = {"numbers": list(VIRIDIS), "missing": MISSING, "dimmed": DIMMED, "unexpressed": FAINT, "selection": BLUE}
 
 
 @dataclass
@@ -45,12 +48,16 @@ class Points:
     ----------
     maps
         Before and after, or the only one there is.
+    others
+        Further embeddings that the maps can be switched to, where there is room.
     columns
         What they can be coloured by, most wanted first.
     left_out
         Columns that did not fit.
     n, total
         Number of cells shown, and of all cells.
+    names
+        Names of the cells shown; none where they do not fit.
     """
 
     maps: list[Map]
@@ -58,6 +65,8 @@ class Points:
     n: int
     total: int
     places: list[np.ndarray] = field(repr=False)
+    names: list[str] = field(default_factory=list, repr=False)
+    others: list[Map] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
     def fit(self, room: int) -> None:
@@ -65,28 +74,37 @@ class Points:
         if not self.maps:
             return
         room -= 2000
-        fixed = sum(column.size(3) for column in self.columns)
-        a_cell = 4 / 3 * (4 * len(self.maps) + len(self.columns))
+        wanted = [column for column in self.columns if not column.spare]
+        fixed = sum(column.size(3) for column in wanted)
+        # Fewer names are packed a little less tightly.
+        a_name = 1.05 * len(_deflated(self.names)) / max(self.n, 1)
+        a_cell = 4 / 3 * (4 * len(self.maps) + len(wanted)) + a_name
         least = min(self.n, MIN_CELLS)
         self.n = min(self.n, max(int((room - fixed) / a_cell), least))
         room -= self.n * 4 * len(self.maps) * 4 // 3
+        # Where names are so long that little else would fit, they are not what a reader came for.
+        self.names = self.names[: self.n] if a_name * self.n < room / 3 else []
+        room -= int(a_name * len(self.names))
         kept: list[Column] = []
-        for column in self.columns:
-            room -= column.size(self.n)
-            if room >= 0:
+        for column in sorted(self.columns, key=lambda column: column.spare):
+            if column.size(self.n) <= room:
+                room -= column.size(self.n)
                 kept.append(column)
-            else:
+            elif not column.spare:
                 self.left_out.append(column.about["name"])
         self.columns = kept
+        self.others = self.others[: max(room, 0) // (self.n * 16 // 3 + 400)]
 
     def packed(self) -> dict[str, Any]:
         """Return them for the page."""
-        maps = [
+        every = [
             {"title": m.title, "key": clean(m.key), "x": pack(xy[: self.n, 0]), "y": pack(xy[: self.n, 1])}
-            for m, xy in zip(self.maps, self.places, strict=True)
+            for m, xy in zip([*self.maps, *self.others], self.places, strict=False)
         ]
         columns = [column.packed(self.n) for column in self.columns]
-        return {"n": self.n, "total": self.total, "maps": maps, "columns": columns, "colours": _COLOURS}
+        maps, others = every[: len(self.maps)], every[len(self.maps) :]
+        about = {"n": self.n, "total": self.total, "maps": maps, "others": others, "names": _deflated(self.names)}
+        return about | {"columns": columns, "colours": _COLOURS}
 
 
 def points_of(
@@ -101,7 +119,7 @@ def points_of(
     """
     names = _wanted_columns(parts, color_by)
     chosen = _wanted_genes(parts, genes)
-    maps = choose_maps(parts)
+    maps, others = choose_maps(parts), other_maps(parts)
     total = len(parts.obs)
     # In random order, so that no batch lies on top of the others and any first part is a sample, too.
     rows = np.random.default_rng(seed).permutation(total)[:max_points] if maps else np.empty(0, int)
@@ -110,15 +128,19 @@ def points_of(
         columns.append(_column(parts, name, group, rows))
     if chosen and maps:
         values = parts.expression(chosen, np.arange(total))
-        columns += [measured(g, values[:, i], rows, "Genes", gene=True) for i, g in enumerate(chosen)]
-    places = [_steps(parts.obsm[m.key][rows]) for m in maps]
-    return Points(maps, columns, len(rows), total, places)
+        made = [measured(g, values[:, i], rows, "Genes", gene=True) for i, g in enumerate(chosen)]
+        for column in made[_DEFAULT_GENES:] if genes is None else ():
+            column.spare = True
+        columns += made
+    places = [_steps(parts.obsm[m.key][rows]) for m in [*maps, *others]]
+    barcodes = [str(name) for name in parts.obs.index[rows]]
+    return Points(maps, columns, len(rows), total, places, barcodes, others)
 
 
 def _column(parts: Parts, name: str, group: str, rows: np.ndarray) -> Column:
     values = parts.obs[name]
     if is_category(values, asked=group in ("Batch", "Clusters and labels")):
-        return category(name, values, rows, group)
+        return category(name, values, rows, group, parts.uns.get(f"{name}_colors"))
     if name != NEIGHBOURS_KEPT:
         return measured(name, values, rows, group)
     # Small losses must not look large; and it is the cells with the lowest values that one looks for.
@@ -142,11 +164,25 @@ def choose_maps(parts: Parts) -> list[Map]:
     return maps
 
 
+def other_maps(parts: Parts) -> list[Map]:
+    """Return further embeddings, by name; there are none where nothing can be drawn at all."""
+    drawn = [m.key for m in choose_maps(parts)]
+    return [Map(clean(key), key) for key in sorted(parts.obsm) if key not in drawn][:_MOST_OTHERS] if drawn else []
+
+
 def correction(parts: Parts) -> tuple[dict[str, Any], Corrector]:
-    """Return the record of the data's correction, and which one it is: what the workflow ran, else Harmony."""
-    ran = json.loads(str(parts.part("harmonax_workflow").get("options", "{}"))).get("corrector")
-    corrector = CORRECTORS.get(str(ran), CORRECTORS["harmony"])
+    """Return the record of the data's correction, and which one it is: what the workflow ran, else what is there."""
+    there = next((name for name, known in CORRECTORS.items() if parts.part(known.record)), "harmony")
+    corrector = CORRECTORS.get(str(_options(parts).get("corrector", there)), CORRECTORS["harmony"])
     return parts.part(corrector.record), corrector
+
+
+def _options(parts: Parts) -> dict[str, Any]:
+    try:
+        options = json.loads(str(parts.part("harmonax_workflow").get("options", "{}")))
+    except ValueError:
+        return {}
+    return options if isinstance(options, dict) else {}
 
 
 def batch_keys(parts: Parts) -> list[str]:
@@ -155,6 +191,12 @@ def batch_keys(parts: Parts) -> list[str]:
     for key in (correction(parts)[1].record, "harmonax_diagnosis", "harmonax_evaluation", "harmonax_check"):
         found += [name for name in as_names(parts.part(key).get("batch_keys")) if name not in found]
     return [name for name in found if name in parts.obs]
+
+
+def label_keys(parts: Parts) -> list[str]:
+    """Return the columns with cell types that a tool or the workflow was given and that obs has."""
+    names = [str(parts.part(key).get("label_key", "")) for key in ("harmonax_evaluation", "harmonax_diagnosis")]
+    return [name for name in dict.fromkeys([*names, str(_options(parts).get("label_key"))]) if name in parts.obs]
 
 
 def clusters(parts: Parts) -> str | None:
@@ -166,7 +208,7 @@ def clusters(parts: Parts) -> str | None:
 def _wanted_columns(parts: Parts, color_by: Sequence[str] | None) -> list[tuple[str, str]]:
     """Return the columns, most wanted first, each with the group that it stands in."""
     known = [str(name) for name in parts.obs.columns]
-    labels = [str(parts.part(key).get("label_key", "")) for key in ("harmonax_evaluation", "harmonax_diagnosis")]
+    labels = label_keys(parts)
     groups = {name: "Batch" for name in batch_keys(parts)}
     groups |= {name: "From the diagnosis" for name in (NEIGHBOURS_KEPT, MOVEMENT) if name in known}
     leiden = sorted((n for n in known if n.startswith("leiden")), key=lambda n: (n != clusters(parts), n))
@@ -190,7 +232,7 @@ def _group(parts: Parts, name: str) -> str:
 
 def _wanted_genes(parts: Parts, genes: Sequence[str] | None) -> list[str]:
     if genes is None:
-        return _top_markers(parts)[:_DEFAULT_GENES] if parts.has_expression else []
+        return top_markers(parts, _MOST_GENES) if parts.has_expression else []
     if genes and not parts.has_expression:
         raise InputError("there is no X to take the genes' values from; leave genes out")
     for gene in genes:
@@ -199,15 +241,9 @@ def _wanted_genes(parts: Parts, genes: Sequence[str] | None) -> list[str]:
     return list(dict.fromkeys(genes))
 
 
-def _top_markers(parts: Parts) -> list[str]:
-    """Return the best marker of each group, then the second best, as scanpy ranked them."""
-    names = parts.part("rank_genes_groups").get("names")
-    fields = getattr(getattr(names, "dtype", None), "names", None)
-    if names is None or not fields or len(names) == 0:
-        return []
-    known = set(parts.genes)
-    ranked = [str(names[field][rank]) for rank in range(min(3, len(names))) for field in fields]
-    return [name for name in dict.fromkeys(ranked) if name in known]
+def _deflated(names: list[str]) -> str:
+    """Return names as base64 of zlib of JSON: as they are in the data, for what is made of a selection elsewhere."""
+    return base64.b64encode(zlib.compress(json.dumps(names).encode(), 6)).decode() if names else ""
 
 
 def _steps(xy: np.ndarray) -> np.ndarray:

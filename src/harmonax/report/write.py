@@ -13,10 +13,10 @@ from ..system.rng import seed_from
 from ..system.validate import whole_number
 from .figures import Figures
 from .page import page
-from .parts import parts_of
+from .parts import Parts, parts_of
 from .points import points_of
 from .sections import SECTIONS
-from .text import TIMES, clean, count
+from .text import TIMES, as_names, clean, count
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -35,10 +35,10 @@ def write_report(
 ) -> Path:
     """Write a report on a correction as one HTML file that opens without a network.
 
-    The page says whether the correction can be trusted and why, and shows what there is: maps before and after,
-    batches in clusters, convergence, metrics, the diagnosis, the check, and how to reproduce the correction. A part
-    that is missing from the data becomes a line that names the command to make it. The file stays below 10 MB,
-    whatever the data.
+    The page says whether the correction can be trusted and why, and shows what there is: quality control by batch,
+    maps of every embedding, cell types in batches and clusters, markers, convergence, metrics, the diagnosis, the
+    check, and how to reproduce the correction. A part that is missing from the data becomes a line that names the
+    command to make it. The file stays below 10 MB, whatever the data.
 
     Parameters
     ----------
@@ -52,7 +52,8 @@ def write_report(
     color_by
         Columns of obs that the maps can be coloured by, in this order; by default all with at least two values.
     genes
-        Genes that the maps can be coloured by; by default the top markers of ``uns["rank_genes_groups"]``.
+        Genes that the maps can be coloured by; by default the top markers of ``uns["rank_genes_groups"]``, up to
+        200 where there is room.
     max_points
         Maximum number of cells on the maps. If there are more, a random sample is shown, and the page says so. Raising
         it shows more detail in a larger file, up to 10 MB: where the columns leave no room, fewer cells are shown.
@@ -95,13 +96,21 @@ def write_report(
     sections = [section for make in SECTIONS if (section := make(parts, figures)) is not None]
     about = f"{count(len(parts.obs), 'cell')} {TIMES} {count(len(parts.genes), 'gene')}"
     name = title if title is not None else parts.name or "Batch correction"
-    text = page(
-        clean(name), about + (f" · {parts.name}" if parts.name and title is not None else ""), sections, figures, points
-    )
+    about += f" · {parts.name}" if parts.name and title is not None else ""
+    text = page({"title": clean(name), "about": about, "run": _run(parts)}, sections, figures, points)
     data = text.encode("utf-8", errors="replace")
     with whole_or_nothing(place, overwrite=overwrite, needed=len(data)) as (part,):
         part.write_bytes(data)
     return place
+
+
+def _run(parts: Parts) -> list[tuple[str, str]]:
+    """Return what the page says first about the run: of which input, when, by which command."""
+    own = parts.part("harmonax_workflow")
+    inputs = [os.path.basename(name.rstrip("/")) or name for name in as_names(own.get("inputs"))]
+    said = ", ".join(inputs[:5]) + (f" and {len(inputs) - 5} more" if len(inputs) > 5 else "")
+    facts = (("Input", said), ("Date", str(own.get("started", ""))), ("Command", str(own.get("command", ""))))
+    return [(name, value) for name, value in facts if value]
 
 
 def _list(names: Sequence[str] | None) -> list[str] | None:

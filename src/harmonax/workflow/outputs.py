@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import os
 from collections.abc import Callable
@@ -53,7 +54,7 @@ def record(state: State, job: Job) -> None:
     """Keep in ``uns["harmonax_workflow"]`` how each step went."""
     adata = state.adata
     earlier = adata.uns.get("harmonax_workflow", {})
-    kept = {name: earlier[name] for name in ("genes", "cells", "types") if name in earlier}
+    kept = {name: earlier[name] for name in ("genes", "cells", "types", "quality") if name in earlier}
     kept.setdefault("genes", {"n_genes_before": adata.n_vars, "n_genes_after": adata.n_vars})
     marks, known = steps.fingerprints(state), earlier.get("fingerprints", {})
     done = {step.step for step in job.done if step.status == "done"}
@@ -65,6 +66,7 @@ def record(state: State, job: Job) -> None:
         "options": json.dumps(job.options.to_dict()),
         "versions": versions(),
         "command": job.command,
+        "started": datetime.datetime.fromtimestamp(job.started, datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "inputs": _texts([fact.get("path", "memory") for fact in job.facts]),
     }
 

@@ -16,6 +16,7 @@ from ..system.extras import need
 from . import out_of_core as beyond
 from .inputs import silent
 from .options import WorkflowOptions
+from .quality import spread
 from .state import Skip, State
 
 if TYPE_CHECKING:
@@ -50,13 +51,14 @@ def qc(state: State) -> str:
     kept_cells, why = _cells(adata.obs, options)
     kept_genes = _genes(X, kept_cells, options.min_cells)
     per_batch = _per_batch(adata, kept_cells, options)
+    seen = spread(adata.obs, kept_cells, options.batch_key)
     genes = {"n_genes_before": adata.n_vars, "n_genes_after": int(kept_genes.sum())}
     lost = int((~kept_cells).sum()), int((~kept_genes).sum())
     note = f"removed {lost[0]:,} of {adata.n_obs:,} cells ({why}), {lost[1]:,} of {adata.n_vars:,} genes; {word}"
     _check_left(kept_cells, kept_genes, why, options)
     if not (kept_cells.all() and kept_genes.all()):
         state.adata = adata[kept_cells, kept_genes].copy()
-    state.adata.uns["harmonax_workflow"] = {"genes": genes, "cells": per_batch}
+    state.adata.uns["harmonax_workflow"] = {"genes": genes, "cells": per_batch, "quality": seen}
     if options.label_key in adata.obs:
         state.adata.uns["harmonax_workflow"]["types"] = _per_type(adata, kept_cells, options)
     _tell_lost_batches(per_batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import json
 import platform
 import time
@@ -22,6 +23,14 @@ from .state import Done
 if TYPE_CHECKING:
     from anndata import AnnData
 
+_VERDICT = {"title": "Verdict", "description": "Can the correction be trusted?", "scale": False} | {
+    "cond_formatting_rules": {
+        "pass": [{"s_eq": "trust"}, {"s_eq": "not needed"}],
+        "warn": [{"s_eq": "caution"}, {"s_eq": "unknown"}],
+        "fail": [{"s_eq": "do not trust"}, {"s_eq": "impossible"}],
+    }
+}
+_SCORE = {"min": 0, "max": 1, "scale": "Blues", "format": "{:,.3f}"}
 SCORES = ("embedding", "batch_key", "metric", "kind", "value", "low", "high")
 
 
@@ -96,10 +105,14 @@ def write_metrics(path: Path, adata: AnnData) -> None:
 
 
 def write_multiqc(path: Path, adata: AnnData, job: Job) -> None:
-    """Write a table for MultiQC: a row per embedding, a column per score."""
+    """Write a table for MultiQC: a row per embedding of this run, with its verdict and a column per score."""
     rows: dict[str, dict[str, Any]] = {}
     table = scores(adata)
     labelled = set(table.loc[table["kind"] != "label-free", "metric"])
+    corrector = corrector_of(job.options.corrector)
+    adjusted = str(adata.uns.get(corrector.record, {}).get("adjusted_basis", corrector.adjusted_basis))
+    # The verdict is on the corrected cells, which have a row also where nothing was scored.
+    rows[adjusted] = {"verdict": verdicts(adata)["overall"]["verdict"].replace("_", " ")}
     for score in table.itertuples(index=False):
         if pd.notna(score.value):
             name = str(score.metric)
@@ -108,13 +121,28 @@ def write_multiqc(path: Path, adata: AnnData, job: Job) -> None:
             if len(job.options.batch_key) > 1 and score.batch_key:
                 name += f" ({score.batch_key})"
             rows.setdefault(str(score.embedding), {})[name] = round(float(score.value), 4)
-    said = verdicts(adata).get("diagnosis", {}).get("summary", "")
+    columns = dict.fromkeys(name for row in rows.values() for name in row if name != "verdict")
+    from ..pl.metrics import NAMES
+
+    run = run_name(job)
     section = {
         "id": "harmonax",
         "section_name": "harmonax",
-        "description": f"Scores of each embedding, from 0 to 1; higher is better. {said}".strip(),
+        "description": "Can the correction be trusted? Scores of each embedding are from 0 to 1; higher is better.",
         "plot_type": "table",
-        "pconfig": {"id": "harmonax_table", "title": "harmonax: batch correction", "min": 0, "max": 1},
-        "data": rows,
+        "pconfig": {"id": "harmonax_table", "title": "harmonax: batch correction"},
+        "headers": {"verdict": _VERDICT} | {name: _SCORE | {"title": NAMES.get(name, name)} for name in columns},
+        "data": {f"{run}: {embedding}": row for embedding, row in rows.items()},
     }
     path.write_text(json.dumps(section, indent=2) + "\n", encoding="utf-8")
+
+
+def run_name(job: Job) -> str:
+    """Return what tells a run from others: its folder within the one above, and a few digits of where that is.
+
+    MultiQC lets rows of the same name overwrite each other, and every run of a pipeline may write to "results".
+    """
+    place = job.folder.resolve()
+    mark = hashlib.sha256(str(place).encode()).hexdigest()[:4]
+    # Of a name with slashes MultiQC keeps only the end.
+    return f"{'-'.join(part for part in place.parts[-2:] if part != place.anchor)} [{mark}]"

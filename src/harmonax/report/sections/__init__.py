@@ -1,6 +1,6 @@
 """The sections of the page, in their order; each reads what a tool stored, or says which command makes it.
 
-Only the section on mapped cells is left out where there are none: mapping is another task.
+Only the sections on mapped cells and on a sweep are left out where there are none: they are other tasks.
 """
 
 from __future__ import annotations
@@ -11,22 +11,30 @@ from ..figures import Figures
 from ..parts import Parts
 from .check import check
 from .clusters import clusters
+from .composition import composition
 from .convergence import convergence
 from .diagnosis import diagnosis
 from .evaluation import evaluation
 from .mapping import mapping
 from .maps import maps
+from .markers import markers
+from .quality import quality
 from .reproduce import reproduce
 from .section import Section
 from .summary import summary
+from .sweep import sweep
 from .verdict import verdict
 
 SECTIONS: tuple[Callable[[Parts, Figures], Section | None], ...] = (
     verdict,
+    sweep,
     summary,
+    quality,
     maps,
     mapping,
+    composition,
     clusters,
+    markers,
     convergence,
     evaluation,
     diagnosis,

@@ -10,7 +10,7 @@ from ..figures import Figures, variance_bars
 from ..parts import Parts
 from ..render import bar
 from ..text import as_float, clean
-from .section import Section, findings_of, frame
+from .section import Section, findings_of, frame, why_skipped
 
 MAX_KEYS, MAX_COMPONENTS = 4, 50
 
@@ -21,6 +21,7 @@ def check(parts: Parts, figures: Figures) -> Section:
     excess = as_float(dict(own.get("mixing", {})).get("own_batch_excess"))
     values = {
         "checked": bool(own),
+        "why": why_skipped(parts, "check"),
         "summary": str(own.get("summary", "")),
         "excess": None if pd.isna(excess) else excess,
         "found": findings_of(own),

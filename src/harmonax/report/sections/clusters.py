@@ -7,7 +7,7 @@ import pandas as pd
 
 from ..figures import Chart, Figures, heatmap
 from ..parts import Parts
-from ..points import batch_keys
+from ..points import batch_keys, correction
 from ..points import clusters as cluster_column
 from ..text import as_names, clean
 from .section import Section, frame
@@ -19,6 +19,8 @@ def clusters(parts: Parts, figures: Figures) -> Section:
     """Compare the cells that each batch has in each cluster with what mixing by chance would give."""
     column = cluster_column(parts)
     values = {"column": column, "hard": _hard(parts, column, figures), "soft": _soft(parts, figures)}
+    corrector = correction(parts)[1]
+    values["without"] = "" if corrector.name == "harmony" else corrector.name.upper()
     return Section("clusters", "Batches in clusters", values)
 
 

@@ -11,7 +11,7 @@ from ..parts import Parts
 from ..points import MOVEMENT, NEIGHBOURS_KEPT
 from ..render import bar, share
 from ..text import as_float, clean, percent, signed
-from .section import Section, findings_of, frame
+from .section import Section, findings_of, frame, why_skipped
 
 _EXCESS = "Same-batch neighbours beyond chance"
 _BUTTONS = {NEIGHBOURS_KEPT: "Show neighbours kept on the maps", MOVEMENT: "Show movement on the maps"}
@@ -25,6 +25,7 @@ def diagnosis(parts: Parts, figures: Figures) -> Section:
     heads, groups = _groups(own, kept)
     values = {
         "diagnosed": bool(own),
+        "why": why_skipped(parts, "diagnose"),
         "summary": str(own.get("summary", "")),
         "numbers": _numbers(own),
         "buttons": {key: says for key, says in _BUTTONS.items() if key in parts.obs},

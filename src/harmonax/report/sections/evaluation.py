@@ -11,7 +11,7 @@ from ..figures import Figures
 from ..parts import Parts
 from ..render import Bar, bar
 from ..text import as_float, as_names, signed
-from .section import Section, frame
+from .section import Section, frame, why_skipped
 
 _COLUMNS = ("embedding", "batch_key", "metric", "kind", "value")
 _KINDS = {
@@ -37,15 +37,18 @@ def evaluation(parts: Parts, figures: Figures) -> Section:
     own = parts.part("harmonax_evaluation")
     scores = frame(own.get("scores"), _COLUMNS)
     if scores is None:
-        return Section("metrics", "Metrics", {"tables": []})
+        return Section("metrics", "Metrics", {"tables": [], "why": why_skipped(parts, "evaluate")})
     scores = scores.assign(batch_key=scores["batch_key"].fillna("").astype(str), metric=scores["metric"].astype(str))
     present = list(dict.fromkeys(scores["embedding"].astype(str)))
     embeddings = [e for e in as_names(own.get("embeddings")) if e in present] or present
     baseline = str(own.get("baseline", embeddings[0]))
     kinds = [*(k for k in _KINDS if k in set(scores["kind"])), *sorted(set(scores["kind"].astype(str)) - set(_KINDS))]
+    # One name, one number: what is measured with labels and without them says which of the two it is.
+    free = scores["kind"] == "label-free"
+    twice = set(scores.loc[free, "metric"]) & set(scores.loc[~free, "metric"])
     values = {
         "tables": [
-            (*_KINDS.get(kind, (kind, "")), _rows(scores[scores["kind"] == kind], embeddings, baseline))
+            (*_KINDS.get(kind, (kind, "")), _rows(scores[scores["kind"] == kind], embeddings, baseline, twice))
             for kind in kinds
         ],
         "embeddings": embeddings,
@@ -59,7 +62,7 @@ def evaluation(parts: Parts, figures: Figures) -> Section:
     return Section("metrics", "Metrics", values)
 
 
-def _rows(scores: pd.DataFrame, embeddings: list[str], baseline: str) -> list[dict[str, Any]]:
+def _rows(scores: pd.DataFrame, embeddings: list[str], baseline: str, twice: set[str]) -> list[dict[str, Any]]:
     """Return one table: a row for a metric and batch variable, with a cell for each embedding."""
     found = {(r["metric"], r["batch_key"], str(r["embedding"])): r for _, r in scores.iterrows()}
     rows = list(dict.fromkeys((metric, key) for metric, key, _ in found))
@@ -69,7 +72,10 @@ def _rows(scores: pd.DataFrame, embeddings: list[str], baseline: str) -> list[di
     for metric, key in rows[:MAX_ROWS]:
         start = found.get((metric, key, baseline))
         cells = [_cell(found.get((metric, key, e)), start if e != baseline else None) for e in embeddings]
-        about = {"name": _NAMES.get(metric, metric), "key": key if several else "", "meaning": _meaning(metric)}
+        name = _NAMES.get(metric, metric)
+        if metric in twice and str(scores["kind"].iloc[0]) == "label-free":
+            name += ", label-free"
+        about = {"name": name, "key": key if several else "", "meaning": _meaning(metric)}
         made.append(about | {"cells": cells})
     return made
 

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shlex
 from dataclasses import fields
 from typing import Any
 
 from ...params import HarmonyParams
+from ...pp.correctors import Corrector
 from ..figures import Figures
 from ..parts import Parts
+from ..points import correction
 from ..text import as_names, clean
 from .section import Section
 
-_TOOLS = ("harmonax", "harmonax_check", "harmonax_evaluation", "harmonax_diagnosis", "harmonax_workflow")
+_RECORDS = ("harmonax", "harmonax_mmd", "harmonax_wgan")
+_TOOLS = (*_RECORDS, "harmonax_check", "harmonax_evaluation", "harmonax_diagnosis", "harmonax_workflow")
 MAX_CODE = 20_000
 
 
 def reproduce(parts: Parts, figures: Figures) -> Section:
     """Give the code that makes the same correction, with the parameters and versions that it was made with."""
-    own, workflow = parts.part("harmonax"), parts.part("harmonax_workflow")
+    (own, corrector), workflow = correction(parts), parts.part("harmonax_workflow")
     code: list[tuple[str, str]] = []
     rows: list[tuple[str, str]] = []
-    if own:
+    if own and corrector.name != "harmony":
+        code.append(("Python", trained_code(own, corrector)))
+        rows += [(name, _value(value)) for name, value in dict(own.get("parameters", {})).items()]
+        rows.append(("seed", str(own.get("seed", ""))))
+    elif own:
         code += [("Python", python_code(own)), ("Command line", command_line(own))]
         rows += [(name, _value(value)) for name, value in _given(own).items()]
         rows += [("seed", str(own.get("seed", ""))), *((k, _value(v)) for k, v in dict(own.get("backend", {})).items())]
@@ -63,6 +71,18 @@ def python_code(own: dict[str, Any]) -> str:
     key = repr(keys[0]) if len(keys) == 1 else repr(keys)
     head = 'import anndata\nimport harmonax\n\nadata = anndata.read_h5ad("IN.h5ad")\nharmonax.pp.harmony_integrate(\n'
     return head + "\n".join([f"    adata,\n    {key},", *lines, f"    rng={_literal(own.get('seed'))},", ")"])
+
+
+def trained_code(own: dict[str, Any], corrector: Corrector) -> str:
+    """Return the call that trains a correction of expression again."""
+    keys = as_names(own.get("keys", own.get("batch_keys")))
+    known = inspect.signature(corrector.integrate).parameters
+    given = {name: value for name, value in dict(own.get("parameters", {})).items() if name in known}
+    given |= {"adjusted_basis": own.get("adjusted_basis", corrector.adjusted_basis)}
+    lines = [f"    {name}={_literal(value)}," for name, value in given.items()]
+    head = 'import anndata\nimport harmonax\n\nadata = anndata.read_h5ad("IN.h5ad")\nharmonax.pp.'
+    call = f"{corrector.integrate.__name__}(\n    adata,\n    {repr(keys[0]) if len(keys) == 1 else repr(keys)},"
+    return head + "\n".join([call, *lines, f"    rng={_literal(own.get('seed'))},", ")"])
 
 
 def command_line(own: dict[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ...evaluation.findings import Finding, Level, by_severity, from_table
+from ..parts import Parts
 
 
 @dataclass(frozen=True)
@@ -36,3 +37,12 @@ def findings_of(part: Mapping[str, Any]) -> list[Finding]:
         return []
     known = table[table["level"].astype(str).isin([str(level) for level in Level])]
     return by_severity(from_table(known[["code", "level", "message", "advice"]]))
+
+
+def why_skipped(parts: Parts, step: str) -> str:
+    """Return why the workflow left out a step; nothing where it is not known, or where it was asked to."""
+    steps = frame(parts.part("harmonax_workflow").get("steps"), ("step", "status", "note"))
+    for _, row in steps.iterrows() if steps is not None else ():
+        if str(row["step"]) == step and str(row["status"]) == "skipped" and str(row["note"]) != "as asked":
+            return str(row["note"])
+    return ""

@@ -10,11 +10,9 @@ from ...system.memory import human
 from ..figures import Figures
 from ..parts import Parts
 from ..points import batch_keys, clusters, correction
-from ..render import bar, share
-from ..text import NOTHING, as_float, number, percent
+from ..render import bar
+from ..text import NOTHING, as_float, percent
 from .section import Section, frame
-
-_MEASURED = ("n_genes_by_counts", "total_counts", "pct_counts_mt")
 
 
 def summary(parts: Parts, figures: Figures) -> Section:
@@ -29,9 +27,8 @@ def summary(parts: Parts, figures: Figures) -> Section:
         start = own.get("basis", "X_pca") if corrector.needs == "embedding" else "expression"
         facts.append(("Corrected", f"{start} → {own.get('adjusted_basis', corrector.adjusted_basis)}"))
         facts.append(("Method", corrector.describe(own)))
-    quality, kept = _quality(parts)
     values = {"what": facts, "recorded": bool(own), "sizes": {key: _sizes(parts, key) for key in keys}}
-    return Section("summary", "What was done", values | {"quality": quality, "kept": kept, "steps": _steps(parts)})
+    return Section("summary", "What was done", values | {"steps": _steps(parts)})
 
 
 def _sizes(parts: Parts, key: str) -> list[tuple]:
@@ -39,25 +36,6 @@ def _sizes(parts: Parts, key: str) -> list[tuple]:
     counts = counts[counts > 0]
     largest = float(counts.max()) if len(counts) else 1.0
     return [(level, bar(n / largest, f"{n:,}"), percent(n / len(parts.obs), 1)) for level, n in counts.items()]
-
-
-def _quality(parts: Parts) -> tuple[list[tuple[str, Any]], list[tuple]]:
-    """Return what the workflow's quality control left: facts, and the cells kept of each batch."""
-    own = parts.part("harmonax_workflow")
-    genes, cells = dict(own.get("genes", {})), frame(own.get("cells"), ("batch_key", "level", "n_before", "n_after"))
-    facts: list[tuple[str, Any]] = []
-    if "n_genes_before" in genes and "n_genes_after" in genes:
-        facts.append(("Genes", f"{number(genes['n_genes_before'])} → {number(genes['n_genes_after'])}"))
-    rows: list[tuple] = []
-    if cells is not None:
-        first = cells[cells["batch_key"] == cells["batch_key"].iloc[0]]
-        facts.insert(0, ("Cells", f"{number(first['n_before'].sum())} → {number(first['n_after'].sum())}"))
-        several = cells["batch_key"].nunique() > 1
-        for key, level, before, after in cells[["batch_key", "level", "n_before", "n_after"]].itertuples(index=False):
-            name = f"{key}: {level}" if several else level
-            rows.append((name, int(before), int(after), share(after / max(before, 1))))
-    facts += [(f"Median of {name}", number(parts.obs[name].median())) for name in _MEASURED if name in parts.obs]
-    return (facts, rows) if own else ([], [])
 
 
 def _steps(parts: Parts) -> list[tuple]:

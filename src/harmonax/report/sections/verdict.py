@@ -5,29 +5,33 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from ...evaluation.before.quality_control import CELLS
 from ...evaluation.findings import by_severity, to_table
 from ..figures import Figures
 from ..parts import Parts
+from ..points import correction
 from ..text import as_float, number, percent
 from .diagnosis import change
-from .section import Section, findings_of
+from .section import Section, findings_of, frame, why_skipped
 
 _CODES = ("trust", "caution", "do_not_trust", "not_needed", "impossible", "unknown")
 _JUDGED = ("harmonax_check", "harmonax_diagnosis")
-_FINISHED = {"converged": "Yes", "max_iterations": "Not quite", "single_batch": "Nothing to do"}
+_FINISHED = {"converged": "Yes", "max_iterations": "Not quite", "single_batch": "Nothing to do", "completed": "Yes"}
 
 
 def verdict(parts: Parts, figures: Figures) -> Section:
     """Say whether to trust the correction, in one headline, the numbers behind it, and what was found."""
     from ...evaluation.verdict import overall
 
-    found = overall({key: made for key in _JUDGED if (made := _judged(parts, key))})
+    stored = {key: made for key in _JUDGED if (made := _judged(parts, key))} | _also(parts)
+    found = overall(stored)
     values = {
         "code": found.code if found.code in _CODES else "unknown",
         "headline": found.headline,
         "summary": found.summary,
         "evidence": _evidence(parts),
         "found": by_severity(found.findings),
+        "why": why_skipped(parts, "diagnose"),
         "diagnosed": bool(parts.part("harmonax_diagnosis")),
     }
     return Section("verdict", "Can this correction be trusted?", values)
@@ -40,9 +44,17 @@ def _judged(parts: Parts, key: str) -> dict[str, Any]:
     return own | {"findings": to_table(findings_of(own))} if whole else {}
 
 
+def _also(parts: Parts) -> dict[str, Any]:
+    """Return what else the verdict is of: the scores, and the cells that quality control left; tables only."""
+    scores = frame(parts.part("harmonax_evaluation").get("scores"), ("embedding", "kind", "metric", "value"))
+    own = parts.part("harmonax_workflow")
+    lost = {name: table for name in ("cells", "types") if (table := frame(own.get(name), CELLS)) is not None}
+    return {"harmonax_workflow": lost} | ({} if scores is None else {"harmonax_evaluation": {"scores": scores}})
+
+
 def _evidence(parts: Parts) -> list[tuple[str, str, str]]:
     """Return the cards: title, value, and what it means."""
-    diagnosis, own = parts.part("harmonax_diagnosis"), parts.part("harmonax")
+    diagnosis, (own, corrector) = parts.part("harmonax_diagnosis"), correction(parts)
     values = dict(diagnosis.get("numbers", {}))
     null = dict(diagnosis.get("null", {}))
     made = []
@@ -60,7 +72,9 @@ def _evidence(parts: Parts) -> list[tuple[str, str, str]]:
     if own.get("status"):
         last, status = as_float(own.get("last_change")), str(own["status"])
         says = "" if math.isnan(last) else f"The objective's last relative change was {number(last)}. "
-        made.append(("Did Harmony finish?", _FINISHED.get(status, status), says + _sentence(own)))
+        who = "Harmony" if corrector.name == "harmony" else "training"
+        says = says or ("" if who == "Harmony" else f"{corrector.describe(own)}; training has no test of convergence.")
+        made.append((f"Did {who} finish?", _FINISHED.get(status, status), says + _sentence(own)))
     return made
 
 
