@@ -2,6 +2,9 @@
 
 diagnose    `diagnose`: all of it, with a verdict
 rules       from what was measured to findings
+type_rules  those of cell types, states and markers
+advice      what to try next, from a sweep where one was run
+merges      without cell types: merges that their batch does not explain
 structure   neighbours kept, and how far cells moved
 types       every type in every batch: mixed, merged, apart
 measured    what a verdict rests on, and its limits

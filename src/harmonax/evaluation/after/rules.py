@@ -7,7 +7,6 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..findings import Finding, Level, by_severity
-from .markers import LOST
 from .measured import (
     APART,
     GROUP_CELLS,
@@ -20,13 +19,13 @@ from .measured import (
     NULL_FINE,
     Measured,
 )
-from .types import apart
+from .type_rules import listed, markers, states, types
 
 
 def judge(measured: Measured) -> tuple[str, str, list[Finding]]:
     """Return the verdict, the verdict in a sentence, and the findings, most serious first."""
-    findings = [*_possible(measured), *_mixing(measured), *_structure(measured), *_states(measured), *_types(measured)]
-    findings += [*_markers(measured), *_run(measured)]
+    findings = [*_possible(measured), *_mixing(measured), *_structure(measured), *states(measured), *types(measured)]
+    findings += [*markers(measured), *_run(measured)]
     verdict = _verdict(measured, findings)
     summary = _SUMMARY["one_batch" if measured.n_levels < 2 else verdict].format(**_words(measured))
     return verdict, summary, by_severity(findings)
@@ -160,7 +159,7 @@ def _structure(m: Measured) -> Iterator[Finding]:
             "batches_torn",
             Level.WARNING,
             "Fewer neighbours were kept in "
-            + _listed(f"{row.batch} ({row.neighbours_kept:.0%})" for row in torn.itertuples())
+            + listed(f"{row.batch} ({row.neighbours_kept:.0%})" for row in torn.itertuples())
             + ".",
             lower,
         )
@@ -170,7 +169,7 @@ def _structure(m: Measured) -> Iterator[Finding]:
             "groups_torn",
             Level.WARNING,
             "Neighbours within batches were lost most in "
-            + _listed(f"{row.group} ({row.neighbours_kept:.0%} kept)" for row in lost.itertuples())
+            + listed(f"{row.group} ({row.neighbours_kept:.0%} kept)" for row in lost.itertuples())
             + ".",
             "Check the markers of these groups before and after.",
         )
@@ -181,117 +180,13 @@ def _structure(m: Measured) -> Iterator[Finding]:
             "groups_moved",
             Level.NOTE,
             "Moved far apart from the rest of their batches: "
-            + _listed(
+            + listed(
                 f"{row.group} ({row.movement:.2f} of a batch's spread, {row.batch_offset:.2f} explained by batches)"
                 for row in far.itertuples()
             )
             + ".",
             "These may be states of one batch laid on another's: check their markers.",
         )
-
-
-def _states(m: Measured) -> Iterator[Finding]:
-    merged, apart, unknown = (m.states[m.states["verdict"] == v] for v in ("merged", "kept apart", "unknown"))
-    if m.confounded or m.n_levels < 2:
-        return
-    if m.n_labelled < 2:
-        yield Finding(
-            "types_unknown",
-            Level.NOTE,
-            "No cell types of several batches were given: a type that one batch alone has, laid on another type, would "
-            "not be seen.",
-            "Give the cell types (label_key), or check known markers.",
-        )
-    if m.doubtful is not None and len(m.doubtful) and m.needed:
-        yield Finding(
-            "merges_doubtful",
-            Level.WARNING,
-            "Laid on cells that lay elsewhere before, against the shift of their batch's other states: "
-            + _listed(
-                f"{r.state} of {r.batch} on cells of {r.other_batch} ({r.apart:.1f} standard deviations)"
-                for r in m.doubtful.itertuples()
-            )
-            + ". The batch acts on these cells in another way, or they are of another type: without cell types that "
-            "cannot be told.",
-            "Give the cell types (label_key), or compare the markers of these cells between the batches.",
-        )
-    if len(unknown):
-        yield Finding(
-            "one_batch_state_unknown",
-            Level.NOTE,
-            "In one batch only, and now among cells of other batches that have no label: "
-            + _listed(f"{r.state} of {r.batch}" for r in unknown.itertuples())
-            + ".",
-            "Label these cells, or check the markers.",
-        )
-    if len(merged):
-        yield Finding(
-            "one_batch_state_merged",
-            Level.WARNING,
-            "In one batch only, and now among other types of other batches: "
-            + _listed(f"{r.state} of {r.batch} ({r.merged_share:.0%} of its neighbours)" for r in merged.itertuples())
-            + ".",
-            "Read these cells' types from their own batch; lower theta (1) if they must stay apart.",
-        )
-    if len(apart):
-        yield Finding(
-            "one_batch_state_kept",
-            Level.GOOD,
-            "In one batch only, and kept apart: "
-            + _listed(f"{r.state} of {r.batch}" for r in apart.itertuples())
-            + ".",
-        )
-
-
-def _types(m: Measured) -> Iterator[Finding]:
-    if m.confounded or m.n_levels < 2 or not len(m.types):
-        return
-    if len(m.merged):
-        worst = m.merged.assign(lost=m.merged["expected"] - m.merged["pure_after"]).sort_values("lost", ascending=False)
-        yield Finding(
-            "types_merged",
-            Level.WARNING,
-            "Now among cells of other types: "
-            + _listed(
-                f"{r.type} in {r.batch} ({r.pure_after:.0%} of its neighbours are of its type, where {r.expected:.0%} "
-                "were to be expected)"
-                for r in worst.itertuples()
-            )
-            + ".",
-            "Compare the markers of these types before and after; lower theta (1) if they must stay apart.",
-        )
-    elif m.needed:
-        yield Finding("types_kept", Level.GOOD, "In every batch, every type is as distinct from the others as before.")
-    lone = apart(m.types).sort_values("apart_after", ascending=False)
-    if len(lone) and m.needed and not len(m.left):
-        yield Finding(
-            "types_apart",
-            Level.WARNING,
-            "Of one type, but still apart from the other batches' cells of it: "
-            + _listed(f"{r.type} of {r.batch} (excess {r.apart_after:.2f})" for r in lone.itertuples())
-            + ".",
-            "Are these cells in another state there (a condition, a subtype)? If not: "
-            + m.more[0].lower()
-            + m.more[1:],
-        )
-
-
-def _markers(m: Measured) -> Iterator[Finding]:
-    if not len(m.markers):
-        return
-    lost = m.markers[m.markers["after"] < m.markers["before"] - LOST]
-    if len(lost):
-        yield Finding(
-            "markers_lost",
-            Level.WARNING,
-            "Markers that separate their type less than before (area under the curve): "
-            + _listed(f"{r.gene} of {r.cell_type} ({r.before:.2f} to {r.after:.2f})" for r in lost.itertuples())
-            + ".",
-            "These types were mixed with others: lower theta (1), or allow fewer rounds.",
-        )
-    else:
-        n = m.markers["cell_type"].nunique()
-        yield Finding("markers_kept", Level.GOOD, f"All {len(m.markers)} markers still separate their {n} types.")
 
 
 def _run(m: Measured) -> Iterator[Finding]:
@@ -306,9 +201,3 @@ def _run(m: Measured) -> Iterator[Finding]:
         f"{abs(m.last_change):.1e} in the last one.",
         f"Raise max_iter_harmony.{genes}",
     )
-
-
-def _listed(parts: Iterator[str], most: int = 5) -> str:
-    names = list(parts)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
