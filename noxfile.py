@@ -140,8 +140,13 @@ def test(session: nox.Session) -> None:
 def tutorials(session: nox.Session) -> None:
     """The tutorials' pages, which train for minutes and assert the figures that they state, and other slow tests."""
     python = environment(session, *EVERYTHING, "test")
-    pages = ("tests/docs/test_tutorials.py", "tests/training/test_encoder.py", NEIGHBOURS)
-    session.run(python, "-m", "pytest", "-m", "slow", *pages, external=True)
+    pages = (
+        "tests/docs/test_tutorials.py",
+        "tests/training/test_encoder.py",
+        "tests/evaluation/test_further.py",
+        NEIGHBOURS,
+    )
+    session.run(python, "-m", "pytest", "-m", "slow", *pages, NEIGHBOURS, external=True)
 
 
 @nox.session

@@ -31,6 +31,7 @@ def test_public_names_are_these_and_exist():
         "HarmonyResult",
         "Status",
         "__version__",
+        "datasets",
         "harmonize",
         "harmony1",
         "harmony2",

@@ -7,6 +7,7 @@ says what its files do.
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ __all__ = [
     "HarmonyResult",
     "Status",
     "__version__",
+    "datasets",
     "harmonize",
     "harmony1",
     "harmony2",
@@ -48,7 +50,9 @@ if find_spec("sklearn") is None:
 
 
 def __getattr__(name: str) -> Any:
-    """Load scikit-learn when `Harmony` is asked for, not before."""
+    """Load scikit-learn and simulated data when they are asked for, not before."""
+    if name == "datasets":
+        return import_module(".datasets", __name__)
     if name == "Harmony":
         from .compat.sklearn import Harmony
 

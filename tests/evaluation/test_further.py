@@ -72,6 +72,8 @@ def test_silhouettes_are_those_of_every_pair(blurred):
     assert batch_silhouettes(x[:11], alone)[-1] == 0
 
 
+# Half a minute of Numba's compilation; tests/evaluation/test_evaluate.py compares with scib-metrics, too.
+@pytest.mark.slow
 def test_scores_of_overlapping_cells_are_scib_metrics(blurred):
     import scib_metrics as sm
 

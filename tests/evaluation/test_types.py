@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from harmonax import tl
-from harmonax.evaluation.after.types import apart, batch_states, blurred, merged, type_table
+from harmonax.evaluation.after.types import apart, batch_states, blended, blurred, merged, type_table
 
 TYPES = "TBMNX"
 
@@ -148,3 +148,16 @@ class TestVerdict:
         adata.obsm["X_pca_harmony"][(adata.obs["batch"] == "c").to_numpy(), 7] += 25
         advice = " ".join(f.advice for f in tl.verdict(adata, "batch", label_key="cell_type").findings).casefold()
         assert not ("raise theta" in advice and "lower theta" in advice)
+
+
+def test_a_pure_type_that_is_partly_among_others_is_told_and_not_trusted():
+    adata = cells(EVEN)
+    Z, one = adata.obsm["X_pca_harmony"], (adata.obs["cell_type"] == "T").to_numpy()
+    # A sixth of the T cells of every batch lie among B cells.
+    Z[np.flatnonzero(one)[::6]] += 12 * (np.eye(8)[TYPES.index("B")] - np.eye(8)[TYPES.index("T")])
+    assert {"T"} <= set(blended(table_of(adata))["type"]) <= {"T", "B"}
+    assert not len(blended(table_of(cells(EVEN))))
+    found = tl.verdict(adata, "batch", label_key="cell_type")
+    assert found.code == "caution"
+    assert "types_blended" in {finding.code for finding in found.findings}
+    assert "types_kept" not in {finding.code for finding in found.findings}

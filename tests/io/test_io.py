@@ -714,7 +714,7 @@ def test_record(adata, tmp_path):
 
 def test_hash_is_of_the_data_and_not_of_the_file(adata):
     def hashed(Z: np.ndarray, labels: np.ndarray) -> str:
-        return harmonax.inputs.embedding.data_hash(
+        return harmonax.inputs.values.data_hash(
             Z, harmonax.inputs.columns.design_from_table(pd.DataFrame({"batch": labels}), "batch")
         )
 

@@ -40,7 +40,8 @@ def test_every_corrector_goes_from_counts_to_files(counts, tmp_path, monkeypatch
     corrector = CORRECTORS[name]
     if corrector.modules:
         pytest.importorskip("optax", reason=f"{name} needs the extra {corrector.extra}")
-        few = functools.partial(corrector.integrate, steps=5, latent_dim=4, hidden_dim=8, batch_size=32)
+        quick = functools.partial(corrector.integrate, steps=5, latent_dim=4, hidden_dim=8, batch_size=32)
+        few = functools.wraps(corrector.integrate)(quick)
         monkeypatch.setitem(CORRECTORS, name, replace(corrector, integrate=few))
     pytest.importorskip("scib_metrics", reason="the scores need scib-metrics")
     counts.write_h5ad(tmp_path / "in.h5ad")

@@ -873,6 +873,7 @@ OPTIONS = {
     "--color-by batch,sex": {"color_by": ("batch", "sex")},
     "--genes MS4A1,CD79A": {"genes": ("MS4A1", "CD79A")},
     "--seed 7": {"seed": 7},
+    "--tune": {"tune": True},
 }
 
 

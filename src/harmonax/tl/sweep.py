@@ -48,7 +48,7 @@ class Sweep:
     params
         The parameters that were chosen, and with which ``obsm[adjusted_basis]`` was made.
     chosen
-        Their row in the table: the one with the highest score.
+        Their row in the table: of those that the verdict does not forbid, the one with the highest score.
     table
         One row per run, the defaults first: ``theta``, ``sigma``, ``n_clusters``, ``mixing``, ``kept`` and ``score``
         (from 0 to 1, higher is better), ``verdict`` (the code that `harmonax.tl.verdict` has), ``status``, ``chosen``,
@@ -99,7 +99,8 @@ def sweep(
     """Correct with several parameters, judge every result, and keep the best.
 
     Every combination of `theta`, `sigma` and `n_clusters` is run by the exact engine, and so are the defaults. The run
-    with the highest score is kept: 0.75 mixing + 0.25 kept, neither of which looks at labels (see Notes).
+    with the highest score is kept: 0.75 mixing + 0.25 kept, neither of which looks at labels (see Notes). A run
+    whose verdict is not to use it is kept only where that is the verdict on all.
 
     Parameters
     ----------
@@ -206,6 +207,10 @@ def _best(
     progress: Callable[[str, int, int], None] | None,
 ) -> tuple[str, HarmonyResult, dict[str, dict[str, Any]]]:
     """Run all, and return the name and the result of the best, which alone is kept, and the rows of all."""
+
+    def rank(name: str) -> tuple[bool, float]:
+        return rows[name]["verdict"] != "do_not_trust", rows[name]["score"]
+
     rows: dict[str, dict[str, Any]] = {}
     best: tuple[str, HarmonyResult] | None = None
     for done, (name, params) in enumerate(candidates.items()):
@@ -213,7 +218,7 @@ def _best(
             progress(name, done, len(candidates))
         run, rows[name] = attempt(params)
         # The first wins a tie, and the defaults are the first.
-        if best is None or rows[name]["score"] > rows[best[0]]["score"]:
+        if best is None or rank(name) > rank(best[0]):
             best = name, run
     assert best is not None
     return *best, rows

@@ -11,7 +11,7 @@ from ..before.embedding_checks import TRIVIAL
 from .advice import from_sweep
 from .markers import LOST
 from .null import Null
-from .types import COLUMNS, merged
+from .types import COLUMNS, blended, merged
 
 # Of the neighbours within batches, mean over batches. Harmony's defaults keep 0.85 to 0.97 of them, theta = 20 keeps
 # 0.63 to 0.79 (0.86 on one set).
@@ -109,13 +109,19 @@ class Measured:
         return merged(self.types)
 
     @property
+    def blended(self) -> pd.DataFrame:
+        """Types that were pure, and are partly among others now."""
+        return blended(self.types)
+
+    @property
     def too_much(self) -> bool:
         """Whether any finding advises to correct less; then none may advise to correct more."""
         distorts = self.null is not None and self.null.neighbours_kept < NULL_FINE
         lost = self.numbers["neighbours_kept"] < KEPT_FINE or (self.batches["neighbours_kept"] < MIN_KEPT).any()
         markers = (self.markers["after"] < self.markers["before"] - LOST).any()
         states = (self.states["verdict"] == "merged").any()
-        return bool(self.torn or len(self.merged) or distorts or lost or markers or states)
+        types = len(self.merged) or len(self.blended)
+        return bool(self.torn or types or distorts or lost or markers or states)
 
     @property
     def more(self) -> str:

@@ -56,7 +56,7 @@ def _words(m: Measured) -> dict[str, str]:
 
 def _verdict(m: Measured, findings: list[Finding]) -> str:
     if not m.needed:
-        return "caution" if len(m.merged) else "not_needed"
+        return "caution" if len(m.merged) or len(m.blended) else "not_needed"
     if m.confounded:
         return "impossible"
     if m.unchanged:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import pandas as pd
+
 from ..findings import Finding, Level
 from .markers import LOST
 from .measured import Measured
@@ -67,20 +69,20 @@ def types(m: Measured) -> Iterator[Finding]:
     if m.confounded or m.n_levels < 2 or not len(m.types):
         return
     if len(m.merged):
-        worst = m.merged.assign(lost=m.merged["expected"] - m.merged["pure_after"]).sort_values("lost", ascending=False)
         yield Finding(
             "types_merged",
             Level.WARNING,
-            "Now among cells of other types: "
-            + listed(
-                f"{r.type} in {r.batch} ({r.pure_after:.0%} of its neighbours are of its type, where {r.expected:.0%} "
-                "were to be expected)"
-                for r in worst.itertuples()
-            )
-            + ".",
+            f"Now among cells of other types: {_purities(m.merged)}.",
             "Compare the markers of these types before and after; lower theta (1) if they must stay apart.",
         )
-    elif m.needed:
+    if len(m.blended):
+        yield Finding(
+            "types_blended",
+            Level.WARNING,
+            f"Pure before, and now partly among other types: {_purities(m.blended)}.",
+            "Lower theta (1) or sigma, and compare the markers of these types before and after.",
+        )
+    if m.needed and not len(m.merged) and not len(m.blended):
         yield Finding("types_kept", Level.GOOD, "In every batch, every type is as distinct from the others as before.")
     lone = apart(m.types).sort_values("apart_after", ascending=False)
     if len(lone) and m.needed and not len(m.left):
@@ -94,6 +96,15 @@ def types(m: Measured) -> Iterator[Finding]:
             + m.more[0].lower()
             + m.more[1:],
         )
+
+
+def _purities(rows: pd.DataFrame) -> str:
+    worst = rows.assign(lost=rows["expected"] - rows["pure_after"]).sort_values("lost", ascending=False)
+    return listed(
+        f"{r.type} in {r.batch} ({r.pure_after:.0%} of its neighbours are of its type, where {r.expected:.0%} were to "
+        "be expected)"
+        for r in worst.itertuples()
+    )
 
 
 def markers(m: Measured) -> Iterator[Finding]:

