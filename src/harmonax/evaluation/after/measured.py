@@ -104,6 +104,16 @@ class Measured:
         return kept < MIN_KEPT or (distorts and kept < KEPT_FINE)
 
     @property
+    def clear(self) -> bool:
+        """Whether another method's embedding left the types as pure within batches as they were: then that decides."""
+        return not self.known_method and len(self.types) > 0 and self.blurred <= _BLURRED_TYPES / 2
+
+    @property
+    def less(self) -> str:
+        """How to correct less, as it goes on in a sentence."""
+        return "lower theta (1)" if self.known_method else "correct less"
+
+    @property
     def merged(self) -> pd.DataFrame:
         """Types that lie among others in a batch, beyond what composition and chance explain."""
         return merged(self.types)
@@ -126,6 +136,8 @@ class Measured:
     @property
     def more(self) -> str:
         """What to do about batches that lie apart; not the opposite of what another finding advises."""
+        if not self.known_method:
+            return "Correct more strongly, or look which cells the batches have alone."
         if self.too_much:
             return "Take more principal components, or choose variable genes within batches: theta cannot mend both."
         if self.sweep is not None:

@@ -54,7 +54,7 @@ def states(m: Measured) -> Iterator[Finding]:
             "In one batch only, and now among other types of other batches: "
             + listed(f"{r.state} of {r.batch} ({r.merged_share:.0%} of its neighbours)" for r in merged.itertuples())
             + ".",
-            "Read these cells' types from their own batch; lower theta (1) if they must stay apart.",
+            f"Read these cells' types from their own batch; {m.less} if they must stay apart.",
         )
     if len(apart):
         yield Finding(
@@ -73,14 +73,14 @@ def types(m: Measured) -> Iterator[Finding]:
             "types_merged",
             Level.WARNING,
             f"Now among cells of other types: {_purities(m.merged)}.",
-            "Compare the markers of these types before and after; lower theta (1) if they must stay apart.",
+            f"Compare the markers of these types before and after; {m.less} if they must stay apart.",
         )
     if len(m.blended):
         yield Finding(
             "types_blended",
             Level.WARNING,
             f"Pure before, and now partly among other types: {_purities(m.blended)}.",
-            "Lower theta (1) or sigma, and compare the markers of these types before and after.",
+            f"{m.less.capitalize()}, and compare the markers of these types before and after.",
         )
     if m.needed and not len(m.merged) and not len(m.blended):
         yield Finding("types_kept", Level.GOOD, "In every batch, every type is as distinct from the others as before.")
@@ -119,7 +119,7 @@ def markers(m: Measured) -> Iterator[Finding]:
             "Markers that separate their type less than before (area under the curve): "
             + listed(f"{r.gene} of {r.cell_type} ({r.before:.2f} to {r.after:.2f})" for r in lost.itertuples())
             + ".",
-            "These types were mixed with others: lower theta (1), or allow fewer rounds.",
+            f"These types were mixed with others: {m.less}.",
         )
     else:
         n = m.markers["cell_type"].nunique()

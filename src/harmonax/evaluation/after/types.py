@@ -100,6 +100,7 @@ def blended(table: pd.DataFrame) -> pd.DataFrame:
     lost = table["expected"] - table["pure_after"]
     spread = np.sqrt((table["expected"] * (1 - table["expected"])).clip(lower=0.01) / table["n_cells"])
     found = (table["expected"] >= _PURE) & (lost > np.maximum(_BLENDED, _REACH * spread))
+    found &= table["mixed_before"] - table["pure_after"] > _BLENDED / 2
     return table[found & ~table.index.isin(merged(table).index)]
 
 
