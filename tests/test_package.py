@@ -9,6 +9,7 @@ import importlib
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,13 @@ def test_a_moved_module_is_found_under_its_old_name(old, new, monkeypatch):
     with pytest.warns(DeprecationWarning, match=f"harmonax.{old} is now harmonax.{new}"):
         assert importlib.import_module(f"harmonax.{old}") is module
     assert module.__spec__.name == f"harmonax.{new}"
+
+
+def test_no_moved_module_takes_the_name_of_a_function():
+    for old in MOVED:
+        folder, _, name = f"harmonax.{old}".rpartition(".")
+        found = getattr(importlib.import_module(folder), name, None) if folder != "harmonax" else None
+        assert found is None or isinstance(found, types.ModuleType), old
 
 
 def test_the_version_is_that_of_the_project_file():

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -443,8 +442,10 @@ def test_progress_is_shown_on_a_terminal_only(files):
 
 def started(program: list[str]) -> subprocess.Popen[str]:
     """Start a program that heeds Ctrl-C, also where the tests run in the background and inherit that it is ignored."""
-    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed)
+    # Not by preexec_fn, which runs after a fork: JAX, which other tests have loaded here, warns of one.
+    heed = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
+    command = [sys.executable, "-c", heed, *program]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def begun(arguments: list[str]) -> subprocess.Popen[str]:

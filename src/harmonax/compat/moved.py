@@ -15,7 +15,8 @@ import warnings
 from types import ModuleType
 from typing import Any
 
-# Old name: new name, both below the package.
+# Old name: new name, both below the package. No old name may be that of a function in its folder, which importing the
+# module would replace.
 MOVED = {
     "checkpoint": "engine.checkpoint",
     "columns": "inputs.columns",
@@ -28,7 +29,6 @@ MOVED = {
     "extras": "system.extras",
     "harmonypy": "compat.harmonypy",
     "mapping.fit": "mapping.build",
-    "mapping.place": "mapping.symphony",
     "mapping.storage": "mapping.serialise",
     "memory": "system.memory",
     "neural": "pp.latent",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..datasets.simulation import simulate
+from .. import datasets
 from ..errors import InputError, OutputError
 from ..io import check_destination, whole_or_nothing
 from ..pl.embedding import embedding
@@ -78,7 +78,7 @@ def run_demo(out_dir: str | Path, *, n_cells: int = 5000, seed: int = 0, quiet: 
     for module in ("scanpy", "umap", "igraph", "sklearn", "plotly", "jinja2"):
         need(module, "demo")
     h5ad, png, html = _destinations(Path(out_dir))
-    adata = _integrated(simulate(n_cells, np.random.default_rng(seed)), seed, quiet)
+    adata = _integrated(datasets.simulate(n_cells, np.random.default_rng(seed)), seed, quiet)
     scores = evaluate(adata, "batch", rng=seed).table().droplevel(["kind", "batch_key"])
     demo = Demo(h5ad, png, html, scores.set_axis(["before", "after"], axis=1))
     needed = 3 * adata.X.data.nbytes
