@@ -163,15 +163,14 @@ def test_a_pure_type_that_is_partly_among_others_is_told_and_not_trusted():
     assert "types_kept" not in {finding.code for finding in found.findings}
 
 
-def test_another_representation_is_judged_by_its_types_and_not_by_whose_neighbour_is_whose():
+def test_another_representation_is_not_torn_by_whose_neighbour_is_whose():
     adata = cells(EVEN)
     gen = np.random.default_rng(1)
     # The types as they were, the cells within them in another order: as another method's latent has them.
     types = adata.obs["cell_type"].map({t: i for i, t in enumerate(TYPES)}).to_numpy(int)
     adata.obsm["X_other"] = 12 * np.eye(20)[types] + gen.normal(size=(adata.n_obs, 20))
     found = tl.verdict(adata, "batch", label_key="cell_type", adjusted_basis="X_other")
-    assert found.code == "trust", found
+    # Nobody knows whether that order mattered.
+    assert found.code == "caution"
     assert adata.uns["harmonax_diagnosis"]["numbers"]["neighbours_kept"] < 0.5
     assert not any("theta" in finding.advice for finding in found.findings)
-    # Without types, nobody knows whether that order mattered.
-    assert tl.verdict(adata, "batch", adjusted_basis="X_other").code != "trust"

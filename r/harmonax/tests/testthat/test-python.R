@@ -32,7 +32,7 @@ test_that("a Python that is not there is a clear condition", {
 
 test_that("no recent Python to install with is a clear condition", {
   expect_error(harmonax_install(python = "no-such-python", force = TRUE, envname = tempfile()),
-               "no Python of version 3.11 or later", class = "harmonax_python_missing")
+               "is not Python 3.11 or later", class = "harmonax_python_missing")
 })
 
 test_that("a Python of its own libraries finds them first, and R's folders are back afterwards", {

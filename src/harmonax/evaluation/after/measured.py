@@ -104,11 +104,6 @@ class Measured:
         return kept < MIN_KEPT or (distorts and kept < KEPT_FINE)
 
     @property
-    def clear(self) -> bool:
-        """Whether another method's embedding left the types as pure within batches as they were: then that decides."""
-        return not self.known_method and len(self.types) > 0 and self.blurred <= _BLURRED_TYPES / 2
-
-    @property
     def less(self) -> str:
         """How to correct less, as it goes on in a sentence."""
         return "lower theta (1)" if self.known_method else "correct less"
@@ -137,7 +132,7 @@ class Measured:
     def more(self) -> str:
         """What to do about batches that lie apart; not the opposite of what another finding advises."""
         if not self.known_method:
-            return "Correct more strongly, or look which cells the batches have alone."
+            return "Correct more strongly, and use the corrected embedding (use_rep) for neighbours."
         if self.too_much:
             return "Take more principal components, or choose variable genes within batches: theta cannot mend both."
         if self.sweep is not None:

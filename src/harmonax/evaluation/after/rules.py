@@ -142,9 +142,8 @@ def _structure(m: Measured) -> Iterator[Finding]:
     lower = f"{m.less.capitalize()}{rounds} and compare known markers before and after."
     if np.isfinite(kept):
         said = f"{kept:.1%} of each cell's nearest neighbours within its own batch are still its neighbours."
-        mild = Level.NOTE if m.clear else Level.WARNING
-        level = Level.PROBLEM if m.torn else Level.GOOD if kept >= KEPT_FINE else mild
-        yield Finding("neighbours_kept", level, said, "" if level in (Level.GOOD, Level.NOTE) else lower)
+        level = Level.PROBLEM if m.torn else Level.GOOD if kept >= KEPT_FINE else Level.WARNING
+        yield Finding("neighbours_kept", level, said, "" if level is Level.GOOD else lower)
     elif m.n_levels > 1:
         said = "Every batch is too small to tell whether the correction kept its structure."
         yield Finding("not_measured", Level.WARNING, said, "Compare known markers before and after.")
@@ -156,7 +155,7 @@ def _structure(m: Measured) -> Iterator[Finding]:
         fine = m.null.neighbours_kept >= NULL_FINE
         yield Finding("null", Level.GOOD if fine else Level.WARNING, said, "" if fine else lower)
     torn = m.batches[m.batches["neighbours_kept"] < MIN_KEPT]
-    if len(torn) and not (m.torn or m.clear):
+    if len(torn) and not m.torn:
         yield Finding(
             "batches_torn",
             Level.WARNING,
@@ -166,7 +165,7 @@ def _structure(m: Measured) -> Iterator[Finding]:
             lower,
         )
     lost = m.groups[(m.groups["neighbours_kept"] < kept - GROUP_LOSS) & (m.groups["n_cells"] >= GROUP_CELLS)]
-    if len(lost) and not (m.torn or m.clear):
+    if len(lost) and not m.torn:
         yield Finding(
             "groups_torn",
             Level.WARNING,
