@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib.metadata
 import os
 import sys
 import tempfile
@@ -46,8 +47,17 @@ def _compile_quickly(config):
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     if "not slow" in config.option.markexpr:
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-        # XLA's older emitters of code: a compilation takes half the time.
-        os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+        if _has_older_emitters():
+            # A compilation takes half the time.
+            os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+
+
+def _has_older_emitters() -> bool:
+    """Return whether this XLA still has its older emitters of code; an unknown flag ends the process."""
+    try:
+        return tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) <= (0, 10)
+    except importlib.metadata.PackageNotFoundError:
+        return False
 
 
 def pytest_collection_finish():
