@@ -146,7 +146,7 @@ def tutorials(session: nox.Session) -> None:
         "tests/evaluation/test_further.py",
         NEIGHBOURS,
     )
-    session.run(python, "-m", "pytest", "-m", "slow", *pages, NEIGHBOURS, external=True)
+    session.run(python, "-m", "pytest", "-m", "slow", *pages, external=True)
 
 
 @nox.session

@@ -55,6 +55,12 @@ def as_lines(verdict: str, summary: str, findings: Iterable[Finding]) -> list[st
     return lines
 
 
+def listed(parts: Iterable[str], limit: int = 5) -> str:
+    """Return the first of these, and how many more there are."""
+    names = list(parts)
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
 def by_severity(findings: Iterable[Finding]) -> list[Finding]:
     """Return findings with the most serious first, else in their order."""
     order = list(Level)

@@ -100,12 +100,16 @@ class Measured:
         if not self.known_method and np.isfinite(self.blurred):
             return self.blurred > (_BLURRED_TYPES if len(self.types) else _BLURRED_STATES)
         kept = self.numbers["neighbours_kept"]
-        distorts = self.null is not None and self.null.neighbours_kept < NULL_FINE
-        return kept < MIN_KEPT or (distorts and kept < KEPT_FINE)
+        return kept < MIN_KEPT or (self.distorts and kept < KEPT_FINE)
+
+    @property
+    def distorts(self) -> bool:
+        """Whether the correction changes what there was nothing to correct in."""
+        return self.null is not None and self.null.neighbours_kept < NULL_FINE
 
     @property
     def less(self) -> str:
-        """How to correct less, as it goes on in a sentence."""
+        """How to correct less, for the middle of a sentence."""
         return "lower theta (1)" if self.known_method else "correct less"
 
     @property
@@ -121,12 +125,11 @@ class Measured:
     @property
     def too_much(self) -> bool:
         """Whether any finding advises to correct less; then none may advise to correct more."""
-        distorts = self.null is not None and self.null.neighbours_kept < NULL_FINE
         lost = self.numbers["neighbours_kept"] < KEPT_FINE or (self.batches["neighbours_kept"] < MIN_KEPT).any()
         markers = (self.markers["after"] < self.markers["before"] - LOST).any()
         states = (self.states["verdict"] == "merged").any()
         types = len(self.merged) or len(self.blended)
-        return bool(self.torn or types or distorts or lost or markers or states)
+        return bool(self.torn or types or self.distorts or lost or markers or states)
 
     @property
     def more(self) -> str:

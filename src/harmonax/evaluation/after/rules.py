@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..findings import Finding, Level, by_severity
+from ..findings import Finding, Level, by_severity, listed
 from .measured import (
     APART,
     GROUP_CELLS,
@@ -19,7 +19,7 @@ from .measured import (
     NULL_FINE,
     Measured,
 )
-from .type_rules import listed, markers, states, types
+from .type_rules import markers, states, types
 
 
 def judge(measured: Measured) -> tuple[str, str, list[Finding]]:

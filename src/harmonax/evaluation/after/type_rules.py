@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from ..findings import Finding, Level
+from ..findings import Finding, Level, listed
 from .markers import LOST
 from .measured import Measured
 from .types import apart
@@ -124,10 +124,3 @@ def markers(m: Measured) -> Iterator[Finding]:
     else:
         n = m.markers["cell_type"].nunique()
         yield Finding("markers_kept", Level.GOOD, f"All {len(m.markers)} markers still separate their {n} types.")
-
-
-def listed(parts: Iterator[str], limit: int = 5) -> str:
-    """Return the first of these, and how many more there are."""
-    names = list(parts)
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more

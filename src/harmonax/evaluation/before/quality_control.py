@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from ..findings import Finding, Level
+from ..findings import Finding, Level, listed
 
 CELLS = ("batch_key", "level", "n_before", "n_after")
 TYPES = ("batch_key", "level", "type", "n_before", "n_after")
@@ -47,7 +47,7 @@ def _cells(table: Any) -> Iterable[Finding]:
     worst = table.assign(lost=lost)[lost >= MAX_LOST].sort_values("lost", ascending=False)
     if overall < MAX_LOST and not len(worst):
         return
-    by_batch = f"; by batch: {_listed(f'{row.lost:.0%} of {row.level!r}' for row in worst.itertuples())}"
+    by_batch = f"; by batch: {listed(f'{row.lost:.0%} of {row.level!r}' for row in worst.itertuples())}"
     yield Finding(
         "cells_lost",
         Level.WARNING,
@@ -69,15 +69,10 @@ def _types(table: Any) -> Iterable[Finding]:
             yield Finding(
                 code,
                 Level.WARNING,
-                f"quality control left out {said} cells of a type: {_listed(rows)}.",
+                f"quality control left out {said} cells of a type: {listed(rows)}.",
                 "Are these cells of poor quality, or do the thresholds take a type for it? Loosen them and compare.",
             )
 
 
 def _has(table: Any, columns: tuple[str, ...]) -> bool:
     return isinstance(table, pd.DataFrame) and len(table) > 0 and set(columns) <= set(table)
-
-
-def _listed(parts: Iterable[str], most: int = 5) -> str:
-    names = list(parts)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
