@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from .terminal import messages
-from .tune import FIGURES, corrected
+from .tune import FIGURES, chosen
 from .values import Names, Numbers, common_options
 
 if TYPE_CHECKING:
@@ -92,20 +91,7 @@ _PASSED = (
 def _run(source: str, keys: list[str], options: dict[str, Any]) -> Sweep:
     from ..tl.sweep import sweep as run_sweep
 
-    shown = not options["quiet"] and sys.stderr.isatty()
-    with corrected(source, options) as (adata, keep):
-        found = run_sweep(
-            adata,
-            keys,
-            **{name: options[name] for name in _PASSED},
-            n_threads=options["threads"],
-            rng=options["seed"],
-            progress=_say if shown else None,
-        )
-        if shown:
-            click.echo("\r\x1b[K", nl=False, err=True)
-        keep(found)
-    return found
+    return chosen(run_sweep, source, keys, {name: options[name] for name in _PASSED}, options, _say)
 
 
 def _say(name: str, done: int, runs: int) -> None:

@@ -82,17 +82,24 @@ def tune(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any) ->
 def _run(source: str, keys: list[str], options: dict[str, Any]) -> Tuning:
     from ..tl.tune import tune as run_tune
 
+    given = {name: options[name] for name in _PASSED}
+    given |= {} if options["weights"] is None else {"weights": options["weights"]}
+    return chosen(run_tune, source, keys, given, options, _say)
+
+
+def chosen(
+    choose: Callable[..., Any],
+    source: str,
+    keys: list[str],
+    given: dict[str, Any],
+    options: dict[str, Any],
+    say: Callable[[str, int, int], None],
+) -> Any:
+    """Correct IN by a function that chooses parameters, showing how far it is on a terminal, and write the result."""
     shown = not options["quiet"] and sys.stderr.isatty()
     with corrected(source, options) as (adata, keep):
-        found = run_tune(
-            adata,
-            keys,
-            **{name: options[name] for name in _PASSED},
-            **({} if options["weights"] is None else {"weights": options["weights"]}),
-            n_threads=options["threads"],
-            rng=options["seed"],
-            progress=_say if shown else None,
-        )
+        progress = say if shown else None
+        found = choose(adata, keys, **given, n_threads=options["threads"], rng=options["seed"], progress=progress)
         if shown:
             click.echo("\r\x1b[K", nl=False, err=True)
         keep(found)
