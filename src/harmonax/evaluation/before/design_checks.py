@@ -9,7 +9,7 @@ from itertools import combinations
 
 import numpy as np
 
-from ..findings import Finding, Level
+from ..findings import Finding, Level, listed
 from ..variables import Variable
 from .association import Association, Relation, associate, count, cramers_v, design_rank, linked, linked_groups
 
@@ -187,8 +187,7 @@ def _level_names(variable: Variable, which: np.ndarray, limit: int = 5) -> str:
 
 
 def _listed(names: Sequence[str] | np.ndarray, limit: int = 5) -> str:
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(f"'{name}'" for name in names[:limit]) + more
+    return listed((f"'{name}'" for name in names), limit)
 
 
 # Words that name what is compared, not where cells were measured.
