@@ -377,7 +377,7 @@ def _no_record(a: ad.AnnData) -> None:
         (_other_counts, "qc"),
         (_other_labels, "qc"),
         (_no_record, "qc"),
-        (lambda a: a.obs.drop(columns="leiden_0.5", inplace=True), "leiden"),
+        (lambda a: a.obs.pop("leiden_0.5"), "leiden"),
         (_other_clusters, "leiden"),
         (_other_pca, "pca"),
         (lambda a: a.obsm.pop("X_pca_harmony"), "harmony"),
