@@ -50,15 +50,16 @@ def check(
             place = io.check_destination(output, inputs=inputs, overwrite=options["overwrite"])
         # Without principal components the design alone is checked; an embedding that was named must be there.
         wanted = {"optional" if options["basis"] == _DEFAULT_BASIS else "bases": [options["basis"]]}
-        made = run_check(
-            io.read_parts(source, **wanted),
-            [name for names in batch_key for name in names],
-            label_key=options["label_key"],
-            condition_key=[name for names in condition_key for name in names],
-            basis=options["basis"],
-            rng=options["seed"],
-            max_cells=options["max_cells"],
-        )
+        with io.Unchanged(source):
+            made = run_check(
+                io.read_parts(source, **wanted),
+                [name for names in batch_key for name in names],
+                label_key=options["label_key"],
+                condition_key=[name for names in condition_key for name in names],
+                basis=options["basis"],
+                rng=options["seed"],
+                max_cells=options["max_cells"],
+            )
         if place is not None:
             with io.whole_or_nothing(place, overwrite=options["overwrite"], needed=0) as (part,):
                 io.write_json(part, made.to_record())

@@ -48,7 +48,8 @@ def diagnose(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any
         place = None
         if options["output"] is not None:
             place = io.check_destination(options["output"], inputs=inputs, overwrite=options["overwrite"])
-        adata = _read(source, options)
+        with io.Unchanged(source):
+            adata = _read(source, options)
         found = run_diagnose(
             adata,
             [name for names in batch_key for name in names] or None,

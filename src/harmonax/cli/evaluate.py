@@ -68,18 +68,19 @@ def evaluate(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any
             path: io.check_destination(path, inputs=[source, *also_read, *wanted[:i]], overwrite=options["overwrite"])
             for i, path in enumerate(wanted)
         }
-        found = evaluate_file(
-            source,
-            _joined(batch_key),
-            label_key=options["label_key"],
-            embeddings=_joined(options["embedding"]) or None,
-            baseline=options["baseline"],
-            max_cells=options["max_cells"],
-            rng=options["seed"],
-            allow_many_levels=options["allow_many_levels"],
-            controls=options["controls"],
-            progress=None if options["quiet"] or not sys.stderr.isatty() else _say,
-        )
+        with io.Unchanged(source):
+            found = evaluate_file(
+                source,
+                _joined(batch_key),
+                label_key=options["label_key"],
+                embeddings=_joined(options["embedding"]) or None,
+                baseline=options["baseline"],
+                max_cells=options["max_cells"],
+                rng=options["seed"],
+                allow_many_levels=options["allow_many_levels"],
+                controls=options["controls"],
+                progress=None if options["quiet"] or not sys.stderr.isatty() else _say,
+            )
         if not options["quiet"] and sys.stderr.isatty():
             click.echo("\r\x1b[K", nl=False, err=True)
         _write(found, places, options)

@@ -122,7 +122,8 @@ def corrected(source: str, options: dict[str, Any]) -> Iterator[tuple[AnnData, C
         io.check_destination(path, inputs=[source, *also_read, *wanted[:i]], overwrite=options["overwrite"])
         for i, path in enumerate(wanted)
     ]
-    adata = read(source)
+    with io.Unchanged(source):
+        adata = read(source)
 
     def keep(found: Any) -> None:
         with io.whole_or_nothing(*places, overwrite=options["overwrite"], needed=0) as parts:

@@ -9,7 +9,8 @@ from typing import Any
 
 import click
 
-from ..errors import FileFormatError, nearest
+from ..errors import FileFormatError, InputError, nearest
+from ..system.validate import check_file
 
 
 class Numbers(click.ParamType):
@@ -62,8 +63,11 @@ def read_config(ctx: click.Context, param: click.Parameter, path: str | None) ->
     if path is None:
         return None
     try:
+        check_file(path)
         with open(path, "rb") as file:
             values = tomllib.load(file)
+    except InputError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
     except OSError as error:
         raise click.BadParameter(f"{path}: {error.strerror}", ctx, param) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -100,6 +104,7 @@ def _as_given(path: str, key: str, value: Any, option: click.Option, ctx: click.
 
 def read_markers(path: str) -> dict[str, list[str]]:
     """Return the genes by cell type that a TOML file lists."""
+    check_file(path)
     try:
         table = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:

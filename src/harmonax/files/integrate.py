@@ -124,6 +124,7 @@ def integrate_file(job: FileJob, params: HarmonyParams | None = None, **how: Any
     clock = _Clock()
     params = params if params is not None else HarmonyParams()
     places = _check_places(job)
+    inputs = io.Unchanged(*job.sources, job.metadata)
     source, embedding, design = _read(job, how)
     clock.lap("read")
     limit, held = memory.parse_size(how.get("max_memory")), memory.peak() or 0
@@ -142,7 +143,7 @@ def integrate_file(job: FileJob, params: HarmonyParams | None = None, **how: Any
     record = uns_record(result, job.basis, job.adjusted_basis, columns)
     made = io.Result(source, job.basis, job.adjusted_basis, result.embedding, record)
     files = [places.record, *([places.model] if places.model is not None else []), places.result]
-    with io.whole_or_nothing(*files, overwrite=job.overwrite, needed=needed) as (json_part, *model_part, part):
+    with io.whole_or_nothing(*files, overwrite=job.overwrite, needed=needed) as (json_part, *model_part, part), inputs:
         io.write_result(part, places.kind, made, compress=io.gzipped(job.output))
         clock.lap("write")
         for each in model_part:

@@ -82,6 +82,7 @@ def map_file(job: MapJob, wanted: QueryOptions) -> Mapped:
     io.check_writable(target)
     place = io.check_destination(job.output, inputs=[job.source, job.model, *job.also_read], overwrite=job.overwrite)
     check_places(job.adjusted_basis, job.basis or job.projected_basis)
+    inputs = io.Unchanged(job.source, job.model)
     up_to = 0 if wanted.how.get("max_memory") is not None else _MAX_IN_MEMORY
     model = read_model(job.model, wanted.labels)
     matched = X = None
@@ -118,7 +119,7 @@ def map_file(job: MapJob, wanted: QueryOptions) -> Mapped:
     )
     needed = io.size_of(source, target, made.nbytes)
     io.check_space(place, needed)
-    with io.whole_or_nothing(place, overwrite=job.overwrite, needed=needed) as (part,):
+    with io.whole_or_nothing(place, overwrite=job.overwrite, needed=needed) as (part,), inputs:
         io.write_result(part, target, made)
     log.info("wrote %s", job.output)
     return mapped

@@ -13,6 +13,7 @@
     bundle.py     arrays, JSON and their SHA-256, alone in a file: a fitted model, a checkpoint
     record.py     run.json
     staging.py    beside its place first, then flushed, then renamed
+    unchanged.py  whether the inputs are still what was read
 
 Knows pandas, anndata, h5py and zarr; of harmonax only the values (errors, design). Runs nothing: `harmonax.files` does.
 """
@@ -40,6 +41,7 @@ from .several import read_several
 from .sink import Result, check_writable, size_of, write_result
 from .source import Source
 from .staging import check_destination, check_space, whole_or_nothing
+from .unchanged import Unchanged
 
 __all__ = [
     "ANNOTATED",
@@ -52,6 +54,7 @@ __all__ = [
     "Reading",
     "Result",
     "Source",
+    "Unchanged",
     "check_destination",
     "check_space",
     "check_writable",

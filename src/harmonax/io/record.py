@@ -33,6 +33,8 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
 
 def recorded_output(path: Path) -> str | None:
     """Return the output whose record a file holds; None where it is no record of ours, or not there."""
+    if not path.is_file():
+        return None
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["output"]["path"])
     except (OSError, ValueError, KeyError, TypeError):

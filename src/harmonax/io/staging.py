@@ -1,10 +1,17 @@
-"""Files that appear whole or not at all: written beside their place, flushed to the disk, then renamed."""
+"""Files that appear whole or not at all: written beside their place, flushed to the disk, then renamed.
+
+What a killed process was writing is told by its name, and removed by the next one that writes in that directory.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import hashlib
 import os
+import platform
+import re
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
@@ -38,6 +45,8 @@ def check_destination(
         If the directory is missing or cannot be written, or something that must stay is in the way.
     """
     place = Path(os.path.realpath(path))
+    if place.is_symlink():
+        raise OutputError(f"{path} is a link that leads to itself; remove it, or choose another name")
     for source in inputs:
         if _same(place, source):
             raise OutputError(f"the output {path} is the input {source}; choose another name")
@@ -48,6 +57,7 @@ def check_destination(
     if not place.parent.is_dir():
         raise OutputError(f"{path}: there is no directory {place.parent}; make it first")
     _check_free_name(path, place, overwrite)
+    _remove_abandoned(place.parent)
     # Only trying tells: access rights say nothing about read-only mounts, nor anything to root.
     probe = _part(place)
     try:
@@ -87,12 +97,13 @@ def whole_or_nothing(*places: Path, overwrite: bool, needed: int) -> Iterator[li
         yield parts
         for part in parts:
             _flush(part)
-        _check_free_name(places[-1], places[-1], overwrite)
-        for place, part in zip(places, parts, strict=True):
-            is_new = not place.exists()
-            _move(part, place)
-            moved += [place] if is_new else []
-            _flush_entry(place.parent)
+        with _alone(places[-1].parent):
+            _check_free_name(places[-1], places[-1], overwrite)
+            for place, part in zip(places, parts, strict=True):
+                is_new = not place.exists()
+                _move(part, place)
+                moved += [place] if is_new else []
+                _flush_entry(place.parent)
     except BaseException as error:
         for path in (*parts, *moved):
             _remove(path)
@@ -118,10 +129,12 @@ def _explain(error: BaseException, place: Path, needed: int) -> str:
 def _check_free_name(path: str | os.PathLike[str], place: Path, overwrite: bool) -> None:
     if not place.exists():
         return
+    if not (place.is_file() or place.is_dir()):
+        raise OutputError(f"{path} is a pipe, a socket or a device, not a file; choose another name")
     if not overwrite:
         raise OutputError(f"{path} exists already; choose another name, or pass --overwrite")
     if place.is_dir() and not any((place / name).exists() for name in ("zarr.json", ".zgroup")):
-        raise OutputError(f"{path} is a directory that is no Zarr store: it is not written over")
+        raise OutputError(f"{path} is a directory that is not a Zarr store: it is not written over")
 
 
 def _same(place: Path, source: str | os.PathLike[str]) -> bool:
@@ -133,7 +146,70 @@ def _same(place: Path, source: str | os.PathLike[str]) -> bool:
 
 
 def _part(place: Path) -> Path:
-    return place.parent / f".harmonax-{secrets.token_hex(6)}.part"
+    """Return a new name beside a place, which says whose it is: the computer, the process and when that began."""
+    number = os.getpid()
+    return place.parent / f".harmonax-{_computer()}-{number}-{_began(number)}-{secrets.token_hex(4)}.part"
+
+
+_PART = re.compile(r"\.harmonax-(\w+)-(\d+)-(\d+)-\w+\.part")
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what processes of this computer that are no more were writing in a directory."""
+    with contextlib.suppress(OSError):
+        for path in list(folder.iterdir()):
+            if (name := _PART.fullmatch(path.name)) and name[1] == _computer() and _ended(int(name[2]), int(name[3])):
+                _remove(path)
+
+
+@functools.cache
+def _computer() -> str:
+    """Return a short text for this computer; containers that count processes each for itself are several."""
+    namespace = ""
+    with contextlib.suppress(OSError):
+        namespace = os.readlink("/proc/self/ns/pid")
+    return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:8]
+
+
+def _began(number: int) -> int:
+    """Return when a process began, in the system's ticks; 0 where that is not known."""
+    try:
+        stat = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
+        # The name before it may have spaces and brackets in it.
+        return int(stat.rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def _ended(number: int, began: int) -> bool:
+    """Return whether the process of this number that began then is no more; False where that cannot be known."""
+    if os.name != "posix":
+        return False
+    try:
+        os.kill(number, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return _began(number) != began
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Hold a directory while files take their places in it: of two runs, the second then finds the first's result."""
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        # Some network file systems have no locks.
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def _move(part: Path, place: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..io import check_destination, whole_or_nothing
+from ..io import Unchanged, check_destination, whole_or_nothing
 from ..system.rng import seed_from
 from ..system.validate import whole_number
 from .figures import Figures
@@ -90,6 +90,7 @@ def write_report(
     max_points = whole_number(max_points, "max_points", minimum=1)
     inputs = [adata] if isinstance(adata, (str, os.PathLike)) else []
     place = check_destination(path, inputs=inputs, overwrite=overwrite)
+    unchanged = Unchanged(*inputs)
     parts = parts_of(adata)
     points = points_of(parts, _list(color_by), _list(genes), max_points, seed_from(rng))
     figures = Figures()
@@ -99,7 +100,7 @@ def write_report(
     about += f" · {parts.name}" if parts.name and title is not None else ""
     text = page({"title": clean(name), "about": about, "run": _run(parts)}, sections, figures, points)
     data = text.encode("utf-8", errors="replace")
-    with whole_or_nothing(place, overwrite=overwrite, needed=len(data)) as (part,):
+    with whole_or_nothing(place, overwrite=overwrite, needed=len(data)) as (part,), unchanged:
         part.write_bytes(data)
     return place
 

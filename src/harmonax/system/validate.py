@@ -6,6 +6,7 @@ What is returned is the value to work with. It stands below parameters and threa
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -102,3 +103,11 @@ def _bounds(minimum: float, maximum: float, exclusive: bool = False) -> str:
     if math.isinf(maximum):
         return "" if math.isinf(minimum) else f"of at least {minimum:g}"
     return f"from {minimum:g} to {maximum:g}"
+
+
+def check_file(path: str | os.PathLike[str]) -> None:
+    """Refuse what is neither a file nor a folder: reading from a pipe could wait for ever."""
+    if not os.path.exists(path):
+        raise InputError(f"{path}: no such file")
+    if not (os.path.isfile(path) or os.path.isdir(path)):
+        raise InputError(f"{path} is a pipe, a socket or a device, not a file; write its content to a file first")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +12,7 @@ from ..errors import InputError, MissingKeyError, nearest, warn
 from ..inputs import expression as counts
 from ..inputs.columns import design_from_table
 from ..inputs.lazy import is_lazy
+from ..io import Unchanged
 from ..pp.correctors import corrector_of
 from ..system.extras import need
 from . import inputs, meter, outputs, steps
@@ -35,11 +37,15 @@ def execute(job: Job) -> AnnData:
     if job.options.hvg_flavor.startswith("seurat_v3"):
         need("skmisc", "workflow")
     corrector_of(job.options.corrector).check_installed()
+    unchanged = Unchanged(*job.inputs)
     with checkpoint.working(job.out) as work:
         if work is not None:
             outputs.check_places(job, work)
-        state, intents = _load(job)
-        mark = _steps(job, intents, state, work)
+        with unchanged:
+            state, intents = _load(job)
+        # Expression beyond memory is read at every step.
+        with unchanged if state.beyond else contextlib.nullcontext():
+            mark = _steps(job, intents, state, work)
         outputs.record(state, job)
         if work is not None:
             outputs.write(state, job, work, mark)

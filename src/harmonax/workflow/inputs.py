@@ -16,6 +16,7 @@ from .. import io
 from ..errors import FileFormatError, HarmonaxError, InputError, MissingKeyError, nearest, warn
 from ..io.names import short_names
 from ..system.extras import need
+from ..system.validate import check_file
 from . import out_of_core as beyond
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ def kind_of(path: str) -> str:
     place = Path(path)
     if not place.exists():
         raise InputError(f"{path}: no such file or folder")
+    check_file(place)
     name = place.name.lower()
     if place.is_dir():
         if any((place / inside).exists() for inside in ("zarr.json", ".zgroup")):

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from ...errors import FileFormatError, HarmonaxError, InputError
+from ...system.validate import check_file
 
 
 @dataclass(frozen=True)
@@ -106,8 +107,7 @@ class BareFormat(NamedFormat, ABC):
 @contextlib.contextmanager
 def reading(path: Path, kind: NamedFormat) -> Iterator[None]:
     """Turn whatever a reader says about a bad file into one line that names the file."""
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
+    check_file(path)
     try:
         yield
     except HarmonaxError:
