@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -21,12 +22,13 @@ from hypothesis import strategies as st
 from strategies import cells_with_batches
 
 import harmonax
+from harmonax import io
 from harmonax.cells.disk import DiskCells
 from harmonax.cells.memory import MemoryCells
 from harmonax.cli import run as command
 from harmonax.design import BatchDesign
 from harmonax.engine.budget import MemoryEstimate, choose
-from harmonax.engine.checkpoint import Checkpoint
+from harmonax.engine.checkpoint import _ROUND, Checkpoint
 from harmonax.errors import HarmonaxWarning, InputError, OutputError
 from harmonax.inputs.values import data_hash
 from harmonax.params import HarmonyParams
@@ -241,7 +243,7 @@ class TestCheckpoint:
         damaged = bytearray((tmp_path / "round-0003.h5").read_bytes())
         damaged[len(damaged) // 2] ^= 0xFF
         (tmp_path / "round-0003.h5").write_bytes(damaged)
-        with pytest.warns(HarmonaxWarning, match=r"round-0003.h5 cannot be read .* from the round before it"):
+        with pytest.warns(HarmonaxWarning, match=r"round-0003.h5 cannot be used .* from the round before it"):
             again = harmonax.harmonize(Z, codes, params, rng=1, checkpoint=tmp_path)
         np.testing.assert_array_equal(again.embedding, whole.embedding)
 
@@ -275,6 +277,84 @@ class TestCheckpoint:
             Checkpoint(tmp_path)
         with pytest.raises(OutputError, match="checkpoint directory"):
             Checkpoint(tmp_path / "no" / "such")
+        (tmp_path / "file").touch()
+        with pytest.raises(OutputError, match="checkpoint directory"):
+            Checkpoint(tmp_path / "file")
+
+    @pytest.mark.parametrize("seed", ['"x"', "null", "[1]", '{"a": 1}'])
+    def test_a_seed_that_is_none_is_refused(self, seed, tmp_path):
+        Z, codes = cells_with_batches(200, 4, (2,), seed=2)
+        harmonax.harmonize(Z, codes, rng=1, checkpoint=tmp_path)
+        run = tmp_path / "checkpoint.json"
+        run.write_text(run.read_text().replace('"seed": 1', f'"seed": {seed}'))
+        with pytest.raises(InputError, match="is no checkpoint of this version"):
+            harmonax.harmonize(Z, codes, rng=1, checkpoint=tmp_path)
+
+    def test_nothing_is_made_before_the_input_is_known_to_be_good(self, tmp_path):
+        Z, codes = cells_with_batches(200, 4, (2,), seed=2)
+        Z[5, 1] = np.nan
+        with pytest.raises(InputError, match="NaN"):
+            harmonax.harmonize(Z, codes, rng=1, checkpoint=tmp_path / "kept")
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("what", ["another seed", "the first", "edited", "sealed again", "not finite", "cut"])
+    def test_rounds_that_are_not_of_this_run_are_made_again(self, what, tmp_path):
+        Z, codes = cells_with_batches(300, 4, (2,), seed=2)
+        params = HarmonyParams(tol_harmony=0, max_iter_harmony=3, n_clusters=5)
+        whole = harmonax.harmonize(Z, codes, params, rng=1)
+        kept, other = tmp_path / "kept", tmp_path / "other"
+        for seed, place in ((1, kept), (2, other)):
+            harmonax.harmonize(Z, codes, params.replace(max_iter_harmony=2), rng=seed, checkpoint=place)
+        second = kept / "round-0002.h5"
+        if what == "another seed":
+            shutil.copy(other / "round-0002.h5", second)
+        elif what == "the first":
+            shutil.copy(kept / "round-0001.h5", second)
+        elif what == "edited":
+            with h5py.File(second, "r+") as file:
+                file["tables/Y"][0, 0] *= 1.01
+        else:
+            resealed(second, what)
+        with pytest.warns(HarmonaxWarning, match=r"round-0002.h5 cannot be used"):
+            again = harmonax.harmonize(Z, codes, params, rng=1, checkpoint=kept)
+        np.testing.assert_array_equal(again.embedding, whole.embedding)
+
+    def test_of_two_runs_at_once_the_second_is_told_so(self, tmp_path):
+        Z, codes = cells_with_batches(300, 4, (2,), seed=2)
+        refused = []
+
+        def at_the_same_time(*_):
+            if not refused:
+                with pytest.raises(OutputError, match="another run is using the checkpoint") as error:
+                    harmonax.harmonize(Z, codes, rng=1, checkpoint=tmp_path)
+                refused.append(error)
+
+        harmonax.harmonize(Z, codes, rng=1, checkpoint=tmp_path, progress=at_the_same_time)
+        assert refused
+        harmonax.harmonize(Z, codes, rng=1, checkpoint=tmp_path)
+
+    def test_another_version_or_instruction_set_is_said(self, tmp_path):
+        Z, codes = cells_with_batches(300, 4, (2,), seed=2)
+        harmonax.harmonize(Z, codes, rng=1, checkpoint=tmp_path)
+        run = tmp_path / "checkpoint.json"
+        known = json.loads(run.read_text())
+        run.write_text(json.dumps(known | {"made_by": known["made_by"] | {"cells": "abacus"}}))
+        with pytest.warns(HarmonaxWarning, match=r"cells abacus; this is .* the last bits may differ"):
+            harmonax.harmonize(Z, codes, rng=1, checkpoint=tmp_path)
+
+
+def resealed(path: Path, what: str) -> None:
+    """Write other tables into a round, with a checksum that fits them."""
+    plain = io.read_bundle(path, io.H5AD, _ROUND)
+    about, tables = io.unseal(plain, _ROUND, str(path)), plain["tables"]
+    if what == "sealed again":
+        about = about | {"after": "0" * 64}
+    if what == "not finite":
+        tables["W"] = tables["W"] * np.nan
+    if what == "cut":
+        tables["mass"] = tables["mass"][:1]
+    path.unlink()
+    io.save_bundle(path, io.H5AD, io.seal(_ROUND, about, {"tables": tables}))
 
 
 # Kills itself, at a moment that nothing announces; after so many seconds of work.
@@ -324,7 +404,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bits(backend, tmp_path):
     assert (tmp_path / "out.npy").read_bytes() == expected
     # Neither scratch files nor half a round.
     assert {p.name for p in tmp_path.iterdir()} <= {"Z.npy", "codes.npy", "kept", "out.npy", "part.npy"}
-    assert not [p for p in (tmp_path / "kept").iterdir() if p.name.startswith(".")]
+    assert not [p for p in (tmp_path / "kept").iterdir() if p.name.endswith(".part")]
 
 
 def clear(folder: Path) -> None:

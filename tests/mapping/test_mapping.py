@@ -138,6 +138,12 @@ class TestPlace:
         alone = model.map(Z[own], {name: column[own] for name, column in names.items()})
         np.testing.assert_allclose(alone, placed.embedding[own], rtol=1e-10, atol=1e-10)
 
+    def test_known_batches_settle_in_ten_rounds_however_few_are_asked_for(self):
+        Z, names, _, model = fitted()
+        settled = map_query(model, Z, names, n_iter=10).embedding
+        np.testing.assert_array_equal(map_query(model, Z, names, n_iter=1).embedding, settled)
+        assert not np.array_equal(map_query(model, Z, names, n_iter=11).embedding, settled)
+
     def test_known_batches_may_be_others(self):
         Z, names, _, model = fitted()
         as_new = model.map(Z, {"v0": np.char.add("new", names["v0"])})

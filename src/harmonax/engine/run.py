@@ -148,10 +148,11 @@ def harmonize(
     placed = make_cells(Z, design, schedule, resolved, request, dtype=dtype, digest=digest)
     cells = placed.cells
     sha256 = end_digest(digest, design) if digest is not None else None
-    past = kept.begin(params, seed, str(sha256), schedule.n_blocks, resolved.sigma) if kept is not None else []
     seeding = np.random.default_rng(centroid_seed)
     target = None if placed.result_stays else np.empty(Z.shape, dtype) if out is None or lazy else out
-    with contextlib.closing(cells):
+    with contextlib.closing(cells), kept if kept is not None else contextlib.nullcontext():
+        run = (params, seed, str(sha256), schedule.n_blocks, resolved.sigma, placed.description)
+        past = kept.begin(*run) if kept is not None else []
         Y = past[-1].assigned.Y if past else seed_centroids(cells, resolved.n_clusters, seeding)
         with reporter(progress, params.max_iter_harmony) as report:
             keep = kept.keep if kept is not None else lambda ended: None
