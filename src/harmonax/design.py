@@ -28,12 +28,46 @@ class BatchDesign:
         The F levels that each joint level consists of, numbered 0..B-1, sorted, (J, F) int32.
     variables, levels
         Names of the F variables, and of each one's levels.
+
+    Raises
+    ------
+    InputError
+        If these do not fit together: a number that stands for no level, a level without cells.
     """
 
     joint: np.ndarray
     joint_levels: np.ndarray
     variables: tuple[str, ...]
     levels: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        # The kernels take these numbers as places in memory.
+        for name, ndim in (("joint", 1), ("joint_levels", 2)):
+            array = np.asarray(getattr(self, name))
+            if array.ndim != ndim or array.dtype.kind not in "iu":
+                raise InputError(
+                    f"{name} of a BatchDesign has shape {array.shape} and dtype {array.dtype}; allowed are whole "
+                    f"numbers in {ndim} dimension{'s' * (ndim > 1)}: make it with BatchDesign.from_codes"
+                )
+        n_joint, n_variables = self.joint_levels.shape
+        if not len(self.variables) == len(self.levels) == n_variables > 0:
+            wrong = f"{len(self.variables)} variables, the levels of {len(self.levels)}, and {n_variables} columns"
+        elif self.joint.size and not 0 <= self.joint.min() <= self.joint.max() < n_joint:
+            wrong = f"joint levels {self.joint.min()} to {self.joint.max()}, of {n_joint}"
+        elif any(
+            column.size and not begin <= column.min() <= column.max() < end
+            for column, begin, end in zip(self.joint_levels.T, self.offsets[:-1], self.offsets[1:], strict=True)
+        ):
+            wrong = "joint_levels with numbers that are not levels of their variable"
+        elif not _in_order(self.joint_levels) or (n_variables == 1 and n_joint != self.n_levels):
+            wrong = "joint_levels that are out of order, occur twice or are missing"
+        elif not (np.bincount(self.joint, minlength=n_joint) > 0).all():
+            wrong = "levels that no cell has"
+        else:
+            for name in ("joint", "joint_levels"):
+                object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), np.int32))
+            return
+        raise InputError(f"the BatchDesign has {wrong}: make it with BatchDesign.from_codes")
 
     @classmethod
     def from_codes(
@@ -129,6 +163,13 @@ class BatchDesign:
             f"{name} has {values.size} values; allowed are 1, one per batch variable ({n_variables}) "
             f"or one per level of all variables ({n_levels})"
         )
+
+
+def _in_order(rows: np.ndarray) -> bool:
+    """Return whether each row comes after the one before it, compared number by number."""
+    steps = np.diff(rows.astype(np.int64), axis=0)
+    first = (steps != 0).argmax(axis=1)
+    return bool((np.take_along_axis(steps, first[:, None], axis=1) > 0).all())
 
 
 def _factorize(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
