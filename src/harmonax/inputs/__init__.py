@@ -6,4 +6,5 @@ values       which numbers of an embedding cannot be corrected, and their hash
 columns      batch columns as a `BatchDesign`
 expression   expression made dense; where the raw counts are, and whether they are counts
 lazy         expression that is not in memory
+sparse       sparse matrices whose arrays fit together
 """

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..errors import InputError, MissingKeyError, nearest
 from .rows import slabs
+from .sparse import intact
 from .values import CHECK_ROWS, ValueCheck, begin_digest, check_real, check_shape
 
 
@@ -179,7 +180,7 @@ def as_array(Z: Any, what: str) -> np.ndarray:
             array = np.asarray(Z)
             array = Z.to_numpy(np.float64, na_value=np.nan) if array.dtype == object else array
         else:
-            array = np.asarray(Z.toarray() if hasattr(Z, "toarray") else Z)
+            array = np.asarray(intact(Z, what).toarray() if hasattr(Z, "toarray") else Z)
     except (TypeError, ValueError) as error:
         raise InputError(f"{what} is not an array of numbers: {error}") from None
     check_real(array.dtype, what)

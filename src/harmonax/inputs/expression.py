@@ -10,6 +10,7 @@ from scipy import sparse
 
 from ..errors import InputError, MissingKeyError, nearest
 from .lazy import as_csr, is_lazy, per_piece
+from .sparse import intact
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -65,7 +66,7 @@ def dense(X: Any, dtype: Any = None) -> np.ndarray:
     [[0, 1], [2, 0]]
     """
     X = X.compute() if hasattr(X, "compute") else X
-    return np.asarray(X.toarray() if is_sparse(X) else X, dtype)
+    return np.asarray(intact(X).toarray() if is_sparse(X) else X, dtype)
 
 
 def layer_of(adata: Any, layer: str | None, where: str = "layers") -> tuple[Any, str]:
@@ -128,6 +129,7 @@ def as_counts(X: Any) -> Any:
     """Return counts as scanpy wants them: CSR, float32 where that is exact; the same matrix where it is that."""
     if is_lazy(X):
         return as_csr(X)
+    intact(X)
     highest = X.max() if X.shape[0] and X.shape[1] else 0
     dtype = np.float32 if highest < _EXACT else np.float64
     counts = sparse.csr_matrix(X, dtype=dtype)

@@ -10,6 +10,7 @@ import numpy as np
 from scipy import sparse
 
 from ..system.extras import need
+from .sparse import intact
 
 
 def is_lazy(X: Any) -> bool:
@@ -34,7 +35,7 @@ def as_csr(X: Any) -> Any:
 
 
 def _csr(piece: Any) -> sparse.csr_matrix:
-    made = sparse.csr_matrix(piece, dtype=np.float32)
+    made = sparse.csr_matrix(intact(piece), dtype=np.float32)
     # What came may be another's.
     made = made.copy() if made is piece else made
     made.sum_duplicates()

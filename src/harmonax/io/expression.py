@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import FileFormatError, InputError, MissingKeyError, nearest
+from ..inputs.sparse import check_stored, intact
 from .annotated import quiet, read_obs
 from .formats import AnnotatedFormat, reading
 
@@ -32,15 +33,20 @@ class StoredExpression:
             if layer is not None and (("layers" not in root) or layer not in root["layers"]):
                 there = sorted(root["layers"].keys()) if "layers" in root else []
                 raise MissingKeyError(f"{path} has no layer '{layer}'; {nearest(layer, there)}")
-            if layer is None and "X" not in root:
+            if layer is None and not has_X(root):
                 raise InputError(f"{path} has no X; name a layer, or an embedding that is projected already (--basis)")
-            self.shape = tuple(int(n) for n in self._open(root).shape)
+            stored = self._open(root)
+            self.shape = tuple(int(n) for n in stored.shape)
+            # Rows of what is stored by columns come from all of it.
+            if getattr(stored, "format", "") == "csc":
+                check_stored(stored.group, self.shape[1], self.shape[0], str(path))
 
     def __getitem__(self, rows: slice | np.ndarray) -> Any:
         with reading(self._path, self._kind), self._kind.open(self._path) as root, quiet():
             stored = self._open(root)
             # Zarr takes lists of rows by another name.
-            return stored[rows] if isinstance(rows, slice) else getattr(stored, "oindex", stored)[rows]
+            found = stored[rows] if isinstance(rows, slice) else getattr(stored, "oindex", stored)[rows]
+            return intact(found, str(self._path))
 
     def _open(self, root: Any) -> Any:
         from anndata.io import sparse_dataset
@@ -70,8 +76,13 @@ def stored_cells(path: Path, kind: AnnotatedFormat, obsm: dict[str, Any], loadin
     with reading(path, kind), kind.open(path) as root, quiet():
         varm = root.get("varm", {})
         read = {name: read_elem(varm[name]) for name in (loadings,) if name in varm}
-        var, has_X = read_elem(root["var"]), "X" in root
-    return StoredCells(StoredExpression(path, kind) if has_X else None, var, read, obsm)
+        var, present = read_elem(root["var"]), has_X(root)
+    return StoredCells(StoredExpression(path, kind) if present else None, var, read, obsm)
+
+
+def has_X(root: Any) -> bool:
+    """Return whether an AnnData file has an X; that of one without may be an element that stands for None."""
+    return "X" in root and root["X"].attrs.get("encoding-type") != "null"
 
 
 def read_expression(

@@ -14,7 +14,7 @@ import pandas as pd
 
 from ..errors import FileFormatError, InputError
 from ..inputs.expression import dense
-from ..io import ANNOTATED, AnnotatedFormat, format_of, reading
+from ..io import ANNOTATED, AnnotatedFormat, format_of, reading, stored_cells
 from ..io.annotated import quiet
 
 # Rows of X that are held at a time.
@@ -66,11 +66,8 @@ class Parts:
     @property
     def has_expression(self) -> bool:
         """Whether there is an X to read genes from."""
-        try:
-            with self._open() as X:
-                return X is not None
-        except (KeyError, OSError, ValueError):
-            return False
+        with self._open() as X:
+            return X is not None
 
 
 def parts_of(source: Any) -> Parts:
@@ -128,16 +125,8 @@ def _first_two(element: Any) -> np.ndarray | None:
 
 @contextlib.contextmanager
 def _matrix(path: Path, kind: AnnotatedFormat) -> Iterator[Any]:
-    """Open X to be read by rows: an array, or a sparse matrix that stays on the disk."""
-    from anndata.io import sparse_dataset
-
-    with kind.open(path) as root, quiet():
-        if "X" not in root:
-            yield None
-        elif hasattr(root["X"], "shape") and not hasattr(root["X"], "keys"):
-            yield root["X"]
-        else:
-            yield sparse_dataset(root["X"])
+    """Give X to be read by rows, None where there is none."""
+    yield stored_cells(path, kind, {}).X
 
 
 def _two_dimensions(obsm: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

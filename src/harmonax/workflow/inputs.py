@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import io
 from ..errors import FileFormatError, HarmonaxError, InputError, MissingKeyError, nearest, warn
+from ..inputs.sparse import check_stored, intact
 from ..io.names import short_names
 from ..system.extras import need
 from ..system.validate import check_file
@@ -146,16 +147,31 @@ def _readable(path: str, work: Callable[[], _Found]) -> _Found:
 def _read_h5ad(path: Path) -> AnnData:
     import anndata
 
-    return anndata.read_h5ad(path)
+    return _intact(anndata.read_h5ad(path), path)
 
 
 def _read_zarr(path: Path) -> AnnData:
     import anndata
 
-    return anndata.read_zarr(path)
+    return _intact(anndata.read_zarr(path), path)
+
+
+def _intact(adata: AnnData, path: Path) -> AnnData:
+    """Return data whose sparse matrices all are what they should be."""
+    groups = (adata.layers, adata.obsm, adata.obsp, adata.varm, adata.varp)
+    raw = [] if adata.raw is None else [adata.raw.X]
+    for value in (adata.X, *raw, *(value for group in groups for value in group.values())):
+        intact(value, str(path))
+    return adata
 
 
 def _read_10x_h5(path: Path) -> AnnData:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        for group in (group for group in file.values() if isinstance(group, h5py.Group) and "indptr" in group):
+            n_genes, n_cells = (int(n) for n in group["shape"][:])
+            check_stored(group, n_cells, n_genes, str(path))
     return need("scanpy", "workflow").read_10x_h5(path)
 
 

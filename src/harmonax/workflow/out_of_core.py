@@ -19,6 +19,7 @@ from scipy import sparse
 
 from ..errors import InputError
 from ..inputs.lazy import is_lazy, per_piece
+from ..inputs.sparse import intact
 from ..io import H5AD, ZARR, AnnotatedFormat, format_of
 from ..io.annotated import quiet
 from ..system.cpus import available_cpus
@@ -227,7 +228,8 @@ def _lazy(element: Any, name: str, path: str, room: int | None) -> Any:
     reader = getattr(experimental, "read_elem_lazy", None) or experimental.read_elem_as_dask
     n_rows, n_columns = element.attrs["shape"] if "data" in element else element.shape
     bytes_per_row = _bytes(element) / max(1, n_rows)
-    return reader(element, chunks=(max(1, min(int(n_rows), _rows(bytes_per_row, room))), int(n_columns)))
+    lazy = reader(element, chunks=(max(1, min(int(n_rows), _rows(bytes_per_row, room))), int(n_columns)))
+    return lazy.map_blocks(intact, f"{name} of {path}", dtype=lazy.dtype, meta=lazy._meta)
 
 
 def _rows(bytes_per_row: float, room: int | None) -> int:
