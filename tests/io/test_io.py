@@ -579,7 +579,7 @@ def test_what_is_there_stays_unless_told(adata, tmp_path):
         integrate(source, tmp_path / "new.csv")
     (tmp_path / "dir.zarr").mkdir()
     (tmp_path / "dir.zarr" / "thesis.tex").write_text("precious")
-    with pytest.raises(OutputError, match="no Zarr store"):
+    with pytest.raises(OutputError, match="not a Zarr store"):
         integrate(source, tmp_path / "dir.zarr", overwrite=True, run_json=str(tmp_path / "r.json"))
     assert (tmp_path / "dir.zarr" / "thesis.tex").read_text() == "precious"
     assert (tmp_path / "out.csv").read_text() == (tmp_path / "run.json").read_text() == "precious"

@@ -43,18 +43,23 @@ class _Copy:
 
     def group(self, source: Any, target: Any) -> None:
         self.attributes(source, target)
-        for name in list(source):
-            self.element(source[name], target, name)
+        with reading(self.path, self.kind):
+            elements = {name: source[name] for name in list(source)}
+        for name, element in elements.items():
+            self.element(element, target, name)
 
     def element(self, element: Any, target: Any, name: str) -> None:
-        kind = element.attrs.get("encoding-type", "")
+        with reading(self.path, self.kind):
+            kind = element.attrs.get("encoding-type", "")
         if kind in _FOLDERS:
             self.group(element, target.create_group(name))
         elif kind in _SPARSE:
             group = target.create_group(name)
             self.attributes(element, group)
-            for part in ("data", "indices", "indptr"):
-                self.array(element[part], group, part)
+            with reading(self.path, self.kind):
+                parts = {part: element[part] for part in ("data", "indices", "indptr")}
+            for part, array in parts.items():
+                self.array(array, group, part)
         elif kind == "array" and element.dtype.kind in "fiub" and element.nbytes > _BLOCK:
             self.array(element, target, name)
         elif kind != "null":  # older versions of anndata cannot read one, and leaving it out means the same
@@ -88,5 +93,7 @@ class _Copy:
     def attributes(self, source: Any, target: Any) -> None:
         """Copy attributes as the other format stores them."""
         # A list first: h5py keeps its global lock while one iterates, and zarr's own thread may come to wait for it.
-        for name, value in list(source.attrs.items()):
+        with reading(self.path, self.kind):
+            attributes = list(source.attrs.items())
+        for name, value in attributes:
             target.attrs[name] = self.target.attribute(value)

@@ -122,8 +122,14 @@ def _too_large(paths: Sequence[str], room: int) -> bool:
 
 def read(path: str, room: int | None = None) -> AnnData:
     """Read one file or folder into memory, or, for a room that its expression has not, without that."""
-    reader = _READERS[kind_of(path)]
-    return _readable(path, lambda: reader(Path(path)) if room is None else beyond.read(path, room))
+    kind = kind_of(path)
+
+    def work() -> AnnData:
+        if kind != "10x_mtx":
+            io.check_links(Path(path))
+        return _READERS[kind](Path(path)) if room is None else beyond.read(path, room)
+
+    return _readable(path, work)
 
 
 def _readable(path: str, work: Callable[[], _Found]) -> _Found:

@@ -22,6 +22,7 @@ from .contract import BareFormat, BareTable, NamedFormat, Reading, reading
 from .delimited import CSV, TSV, gzipped
 from .groups import AnnotatedFormat
 from .h5ad import H5AD
+from .links import check_links
 from .npy import NPY
 from .parquet import PARQUET
 from .tabular import TableFormat
@@ -74,6 +75,7 @@ __all__ = [
     "Format",
     "Reading",
     "TableFormat",
+    "check_links",
     "format_of",
     "gzipped",
     "reading",

@@ -13,6 +13,7 @@ import numpy as np
 
 from ...errors import FileFormatError, OutputError
 from .groups import AnnotatedFormat
+from .links import check_links
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -31,6 +32,8 @@ class H5adFormat(AnnotatedFormat):
             raise FileFormatError(f"{path} is a directory, not an .h5ad file")
         if room is not None:
             _reserve(path, room)
+        else:
+            check_links(path)
         with h5py.File(path, "r" if room is None else "r+") as file:
             yield file
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...errors import FileFormatError, MissingExtraError
+from .contract import reading
 from .groups import AnnotatedFormat
+from .links import check_links
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -28,6 +30,8 @@ class ZarrFormat(AnnotatedFormat):
         zarr = _import()
         if not path.is_dir():
             raise FileFormatError(f"{path} is not a Zarr directory")
+        if room is None:
+            check_links(path)
         # Consolidated metadata may lag behind the store, and zarr 3 refuses to change a group read through them.
         choice = {"use_consolidated": False} if _is_3(zarr) else {}
         yield zarr.open_group(str(path), mode="r" if room is None else "r+", **choice)
@@ -47,13 +51,10 @@ class ZarrFormat(AnnotatedFormat):
         _import().consolidate_metadata(str(path))
 
     def copy(self, source: Path, part: Path) -> None:
-        # Not shutil.copytree: it copies access rights too, and a read-only store would give a read-only copy.
-        part.mkdir()
-        for entry in sorted(source.iterdir()):
-            if entry.is_dir():
-                self.copy(entry, part / entry.name)
-            else:
-                shutil.copyfile(entry, part / entry.name)
+        # All metadata are read when the copy's are gathered: damage is the input's, not the output's.
+        with reading(source, self), self.open(source) as root:
+            _look_through(root)
+        _copy_folder(source, part)
 
     def write(self, part: Path, adata: AnnData) -> None:
         adata.write_zarr(part)
@@ -69,6 +70,24 @@ class ZarrFormat(AnnotatedFormat):
     def attribute(self, value: Any) -> Any:
         # Attributes are JSON.
         return value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+
+
+def _look_through(group: Any) -> None:
+    for name in list(group):
+        element = group[name]
+        dict(element.attrs)
+        if hasattr(element, "keys"):
+            _look_through(element)
+
+
+def _copy_folder(source: Path, part: Path) -> None:
+    # Not shutil.copytree: it copies access rights too, and a read-only store would give a read-only copy.
+    part.mkdir()
+    for entry in sorted(source.iterdir()):
+        if entry.is_dir():
+            _copy_folder(entry, part / entry.name)
+        else:
+            shutil.copyfile(entry, part / entry.name)
 
 
 def _import() -> Any:
