@@ -25,7 +25,7 @@ import harmonax
 from harmonax.cli.report import report as report_command
 from harmonax.errors import HarmonaxError, HarmonaxWarning, InputError, MissingExtraError, MissingKeyError, OutputError
 from harmonax.evaluation.findings import Finding, Level, to_table
-from harmonax.report import write_report
+from harmonax.report import write, write_report
 from harmonax.report.colour_codes import MISSING, category, measured
 from harmonax.report.figures import observed_to_expected
 from harmonax.report.render import environment
@@ -158,6 +158,14 @@ def workflow_part():
         "genes": {"n_genes_before": 100, "n_genes_after": 80},
         "cells": table([("batch", "a", 100, 90)], ["batch_key", "level", "n_before", "n_after"]),
     }
+
+
+def leaves(part, above=()):
+    """Give the place of everything that is stored in a dictionary of dictionaries."""
+    for name, value in part.items():
+        yield (*above, name)
+        if isinstance(value, dict):
+            yield from leaves(value, (*above, name))
 
 
 def with_genes(adata: anndata.AnnData, X) -> anndata.AnnData:
@@ -543,6 +551,47 @@ class TestParts:
         assert all(
             f"{word} " in shown for word in ("Can this correction be trusted?", "Metrics", "How to reproduce it")
         )
+
+    def test_a_verdict_from_the_future_is_shown_as_what_it_is(self, full, tmp_path):
+        for key in ("", "_check", "_diagnosis"):
+            full.uns["harmonax" + key]["verdict"] = "transcended"
+        full.uns["harmonax_evaluation"]["scores"]["kind"] = "something new"
+        with pytest.warns(HarmonaxWarning, match="the part 'Verdict' of the report cannot be made"):
+            shown = Page(write_report(full, tmp_path / "r.html")).shown
+        assert "can be trusted" not in shown
+        assert "This part cannot be shown" in shown
+        assert "Metrics" in shown
+
+    def test_wrong_leaves_are_said_and_do_no_harm(self, full, tmp_path):
+        gen = np.random.default_rng(0)
+        full.uns["rank_genes_groups"] = ranked(["G1", "G2", "G3"])
+        full.uns["harmonax_sweep"] = {"sweep": [1]}
+        places = list(leaves(full.uns))
+        assert len(places) > 60
+        wrong = [None, 3, -np.inf, "text", b"bytes", [], {}, np.array(3), np.zeros((2, 2)), [["a"], {}], pd.DataFrame()]
+        for place in gen.permutation(len(places))[:40]:
+            copy = full.copy()
+            *above, name = places[place]
+            part = copy.uns
+            for step in above:
+                part = part[step]
+            part[name] = wrong[int(gen.integers(len(wrong)))]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", HarmonaxWarning)
+                shown = Page(write_report(copy, tmp_path / "r.html")).shown
+            assert "How to reproduce it" in shown or "This part cannot be shown" in shown, places[place]
+
+    def test_a_part_that_cannot_be_made_says_so(self, full, tmp_path, monkeypatch):
+        def broken(parts, figures):
+            figures.add({"layout": {}}, "nothing")
+            raise KeyError("<b>gone</b>")
+
+        monkeypatch.setattr(write, "SECTIONS", (*write.SECTIONS[:3], broken, *write.SECTIONS[3:]))
+        with pytest.warns(HarmonaxWarning, match="the part 'Broken' of the report cannot be made"):
+            page = Page(write_report(full, tmp_path / "r.html"))
+        assert "This part cannot be shown" in page.shown
+        assert "KeyError: '<b>gone</b>'" in page.shown
+        assert {"layout": {}} not in page.json("figures")
 
     def test_without_umaps_the_components_are_drawn_and_it_says_so(self, full, tmp_path):
         del full.obsm["X_umap"], full.obsm["X_umap_uncorrected"]

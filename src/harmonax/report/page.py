@@ -56,11 +56,7 @@ def _fill(
     points: Points,
     data: str = "null",
 ) -> str:
-    shown = [
-        {"anchor": s.anchor, "title": s.title}
-        | {"body": render(f"sections/{s.anchor}.html", points=points, **s.values)}
-        for s in sections
-    ]
+    shown = [{"anchor": s.anchor, "title": s.title, "body": s.body(points)} for s in sections]
     return render(
         "page.html",
         **head,

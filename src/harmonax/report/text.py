@@ -118,4 +118,4 @@ def as_names(value: Any) -> list[str]:
     """
     if value is None:
         return []
-    return [str(value)] if isinstance(value, str) else [str(v) for v in value]
+    return [str(v) for v in value] if hasattr(value, "__iter__") and not isinstance(value, str) else [str(value)]

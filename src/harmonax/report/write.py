@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from ..errors import HarmonaxError, InputError, warn
 from ..io import Unchanged, check_destination, whole_or_nothing
 from ..system.rng import seed_from
 from ..system.validate import whole_number
 from .figures import Figures
 from .page import page
 from .parts import Parts, parts_of
-from .points import points_of
-from .sections import SECTIONS
+from .points import Points, points_of
+from .sections import SECTIONS, Maker, Section
 from .text import TIMES, as_names, clean, count
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ def write_report(
     parts = parts_of(adata)
     points = points_of(parts, _list(color_by), _list(genes), max_points, seed_from(rng))
     figures = Figures()
-    sections = [section for make in SECTIONS if (section := make(parts, figures)) is not None]
+    made = [_made(make, parts, points, figures) for make in SECTIONS]
+    sections = [section for section in made if section is not None]
     about = f"{count(len(parts.obs), 'cell')} {TIMES} {count(len(parts.genes), 'gene')}"
     name = title if title is not None else parts.name or "Batch correction"
     about += f" · {parts.name}" if parts.name and title is not None else ""
@@ -103,6 +104,24 @@ def write_report(
     with whole_or_nothing(place, overwrite=overwrite, needed=len(data)) as (part,), unchanged:
         part.write_bytes(data)
     return place
+
+
+def _made(make: Maker, parts: Parts, points: Points, figures: Figures) -> Section | None:
+    """Return a section, or in its place why it cannot be made of what is stored: no other suffers from that."""
+    section, n_figures = None, len(figures)
+    try:
+        section = make(parts, figures)
+        if section is not None:
+            section.body(points)
+    except (HarmonaxError, MemoryError):
+        raise
+    # Records may come from another version, or from anybody.
+    except Exception as error:
+        del figures[n_figures:]
+        section = section or Section(make.__name__, make.__name__.capitalize())
+        warn(f"the part '{section.title}' of the report cannot be made of what is stored ({error}); it says so")
+        return section.unreadable(error)
+    return section
 
 
 def _run(parts: Parts) -> list[tuple[str, str]]:

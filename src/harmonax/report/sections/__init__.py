@@ -25,7 +25,9 @@ from .summary import summary
 from .sweep import sweep
 from .verdict import verdict
 
-SECTIONS: tuple[Callable[[Parts, Figures], Section | None], ...] = (
+Maker = Callable[[Parts, Figures], Section | None]
+
+SECTIONS: tuple[Maker, ...] = (
     verdict,
     sweep,
     summary,
@@ -42,4 +44,4 @@ SECTIONS: tuple[Callable[[Parts, Figures], Section | None], ...] = (
     reproduce,
 )
 
-__all__ = ["SECTIONS", "Section"]
+__all__ = ["SECTIONS", "Maker", "Section"]

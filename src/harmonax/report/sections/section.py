@@ -10,15 +10,27 @@ import pandas as pd
 
 from ...evaluation.findings import Finding, Level, by_severity, from_table
 from ..parts import Parts
+from ..points import Points
+from ..render import render
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page under a heading of its own: what ``templates/sections/{anchor}.html`` is filled in with."""
+    """A part of the page under a heading of its own: what ``templates/sections/{template}.html`` is filled in with."""
 
     anchor: str
     title: str
     values: Mapping[str, Any] = field(default_factory=dict)
+    template: str = ""  # "": the anchor
+
+    def body(self, points: Points) -> str:
+        """Return the part as HTML."""
+        return render(f"sections/{self.template or self.anchor}.html", points=points, **self.values)
+
+    def unreadable(self, error: Exception) -> Section:
+        """Return what stands in its place where it cannot be made of what another version, or hand, has stored."""
+        why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        return Section(self.anchor, self.title, {"why": why}, "unreadable")
 
 
 def frame(value: Any, columns: Iterable[str]) -> pd.DataFrame | None:
