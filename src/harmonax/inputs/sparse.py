@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -63,3 +65,18 @@ def check_stored(group: Any, n_outer: int, n_inner: int, what: str) -> None:
         block = np.asarray(indices[begin : begin + _BLOCK])
         if block.min() < 0 or block.max() >= n_inner:
             raise FileFormatError(f"{what} is a damaged sparse matrix: an index leads outside of its {n_inner} places")
+
+
+def check_matrix_market(path: Path) -> None:
+    """Refuse a Matrix Market file (.mtx, gzipped or not) whose body has anything but numbers in it.
+
+    SciPy's reader ends the process at some other bytes.
+    """
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        line = file.readline()
+        while line.startswith(b"%"):
+            line = file.readline()
+        while line:
+            if line.translate(None, b"0123456789+-.eEnNaAiIfF \t\r\n"):
+                raise FileFormatError(f"{path} is damaged: there are other characters than numbers in it")
+            line = file.read(1 << 20)
