@@ -18,7 +18,7 @@ from harmonax.cli.evaluate import evaluate as command
 from harmonax.errors import HarmonaxWarning, InputError, MissingKeyError
 from harmonax.evaluation.lisi import lisi
 from harmonax.evaluation.lisi import quiet as hush
-from harmonax.evaluation.neighbours import own_batch_neighbours
+from harmonax.evaluation.neighbours import OF_BATCH, own_batch_neighbours
 from harmonax.evaluation.scores import labelfree, registry, scib
 from harmonax.evaluation.scores.evaluate import Evaluation
 from harmonax.evaluation.scores.evaluate import evaluate as evaluate_arrays
@@ -128,7 +128,7 @@ def test_scores_that_need_no_labels_are_those_of_scib_metrics(small):
     x, batch = small.obsm["X_pca"], small.obs["donor"].astype("category").cat.codes.to_numpy().astype(int)
     rows = np.arange(len(x))
     near = labelfree.near_of(x, rows)
-    own = labelfree.own_neighbours(x, batch, rows)
+    own = own_batch_neighbours(x, batch, OF_BATCH)
     found = registry.scores_of(registry.cell_values(labelfree.UnlabelledCells(near, x, batch, own, own)))
     results = NeighborsResults(
         indices=np.column_stack([rows, near.indices]), distances=np.column_stack([0.0 * rows, near.distances])
@@ -143,7 +143,6 @@ def test_scores_that_need_no_labels_are_those_of_scib_metrics(small):
     # R^2 as it comes there, adjusted here: component by component, none below 0.
     n, levels = len(x), 3
     assert 1 - r2 - 1e-5 <= found[UNEXPLAINED] <= 1 - (1 - (1 - r2) * (n - 1) / (n - levels)) + 1e-5
-    np.testing.assert_array_equal(own, own_batch_neighbours(x, batch, labelfree.KEPT_NEIGHBOURS))
 
 
 def test_label_free_scores_of_known_cases():

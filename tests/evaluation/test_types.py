@@ -9,6 +9,7 @@ import pytest
 
 from harmonax import tl
 from harmonax.evaluation.after.types import apart, batch_states, blended, blurred, merged, type_table
+from harmonax.evaluation.neighbours import Neighbourhoods
 
 TYPES = "TBMNX"
 
@@ -35,8 +36,8 @@ def onto(adata: anndata.AnnData, batch: str, one: str, other: str) -> anndata.An
 def table_of(adata: anndata.AnnData) -> pd.DataFrame:
     batch = adata.obs["batch"].cat
     labels = adata.obs["cell_type"].to_numpy(str)
-    arrays = (adata.obsm["X_pca"], adata.obsm["X_pca_harmony"], labels, batch.codes.to_numpy())
-    return type_table(*arrays, list(batch.categories))
+    near = (Neighbourhoods(adata.obsm[name], batch.codes.to_numpy()) for name in ("X_pca", "X_pca_harmony"))
+    return type_table(*near, labels, list(batch.categories))
 
 
 EVEN = {(b, t): 60 for b in "abc" for t in "TBM"}
@@ -88,8 +89,9 @@ def test_another_representation_is_not_blurred_and_noise_is():
     turned = before @ np.linalg.qr(np.random.default_rng(1).normal(size=(8, 8)))[0]
     noise = np.random.default_rng(2).normal(size=before.shape)
     for names in (labels, nothing):
-        assert abs(blurred(before, turned[:, :6], names, batch)) < 0.06
-        assert blurred(before, noise, names, batch) > 0.3
+        start, other, lost = (Neighbourhoods(Z, batch) for Z in (before, turned[:, :6], noise))
+        assert abs(blurred(start, other, names)) < 0.06
+        assert blurred(start, lost, names) > 0.3
     assert len(set(batch_states(before, batch)[batch == 0]) & set(batch_states(before, batch)[batch == 1])) == 0
 
 

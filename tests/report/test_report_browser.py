@@ -421,7 +421,7 @@ def test_cells_without_a_label_are_grey(full, opened):
 def test_a_table_is_sorted_with_the_keyboard_and_taken_away(full, opened):
     page = opened(full)
     part = page.locator("#diagnosis .wide").first
-    head = part.get_by_role("button", name="Neighbours kept")
+    head = part.get_by_role("button", name="Same-batch neighbours kept")
     first = part.locator("tbody th").all_inner_texts()
     head.press("Enter")
     assert part.locator("th[aria-sort=ascending]").count() == 1

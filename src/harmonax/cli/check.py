@@ -22,7 +22,7 @@ _DEFAULT_BASIS = "X_pca"
 @click.option("--basis", metavar="NAME", default=_DEFAULT_BASIS, show_default=True, help="Embedding in obsm.")
 @click.option("-o", "--output", metavar="JSON", help="Also write the findings and tables here.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For shuffling and sampling.")
-@click.option("--max-cells", type=int, default=50_000, show_default=True, help="Measure a sample above so many cells.")
+@click.option("--max-cells", type=int, default=20_000, show_default=True, help="Measure a sample above so many cells.")
 @click.option("--overwrite", is_flag=True, help="Replace a JSON that is there; never IN.")
 @common_options
 def check(

@@ -43,6 +43,7 @@ def own_batch_excess(
     groups: np.ndarray | None = None,
     k: int = 30,
     asked: np.ndarray | None = None,
+    near: np.ndarray | None = None,
 ) -> Excess:
     """Return how many more neighbours come from a cell's own batch than if batches were mixed at random.
 
@@ -65,6 +66,8 @@ def own_batch_excess(
     asked
         Rows whose neighbours (among all cells) are sought, drawn at random within each level (`stand_for`); each level
         still counts by its cells. None: all. Fewer are quicker, and raise what chance gives.
+    near
+        At least k nearest other cells of every cell, if they are known, (N, k or more); of use without groups.
 
     Returns
     -------
@@ -78,7 +81,7 @@ def own_batch_excess(
     >>> own_batch_excess(gen.normal(size=(100, 3)) + 100 * apart[:, None], apart, gen).overall
     1.0
     """
-    parts = _neighbourhoods(embedding, codes, groups, k, asked)
+    parts = _neighbourhoods(embedding, codes, groups, k, asked, near)
     n_levels = int(codes.max()) + 1
     observed = _excess(parts, [codes[part.rows] for part in parts], n_levels)
     shuffled = np.array(
@@ -116,16 +119,23 @@ class _Part(NamedTuple):
 
 
 def _neighbourhoods(
-    embedding: np.ndarray, codes: np.ndarray, groups: np.ndarray | None, k: int, asked: np.ndarray | None
+    embedding: np.ndarray,
+    codes: np.ndarray,
+    groups: np.ndarray | None,
+    k: int,
+    asked: np.ndarray | None,
+    known: np.ndarray | None,
 ) -> list[_Part]:
     """Return the groups that have cells of two batches."""
+    known = known if groups is None else None
     groups = np.zeros(len(codes), np.int64) if groups is None else groups
     parts = []
     for group in np.unique(groups[groups >= 0]):
         rows = np.flatnonzero(groups == group)
         places = np.arange(len(rows)) if asked is None else np.flatnonzero(np.isin(rows, asked))
         if len(np.unique(codes[rows])) > 1 and len(places):
-            near = nearest_cells(embedding[rows], max(1, min(k, len(rows) // 3)), places)
+            most = max(1, min(k, len(rows) // 3))
+            near = nearest_cells(embedding[rows], most, places) if known is None else known[places, :most]
             parts.append(_Part(rows, places, near))
     return parts
 

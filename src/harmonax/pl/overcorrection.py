@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError, MissingKeyError
-from ..evaluation.after.structure import NEIGHBOURS
+from ..evaluation.neighbours import OF_BATCH
 from .canvas import Canvas, check_save, tidy
 from .lettering import shown, verbatim
 from .palette import INK, MISSING, MUTED, NUMBERS, SKY
@@ -154,7 +154,7 @@ def _name_groups(ax: Axes, view: View, adata: Any, diagnosis: Any, flagged: list
 
 def _histogram(ax: Axes, kept: np.ndarray, diagnosis: Any) -> None:
     # The shares are whole numbers of neighbours: a bin for each.
-    edges = [(i - 0.5) / NEIGHBOURS for i in range(NEIGHBOURS + 2)]
+    edges = [(i - 0.5) / OF_BATCH for i in range(OF_BATCH + 2)]
     ax.hist(kept, bins=edges, color=SKY, edgecolor="white", linewidth=0.5)
     ax.axvline(float(kept.mean()), color=INK, linewidth=1.5, label=f"mean {kept.mean():.2f}")
     null = diagnosis.get("null") or {}

@@ -26,7 +26,7 @@ def check(
     condition_key: str | Sequence[str] | None = None,
     basis: str = _DEFAULT_BASIS,
     rng: Any = 0,
-    max_cells: int = 50_000,
+    max_cells: int = 20_000,
     key_added: str = "harmonax_check",
 ) -> Check:
     """Find out, before correcting, whether batches differ and whether that can be distinguished from biology.

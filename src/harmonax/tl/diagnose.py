@@ -11,7 +11,8 @@ import pandas as pd
 from ..design import BatchDesign
 from ..engine.run import harmonize
 from ..errors import InputError, MissingKeyError, nearest
-from ..evaluation.after.diagnose import Case, Diagnosis
+from ..evaluation.after.case import Case
+from ..evaluation.after.diagnose import Diagnosis
 from ..evaluation.after.diagnose import diagnose as diagnose_case
 from ..evaluation.labels import UNLABELLED
 from ..inputs.columns import design_from_table
@@ -73,8 +74,8 @@ def diagnose(
     unlabelled
         Names in `label_key` that mean that the type is not known.
     max_cells
-        With more cells, neighbours are measured on a random sample of this size. Higher values are more exact, and take
-        more time and memory.
+        With more cells, neighbours are measured on a random sample of this size (which ones were kept: on 12,000 at
+        most, as `harmonax.tl.evaluate`). Higher values are more exact, and take more time and memory.
     rng
         Seed, Generator, SeedSequence or None.
     key_added
@@ -137,10 +138,10 @@ def diagnose(
         known_method=ours and "params" in run,
         sweep=run.get("sweep") if ours else None,
     )
-    gen = np.random.default_rng(seed_from(rng))
+    seed = seed_from(rng)
     if correct is None and ours:
-        correct = _harmony(run["params"], gen)
-    found = diagnose_case(case, correct=correct if null else None, max_cells=max_cells, rng=gen)
+        correct = _harmony(run["params"], np.random.default_rng(seed))
+    found = diagnose_case(case, correct=correct if null else None, max_cells=max_cells, seed=seed)
     found.about.update(
         basis=basis,
         adjusted_basis=adjusted_basis,

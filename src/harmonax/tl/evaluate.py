@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from .. import io
 from ..errors import InputError, MissingKeyError, nearest
 from ..evaluation.labels import UNLABELLED
+from ..evaluation.neighbours import MAX_CELLS
 from ..evaluation.scores.evaluate import Evaluation, Progress
 from ..evaluation.scores.evaluate import evaluate as evaluate_arrays
-from ..evaluation.scores.sample import MAX_CELLS
 from ..system.validate import entry_name, expect_anndata
 
 if TYPE_CHECKING:

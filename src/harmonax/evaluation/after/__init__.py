@@ -1,6 +1,7 @@
 """After a correction: too little, or too much.
 
 diagnose    `diagnose`: all of it, with a verdict
+case        `Case`: what is diagnosed
 rules       from what was measured to findings
 type_rules  those of cell types, states and markers
 advice      what to try next, from a sweep where one was run

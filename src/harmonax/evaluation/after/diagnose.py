@@ -6,27 +6,27 @@ type in it, together; neighbours within a batch that are neighbours no longer we
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ..before.embedding_checks import levels_apart, matters
+from ..before.embedding_checks import ASKED, levels_apart, matters
 from ..findings import Finding, as_lines, from_table, plain, to_table
-from ..mixing import explained_by_batch, own_batch_excess
-from ..neighbours import nearest_cells
+from ..mixing import explained_by_batch, own_batch_excess, stand_for
+from ..neighbours import MAX_CELLS, Neighbourhoods, sample, share_kept
 from . import rules as judge
+from .case import Case
 from .markers import marker_table
 from .measured import Measured
 from .merges import doubtful_merges
 from .null import Correct, Null, calibrate
 from .states import batch_table, composition_states, group_table, linked_batches, one_batch_states
-from .structure import moved_share, movement, neighbours_kept
+from .structure import moved_share, movement
 from .types import COLUMNS, blurred, by_themselves, type_table
 
-_NEAR = 30
 # Excess of same-batch neighbours from which a single batch counts as apart still.
 FAR = 0.5
 # Share of the cells that need labels for mixing to be measured within types.
@@ -47,10 +47,10 @@ class Diagnosis:
     findings
         What was measured, with advice.
     numbers
-        ``neighbours_kept`` (mean over batches), same-batch neighbours in excess (``excess_before``, ``excess_after``:
-        0 mixed as by chance, 1 apart), variance explained by batch (``explained_before``, ``explained_after``),
-        squared ``movement`` as a share of the variance, and ``movement_apart``, the mean move apart from the batch
-        (nan where the embeddings have other widths).
+        ``neighbours_kept`` (mean over cells, as `harmonax.tl.evaluate` has it), same-batch neighbours in excess
+        (``excess_before``, ``excess_after``: 0 mixed as by chance, 1 apart), variance explained by batch
+        (``explained_before``, ``explained_after``), squared ``movement`` as a share of the variance, and
+        ``movement_apart``, the mean move apart from the batch (nan where the embeddings have other widths).
     null
         The distortion where there was nothing to correct; None where it was not measured.
     mixing, batches, groups, one_batch_states, markers, types
@@ -122,61 +122,7 @@ class Diagnosis:
         return "\n".join(as_lines(self.verdict.replace("_", "-"), self.summary, self.findings))
 
 
-@dataclass(frozen=True, eq=False)
-class Case:
-    """What is diagnosed: N cells before and after, and what is known of them.
-
-    Attributes
-    ----------
-    before, after
-        Embeddings, (N, d) and (N, any).
-    batch, levels
-        Code of each cell's batch, (N,), and the batches' names; of several batch variables, of their combinations.
-    variables
-        Code of each cell's level, (N,), of each batch variable by its name.
-    labels
-        Name of each cell's type, "" for none; None: no types are known.
-    groups
-        Name of each cell's group, by which results are shown; None: the labels, else one group.
-    expression, markers
-        Expression (N cells x genes) of the genes of `markers`, which are named by cell type.
-    status, last_change
-        How the run ended, if known: "converged", "max_iterations" or "".
-    hvg_per_batch
-        Whether variable genes were chosen within batches; None: not known.
-    known_method
-        Whether `after` is Harmony's, for which limits on neighbours kept are known. Another method's embedding differs
-        from `before` in more than the correction.
-    """
-
-    before: np.ndarray
-    after: np.ndarray
-    batch: np.ndarray
-    levels: list[str]
-    variables: Mapping[str, np.ndarray] = field(default_factory=dict)
-    labels: np.ndarray | None = None
-    groups: np.ndarray | None = None
-    expression: pd.DataFrame | None = None
-    markers: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    status: str = ""
-    last_change: float = float("nan")
-    hvg_per_batch: bool | None = None
-    known_method: bool = True
-    sweep: pd.DataFrame | None = None  # the table of the sweep that chose this correction, for advice
-
-    def take(self, rows: np.ndarray) -> Case:
-        """Return the case of some of the cells."""
-        parts = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        for name in ("before", "after", "batch", "labels", "groups"):
-            parts[name] = None if parts[name] is None else parts[name][rows]
-        parts["variables"] = {name: codes[rows] for name, codes in self.variables.items()}
-        parts["expression"] = None if self.expression is None else self.expression.iloc[rows]
-        return Case(**parts)
-
-
-def diagnose(
-    case: Case, *, correct: Correct | None = None, max_cells: int = 20_000, rng: np.random.Generator
-) -> Diagnosis:
+def diagnose(case: Case, *, correct: Correct | None = None, max_cells: int = 20_000, seed: int) -> Diagnosis:
     """Measure what a correction did.
 
     Parameters
@@ -186,37 +132,39 @@ def diagnose(
     correct
         The correction itself, for the null calibration; None: that is left out.
     max_cells
-        Of more cells a sample of this size is taken for all that needs neighbours.
-    rng
-        Draws the sample and the halves of the null calibration.
+        Of more cells a sample of this size is taken for all that needs neighbours; which ones were kept is asked of
+        12,000 at most.
+    seed
+        Draws the samples and the halves of the null calibration.
     """
-    n = len(case.before)
-    rows = np.arange(n) if n <= max_cells else np.sort(rng.choice(n, max_cells, replace=False))
+    n, rng = len(case.before), np.random.default_rng(seed)
+    rows = sample(n, max_cells, seed)
     comparable = case.before.shape == case.after.shape
     moved = movement(case.before, case.after, case.batch) if comparable else np.full(n, np.nan)
     part = case.take(rows)
-    kept = np.full(n, np.nan)
-    kept[rows] = neighbours_kept(part.before, part.after, part.batch)
+    before, after = (Neighbourhoods(Z, part.batch) for Z in (part.before, part.after))
+    kept, asked = np.full(n, np.nan), sample(n, min(max_cells, MAX_CELLS), seed)
+    few = np.searchsorted(rows, asked)
+    kept[asked] = share_kept(before.take(few).own, after.take(few).own)
     null = calibrate(part.before, part.batch, part.levels, correct, rng) if correct is not None else None
-    near = nearest_cells(part.after, min(_NEAR, len(rows) - 1))
     labels = part.labels if part.labels is not None else np.full(len(rows), "")
     groups = next((g for g in (part.groups, part.labels) if g is not None), np.full(len(rows), "all cells"))
-    clusters = group_table(groups, part.batch, part.before, kept[rows], moved[rows], near)
-    states = one_batch_states(part.before, labels, part.batch, part.levels, near)
+    clusters = group_table(groups, part.batch, part.before, kept[rows], moved[rows], after.all)
+    states = one_batch_states(part.before, labels, part.batch, part.levels, after.all)
     markers = pd.DataFrame(columns=["cell_type", "gene", "before", "after"])
     if part.expression is not None:
-        markers = marker_table(part.before, part.after, labels, part.expression, part.markers)
+        markers = marker_table((before.all, after.all), labels, part.expression, part.markers)
     n_labelled, n_linked = linked_batches(labels, part.batch)
     batches = batch_table(part.batch, part.levels, kept[rows])
     # Within types where enough of them are in several batches: then the batches may hold different numbers of each.
     within = labels if n_linked < n_labelled and (labels != "").mean() > _LABELLED else None
     within_unknown = n_labelled < 2
-    groups_alike, composition = _alike(part, within, rng)
-    mixing = _mixing(part, groups_alike, rng)
+    groups_alike, composition = _alike(before, within, rng)
+    mixing = _mixing(part, before, after, groups_alike, seed)
     if composition:
         mixing["needed"] = False
-    types = type_table(part.before, part.after, labels, part.batch, part.levels)
-    numbers = _numbers(part, mixing, batches, kept[rows], moved)
+    types = type_table(before, after, labels, part.levels)
+    numbers = _numbers(part, mixing, kept[asked], moved)
     measured = Measured(
         numbers=numbers,
         mixing=mixing,
@@ -233,11 +181,13 @@ def diagnose(
         hvg_per_batch=case.hvg_per_batch,
         types=types,
         composition=composition,
-        doubtful=doubtful_merges(part.before, part.batch, part.levels, near, part.groups) if within_unknown else None,
+        doubtful=doubtful_merges(part.before, part.batch, part.levels, after.all, part.groups)
+        if within_unknown
+        else None,
         known_method=case.known_method,
         sweep=case.sweep,
         # Of Harmony's embeddings the neighbours kept decide.
-        blurred=float("nan") if case.known_method else blurred(part.before, part.after, labels, part.batch),
+        blurred=float("nan") if case.known_method else blurred(before, after, labels),
     )
     verdict, summary, findings = judge.judge(measured)
     about = {"n_cells": n, "n_used": len(rows)}
@@ -245,29 +195,36 @@ def diagnose(
     return Diagnosis(verdict, summary, findings, numbers, null, *tables, about, kept, moved)
 
 
-def _alike(part: Case, labels: np.ndarray | None, rng: np.random.Generator) -> tuple[np.ndarray | None, bool]:
+def _alike(
+    before: Neighbourhoods, labels: np.ndarray | None, rng: np.random.Generator
+) -> tuple[np.ndarray | None, bool]:
     """Return groups of cells that are alike, -1 for none, and whether batches differ in their shares of these only."""
     if labels is not None:
         return np.unique(labels, return_inverse=True)[1] - int((labels == "").any()), False
-    return composition_states(part.before, part.batch, rng)
+    return composition_states(before.embedding, before.batch, before.all, rng)
 
 
-def _mixing(part: Case, groups: np.ndarray | None, rng: np.random.Generator) -> pd.DataFrame:
+def _mixing(
+    part: Case, before: Neighbourhoods, after: Neighbourhoods, groups: np.ndarray | None, seed: int
+) -> pd.DataFrame:
     """Return how far the batches of each variable lie apart, before and after."""
     rows = []
     for name, codes in (part.variables or {"batch": part.batch}).items():
         present, own = np.unique(codes, return_inverse=True)
-        before, after = (own_batch_excess(Z, own, rng, groups=groups) for Z in (part.before, part.after))
+        # Drawn as the check draws them, so that both say the same number.
+        gen = np.random.default_rng(seed)
+        asked = stand_for(own, ASKED, gen)
+        start, end = (
+            own_batch_excess(of.embedding, own, gen, groups=groups, asked=asked, near=of.all) for of in (before, after)
+        )
         counts = np.bincount(own)
-        lone = [levels_apart(e, counts) if len(counts) > 1 else np.zeros(1, bool) for e in (before, after)]
-        needed = len(counts) > 1 and (matters(before) or lone[0].any())
+        lone = [levels_apart(e, counts) if len(counts) > 1 else np.zeros(1, bool) for e in (start, end)]
+        needed = len(counts) > 1 and (matters(start) or lone[0].any())
         # Batches that were apart, and still are by more than half of what could be.
         far = lone[0] & lone[1] & (by_themselves(part.after, own, groups) > FAR)
         names = ", ".join(_level_name(part, name, present[i]) for i in np.flatnonzero(far))
-        chance = max(before.chance, after.chance)
-        rows.append(
-            (name, before.overall, after.overall, chance, needed, int(lone[0].sum()), int(lone[1].sum()), names)
-        )
+        chance = max(start.chance, end.chance)
+        rows.append((name, start.overall, end.overall, chance, needed, int(lone[0].sum()), int(lone[1].sum()), names))
     columns = ["batch_key", "before", "after", "chance", "needed", "levels_apart_before", "levels_apart_after", "far"]
     table = pd.DataFrame(rows, columns=columns, index=[str(i) for i in range(len(rows))])
     return table.astype({"batch_key": object, "far": object})
@@ -278,17 +235,13 @@ def _level_name(part: Case, variable: str, code: int) -> str:
     return part.levels[code] if len(part.variables) < 2 else f"{variable} {code}"
 
 
-def _numbers(
-    part: Case, mixing: pd.DataFrame, batches: pd.DataFrame, kept: np.ndarray, moved: np.ndarray
-) -> dict[str, float]:
+def _numbers(part: Case, mixing: pd.DataFrame, kept: np.ndarray, moved: np.ndarray) -> dict[str, float]:
     """Return the numbers of a diagnosis; mixing is that of the variable whose batches lay furthest apart."""
     codes = np.unique(part.batch, return_inverse=True)[1]
     explained = [float(np.prod(explained_by_batch(Z, codes), axis=0).sum()) for Z in (part.before, part.after)]
-    # Where every batch is small, all their cells together.
-    known = next((v for v in (batches["neighbours_kept"].dropna(), kept[np.isfinite(kept)]) if len(v)), [np.nan])
     worst = mixing.iloc[int(np.argmax(mixing["before"].fillna(-np.inf)))]
     return {
-        "neighbours_kept": float(np.mean(known)),
+        "neighbours_kept": float(np.nanmean(kept)) if np.isfinite(kept).any() else float("nan"),
         "excess_before": float(worst["before"]),
         "excess_after": float(worst["after"]),
         "explained_before": explained[0],

@@ -8,15 +8,13 @@ import numpy as np
 import pandas as pd
 
 from ...system.extras import need
-from ..neighbours import nearest_cells
 
 _NEIGHBOURS = 15
 LOST = 0.05
 
 
 def marker_table(
-    before: np.ndarray,
-    after: np.ndarray,
+    near: Sequence[np.ndarray],
     labels: np.ndarray,
     expression: pd.DataFrame,
     markers: Mapping[str, Sequence[str]],
@@ -29,8 +27,8 @@ def marker_table(
 
     Parameters
     ----------
-    before, after
-        Embeddings, (N, d).
+    near
+        At least 15 nearest other cells of each, before and after, (N, 15 or more) each.
     labels
         Name of each cell's type, "" for none (left out of the comparison), (N,).
     expression
@@ -39,9 +37,7 @@ def marker_table(
         Genes of each type; types that no cell has are left out.
     """
     area = need("sklearn.metrics", "workflow").roc_auc_score
-    near = [
-        np.column_stack([np.arange(len(Z)), nearest_cells(Z, min(_NEIGHBOURS, len(Z) - 1))]) for Z in (before, after)
-    ]
+    near = [np.column_stack([np.arange(len(found)), found[:, :_NEIGHBOURS]]) for found in near]
     known = labels != ""
     rows: list[tuple[str, str, float, float]] = []
     for name, genes in markers.items():

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from ..neighbours import nearest_cells, share_kept
-from .structure import NEIGHBOURS, moved_share, neighbours_kept
+from ..neighbours import OF_BATCH, nearest_cells, share_kept
+from .structure import moved_share, neighbours_kept
 
 # Takes an embedding and the batch of each cell, returns the corrected embedding.
 Correct = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -73,10 +73,10 @@ def calibrate(
     if len(own) > _MOST_CELLS:
         own = np.sort(rng.choice(own, _MOST_CELLS, replace=False))
     Z = np.asarray(embedding[own], np.float64)
-    near, measured = nearest_cells(Z, NEIGHBOURS), []
+    near, measured = nearest_cells(Z, OF_BATCH), []
     for _ in range(_SPLITS):
         half = rng.permutation(np.arange(len(own)) % 2)
         after = np.asarray(correct(Z, half), np.float64)
-        kept_all = share_kept(near, nearest_cells(after, NEIGHBOURS))
+        kept_all = share_kept(near, nearest_cells(after, OF_BATCH))
         measured.append((neighbours_kept(Z, after, half).mean(), kept_all.mean(), moved_share(Z, after)))
     return Null(levels[largest], len(own), *(float(value) for value in np.mean(measured, axis=0)))

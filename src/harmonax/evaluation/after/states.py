@@ -8,8 +8,7 @@ import pandas as pd
 from ...system.extras import need
 from ..before.association import linked, linked_groups
 from ..mixing import own_batch_excess
-from ..neighbours import own_batch_neighbours
-from .structure import NEIGHBOURS
+from ..neighbours import OF_BATCH, own_batch_neighbours
 
 # A state is of one batch where so much of it is from there,
 _OF_ONE_BATCH = 0.97
@@ -143,7 +142,7 @@ def one_batch_states(
 
 
 def composition_states(
-    before: np.ndarray, batch: np.ndarray, rng: np.random.Generator
+    before: np.ndarray, batch: np.ndarray, near: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray | None, bool]:
     """Return states of the uncorrected embedding, and whether batches differ in their shares of these only.
 
@@ -157,6 +156,8 @@ def composition_states(
         Embedding before the correction, (N, d).
     batch
         Code of each cell's batch, (N,).
+    near
+        Nearest cells before the correction, (N, k).
     rng
         Seeds the k-means, and shuffles batches to say what chance gives.
 
@@ -171,7 +172,7 @@ def composition_states(
     n_states = min(_MAX_STATES, len(before) // _STATE_CELLS)
     if len(counts) < 2 or n_states < 2:
         return None, False
-    overall = own_batch_excess(before, codes, rng)
+    overall = own_batch_excess(before, codes, rng, near=near)
     kmeans = need("sklearn.cluster", "workflow").KMeans(n_states, n_init=1, random_state=int(rng.integers(2**31)))
     states = kmeans.fit_predict(np.asarray(before, np.float64)).astype(np.int64)
     table = np.zeros((n_states, len(counts)))
@@ -203,7 +204,7 @@ def linked_batches(labels: np.ndarray, batch: np.ndarray) -> tuple[int, int]:
 def _purity(before: np.ndarray, labels: np.ndarray, batch: np.ndarray, mine: np.ndarray) -> float:
     """Return which share of these cells' neighbours in their own batch were of their own state."""
     home = np.flatnonzero(batch == batch[mine[0]])
-    near = own_batch_neighbours(before[home], np.zeros(len(home), np.int64), NEIGHBOURS)
+    near = own_batch_neighbours(before[home], np.zeros(len(home), np.int64), OF_BATCH)
     rows = near[np.searchsorted(home, mine)]
     names = labels[home][rows[:, rows[0] >= 0]]
     return float((names == labels[mine][:, None]).mean())

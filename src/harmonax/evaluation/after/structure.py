@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..neighbours import own_batch_neighbours, share_kept
-
-NEIGHBOURS = 15
+from ..neighbours import OF_BATCH, own_batch_neighbours, share_kept
 
 
 def neighbours_kept(before: np.ndarray, after: np.ndarray, batch: np.ndarray) -> np.ndarray:
@@ -29,7 +27,7 @@ def neighbours_kept(before: np.ndarray, after: np.ndarray, batch: np.ndarray) ->
     >>> float(neighbours_kept(Z, Z + 10 * batch[:, None], batch).mean())
     1.0
     """
-    return share_kept(*(own_batch_neighbours(Z, batch, NEIGHBOURS) for Z in (before, after)))
+    return share_kept(*(own_batch_neighbours(Z, batch, OF_BATCH) for Z in (before, after)))
 
 
 def movement(before: np.ndarray, after: np.ndarray, batch: np.ndarray) -> np.ndarray:

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ...system.extras import need
-from ..neighbours import nearest_cells, own_batch_neighbours
-from .structure import NEIGHBOURS
+from ..neighbours import OF_BATCH, Neighbourhoods, nearest_cells
 
 COLUMNS = ["type", "batch", "n_cells", "n_elsewhere", "pure_before", "pure_within", "mixed_before"]
 COLUMNS += ["expected", "pure_after", "apart_before", "apart_after", "chance"]
@@ -24,19 +23,17 @@ _PURE, _BLENDED = 0.95, 0.1
 _REACH = 4.0
 
 
-def type_table(
-    before: np.ndarray, after: np.ndarray, labels: np.ndarray, batch: np.ndarray, levels: list[str]
-) -> pd.DataFrame:
+def type_table(before: Neighbourhoods, after: Neighbourhoods, labels: np.ndarray, levels: list[str]) -> pd.DataFrame:
     """Return one row per type and batch with at least 10 such cells.
 
     Parameters
     ----------
     before, after
-        Embeddings, (N, d) and (N, any).
+        Neighbours of the N cells.
     labels
         Name of each cell's type, "" for none, (N,). Cells without one take no part.
-    batch, levels
-        Code of each cell's batch, (N,), and the batches' names.
+    levels
+        Names of the batches.
 
     Returns
     -------
@@ -49,18 +46,18 @@ def type_table(
         apart (see `apart_from_both_sides`), nan where no other batch has it; ``chance``: what chance can reach.
     """
     known = np.flatnonzero(labels != "")
-    before, after, labels, batch = (np.asarray(values)[known] for values in (before, after, labels, batch))
+    labels, before, after = labels[known], before.take(known), after.take(known)
+    batch = before.batch
     names, types = np.unique(labels, return_inverse=True)
     if not len(names) or len(known) < 2 * MIN_CELLS:
         return pd.DataFrame(columns=COLUMNS)
     counts = np.zeros((len(names), len(levels)), np.int64)
     np.add.at(counts, (types, batch), 1)
-    near = [own_batch_neighbours(Z, batch, NEIGHBOURS) for Z in (before, after)]
-    near += [nearest_cells(Z, min(NEIGHBOURS, len(known) - 1)) for Z in (before, after)]
+    near = [before.own, after.own, before.all[:, :OF_BATCH], after.all[:, :OF_BATCH]]
     rows = []
     for t, name in enumerate(names):
         cells = np.flatnonzero(types == t)
-        lone = [apart_from_both_sides(Z[cells], batch[cells], len(levels)) for Z in (before, after)]
+        lone = [apart_from_both_sides(of.embedding[cells], batch[cells], len(levels)) for of in (before, after)]
         for b in np.flatnonzero(counts[t] >= MIN_CELLS):
             mine = cells[batch[cells] == b]
             # A type can give a cell one neighbour fewer than it has cells.
@@ -104,7 +101,7 @@ def blended(table: pd.DataFrame) -> pd.DataFrame:
     return table[found & ~table.index.isin(merged(table).index)]
 
 
-def blurred(before: np.ndarray, after: np.ndarray, labels: np.ndarray, batch: np.ndarray) -> float:
+def blurred(before: Neighbourhoods, after: Neighbourhoods, labels: np.ndarray) -> float:
     """Return how much purer types were among each cell's neighbours in its batch before than after.
 
     Another representation of the same cells changes who is whose neighbour, but not of which type: what falls here is
@@ -113,14 +110,15 @@ def blurred(before: np.ndarray, after: np.ndarray, labels: np.ndarray, batch: np
     """
     states = not (labels != "").any()
     known = np.flatnonzero(labels != "") if not states else np.arange(len(labels))
-    types = batch_states(before, batch) if states else np.unique(labels[known], return_inverse=True)[1]
+    before, after = before.take(known), after.take(known)
+    batch = before.batch
+    types = batch_states(before.embedding, batch) if states else np.unique(labels[known], return_inverse=True)[1]
     if states and not any(len(np.unique(types[batch == code])) > 1 for code in np.unique(batch)):
         return float("nan")
     purity = []
-    for Z in (before, after):
-        near = own_batch_neighbours(np.asarray(Z)[known], batch[known], NEIGHBOURS)
-        there = near >= 0
-        purity.append((types[near] == types[:, None])[there].mean() if there.any() else np.nan)
+    for of in (before, after):
+        there = of.own >= 0
+        purity.append((types[of.own] == types[:, None])[there].mean() if there.any() else np.nan)
     return float(purity[0] - purity[1])
 
 
@@ -168,7 +166,7 @@ def apart_from_both_sides(Z: np.ndarray, batch: np.ndarray, n_levels: int) -> np
     counts = np.bincount(batch, minlength=n_levels)
     if (counts > 0).sum() < 2 or len(Z) < 6:
         return np.full(n_levels, np.nan)
-    near = batch[nearest_cells(Z, max(1, min(NEIGHBOURS, len(Z) // 3)))]
+    near = batch[nearest_cells(Z, max(1, min(OF_BATCH, len(Z) // 3)))]
     found = np.full(n_levels, np.nan)
     for b in np.flatnonzero(counts):
         own, share = batch == b, (near == b).mean(axis=1)

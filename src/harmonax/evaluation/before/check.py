@@ -123,7 +123,7 @@ def check(
     basis: str = "X_pca",
     var_columns: Iterable[str] = (),
     rng: Any = 0,
-    max_cells: int = 50_000,
+    max_cells: int = 20_000,
 ) -> Check:
     """Measure whether batches differ, and whether the difference can be distinguished from biology.
 

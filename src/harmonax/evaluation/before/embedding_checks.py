@@ -10,6 +10,7 @@ import pandas as pd
 
 from ..findings import Finding, Level
 from ..mixing import Excess, explained_by_batch, own_batch_excess, stand_for
+from ..neighbours import sample
 from ..variables import Variable
 
 # Below this an excess is too small to matter. Random halves of one batch had up to 0.014 (and, at any split, less than
@@ -19,7 +20,7 @@ TRIVIAL = 0.02
 _APART, _ENOUGH = 0.1, 10
 _CLEAR, _STRONG = 0.1, 0.5
 # So many cells are asked for their neighbours among all.
-_ASKED = 10_000
+ASKED = 10_000
 
 COMPONENT_COLUMNS = ["component", "variance_share", "batch_key", "explained"]
 MIXING_COLUMNS = ["batch_key", "own_batch_excess", "within_types", "chance", "explained"]
@@ -52,13 +53,13 @@ def measure(
         advice = "Compute it (scanpy.pp.pca), or name another one: only the columns were checked."
         made.findings.append(Finding("no_embedding", Level.NOTE, f"there is no embedding '{basis}'.", advice))
         return made._replace(reason="Whether correction is needed was not measured: there is no embedding.")
-    rng = np.random.default_rng(seed)
-    rows = np.arange(len(embedding))
-    if len(rows) > max_cells:
-        rows = np.sort(rng.choice(len(rows), max_cells, replace=False))
+    rows = sample(len(embedding), max_cells, seed)
+    if len(rows) < len(embedding):
         text = f"the embedding was measured on {max_cells:,} of {len(embedding):,} cells, drawn at random."
         made.findings.append(Finding("sampled", Level.NOTE, text))
-    needs = {batch.name: _measure_one(batch, embedding, types, rows, rng, made) for batch in batches}
+    needs = {
+        batch.name: _measure_one(batch, embedding, types, rows, np.random.default_rng(seed), made) for batch in batches
+    }
     return _conclude(needs, made)
 
 
@@ -78,7 +79,7 @@ def _measure_one(
         made.findings.append(_not_measured(batch))
         return "unknown"
     made.components.extend((i + 1, float(shares[i]), batch.name, float(explained[i])) for i in range(len(shares)))
-    asked = stand_for(codes, _ASKED, rng)
+    asked = stand_for(codes, ASKED, rng)
     overall = own_batch_excess(Z, codes, rng, asked=asked)
     within = own_batch_excess(Z, codes, rng, groups=types.codes[rows], asked=asked) if types is not None else None
     if within is not None and np.isnan(within.overall):

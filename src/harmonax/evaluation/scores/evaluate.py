@@ -16,9 +16,10 @@ from ...system.extras import need
 from ...system.rng import seed_from
 from ...system.validate import whole_number
 from ..labels import FEWEST_CELLS, UNLABELLED, Cells, read_cells
+from ..neighbours import MAX_CELLS, OF_BATCH, own_batch_neighbours
 from . import labelfree, registry, scib
 from .population import Around, Population, around
-from .sample import MAX_CELLS, N_SAMPLES, disjoint_samples, interval
+from .sample import N_SAMPLES, disjoint_samples, interval
 from .table import KINDS, Evaluation, frame_of
 
 __all__ = ["Evaluation", "evaluate"]
@@ -73,11 +74,11 @@ def evaluate(
         need("scib_metrics", "workflow")
     cells = read_cells(embeddings, batches, labels, label_key, unlabelled, allow_many_levels)
     gen = np.random.default_rng(seed)
-    if controls:
-        _add_control(cells, gen)
     anyone = disjoint_samples(np.arange(cells.n), max_cells, gen)
     # The same samples where all cells have labels, and so the same neighbours.
     labelled = anyone if len(cells.labelled) == cells.n else disjoint_samples(cells.labelled, max_cells, gen)
+    if controls:
+        _add_control(cells, gen)
     found = _score_all(cells, anyone, labelled, progress)
     return Evaluation(
         frame_of([_summed_up(row, values) for row, values in found.items() if np.isfinite(values).any()]),
@@ -141,7 +142,7 @@ def _without_labels(
     """Score samples of one embedding; `baseline` keeps the first embedding's neighbours for those that follow."""
     x = cells.embeddings[name]
     for key, batch in cells.batches.items():
-        own = labelfree.own_neighbours(x, batch, near.rows)
+        own = own_batch_neighbours(x[near.rows], batch[near.rows], OF_BATCH)
         seen = labelfree.UnlabelledCells(near, x, batch, baseline.setdefault(key, own), own)
         values = registry.cell_values(seen)
         for part in np.split(values, n_samples):

@@ -1,7 +1,7 @@
 """Scores that need no cell types: do batches mix, and does each batch keep its own structure?
 
-All lie between 0 and 1, and higher is better. Neighbours are exact and sought among all cells, also where only some
-cells are scored: so the score of a sample is that of all cells, but for chance.
+All lie between 0 and 1, and higher is better. Neighbours are exact. Those of the first two are sought among all cells,
+also where only some are scored: so the score of a sample is that of all cells, but for chance.
 
     iLISI                      effective number of batches around a cell, scaled: scib-metrics' ilisi_knn
     kBET                       share of cells around which the batches are as frequent as among all: scib-metrics' kbet.
@@ -12,7 +12,8 @@ cells are scored: so the score of a sample is that of all cells, but for chance.
                                of the whole embedding: 1 less the adjusted R^2 of its components, weighted by their
                                variance
     own-batch neighbors kept   share of a cell's 15 nearest neighbours in its own batch of the baseline embedding that
-                               are still among them; 1 for the baseline
+                               are still among them; 1 for the baseline. Among the cells that are scored, as the
+                               diagnosis has it: of more cells, neighbours are nearer, and fewer of them are kept
 """
 
 from __future__ import annotations
@@ -25,10 +26,9 @@ from scipy.special import chdtrc
 from ...system.extras import need
 from ..lisi import lisi_of_neighbours
 from ..mixing import explained_by_batch
-from ..neighbours import nearest_cells, share_kept
+from ..neighbours import share_kept
 from .scib import is_installed, n_neighbours
 
-KEPT_NEIGHBOURS = 15
 # kBET tests so many neighbours: as scib-metrics per label, a quarter of the mean batch, within these.
 _MIN_TESTED, _MAX_TESTED = 10, 70
 _ALPHA = 0.05
@@ -62,18 +62,6 @@ def near_of(x: np.ndarray, rows: np.ndarray) -> Near:
     return Near(rows, distances[~own].reshape(-1, k), indices[~own].reshape(-1, k))
 
 
-def own_neighbours(x: np.ndarray, batch: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return the `neighbours.own_batch_neighbours` of some cells, (q, 15); -1 where a batch is too small."""
-    found = np.full((len(rows), KEPT_NEIGHBOURS), -1)
-    for code in np.unique(batch[rows]):
-        own, asked = np.flatnonzero(batch == code), np.flatnonzero(batch[rows] == code)
-        most = min(KEPT_NEIGHBOURS, len(own) // 3)
-        if most:
-            places = np.searchsorted(own, rows[asked])
-            found[asked[:, None], np.arange(most)] = own[nearest_cells(x[own], most, places)]
-    return found
-
-
 @dataclass(frozen=True, eq=False)
 class UnlabelledCells:
     """What scores without labels are made of, for some cells of one embedding.
@@ -83,7 +71,7 @@ class UnlabelledCells:
     near, x, batch
         Neighbours, the embedding of all cells, and the code of each one's batch.
     before, after
-        `own_neighbours` in the baseline and in this embedding.
+        Nearest cells in the own batch, in the baseline and in this embedding, as places among those asked for.
     """
 
     near: Near

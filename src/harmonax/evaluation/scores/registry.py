@@ -141,8 +141,7 @@ METRICS: list[Metric] = [
         "own-batch neighbors kept",
         "label-free",
         labelfree.neighbours_kept,
-        "Share of a cell's same-batch neighbours that were kept, the mean over cells (the diagnosis: over batches); "
-        "low: too much was removed.",
+        "Share of a cell's same-batch neighbours that are still its neighbours; low: too much was removed.",
         needs_batches=False,
     ),
 ]

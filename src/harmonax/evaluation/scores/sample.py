@@ -6,8 +6,6 @@ import numpy as np
 from scipy.special import stdtrit
 
 N_SAMPLES = 3
-# Above so many cells, samples that share so many are scored.
-MAX_CELLS = 12_000
 CONFIDENCE = 0.95
 
 
@@ -15,7 +13,7 @@ def disjoint_samples(rows: np.ndarray, most: int, rng: np.random.Generator) -> l
     """Return the rows to score: all at once up to `most`, else `N_SAMPLES` samples of one size that share so many.
 
     Plain random: mixing scores compare neighbourhoods with the proportions of the batches, which a sample that
-    favours small batches would change.
+    favours small batches would change. Of all cells, they are together the `neighbours.sample` of the same seed.
 
     Examples
     --------

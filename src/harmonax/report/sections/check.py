@@ -18,17 +18,28 @@ MAX_KEYS, MAX_COMPONENTS = 4, 50
 def check(parts: Parts, figures: Figures) -> Section:
     """Show what the check found, the variance that batches explain, and which columns are associated."""
     own = parts.part("harmonax_check")
-    excess = as_float(dict(own.get("mixing", {})).get("own_batch_excess"))
+    excess, among = _excess(dict(own.get("mixing", {})))
     values = {
         "checked": bool(own),
         "why": why_skipped(parts, "check"),
         "summary": str(own.get("summary", "")),
         "excess": None if pd.isna(excess) else excess,
+        "among": among,
         "found": findings_of(own),
         "components": _components(own, figures),
         "associations": _associations(own),
     }
     return Section("check", "Was a correction needed?", values)
+
+
+def _excess(mixing: dict[str, Any]) -> tuple[float, str]:
+    """Return the excess of same-batch neighbours that decided, the largest over the batch columns, and among whom."""
+    keys = frame(mixing.get("per_key"), ("own_batch_excess", "within_types"))
+    if keys is None or not len(keys):
+        return as_float(mixing.get("own_batch_excess")), "all cells"
+    inside = keys["within_types"].astype(float)
+    among = "all cells" if inside.isna().any() else "cells of one type"
+    return float(inside.fillna(keys["own_batch_excess"].astype(float)).max()), among
 
 
 def _components(own: dict[str, Any], figures: Figures) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from ..render import bar, share
 from ..text import as_float, clean, percent, signed
 from .section import Section, findings_of, frame, why_skipped
 
-_EXCESS = "Same-batch neighbours beyond chance"
+_KEPT, _EXCESS = "Same-batch neighbours kept", "Same-batch neighbours beyond chance"
 _BUTTONS = {NEIGHBOURS_KEPT: "Show neighbours kept on the maps", MOVEMENT: "Show movement on the maps"}
 
 
@@ -61,7 +61,12 @@ def _numbers(own: dict[str, Any]) -> list[tuple[str, str, str]]:
     near = "Share of a cell's same-batch neighbours that are still its neighbours."
     moves = "Squared length of all moves, as a share of the variance."
     shown = (
-        ("neighbours_kept", "Neighbours kept", percent(values.get("neighbours_kept")), near + calm("neighbours_kept")),
+        (
+            "neighbours_kept",
+            "Same-batch neighbours kept",
+            percent(values.get("neighbours_kept")),
+            near + calm("neighbours_kept"),
+        ),
         ("excess_before", _EXCESS, change(values, "excess"), "0%: mixed as by chance; 100%: fully separate."),
         ("explained_before", "Variance that batches explain", change(values, "explained", 1), "Before and after."),
         ("movement", "Movement", percent(values.get("movement"), 1), moves + calm("movement", 1)),
@@ -83,7 +88,7 @@ def _groups(own: dict[str, Any], null: float) -> tuple[list[str], list[tuple]]:
     columns: dict[str, Any] = {
         "Cells": ("n_cells", _whole),
         "Batches": ("n_batches", _whole),
-        "Neighbours kept": ("neighbours_kept", lambda v: share(v, mark=null)),
+        _KEPT: ("neighbours_kept", lambda v: share(v, mark=null)),
         _EXCESS: ("own_batch_excess", lambda v: bar(v, percent(max(0.0, as_float(v))))),
         "Movement": ("movement", as_float),
         "Merged": ("merged", lambda v: v if isinstance(v, str) else as_float(v)),

@@ -14,6 +14,8 @@ from ..text import as_float, label, number
 from .section import Section, frame
 
 _FIRST = ("theta", "sigma", "n_clusters", "mixing", "kept", "score", "verdict", "chosen")
+# Scores that look at other neighbourhoods than those of the same name elsewhere on the page.
+_HEADS = {"mixing": "Mixing of 15 neighbours", "kept": "Kept of 50 neighbours"}
 MAX_RUNS, MAX_COLUMNS = 200, 16
 
 
@@ -35,7 +37,9 @@ def sweep(parts: Parts, figures: Figures) -> Section | None:
     what = "" if chosen is None else ", ".join(f"{n} {_shown(n, table[n][chosen])}" for n in columns[:3])
     values: dict[str, Any] = {"chart": chart, "rows": rows, "chosen": what}
     return Section(
-        "sweep", "Which parameters?", values | {"heads": [c.replace("_", " ").capitalize() for c in columns]}
+        "sweep",
+        "Which parameters?",
+        values | {"heads": [_HEADS.get(c, c.replace("_", " ").capitalize()) for c in columns]},
     )
 
 
