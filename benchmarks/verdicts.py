@@ -193,6 +193,14 @@ def laid_on(cells: Cells, of: np.ndarray, target: np.ndarray, gen: np.random.Gen
     return after
 
 
+def as_one(cells: Cells, of: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """The right correction, but for the cells `of`, drawn together to a third on the cell in the middle of `target`."""
+    after = cells.true.copy()
+    middle = np.linalg.norm(after[target] - after[target].mean(axis=0), axis=1).argmin()
+    after[of] = 0.3 * (after[of] - after[of].mean(axis=0)) + after[target][middle]
+    return after
+
+
 def scenarios(cells: Cells) -> Iterator[Case]:
     """Make every correction of one set."""
     gen = np.random.default_rng(0)
@@ -238,6 +246,15 @@ def scenarios(cells: Cells) -> Iterator[Case]:
         of = (few.types == common[3]) & (few.batch == batches[-1])
         yield Case(
             "15 cells on another type", few, laid_on(few, of, few.types == common[0], gen), HARMFUL, harmful=True
+        )
+
+        # The same as one: these cells are each other's neighbours.
+        yield Case(
+            "15 cells on another type, as one", few, as_one(few, of, few.types == common[0]), HARMFUL, harmful=True
+        )
+        of = (cells.types == common[3]) & one
+        yield Case(
+            "a type on another, as one", cells, as_one(cells, of, cells.types == common[0]), HARMFUL, harmful=True
         )
 
     lone, _, _, of, target = alone(cells)

@@ -7,6 +7,7 @@ type_rules  those of cell types, states and markers
 advice      what to try next, from a sweep where one was run
 merges      without cell types: merges that their batch does not explain
 structure   neighbours kept, and how far cells moved
+inside      types that were laid on others as one
 types       every type in every batch: mixed, merged, apart
 measured    what a verdict rests on, and its limits
 states      states that only one batch has

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 
@@ -100,11 +101,13 @@ def types(m: Measured) -> Iterator[Finding]:
 
 def _purities(rows: pd.DataFrame) -> str:
     worst = rows.assign(lost=rows["expected"] - rows["pure_after"]).sort_values("lost", ascending=False)
-    return listed(
-        f"{r.type} in {r.batch} ({r.pure_after:.0%} of its neighbours are of its type, where {r.expected:.0%} were to "
-        "be expected)"
-        for r in worst.itertuples()
-    )
+    return listed(f"{r.type} in {r.batch} ({_where(r)})" for r in worst.itertuples())
+
+
+def _where(row: Any) -> str:
+    if row.inside:
+        return f"inside {row.inside}"
+    return f"{row.pure_after:.0%} of its neighbours are of its type, where {row.expected:.0%} were to be expected"
 
 
 def markers(m: Measured) -> Iterator[Finding]:

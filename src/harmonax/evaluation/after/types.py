@@ -10,9 +10,10 @@ import pandas as pd
 
 from ...system.extras import need
 from ..neighbours import OF_BATCH, Neighbourhoods, nearest_cells
+from .inside import inside
 
 COLUMNS = ["type", "batch", "n_cells", "n_elsewhere", "pure_before", "pure_within", "mixed_before"]
-COLUMNS += ["expected", "pure_after", "apart_before", "apart_after", "chance"]
+COLUMNS += ["expected", "pure_after", "apart_before", "apart_after", "chance", "inside"]
 # Fewer cells of a type in a batch say nothing.
 MIN_CELLS = 10
 # States of one batch: at most so many, of about so many cells.
@@ -44,6 +45,7 @@ def type_table(before: Neighbourhoods, after: Neighbourhoods, labels: np.ndarray
         last would be if the type were as distinct as before and all batches mixed, given how common it is in each.
         ``apart_before``, ``apart_after``: whether its cells lie by themselves among those of the type, 0 mixed and 1
         apart (see `apart_from_both_sides`), nan where no other batch has it; ``chance``: what chance can reach.
+        ``inside``: the type whose cloud these cells lie in now and did not before, "" for none (see `inside`).
     """
     known = np.flatnonzero(labels != "")
     labels, before, after = labels[known], before.take(known), after.take(known)
@@ -54,6 +56,7 @@ def type_table(before: Neighbourhoods, after: Neighbourhoods, labels: np.ndarray
     counts = np.zeros((len(names), len(levels)), np.int64)
     np.add.at(counts, (types, batch), 1)
     near = [before.own, after.own, before.all[:, :OF_BATCH], after.all[:, :OF_BATCH]]
+    inner = inside(before, after, types)
     rows = []
     for t, name in enumerate(names):
         cells = np.flatnonzero(types == t)
@@ -68,14 +71,28 @@ def type_table(before: Neighbourhoods, after: Neighbourhoods, labels: np.ndarray
             share = n / len(cells)
             chance = _REACH * np.sqrt(share / max(1 - share, 1e-9) / n) if others else np.nan
             purity = (pure, within, start, _as_rare(pure, *rare), found)
-            rows.append((name, levels[b], n, others, *purity, lone[0][b], lone[1][b], chance))
+            other = inner.get((t, int(b)))
+            rows.append(
+                (
+                    name,
+                    levels[b],
+                    n,
+                    others,
+                    *purity,
+                    lone[0][b],
+                    lone[1][b],
+                    chance,
+                    "" if other is None else names[other],
+                )
+            )
     return pd.DataFrame(rows, columns=COLUMNS, index=[str(i) for i in range(len(rows))])
 
 
 def merged(table: pd.DataFrame, least: float = 0.25) -> pd.DataFrame:
     """Return the rows whose type lies among other types now, as it did not before the correction.
 
-    That is beyond what composition and chance explain, and less pure than it was among all batches.
+    That is beyond what composition and chance explain, and less pure than it was among all batches; or inside the cloud
+    of another, where its cells are each other's neighbours.
     """
     lost = table["expected"] - table["pure_after"]
     spread = np.sqrt((table["expected"] * (1 - table["expected"])).clip(lower=0.01) / table["n_cells"])
@@ -83,9 +100,8 @@ def merged(table: pd.DataFrame, least: float = 0.25) -> pd.DataFrame:
     alone = table["apart_after"] > np.maximum(0.5, table["chance"])
     # What was no state of its own before cannot be merged.
     fell = table["mixed_before"] - table["pure_after"] > least / 2
-    return table[
-        (lost > np.where(alone, least, np.maximum(least, _REACH * spread))) & fell & (table["pure_before"] > 0.5)
-    ]
+    mixed_in = (lost > np.where(alone, least, np.maximum(least, _REACH * spread))) & fell & (table["pure_before"] > 0.5)
+    return table[mixed_in | (table["inside"] != "")]
 
 
 def blended(table: pd.DataFrame) -> pd.DataFrame:
