@@ -193,6 +193,23 @@ def laid_on(cells: Cells, of: np.ndarray, target: np.ndarray, gen: np.random.Gen
     return after
 
 
+def shuffled_within(cells: Cells, gen: np.random.Generator) -> np.ndarray:
+    """The right correction, but for which cell of a type is where in it."""
+    after = cells.true.copy()
+    for name in np.unique(cells.types):
+        rows = np.flatnonzero(cells.types == name)
+        after[rows] = after[gen.permutation(rows)]
+    return after
+
+
+def within_spread(cells: Cells) -> np.ndarray:
+    """Standard deviations within types, (N, d)."""
+    spread = np.zeros_like(cells.true)
+    for name in np.unique(cells.types):
+        spread[cells.types == name] = cells.true[cells.types == name].std(axis=0)
+    return spread
+
+
 def as_one(cells: Cells, of: np.ndarray, target: np.ndarray) -> np.ndarray:
     """The right correction, but for the cells `of`, drawn together to a third on the cell in the middle of `target`."""
     after = cells.true.copy()
@@ -215,6 +232,10 @@ def scenarios(cells: Cells) -> Iterator[Case]:
     yield Case("harmony, no labels", cells, None, FINE, labels=False)
     wide = cells.true @ np.linalg.qr(gen.normal(size=(64, 64)))[0][: cells.true.shape[1]]
     yield Case("right, 64 wide", cells, wide, FINE)
+    # The types are right, but under noise of their own spread; or nothing within them is.
+    noisy = cells.true + gen.normal(size=cells.true.shape) * within_spread(cells)
+    yield Case("noise within types", cells, noisy, HARMFUL, harmful=True)
+    yield Case("nothing left within types", cells, shuffled_within(cells, gen), HARMFUL, harmful=True)
     yield Case(
         "nothing corrected, turned",
         cells,

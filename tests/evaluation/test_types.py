@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from harmonax import tl
-from harmonax.evaluation.after.types import apart, batch_states, blended, blurred, merged, type_table
+from harmonax.evaluation.after.inside import inside
+from harmonax.evaluation.after.types import apart, batch_states, blended, blurred, merged, order_within, type_table
 from harmonax.evaluation.neighbours import Neighbourhoods
 
 TYPES = "TBMNX"
@@ -176,3 +177,72 @@ def test_another_representation_is_not_torn_by_whose_neighbour_is_whose():
     assert found.code == "caution"
     assert adata.uns["harmonax_diagnosis"]["numbers"]["neighbours_kept"] < 0.5
     assert not any("theta" in finding.advice for finding in found.findings)
+
+
+def drawn_together(adata: anndata.AnnData, batch: str, one: str, other: str, n: int) -> anndata.AnnData:
+    """Keep so many cells of a type, in one batch only, and lay them as one on a cell of another type."""
+    kind, own = adata.obs["cell_type"].to_numpy(str), (adata.obs["batch"] == batch).to_numpy()
+    rows = np.flatnonzero((kind == one) & own)
+    adata = adata[np.setdiff1d(np.arange(adata.n_obs), np.setdiff1d(np.flatnonzero(kind == one), rows[:n]))].copy()
+    Z, kind = adata.obsm["X_pca_harmony"], adata.obs["cell_type"].to_numpy(str)
+    mine, target = kind == one, Z[kind == other]
+    place = target[np.linalg.norm(target - target.mean(axis=0), axis=1).argmin()]
+    Z[mine] = 0.3 * (Z[mine] - Z[mine].mean(axis=0)) + place
+    return adata
+
+
+@pytest.mark.parametrize("n", [12, 15, 60])
+def test_a_type_laid_on_another_as_one_is_found_though_its_neighbours_are_its_own(n):
+    right = cells(EVEN)
+    adata = drawn_together(right, "a", "T", "B", n)
+    table = table_of(adata)
+    row = table[(table["type"] == "T") & (table["batch"] == "a")].iloc[0]
+    assert row["pure_after"] > 0.7, "purity does not tell"
+    assert row["inside"] == "B"
+    assert ("T", "a") in set(zip(merged(table)["type"], merged(table)["batch"], strict=True))
+    found = tl.verdict(adata, "batch", label_key="cell_type")
+    assert found.code != "trust"
+    assert any("T in a (inside B)" in finding.message for finding in found.findings)
+    assert (table_of(right)["inside"] == "").all()
+
+
+def test_inside_needs_to_have_been_outside_and_knows_who_moved():
+    gen = np.random.default_rng(0)
+    types, batch = np.repeat([0, 1, 2], 60), np.tile([0, 1], 90)
+    Z = gen.normal(size=(180, 4)) + 15 * np.eye(4)[types]
+    moved = Z.copy()
+    one = (types == 0) & (batch == 0)
+    moved[one] += 15 * (np.eye(4)[1] - np.eye(4)[0])
+    start, end = Neighbourhoods(Z, batch), Neighbourhoods(moved, batch)
+    assert inside(start, end, types) == {(0, 0): 1}
+    assert inside(end, end, types) == {}
+    assert inside(start, start, types) == {}
+
+
+def test_the_order_within_types():
+    adata = cells(EVEN)
+    Z, labels, batch = (
+        adata.obsm["X_pca"],
+        adata.obs["cell_type"].to_numpy(str),
+        adata.obs["batch"].cat.codes.to_numpy(),
+    )
+    start, gen = Neighbourhoods(Z, batch), np.random.default_rng(3)
+    shuffled = Z.copy()
+    for name in set(labels):
+        rows = np.flatnonzero(labels == name)
+        shuffled[rows] = Z[gen.permutation(rows)]
+    assert order_within(start, start, labels) == 1
+    assert order_within(start, Neighbourhoods(shuffled, batch), labels) == pytest.approx(0, abs=0.08)
+    assert order_within(start, Neighbourhoods(Z * np.linspace(0.7, 1.4, 8), batch), labels) > 0.7
+    assert np.isnan(order_within(start, start, np.full(len(labels), "")))
+
+
+def test_another_weighing_of_the_components_is_trusted_and_noise_within_types_is_not():
+    adata = cells({(b, t): 120 for b in "ab" for t in "TBM"})
+    right, gen = adata.obsm["X_pca_harmony"].copy(), np.random.default_rng(4)
+    adata.obsm["X_other"] = right * np.linspace(0.6, 1.6, 8)
+    assert tl.verdict(adata, "batch", label_key="cell_type", adjusted_basis="X_other").code == "trust"
+    kept = {f.code: f for f in tl.diagnose(adata, "batch", label_key="cell_type", adjusted_basis="X_other").findings}
+    assert kept["neighbours_kept"].level == "note"
+    adata.obsm["X_other"] = right + gen.normal(size=right.shape)
+    assert tl.verdict(adata, "batch", label_key="cell_type", adjusted_basis="X_other").code != "trust"

@@ -126,7 +126,7 @@ def diagnose(
         before=before,
         after=after,
         batch=design.joint,
-        levels=["|".join(names) for names in _level_names(design)],
+        levels=level_names(design),
         variables=dict(zip(design.variables, _codes(design), strict=True)),
         labels=labels,
         groups=None if group_key is None else _names(adata, group_key, ()),
@@ -140,7 +140,7 @@ def diagnose(
     )
     seed = seed_from(rng)
     if correct is None and ours:
-        correct = _harmony(run["params"], np.random.default_rng(seed))
+        correct = harmony_as(run["params"], np.random.default_rng(seed))
     found = diagnose_case(case, correct=correct if null else None, max_cells=max_cells, seed=seed)
     found.about.update(
         basis=basis,
@@ -175,12 +175,13 @@ def _codes(design: BatchDesign) -> np.ndarray:
     return (design.joint_levels[design.joint] - design.offsets[:-1]).T
 
 
-def _level_names(design: BatchDesign) -> list[list[str]]:
+def level_names(design: BatchDesign) -> list[str]:
     """Return, per combination of levels, the names of its levels."""
-    return [[design.levels[f][level - design.offsets[f]] for f, level in enumerate(row)] for row in design.joint_levels]
+    rows = ([design.levels[f][level - design.offsets[f]] for f, level in enumerate(row)] for row in design.joint_levels)
+    return ["|".join(names) for names in rows]
 
 
-def _harmony(params: Mapping[str, Any], gen: np.random.Generator) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def harmony_as(params: Mapping[str, Any], gen: np.random.Generator) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Return Harmony with the parameters of a run, for one batch variable."""
     given = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in params.items()}
     # The record has no None.
@@ -220,7 +221,13 @@ def _expression(
     values = X[:, np.sort(adata.var_names.get_indexer(genes))]
     order = np.argsort(np.argsort(adata.var_names.get_indexer(genes)))
     expression = dense(values, np.float64)[:, order]
-    if np.array_equal(expression, np.round(expression)) and expression.min() >= 0:
-        totals = np.asarray(X[:].sum(axis=1), np.float64).reshape(-1, 1)
-        expression = np.log1p(expression / np.maximum(totals, 1) * 1e4)
-    return pd.DataFrame(expression, columns=genes)
+    return pd.DataFrame(logarithms(expression, X), columns=genes)
+
+
+def logarithms(expression: np.ndarray, X: Any) -> np.ndarray:
+    """Return expression as it is, or where it is counts the logarithms of its share of all in X, per 10,000."""
+    if not np.array_equal(expression, np.round(expression)) or expression.min() < 0:
+        return expression
+    totals = np.asarray(X[:].sum(axis=1), np.float64).reshape(-1, 1)
+    logs: np.ndarray = np.log1p(expression / np.maximum(totals, 1) * 1e4)
+    return logs

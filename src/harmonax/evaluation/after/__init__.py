@@ -12,5 +12,6 @@ types       every type in every batch: mixed, merged, apart
 measured    what a verdict rests on, and its limits
 states      states that only one batch has
 markers     are markers still where they were
+random_split  what changes where one batch is split at random
 null        what a correction does where there is nothing to correct
 """

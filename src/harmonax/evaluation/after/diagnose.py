@@ -25,7 +25,7 @@ from .merges import doubtful_merges
 from .null import Correct, Null, calibrate
 from .states import batch_table, composition_states, group_table, linked_batches, one_batch_states
 from .structure import moved_share, movement
-from .types import COLUMNS, blurred, by_themselves, type_table
+from .types import COLUMNS, blurred, by_themselves, order_within, type_table
 
 # Excess of same-batch neighbours from which a single batch counts as apart still.
 FAR = 0.5
@@ -188,6 +188,7 @@ def diagnose(case: Case, *, correct: Correct | None = None, max_cells: int = 20_
         sweep=case.sweep,
         # Of Harmony's embeddings the neighbours kept decide.
         blurred=float("nan") if case.known_method else blurred(before, after, labels),
+        order_within=float("nan") if case.known_method else order_within(before, after, labels),
     )
     verdict, summary, findings = judge.judge(measured)
     about = {"n_cells": n, "n_used": len(rows)}

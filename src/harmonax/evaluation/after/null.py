@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -66,17 +66,27 @@ def calibrate(
         None where the largest batch has fewer than 60 cells. Of more than 5,000 a sample is split.
     """
     sizes = np.bincount(batch, minlength=len(levels))
-    largest = int(sizes.argmax())
-    own = np.flatnonzero(batch == largest)
+    own = one_batch(batch, int(sizes.argmax()), _MOST_CELLS, rng)
     if len(own) < FEWEST_CELLS:
         return None
-    if len(own) > _MOST_CELLS:
-        own = np.sort(rng.choice(own, _MOST_CELLS, replace=False))
     Z = np.asarray(embedding[own], np.float64)
     near, measured = nearest_cells(Z, OF_BATCH), []
-    for _ in range(_SPLITS):
-        half = rng.permutation(np.arange(len(own)) % 2)
-        after = np.asarray(correct(Z, half), np.float64)
+    for half, after in splits(Z, correct, rng, _SPLITS):
         kept_all = share_kept(near, nearest_cells(after, OF_BATCH))
         measured.append((neighbours_kept(Z, after, half).mean(), kept_all.mean(), moved_share(Z, after)))
-    return Null(levels[largest], len(own), *(float(value) for value in np.mean(measured, axis=0)))
+    return Null(levels[int(sizes.argmax())], len(own), *(float(value) for value in np.mean(measured, axis=0)))
+
+
+def one_batch(batch: np.ndarray, code: int, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Return the rows of a batch, at most so many of them."""
+    own = np.flatnonzero(batch == code)
+    return own if len(own) <= most else np.sort(rng.choice(own, most, replace=False))
+
+
+def splits(
+    Z: np.ndarray, correct: Correct, rng: np.random.Generator, n_splits: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield which half each cell is in, at random, and the cells corrected as if the halves were batches."""
+    for _ in range(n_splits):
+        half = rng.permutation(np.arange(len(Z)) % 2)
+        yield half, np.asarray(correct(Z, half), np.float64)

@@ -143,7 +143,10 @@ def _structure(m: Measured) -> Iterator[Finding]:
     if np.isfinite(kept):
         said = f"{kept:.1%} of each cell's nearest neighbours within its own batch are still its neighbours."
         level = Level.PROBLEM if m.torn else Level.GOOD if kept >= KEPT_FINE else Level.WARNING
-        yield Finding("neighbours_kept", level, said, "" if level is Level.GOOD else lower)
+        if level is Level.WARNING and m.represented:
+            level = Level.NOTE
+            said += " Within types, cells are still near the same ones: the method only weighs their differences anew."
+        yield Finding("neighbours_kept", level, said, lower if level in (Level.WARNING, Level.PROBLEM) else "")
     elif m.n_levels > 1:
         said = "Every batch is too small to tell whether the correction kept its structure."
         yield Finding("not_measured", Level.WARNING, said, "Compare known markers before and after.")
@@ -155,7 +158,7 @@ def _structure(m: Measured) -> Iterator[Finding]:
         fine = m.null.neighbours_kept >= NULL_FINE
         yield Finding("null", Level.GOOD if fine else Level.WARNING, said, "" if fine else lower)
     torn = m.batches[m.batches["neighbours_kept"] < MIN_KEPT]
-    if len(torn) and not m.torn:
+    if len(torn) and not m.torn and not m.represented:
         yield Finding(
             "batches_torn",
             Level.WARNING,
@@ -165,7 +168,7 @@ def _structure(m: Measured) -> Iterator[Finding]:
             lower,
         )
     lost = m.groups[(m.groups["neighbours_kept"] < kept - GROUP_LOSS) & (m.groups["n_cells"] >= GROUP_CELLS)]
-    if len(lost) and not m.torn:
+    if len(lost) and not m.torn and not m.represented:
         yield Finding(
             "groups_torn",
             Level.WARNING,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ...system.extras import need
-from ..neighbours import OF_BATCH, Neighbourhoods, nearest_cells
+from ..neighbours import OF_BATCH, Neighbourhoods, nearest_cells, share_kept
 from .inside import inside
 
 COLUMNS = ["type", "batch", "n_cells", "n_elsewhere", "pure_before", "pure_within", "mixed_before"]
@@ -20,6 +20,8 @@ MIN_CELLS = 10
 MAX_STATES, STATE_CELLS = 10, 50
 # Purity from which any other cells around a type are a loss, and the loss that is told.
 _PURE, _BLENDED = 0.95, 0.1
+# Fewer cells have no order within a type.
+_ORDERED = 30
 # Standard deviations that chance reaches, of the worst of many.
 _REACH = 4.0
 
@@ -136,6 +138,26 @@ def blurred(before: Neighbourhoods, after: Neighbourhoods, labels: np.ndarray) -
         there = of.own >= 0
         purity.append((types[of.own] == types[:, None])[there].mean() if there.any() else np.nan)
     return float(purity[0] - purity[1])
+
+
+def order_within(before: Neighbourhoods, after: Neighbourhoods, labels: np.ndarray) -> float:
+    """Return how far the cells of a type in a batch are still near the same ones: 1 all of them, 0 as by chance.
+
+    Of each cell the nearest quarter of its type in its batch; the mean over cells of types with at least 30 in a batch,
+    nan where there are none.
+    """
+    kept, sizes = [], []
+    for name in set(labels) - {""}:
+        for code in np.unique(before.batch):
+            own = np.flatnonzero((labels == name) & (before.batch == code))
+            if len(own) < _ORDERED:
+                continue
+            k = len(own) // 4
+            near = (nearest_cells(of.embedding[own], k) for of in (before, after))
+            chance = k / (len(own) - 1)
+            kept.append((share_kept(*near).mean() - chance) / (1 - chance))
+            sizes.append(len(own))
+    return float(np.average(kept, weights=sizes)) if kept else float("nan")
 
 
 def batch_states(Z: np.ndarray, batch: np.ndarray) -> np.ndarray:
