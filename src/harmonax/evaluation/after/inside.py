@@ -22,6 +22,7 @@ _NTH, _FEWEST, _MOST = 5, 10, 300
 # as one on the middle of another had 0.67 to 1.0. The last is of the nearest quarter: where a few cells of a type
 # went astray, those around them are not inside that type.
 _OUTSIDE, _INSIDE, _NEAR, _CLOSER, _QUARTER = 1.8, 1.15, 2.0, 0.3, 1.5
+_FELL = 0.9
 
 
 def inside(before: Neighbourhoods, after: Neighbourhoods, types: np.ndarray) -> dict[tuple[int, int], int]:
@@ -33,7 +34,7 @@ def inside(before: Neighbourhoods, after: Neighbourhoods, types: np.ndarray) -> 
     batch, n = before.batch, int(types.max()) + 1
     found = {}
     clouds = [np.flatnonzero(types == t) for t in range(n)]
-    spread = [_spacing(after.embedding, cells) for cells in clouds]
+    spread, start_spread = ([_spacing(of.embedding, cells) for cells in clouds] for of in (after, before))
     for b in np.unique(batch):
         own = [cells[batch[cells] == b] for cells in clouds]
         own_spread = [_spacing(before.embedding, cells) for cells in own]
@@ -47,7 +48,11 @@ def inside(before: Neighbourhoods, after: Neighbourhoods, types: np.ndarray) -> 
             far = np.where(np.isfinite(start[:, 0]), start[:, 0], np.nanmin(start[:, 0]))
             close = end[:, 0]
             hit = (close < _INSIDE) | ((close < _NEAR) & (close < _CLOSER * far))
-            hit &= (far > _OUTSIDE) & (end[:, 1] < _QUARTER)
+            # What lay on another batch's cells of that type from the start, the correction did not lay there.
+            before_all = np.array(
+                [_gap(before.embedding, mine, clouds[o], start_spread[o])[0] for o in range(n) if o != t]
+            )
+            hit &= (far > _OUTSIDE) & (end[:, 1] < _QUARTER) & (close < _FELL * before_all)
             if hit.any():
                 other = int(np.argmin(np.where(hit, close, np.inf)))
                 found[t, int(b)] = other + (other >= t)

@@ -168,7 +168,7 @@ def _structure(m: Measured) -> Iterator[Finding]:
             lower,
         )
     lost = m.groups[(m.groups["neighbours_kept"] < kept - GROUP_LOSS) & (m.groups["n_cells"] >= GROUP_CELLS)]
-    if len(lost) and not m.torn and not m.represented:
+    if len(lost) and not m.torn:
         yield Finding(
             "groups_torn",
             Level.WARNING,
