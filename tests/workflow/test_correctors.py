@@ -117,7 +117,8 @@ def test_tune_corrects_with_what_the_sweep_chooses(counts, tmp_path):
     made = run_files(str(tmp_path / "in.h5ad"), tmp_path / "out", "batch", tune=True, **few)
     sweep = made.uns["harmonax"]["sweep"]
     chosen = sweep[sweep["chosen"].astype(bool)].iloc[0]
-    assert chosen["score"] == sweep["score"].max()
+    # The defaults stay where no other run is better by more than chance.
+    assert chosen.name in (sweep.index[0], sweep["score"].idxmax())
     params = made.uns["harmonax"]["params"]
     assert (params["theta"], params["sigma"]) == (chosen["theta"], chosen["sigma"])
     record = json.loads((tmp_path / "out" / "run.json").read_text())

@@ -14,7 +14,7 @@ import pandas as pd
 from ..adata import uns_record
 from ..engine.run import harmonize
 from ..errors import InputError
-from ..evaluation.scores.choice import Judge
+from ..evaluation.scores.choice import Judge, choose
 from ..evaluation.scores.evaluate import evaluate as evaluate_arrays
 from ..evaluation.verdict import overall
 from ..inputs.columns import design_from_table
@@ -48,7 +48,8 @@ class Sweep:
     params
         The parameters that were chosen, and with which ``obsm[adjusted_basis]`` was made.
     chosen
-        Their row in the table: of those that the verdict does not forbid, the one with the highest score.
+        Their row in the table: of those that the verdict does not forbid, the one with the highest score; the defaults
+        where no other is higher by more than chance.
     table
         One row per run, the defaults first: ``theta``, ``sigma``, ``n_clusters``, ``mixing``, ``kept`` and ``score``
         (from 0 to 1, higher is better), ``verdict`` (the code that `harmonax.tl.verdict` has), ``status``, ``chosen``,
@@ -99,8 +100,9 @@ def sweep(
     """Correct with several parameters, judge every result, and keep the best.
 
     Every combination of `theta`, `sigma` and `n_clusters` is run by the exact engine, and so are the defaults. The run
-    with the highest score is kept: 0.75 mixing + 0.25 kept, neither of which looks at labels (see Notes). A run
-    whose verdict is not to use it is kept only where that is the verdict on all.
+    with the highest score is kept, if it is higher than the defaults' by more than chance: 0.75 mixing + 0.25 kept,
+    neither of which looks at labels (see Notes). A run whose verdict is not to use it is kept only where that is the
+    verdict on all.
 
     Parameters
     ----------
@@ -151,6 +153,9 @@ def sweep(
 
     Notes
     -----
+    Chance is two standard errors of the difference between the two runs, over the cells that are judged; of 15, which
+    share their neighbours, one counts.
+
     Mixing is 1 less the share of 15 neighbours from the same batch beyond what chance gives; kept is the share of a
     cell's 50 nearest neighbours within its batch that stay. Where batches hold different cell types, mixing them is
     wrong, which no score without labels can know: look at the verdicts, above all with `label_key`. They are those of
@@ -167,7 +172,7 @@ def sweep(
     >>> found = harmonax.tl.sweep(adata, "batch", theta=(1, 4), sigma=0.1)
     >>> found.table.index.tolist()
     ['theta 2, sigma 0.1', 'theta 1, sigma 0.1', 'theta 4, sigma 0.1']
-    >>> bool(found.table.loc[found.chosen, "score"] == found.table["score"].max())
+    >>> found.chosen in found.table.index
     True
     """
     need("sklearn", "workflow")
@@ -184,11 +189,11 @@ def sweep(
     judge = Judge.of(embedding.load().array(), design.joint, whole_number(max_cells, "max_cells", minimum=30), seed)
     court = _Court(adata, key, basis, adjusted_basis, label_key, judge, columns)
 
-    def attempt(params: HarmonyParams) -> tuple[HarmonyResult, dict[str, Any]]:
+    def attempt(params: HarmonyParams) -> tuple[HarmonyResult, dict[str, Any], Any]:
         run = harmonize(embedding, design, params, rng=seed, n_threads=n_threads or chosen_threads(), progress=False)
         row: dict[str, Any] = {"theta": params.theta, "sigma": params.sigma, "n_clusters": run.n_clusters}
         row |= judge.scores(run.embedding) | {"verdict": court.verdict(run, seed), "status": run.status.value}
-        return run, row | (court.scib(run, seed) if scib else {})
+        return run, row | (court.scib(run, seed) if scib else {}), judge.by_cell(run.embedding)
 
     chosen, run, rows = _best(candidates, attempt, progress)
     table = pd.DataFrame.from_dict(rows, orient="index")
@@ -203,25 +208,21 @@ def sweep(
 
 def _best(
     candidates: dict[str, HarmonyParams],
-    attempt: Callable[[HarmonyParams], tuple[HarmonyResult, dict[str, Any]]],
+    attempt: Callable[[HarmonyParams], tuple[HarmonyResult, dict[str, Any], Any]],
     progress: Callable[[str, int, int], None] | None,
 ) -> tuple[str, HarmonyResult, dict[str, dict[str, Any]]]:
-    """Run all, and return the name and the result of the best, which alone is kept, and the rows of all."""
-
-    def rank(name: str) -> tuple[bool, float]:
-        return rows[name]["verdict"] != "do_not_trust", rows[name]["score"]
-
+    """Run all, and return the name and the result of the best, and the rows of all."""
     rows: dict[str, dict[str, Any]] = {}
-    best: tuple[str, HarmonyResult] | None = None
+    cells: dict[str, Any] = {}
+    results: dict[str, HarmonyResult] = {}
     for done, (name, params) in enumerate(candidates.items()):
         if progress is not None:
             progress(name, done, len(candidates))
-        run, rows[name] = attempt(params)
-        # The first wins a tie, and the defaults are the first.
-        if best is None or rank(name) > rank(best[0]):
-            best = name, run
-    assert best is not None
-    return *best, rows
+        results[name], rows[name], cells[name] = attempt(params)
+        best = choose(cells, [other for other in rows if rows[other]["verdict"] != "do_not_trust"])
+        # Of all cells, results are large: the others cannot be chosen any more.
+        results = {other: results[other] for other in (next(iter(rows)), best)}
+    return best, results[best], rows
 
 
 def _candidates(

@@ -13,7 +13,7 @@ import pandas as pd
 from ..adata import storable
 from ..engine.run import harmonize
 from ..errors import InputError
-from ..evaluation.scores.choice import Judge
+from ..evaluation.scores.choice import Judge, choose
 from ..inputs.columns import design_from_table
 from ..inputs.embedding import read_obsm
 from ..params import Flavor, HarmonyParams
@@ -102,8 +102,8 @@ def tune(
     Theta, sigma and the ridge penalty are learned by gradient through Harmony on a sample of the cells: batches should
     mix (`BatchMixingLoss`) and each batch should keep its neighbourhoods (`NeighborhoodPreservationLoss`), once for
     each weight of the second. The exact engine then runs on all cells with each of the results, and with the defaults;
-    the run with the highest score is chosen and written: the score of `harmonax.tl.sweep`, 0.75 mixing + 0.25 kept.
-    So by that score the result is never worse than the defaults'. `harmonax.tl.sweep` takes less time.
+    the run with the highest score is chosen and written, if it is higher than the defaults' by more than chance: the
+    score and the rule of `harmonax.tl.sweep`, 0.75 mixing + 0.25 kept. `harmonax.tl.sweep` takes less time.
 
     Parameters
     ----------
@@ -198,15 +198,16 @@ def tune(
         tell = None if progress is None else (lambda step, _, name=name: progress(name, step, steps))
         learned[name] = strength.learn_strength(Z[judge.rows], codes.astype(np.int32), config, rng=seed, report=tell)
     candidates = {DEFAULTS: start} | {name: _as_learned(start, found.params) for name, found in learned.items()}
-    rows = {}
+    rows, cells = {}, {}
     for name, params in candidates.items():
         if progress is not None:
             progress(f"engine: {name}", 0, 1)
         run = harmonize(embedding, design, params, rng=seed, n_threads=n_threads or chosen_threads(), progress=False)
         rows[name] = _strengths(params) | dict(zip(_NUMBERS, judge.scores(run.embedding).values(), strict=True))
+        cells[name] = judge.by_cell(run.embedding)
     table = pd.DataFrame.from_dict(rows, orient="index")
     table.insert(0, "preservation", [np.nan, *preservation])
-    chosen = str(table["score"].idxmax())
+    chosen = choose(cells, list(cells))
     history = pd.concat([found.history.assign(run=name) for name, found in learned.items()], ignore_index=True)
     tuning = Tuning(candidates[chosen], chosen, table, history)
     say(logging.INFO, f"tune: {chosen}, score {table.loc[chosen, 'score']:.3f}")

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..findings import Finding, Level, by_severity, listed
+from .advice import from_sweep
 from .measured import (
     APART,
     GROUP_CELLS,
@@ -140,6 +141,8 @@ def _structure(m: Measured) -> Iterator[Finding]:
     kept = m.numbers["neighbours_kept"]
     rounds = ", allow fewer rounds," if m.known_method else ""
     lower = f"{m.less.capitalize()}{rounds} and compare known markers before and after."
+    if m.sweep is not None:
+        lower = f"{from_sweep(m.sweep, more=False)} Compare known markers before and after."
     if np.isfinite(kept):
         said = f"{kept:.1%} of each cell's nearest neighbours within its own batch are still its neighbours."
         level = Level.PROBLEM if m.torn else Level.GOOD if kept >= KEPT_FINE else Level.WARNING
