@@ -58,7 +58,8 @@ def inside(before: Neighbourhoods, after: Neighbourhoods, types: np.ndarray) -> 
                 found[t, int(b)] = other + (other >= t)
     # Where a batch's cells of one type lie in another, all of that one lie near them, too: it is the fewer that moved.
     pairs = Counter((t, other) for (t, _), other in found.items())
-    return {key: other for key, other in found.items() if pairs[key[0], other] <= (pairs[other, key[0]] or len(found))}
+    homes = [int((np.bincount(batch[cells], minlength=1) >= _FEWEST).sum()) for cells in clouds]
+    return {key: o for key, o in found.items() if pairs[key[0], o] <= (pairs[o, key[0]] or homes[o])}
 
 
 def _spacing(Z: np.ndarray, cells: np.ndarray) -> np.ndarray:
