@@ -46,7 +46,7 @@ def test_raise_theta():
 def test_lower_theta():
     strong = {"theta": 60.0, "alpha": 1e-6}
     finding, before = advised(corrected(made(), **strong), "neighbours_kept")
-    assert "ower theta (1), allow fewer rounds" in finding.advice
+    assert "ower theta (1) and compare" in finding.advice
     after = tl.diagnose(corrected(made(), **(strong | {"theta": 1.0})), label_key="kind").numbers
     assert after["neighbours_kept"] > before["neighbours_kept"]
 

@@ -98,7 +98,7 @@ def _scores_fell(evaluation: Mapping[str, Any] | None, diagnosis: Mapping[str, A
             "labels_fell",
             Level.WARNING,
             f"the labels' own scores (bio) fell from {before:.2f} to {after:.2f}.",
-            "The types are less distinct than before: lower theta (1), or allow fewer rounds.",
+            "The types are less distinct than before: lower theta (1).",
         )
     ]
 

@@ -139,8 +139,7 @@ def _mixing(m: Measured) -> Iterator[Finding]:
 
 def _structure(m: Measured) -> Iterator[Finding]:
     kept = m.numbers["neighbours_kept"]
-    rounds = ", allow fewer rounds," if m.known_method else ""
-    lower = f"{m.less.capitalize()}{rounds} and compare known markers before and after."
+    lower = f"{m.less.capitalize()} and compare known markers before and after."
     if m.sweep is not None:
         lower = f"{from_sweep(m.sweep, more=False)} Compare known markers before and after."
     if np.isfinite(kept):
