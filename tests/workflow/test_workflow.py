@@ -141,7 +141,11 @@ def test_the_steps_are_scanpys_own(counts, result):
         getattr(mine, part).clear()
     mine.obs["batch"] = mine.obs["batch"].astype("category")
     sc.pp.pca(mine, n_comps=15, mask_var="highly_variable", random_state=0)
-    np.testing.assert_array_equal(mine.obsm["X_pca"], result.obsm["X_pca"])
+    # Its solver stops early: see test_components.
+    np.testing.assert_allclose(mine.obsm["X_pca"], result.obsm["X_pca"], atol=1e-3)
+    np.testing.assert_allclose(mine.uns["pca"]["variance"], result.uns["pca"]["variance"], rtol=1e-4)
+    assert dict(mine.uns["pca"]["params"]) == dict(result.uns["pca"]["params"])
+    mine.obsm["X_pca"] = result.obsm["X_pca"]
     sc.pp.neighbors(mine, use_rep="X_pca", random_state=0)
     sc.tl.umap(mine, random_state=0)
     np.testing.assert_array_equal(mine.obsm["X_umap"], result.obsm["X_umap_uncorrected"])

@@ -107,6 +107,11 @@ def _text(name: str, says: str) -> Any:
     "the result has no X.  [default: no limit]",
 )
 @click.option("--save-model", is_flag=True, help="Keep in the result what was learned, for harmonax map.")
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Print how long each step would take and with how much memory; do nothing, write nothing.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace the results of a finished run in DIR; never IN.")
 @click.option(
     "--strict", is_flag=True, help="Exit with 4 where Harmony did not converge; results are written all the same."
@@ -129,6 +134,7 @@ def run_workflow(ctx: click.Context, sources: tuple[str, ...], **options: Any) -
     """
     with messages(quiet=options["quiet"], verbose=options["verbose"]):
         from ..workflow import WorkflowOptions, run_files
+        from ..workflow.forecast import as_text
         from ..workflow.run import command_line
 
         given = {name: options[name] for name in _PLAIN}
@@ -137,12 +143,16 @@ def run_workflow(ctx: click.Context, sources: tuple[str, ...], **options: Any) -
             given["start_from"] = "counts"
         if options["markers"]:
             given["markers"] = read_markers(options["markers"])
+        asked = WorkflowOptions(**given, n_threads=options["threads"], harmony=method_params(ctx, options))
+        if options["dry_run"]:
+            click.echo(as_text(sources, asked))
+            return
         try:
             made = run_files(
                 sources,
                 options["output"],
                 batch_from=options["batch_from"],
-                options=WorkflowOptions(**given, n_threads=options["threads"], harmony=method_params(ctx, options)),
+                options=asked,
                 progress=False if options["quiet"] else None,
                 overwrite=options["overwrite"],
                 also_read=[path for path in (options["config"], options["markers"]) if path],

@@ -12,6 +12,9 @@ from scipy import sparse
 from ..system.extras import need
 from .sparse import intact
 
+# Parts that are added in one go.
+_FAN_IN = 4
+
 
 def is_lazy(X: Any) -> bool:
     """Return whether a matrix is a Dask array."""
@@ -26,6 +29,16 @@ def per_piece(X: Any, function: Callable[..., Any], *more: Any) -> list[Any]:
     whole = X.rechunk({1: -1})
     do = dask.delayed(function, pure=False)
     return list(dask.compute(*(do(piece, *more) for piece in whole.to_delayed().ravel())))
+
+
+def summed(X: Any, function: Callable[..., Any], *more: Any) -> Any:
+    """Return the sum of what a function makes of each piece, a few of them in memory at a time."""
+    dask = need("dask", "dask")
+    do, add = dask.delayed(function, pure=False), dask.delayed(sum, pure=False)
+    parts = [do(piece, *more) for piece in X.rechunk({1: -1}).to_delayed().ravel()]
+    while len(parts) > 1:
+        parts = [add(parts[i : i + _FAN_IN]) for i in range(0, len(parts), _FAN_IN)]
+    return parts[0].compute()
 
 
 def as_csr(X: Any) -> Any:

@@ -5,9 +5,12 @@
     out_of_core.py  counts beyond memory, as Dask arrays
     steps.py        the steps in their order; which of them a run does, by fingerprints of what the data have
       prepare.py      quality control, normalisation, genes, PCA
+        components.py   PCA from the genes' covariance
       embed.py        Harmony, neighbours, UMAP, Leiden, markers
+        nearest.py      exact neighbours
       assess.py       check, evaluation, diagnosis
     resume.py       what an interrupted run leaves for the next
+    forecast.py     what each step will take, by the sizes that extent.py reads of the files (--dry-run)
     meter.py        seconds, memory, lines on stderr
     outputs.py      the files, whole or not at all
       summaries.py    tables and records among them
@@ -20,8 +23,9 @@ A front over scanpy, umap-learn, igraph and the rest of this package, which do t
 
 from __future__ import annotations
 
+from .forecast import Forecast, forecast
 from .options import OPTIONAL, STEPS, WorkflowOptions
 from .run import run, run_files
 from .state import Done
 
-__all__ = ["OPTIONAL", "STEPS", "Done", "WorkflowOptions", "run", "run_files"]
+__all__ = ["OPTIONAL", "STEPS", "Done", "Forecast", "WorkflowOptions", "forecast", "run", "run_files"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,9 @@ import pandas as pd
 from .. import tl
 from ..inputs import expression as counts
 from ..pp.correctors import corrector_of
+from ..system.cpus import resolve_threads
 from .inputs import silent
+from .nearest import ExactNeighbours
 from .options import leiden_key
 from .prepare import scanpy
 from .state import BASIS, UMAP, UMAP_UNCORRECTED, Skip, State
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 _RUN = "harmonax"
+# Of fewer cells, scanpy has scikit-learn find the neighbours, exactly too. Of more, all pairs take longer than
+# pynndescent, whose code takes 40 s to compile and whose answer depends on the number of threads.
+_FEW, EXACT_UP_TO = 4096, 300_000
+# Of more cells UMAP makes half the rounds, from the first two dimensions and not from a spectral layout.
+SMALL_MAP, _ROUNDS, _WIDTH = 10_000, 100, 10.0
 
 
 def harmony(state: State) -> str:
@@ -88,23 +95,32 @@ def _k(state: State) -> int:
 
 
 def _neighbors(adata: AnnData, basis: str, state: State) -> None:
+    k, seed, transformer = _k(state), state.options.seed, None
+    if _FEW <= adata.n_obs <= EXACT_UP_TO and k < _FEW // 32:
+        transformer = ExactNeighbours(k, resolve_threads(state.options.n_threads))
     with silent():
-        scanpy().pp.neighbors(adata, n_neighbors=_k(state), use_rep=basis, random_state=state.options.seed)
+        scanpy().pp.neighbors(adata, n_neighbors=k, use_rep=basis, random_state=seed, transformer=transformer)
 
 
 def umap(state: State) -> str:
     """Lay the corrected cells out."""
-    _umap(state.adata, state)
+    _umap(state.adata, state.adjusted, state)
     return f"obsm['{UMAP}']"
 
 
-def _umap(adata: AnnData, state: State) -> None:
+def _umap(adata: AnnData, basis: str, state: State) -> None:
     # umap-learn sets weak links of the graph it is given to zero; Leiden comes later and is to see all of them.
     graph = adata.obsp["connectivities"]
     adata.obsp["connectivities"] = graph.copy()
+    how: dict[str, Any] = {"min_dist": state.options.min_dist, "random_state": state.options.seed}
+    if adata.n_obs > SMALL_MAP:
+        plane = adata.obsm[basis][:, :2]
+        if plane.shape[1] == 2:
+            how["init_pos"] = plane * (_WIDTH / np.abs(plane).max())
+        how["maxiter"] = _ROUNDS
     # A seed has it use one thread, so that the result is the same every time.
     with silent():
-        scanpy().tl.umap(adata, min_dist=state.options.min_dist, random_state=state.options.seed)
+        scanpy().tl.umap(adata, **how)
     adata.obsp["connectivities"] = graph
 
 
@@ -115,7 +131,7 @@ def umap_uncorrected(state: State) -> str:
     adata = state.adata
     apart = anndata.AnnData(obs=pd.DataFrame(index=adata.obs_names), obsm={BASIS: adata.obsm[BASIS]})
     _neighbors(apart, BASIS, state)
-    _umap(apart, state)
+    _umap(apart, BASIS, state)
     adata.obsm[UMAP_UNCORRECTED] = apart.obsm[UMAP]
     return f"obsm['{UMAP_UNCORRECTED}']"
 

@@ -66,7 +66,7 @@ def _load(job: Job) -> tuple[State, Intents]:
         _check_beyond(job.options, intents)
     levels = ", ".join(f"{adata.obs[key].nunique()} levels of '{key}'" for key in job.options.batch_key)
     note = f"{adata.n_obs:,} cells x {adata.n_vars:,} genes; {levels}{beyond.note(source)}"
-    job.finish(Done("load", "done", note, clock.seconds(), clock.peak()))
+    job.finish(Done("load", "done", note, **clock.took()))
     return state, intents
 
 
@@ -100,7 +100,7 @@ def _do(
         status, note = steps.work(step, state)
     if status == "done" and intent.note:
         note = f"{note} ({intent.note})"
-    done = Done(step.name, status, note, clock.seconds(), clock.peak())
+    done = Done(step.name, status, note, **clock.took())
     if work is not None and step.name != "normalise":
         work.save(index, mark, done, state, before)
     return done

@@ -72,7 +72,7 @@ def read_inputs(
     # One that is missing is told before the others are read.
     for path in paths:
         kind_of(path)
-    reader = read if room is None or not _too_large(paths, room) else lambda path: read(path, room)
+    reader = read if room is None or not too_large(paths, room) else lambda path: read(path, room)
     parts = [unique_names(reader(path), path) for path in paths]
     adata = parts[0] if len(parts) == 1 else _joined(parts, names)
     if batch_key is not None:
@@ -110,13 +110,13 @@ def kind_of(path: str) -> str:
     raise InputError(f"{path}: the format is told by the end of the name; allowed are {KINDS}{inside}")
 
 
-def _too_large(paths: Sequence[str], room: int) -> bool:
+def too_large(paths: Sequence[str], room: int) -> bool:
     """Return whether the expression of all files together takes more than there is room for."""
     total = 0
     for path in paths:
         if kind_of(path) not in ("h5ad", "zarr"):
             raise InputError(f"{path}: max_memory (--max-memory) is for .h5ad and .zarr, which can be read in pieces")
-        total += _readable(path, functools.partial(beyond.size, path))
+        total += readable(path, functools.partial(beyond.size, path))
     return total > room
 
 
@@ -129,10 +129,10 @@ def read(path: str, room: int | None = None) -> AnnData:
             io.check_links(Path(path))
         return _READERS[kind](Path(path)) if room is None else beyond.read(path, room)
 
-    return _readable(path, work)
+    return readable(path, work)
 
 
-def _readable(path: str, work: Callable[[], _Found]) -> _Found:
+def readable(path: str, work: Callable[[], _Found]) -> _Found:
     """Return what is read of a file, or say what is the matter with it."""
     kind = kind_of(path)
     try:

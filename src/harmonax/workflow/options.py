@@ -89,7 +89,8 @@ class WorkflowOptions:
     combine_keys, missing, allow_many_levels
         How batch columns are read: see `harmonax.pp.harmony_integrate`.
     backend, n_threads
-        Where Harmony's cells live, and its threads: likewise. The result does not depend on them.
+        Where Harmony's cells live, and the threads of the PCA, of Harmony and of the neighbours: likewise. The result
+        does not depend on them.
     max_memory
         Room for the expression of files, such as ``"4G"``. Where reading and normalising it takes more, it stays on the
         disk and is taken in pieces (`.h5ad`, `.zarr`; needs the extra ``dask``); the result has no X then. None: no

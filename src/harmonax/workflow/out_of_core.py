@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+from contextlib import AbstractContextManager
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,6 @@ from ..io import H5AD, ZARR, AnnotatedFormat, format_of
 from ..io.annotated import quiet
 from ..system.cpus import available_cpus
 from ..system.extras import need
-from .state import BASIS
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -105,43 +105,15 @@ def cells_with(counts: Any, kept_cells: np.ndarray) -> np.ndarray:
     return np.asarray(seen.compute() if is_lazy(seen) else seen)
 
 
-def pca(adata: AnnData, n_comps: int) -> None:
-    """Put scanpy's PCA of the highly variable genes into `adata`, as it would be of a matrix in memory.
-
-    scanpy sums the genes' covariance over the pieces, so there is no seed in it.
-    """
-    import anndata
-    import scanpy
-
-    chosen = adata.var["highly_variable"].to_numpy()
-    # The sums are of squares: in float32 the least components would drown in the first.
-    values = adata.X[:, chosen].rechunk({1: -1}).astype(np.float64)
-    apart = anndata.AnnData(values, obs=pd.DataFrame(index=adata.obs_names))
-    with quiet():
-        scanpy.pp.pca(apart, n_comps=n_comps)
-    loadings, found = apart.varm["PCs"], apart.uns["pca"]
-    # scikit-learn, in memory, has each component's largest loading positive, and divides by one less than the cells.
-    sign = np.sign(loadings[np.abs(loadings).argmax(axis=0), np.arange(n_comps)])
-    adata.obsm[BASIS] = (np.asarray(apart.obsm[BASIS]) * sign).astype(np.float32)
-    adata.varm["PCs"] = np.zeros((adata.n_vars, n_comps))
-    adata.varm["PCs"][chosen] = loadings * sign
-    adata.uns["pca"] = {
-        "params": {"zero_center": True, "use_highly_variable": True, "mask_var": "highly_variable"},
-        "variance": np.asarray(found["variance"]) * (adata.n_obs / (adata.n_obs - 1)),
-        "variance_ratio": np.asarray(found["variance_ratio"]),
-    }
-
-
 # ---- files ---------------------------------------------------------------------------------------------------------
 
 
 def size(path: str) -> int:
     """Return about how many bytes of memory the ordinary run takes for the matrices of an .h5ad or .zarr file."""
-    place, kind = Path(path), _format(path)
-    with kind.open(place) as root:
-        held = sum(_bytes(element) for element in _matrices(root).values())
+    with opened(path) as root:
+        held = sum(_bytes(element) for element in matrices(root).values())
         # Beside what the file has there are the counts and their logarithms.
-        largest = max((_values(element) for element in _matrices(root).values()), default=0)
+        largest = max((stored(element) for element in matrices(root).values()), default=0)
     return held + 2 * largest * 8
 
 
@@ -157,9 +129,8 @@ def read(path: str, room: int | None = None) -> AnnData:
     from anndata.io import read_elem
 
     need("dask.array", "dask")
-    place, kind = Path(path), _format(path)
-    with kind.open(place) as root, quiet():
-        lazy = {name: _lazy(element, name, path, room) for name, element in _matrices(root).items()}
+    with opened(path) as root, quiet():
+        lazy = {name: _lazy(element, name, path, room) for name, element in matrices(root).items()}
         tables = {name: read_elem(root[name]) for name in root if name not in _MATRICES}
         raw = {"X": lazy.pop("raw"), "var": read_elem(root["raw/var"])} if "raw" in lazy else None
         X = lazy.pop("X", None)
@@ -191,11 +162,13 @@ def own(adata: AnnData) -> AnnData:
     )
 
 
-def _format(path: str) -> AnnotatedFormat:
-    return ZARR if Path(path).is_dir() else format_of(path, (H5AD,))
+def opened(path: str) -> AbstractContextManager[Any]:
+    """Open an .h5ad or .zarr file to look at what it has."""
+    kind: AnnotatedFormat = ZARR if Path(path).is_dir() else format_of(path, (H5AD,))
+    return kind.open(Path(path))
 
 
-def _matrices(root: Any) -> dict[str, Any]:
+def matrices(root: Any) -> dict[str, Any]:
     """Return what a file has of expression, by its place."""
     found = {"X": root["X"]} if "X" in root else {}
     layers = root.get("layers", {})
@@ -205,7 +178,7 @@ def _matrices(root: Any) -> dict[str, Any]:
     return {name: element for name, element in found.items() if element.attrs.get("encoding-type") != "null"}
 
 
-def _values(element: Any) -> int:
+def stored(element: Any) -> int:
     """Return how many values a matrix in a file has stored."""
     return int(element["data"].shape[0]) if "data" in element else math.prod(element.shape)
 

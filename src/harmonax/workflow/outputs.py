@@ -98,7 +98,7 @@ def _timed(job: Job, name: str, work: Callable[[], str]) -> None:
     clock = meter.Meter()
     with meter.live_line(name, "", job.live):
         note = work()
-    job.finish(Done(name, "done", note, clock.seconds(), clock.peak()))
+    job.finish(Done(name, "done", note, **clock.took()))
 
 
 def _data(adata: AnnData, made: Path, job: Job) -> str:

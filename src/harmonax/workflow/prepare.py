@@ -12,7 +12,9 @@ from ..evaluation.labels import UNLABELLED
 from ..inputs import expression as counts
 from ..inputs.columns import design_from_table
 from ..inputs.lazy import is_lazy
+from ..system.cpus import resolve_threads
 from ..system.extras import need
+from . import components
 from . import out_of_core as beyond
 from .inputs import silent
 from .options import WorkflowOptions
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 # A batch of fewer cells says nothing about which genes vary in it.
 _FEWEST_FOR_GENES = 10
 _FEWEST_CELLS = 5
+# The covariance of more genes, and its eigenvectors, take longer than scanpy's own solver.
+_MANY_GENES = 5000
 _SYMBOLS = ("gene_symbols", "gene_symbol", "gene_name", "gene_names", "feature_name", "symbol")
 
 
@@ -235,8 +239,8 @@ def pca(state: State) -> str:
     n_comps = min(options.n_comps, adata.n_obs - 1, chosen - 1)
     if n_comps < 1:
         raise InputError(f"{adata.n_obs} cells and {chosen} highly variable genes have no principal components")
-    if is_lazy(adata.X):
-        beyond.pca(adata, n_comps)
+    if is_lazy(adata.X) or chosen <= min(_MANY_GENES, adata.n_obs):
+        components.pca(adata, n_comps, resolve_threads(options.n_threads))
     else:
         with silent():
             scanpy().pp.pca(adata, n_comps=n_comps, mask_var="highly_variable", random_state=options.seed)

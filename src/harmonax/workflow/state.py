@@ -87,8 +87,9 @@ class Done:
         "done", "kept" (the input's result is used) or "skipped".
     note
         What there is to say about it.
-    seconds, peak_memory_bytes
-        What it took; the most memory the process held during it (0 where the system does not tell).
+    seconds, cpu_seconds, peak_memory_bytes
+        What it took, by the clock and on all CPUs; the most memory the process held during it (0 where the system
+        does not tell).
     resumed
         Whether it was done by an earlier, interrupted call.
     """
@@ -97,5 +98,6 @@ class Done:
     status: str
     note: str
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     peak_memory_bytes: int = 0
     resumed: bool = field(default=False, compare=False)

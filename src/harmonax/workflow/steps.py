@@ -60,7 +60,7 @@ def intents(state: State) -> dict[str, Intent]:
     options = state.options
     anew = set(STEPS) if "all" in options.recompute or options.start_from == "counts" else set(options.recompute)
     start, why = _start(state, anew)
-    given = _up_to(start) if start else set()
+    given = up_to(start) if start else set()
     recorded = state.adata.uns.get("harmonax_workflow", {}).get("fingerprints", {})
     found = fingerprints(state) if recorded else {}
     decided: dict[str, Intent] = {}
@@ -89,11 +89,11 @@ def _start(state: State, anew: set[str]) -> tuple[str, str]:
     """Return the step whose result in the input is used whoever made it, if there is one, and why."""
     told = state.options.start_from
     if told is not None and told != "counts":
-        if both := sorted(anew & _up_to(told)):
+        if both := sorted(anew & up_to(told)):
             raise InputError(
                 f"start_from='{told}' uses what recompute='{both[0]}' would make anew; leave one of them out"
             )
-        for name in sorted(_up_to(told) - {"qc", "normalise", "hvg"} | {told}):
+        for name in sorted(up_to(told) - {"qc", "normalise", "hvg"} | {told}):
             if not _there(_BY_NAME[name], state):
                 needed = "normalised X" if name == "normalise" else _label(_places(_BY_NAME[name], state)[0])
                 raise MissingKeyError(f"start_from='{told}' needs {needed}, and the input has none")
@@ -101,14 +101,14 @@ def _start(state: State, anew: set[str]) -> tuple[str, str]:
     if state.counts is not None:
         return "", ""
     for name in ("pca", "hvg"):
-        if _there(_BY_NAME[name], state) and not anew & _up_to(name):
+        if _there(_BY_NAME[name], state) and not anew & up_to(name):
             return name, "there are no raw counts"
     raise counts.no_counts(state.adata)
 
 
-def _up_to(name: str) -> set[str]:
+def up_to(name: str) -> set[str]:
     """Return a step and all those that its result comes from."""
-    return {name}.union(*map(_up_to, _BY_NAME[name].after))
+    return {name}.union(*map(up_to, _BY_NAME[name].after))
 
 
 def fingerprints(state: State) -> dict[str, str]:

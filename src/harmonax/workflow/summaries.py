@@ -36,8 +36,8 @@ SCORES = ("embedding", "batch_key", "metric", "kind", "value", "low", "high")
 
 def steps_table(done: list[Done]) -> pd.DataFrame:
     """Return how each step went, as files can hold it."""
-    rows = [(d.step, d.status, d.note, float(d.seconds), int(d.peak_memory_bytes)) for d in done]
-    names = ["step", "status", "note", "seconds", "peak_memory_bytes"]
+    rows = [(d.step, d.status, d.note, float(d.seconds), float(d.cpu_seconds), int(d.peak_memory_bytes)) for d in done]
+    names = ["step", "status", "note", "seconds", "cpu_seconds", "peak_memory_bytes"]
     return pd.DataFrame(rows, columns=names, index=[str(i) for i in range(len(rows))])
 
 
@@ -64,6 +64,7 @@ def run_json(adata: AnnData, job: Job, files: list[str]) -> dict[str, Any]:
                 "status": d.status,
                 "note": d.note,
                 "seconds": d.seconds,
+                "cpu_seconds": d.cpu_seconds,
                 "peak_memory_bytes": d.peak_memory_bytes,
             }
             for d in job.done
