@@ -67,8 +67,9 @@ def table(cells: int, folder: Path, asked: Any) -> str:
     sums = [sum(row[i] for row in rows) for i in (1, 2, 4)]
     peaks = [max(row[i] for row in rows) for i in (3, 5)]
     rows.append(("all steps", sums[0], sums[1], peaks[0], sums[2], peaks[1]))
+    whole = record["seconds"]
     lines = [
-        f"{cells:,} cells, {asked.threads} threads: {record['seconds']:.0f} s with reading and keeping each step's result",
+        f"{cells:,} cells, {asked.threads} threads: {whole:.0f} s with what keeping each step's result takes",
         "",
         "| step | seconds | CPU seconds | peak memory, GiB | foretold: CPU seconds | peak memory, GiB |",
         "|---|---|---|---|---|---|",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from harmonax.errors import FileFormatError, InputError, MissingKeyError
 from harmonax.workflow import STEPS, WorkflowOptions, forecast, inputs
 from harmonax.workflow.extent import Extent, extent
 
+# Its one function has its name.
+MODULE = importlib.import_module("harmonax.workflow.forecast")
 EVERY = ["load", *STEPS, "figures", "report", "write"]
 
 
@@ -80,7 +83,7 @@ def test_a_line_for_each_step_and_those_that_will_not_be_done_take_nothing(file)
 
 def test_more_cells_take_longer_and_more_threads_less(monkeypatch):
     def took(cells: int, threads: int, **options: Any) -> Any:
-        monkeypatch.setattr("harmonax.workflow.forecast.extent", lambda *_: Extent(cells, 2000, 900 * cells))
+        monkeypatch.setattr(MODULE, "extent", lambda *_: Extent(cells, 2000, 900 * cells))
         return forecast("x", WorkflowOptions(n_threads=threads, **options))
 
     few, many, threads = took(20_000, 1), took(200_000, 1), took(200_000, 4)
@@ -93,7 +96,7 @@ def test_more_cells_take_longer_and_more_threads_less(monkeypatch):
 
 def test_beyond_memory_the_expression_takes_what_there_is_room_for(monkeypatch):
     def peak(beyond: bool) -> float:
-        monkeypatch.setattr("harmonax.workflow.forecast.extent", lambda *_: Extent(10**6, 2000, 9 * 10**8, beyond))
+        monkeypatch.setattr(MODULE, "extent", lambda *_: Extent(10**6, 2000, 9 * 10**8, beyond))
         return max(step.peak_memory_bytes for step in forecast("x", WorkflowOptions(max_memory="1G")))
 
     assert peak(False) > 16 * 9e8

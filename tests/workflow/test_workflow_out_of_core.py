@@ -168,6 +168,14 @@ def test_counts_in_a_layer_of_a_zarr_store(counts, in_memory, tmp_path):
     assert_agrees(made, in_memory)
 
 
+def test_dense_counts_in_a_file(counts, in_memory, tmp_path):
+    dense = ad.AnnData(counts.X.toarray(), obs=counts.obs.copy(), var=counts.var.copy())
+    path = save(dense, tmp_path / "dense.h5ad")
+    made = run_files(str(path), tmp_path / "out", "batch", max_memory="1M", **QUICK)
+    assert_beyond(made)
+    assert_agrees(made, in_memory)
+
+
 def test_several_files_are_joined(counts, file, in_memory, tmp_path):
     kept = counts.obs["batch"] == counts.obs["batch"].iloc[0]
     paths = [save(counts[rows].copy(), tmp_path / f"{name}.h5ad") for name, rows in (("a", kept), ("b", ~kept))]

@@ -39,8 +39,9 @@ class _Cost(NamedTuple):
     bytes_per_cell: float = 3000.0
 
 
-# CPU seconds per 10^3 cells x 10^6 pairs of genes, per 10^9 genes^3, per 10^6 pairs of cells, per 10^3 cells.
-_GRAM, _EIGEN, _PAIRS, _ROUND, _LEIDEN = 0.03, 0.2, 0.0025, 0.25, 0.06
+# CPU seconds per 10^6 values; 10^3 cells x 10^6 pairs of genes; 10^9 genes^3; 10^6 pairs of cells; 10^3 cells.
+_CHOICE, _GRAM, _EIGEN, _PAIRS = 0.03, 0.03, 0.2, 0.0025
+_ROUND, _LEIDEN = 0.25, 0.06
 _APPROXIMATE = _Cost(42.0, cells=0.2)
 # What Python and its libraries hold by themselves.
 _PROCESS = 450 << 20
@@ -48,7 +49,7 @@ _COSTS = {
     "load": _Cost(0.5, 0.02, bytes_per_value=10),
     "qc": _Cost(0.3, 0.03, bytes_per_value=20),
     "normalise": _Cost(0.2, 0.01, bytes_per_value=24),
-    "hvg": _Cost(0.1, 0.03),
+    "hvg": _Cost(0.0),
     "pca": _Cost(0.5, shared=0.9, bytes_per_value=19),
     "check": _Cost(2.0, cells=0.02, shared=0.5),
     "harmony": _Cost(0.1, cells=0.016, shared=0.9),
@@ -133,8 +134,8 @@ def _place(step: str) -> int:
 def _more(step: str, size: Extent, o: WorkflowOptions) -> tuple[float, float]:
     """Return the CPU seconds of what is not in proportion to values or cells: those that threads divide, and others."""
     cells, genes = size.cells / 1e3, min(o.n_top_genes, size.genes) / 1e3
-    if step == "hvg" and size.genes <= o.n_top_genes:
-        return 0.0, -_COSTS["hvg"].values * size.values / 1e6
+    if step == "hvg" and size.genes > o.n_top_genes:
+        return 0.0, _CHOICE * size.values / 1e6
     if step == "pca":
         return _GRAM * cells * genes**2, _EIGEN * genes**3
     if step == "leiden":

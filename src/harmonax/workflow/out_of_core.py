@@ -180,11 +180,16 @@ def matrices(root: Any) -> dict[str, Any]:
 
 def stored(element: Any) -> int:
     """Return how many values a matrix in a file has stored."""
-    return int(element["data"].shape[0]) if "data" in element else math.prod(element.shape)
+    return int(element["data"].shape[0]) if _is_sparse(element) else math.prod(element.shape)
+
+
+def _is_sparse(element: Any) -> bool:
+    # Of a dense array in a file, `in` would read and compare the values.
+    return hasattr(element, "keys")
 
 
 def _bytes(element: Any) -> int:
-    if "data" not in element:
+    if not _is_sparse(element):
         return math.prod(element.shape) * element.dtype.itemsize
     return sum(math.prod(element[part].shape) * element[part].dtype.itemsize for part in ("data", "indices", "indptr"))
 
@@ -199,7 +204,7 @@ def _lazy(element: Any, name: str, path: str, room: int | None) -> Any:
         )
     # anndata 0.11 has an older name for it.
     reader = getattr(experimental, "read_elem_lazy", None) or experimental.read_elem_as_dask
-    n_rows, n_columns = element.attrs["shape"] if "data" in element else element.shape
+    n_rows, n_columns = element.attrs["shape"] if _is_sparse(element) else element.shape
     bytes_per_row = _bytes(element) / max(1, n_rows)
     lazy = reader(element, chunks=(max(1, min(int(n_rows), _rows(bytes_per_row, room))), int(n_columns)))
     return lazy.map_blocks(intact, f"{name} of {path}", dtype=lazy.dtype, meta=lazy._meta)
