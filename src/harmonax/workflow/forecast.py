@@ -29,40 +29,43 @@ class Forecast(NamedTuple):
 
 
 class _Cost(NamedTuple):
-    """CPU seconds: of any run, per 10^6 values, per 10^3 cells; the share that threads divide; bytes held."""
+    """CPU seconds: of any run, per 10^6 values, per 10^3 cells; the share that threads divide; memory.
+
+    Of memory, what Python, its libraries and tables of genes take (MiB), and bytes per value and per cell beside it.
+    """
 
     start: float
     values: float = 0.0
     cells: float = 0.0
     shared: float = 0.0
-    bytes_per_value: float = 16.0
-    bytes_per_cell: float = 3000.0
+    process: int = 730
+    bytes_per_value: float = 16.6
+    bytes_per_cell: float = 200.0
 
 
 # CPU seconds per 10^6 values; 10^3 cells x 10^6 pairs of genes; 10^9 genes^3; 10^6 pairs of cells; 10^3 cells.
-_CHOICE, _GRAM, _EIGEN, _PAIRS = 0.03, 0.03, 0.2, 0.0025
-_ROUND, _LEIDEN = 0.25, 0.06
+_CHOICE, _GRAM, _EIGEN, _PAIRS = 0.03, 0.031, 0.12, 0.0025
+_ROUND, _LEIDEN = 0.21, 0.05
 _APPROXIMATE = _Cost(42.0, cells=0.2)
-# What Python and its libraries hold by themselves.
-_PROCESS = 450 << 20
+# From the runs of `benchmarks/job.py` on 10,000 and 100,000 cells.
 _COSTS = {
-    "load": _Cost(0.5, 0.02, bytes_per_value=10),
-    "qc": _Cost(0.3, 0.03, bytes_per_value=20),
-    "normalise": _Cost(0.2, 0.01, bytes_per_value=24),
-    "hvg": _Cost(0.0),
-    "pca": _Cost(0.5, shared=0.9, bytes_per_value=19),
-    "check": _Cost(2.0, cells=0.02, shared=0.5),
-    "harmony": _Cost(0.1, cells=0.016, shared=0.9),
-    "neighbors": _Cost(5.0, cells=0.03),
-    "umap": _Cost(3.0),
-    "umap_uncorrected": _Cost(0.5, cells=0.03),
-    "leiden": _Cost(0.3, bytes_per_cell=9000),
-    "markers": _Cost(3.0, 0.35, shared=0.5, bytes_per_cell=9000),
-    "evaluate": _Cost(20.0, cells=0.1, shared=0.5),
-    "diagnose": _Cost(5.0, cells=0.1, shared=0.5),
-    "figures": _Cost(2.0, cells=0.02),
-    "report": _Cost(2.0, cells=0.02),
-    "write": _Cost(0.2, 0.2),
+    "load": _Cost(0.3, 0.024, process=500, bytes_per_value=8.6),
+    "qc": _Cost(0.1, 0.028, process=480, bytes_per_value=21.3),
+    "normalise": _Cost(0.0, 0.018, process=480, bytes_per_value=24.5),
+    "hvg": _Cost(0.0, process=540),
+    "pca": _Cost(0.0, process=910),
+    "check": _Cost(1.8, cells=0.017, shared=0.8),
+    "harmony": _Cost(0.5, cells=0.012, shared=0.8),
+    "neighbors": _Cost(4.3, cells=0.025),
+    "umap": _Cost(0.5),
+    "umap_uncorrected": _Cost(0.3, cells=0.025),
+    "leiden": _Cost(0.0, bytes_per_cell=5600),
+    "markers": _Cost(0.0, 0.3, shared=0.7, process=930, bytes_per_cell=7200),
+    "evaluate": _Cost(23.0, cells=0.35, shared=0.2, process=1070, bytes_per_cell=1500),
+    "diagnose": _Cost(8.5, cells=0.1, shared=0.2, process=1070, bytes_per_cell=1500),
+    "figures": _Cost(1.2, cells=0.02, process=1070, bytes_per_cell=1300),
+    "report": _Cost(0.3, cells=0.03, process=1050, bytes_per_cell=5000),
+    "write": _Cost(0.1, 0.165, process=1050, bytes_per_cell=1300),
 }
 
 
@@ -115,20 +118,17 @@ def forecast(
 
 
 def _step(step: str, size: Extent, o: WorkflowOptions, threads: int) -> Forecast:
-    cost, values, cells = _COSTS[step], size.values / 1e6, size.cells / 1e3
-    shared, alone = _more(step, size, o)
-    cpu = cost.start + cost.values * values + cost.cells * cells
-    shared, alone = shared + cpu * cost.shared, alone + cpu * (1 - cost.shared)
-    held = float(size.values * cost.bytes_per_value)
+    cost, held = _COSTS[step], float(size.values)
     if size.beyond:
-        held = min(held, float(parse_size(o.max_memory) or held)) if STEPS.index("harmony") > _place(step) else 0.0
-    return Forecast(
-        step, alone + shared / threads, alone + shared, int(_PROCESS + held + size.cells * cost.bytes_per_cell)
-    )
-
-
-def _place(step: str) -> int:
-    return STEPS.index(step) if step in STEPS else -1 if step == "load" else len(STEPS)
+        # Pieces of it up to the PCA, and nothing from there on.
+        early = step == "load" or step in STEPS[: STEPS.index("check")]
+        held = min(held, (parse_size(o.max_memory) or 0) / cost.bytes_per_value) if early else 0.0
+    through = size.values if held else 0
+    shared, alone = _more(step, size, o)
+    cpu = cost.start + cost.values * through / 1e6 + cost.cells * size.cells / 1e3
+    shared, alone = shared + cpu * cost.shared, alone + cpu * (1 - cost.shared)
+    peak = (cost.process << 20) + held * cost.bytes_per_value + size.cells * cost.bytes_per_cell
+    return Forecast(step, alone + shared / threads, alone + shared, int(peak))
 
 
 def _more(step: str, size: Extent, o: WorkflowOptions) -> tuple[float, float]:
