@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from .. import io
 from ..errors import MissingKeyError, nearest
 from . import inputs
 from . import out_of_core as beyond
@@ -42,11 +43,17 @@ def extent(paths: Sequence[str], counts_layer: str | None = None, room: int | No
         If a file is truncated, corrupt or of another kind.
     """
     lies_beyond = room is not None and inputs.too_large(paths, room)
-    read = [functools.partial(_SIZES[inputs.kind_of(path)], path, counts_layer) for path in paths]
-    found = [inputs.readable(path, work) for path, work in zip(paths, read, strict=True)]
+    found = [inputs.readable(path, functools.partial(_size, path, counts_layer)) for path in paths]
     cells, genes, values = zip(*found, strict=True)
     # Joined, they have the genes that all have: at most those of the smallest.
     return Extent(sum(cells), min(genes), sum(values), lies_beyond)
+
+
+def _size(path: str, counts_layer: str | None) -> tuple[int, int, int]:
+    kind = inputs.kind_of(path)
+    if kind != "10x_mtx":
+        io.check_links(Path(path))
+    return _SIZES[kind](path, counts_layer)
 
 
 def _annotated(path: str, counts_layer: str | None) -> tuple[int, int, int]:

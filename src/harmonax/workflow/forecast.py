@@ -46,6 +46,8 @@ class _Cost(NamedTuple):
 # CPU seconds per 10^6 values; 10^3 cells x 10^6 pairs of genes; 10^9 genes^3; 10^6 pairs of cells; 10^3 cells.
 _CHOICE, _GRAM, _EIGEN, _PAIRS = 0.03, 0.031, 0.12, 0.0025
 _ROUND, _LEIDEN = 0.21, 0.05
+# Embeddings, graph and columns of a cell.
+_BYTES_PER_CELL = 2500
 _APPROXIMATE = _Cost(42.0, cells=0.2)
 # From the runs of `benchmarks/job.py` on 10,000 and 100,000 cells.
 _COSTS = {
@@ -127,7 +129,9 @@ def _step(step: str, size: Extent, o: WorkflowOptions, threads: int) -> Forecast
     shared, alone = _more(step, size, o)
     cpu = cost.start + cost.values * through / 1e6 + cost.cells * size.cells / 1e3
     shared, alone = shared + cpu * cost.shared, alone + cpu * (1 - cost.shared)
-    peak = (cost.process << 20) + held * cost.bytes_per_value + size.cells * cost.bytes_per_cell
+    # In memory, these lie in what earlier steps gave back.
+    own = cost.bytes_per_cell + (_BYTES_PER_CELL if size.beyond else 0.0)
+    peak = (cost.process << 20) + held * cost.bytes_per_value + size.cells * own
     return Forecast(step, alone + shared / threads, alone + shared, int(peak))
 
 
