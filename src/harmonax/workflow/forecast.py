@@ -47,7 +47,7 @@ class _Cost(NamedTuple):
 _CHOICE, _GRAM, _EIGEN, _PAIRS = 0.03, 0.031, 0.12, 0.0025
 _ROUND, _LEIDEN = 0.21, 0.05
 # Embeddings, graph and columns of a cell.
-_BYTES_PER_CELL = 2500
+_BYTES_PER_CELL = 1200
 _APPROXIMATE = _Cost(42.0, cells=0.2)
 # From the runs of `benchmarks/job.py` on 10,000 and 100,000 cells.
 _COSTS = {
