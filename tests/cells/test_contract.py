@@ -41,10 +41,16 @@ def cluster():
         yield
 
 
-@pytest.fixture(params=BACKENDS)
+# With how much memory to keep something of a round in: none, for some of the blocks, or for all.
+NO, SOME, ALL = 0, 25_000, 1 << 30
+KEPT = {NO: "", SOME: ", some kept", ALL: ", all kept"}
+MAKERS = [*((name, NO) for name in BACKENDS), ("memory", SOME), ("memory", ALL), ("disk", SOME), ("disk", ALL)]
+
+
+@pytest.fixture(params=MAKERS, ids=lambda param: param[0] + KEPT[param[1]])
 def backend(request, tmp_path):
     """Give what makes cells of one backend, through its entry in the table."""
-    name = request.param
+    name, cache_bytes = request.param
     as_input = lambda Z: Z  # noqa: E731
     if name == "disk" and not hasattr(os, "preadv"):
         pytest.skip("cells on disk need pread")
@@ -57,6 +63,7 @@ def backend(request, tmp_path):
 
     def make(Z, design, schedule, *, precision):
         how = {"n_threads": 2, "scratch": tmp_path, "slab_bytes": 5_000, "digest": None}
+        how["cache_bytes"] = cache_bytes
         return BACKENDS[name].make(CellsInput(as_input(Z), design, schedule, precision, **how))
 
     make.name = name

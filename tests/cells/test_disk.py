@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -55,11 +56,13 @@ class TestBits:
         flavor=st.sampled_from(FLAVORS),
         precision=st.sampled_from(["float32", "float64"]),
         levels=st.sampled_from([(3,), (3, 2), (5, 3, 2), (25,)]),
+        cache_bytes=st.sampled_from([0, 5_000, 1 << 20]),
     )
-    def test_are_those_of_memory(self, n, slab, threads, seed, flavor, precision, levels):
+    def test_are_those_of_memory(self, n, slab, threads, seed, flavor, precision, levels, cache_bytes):
         Z, codes = cells_with_batches(n, 5, levels, seed=seed)
         work = BatchDesign.from_codes(codes), HarmonyParams(flavor=flavor, n_clusters=4, **FIXED)
-        on_disk = run(DiskCells, Z, *work, precision=precision, slab_bytes=slab, n_threads=threads)
+        how = {"slab_bytes": slab, "n_threads": threads, "cache_bytes": cache_bytes}
+        on_disk = run(DiskCells, Z, *work, precision=precision, **how)
         assert_same_bits(on_disk, run(MemoryCells, Z, *work, precision=precision))
 
     def test_seeding_and_all_else_too(self, tmp_path):
@@ -160,6 +163,38 @@ class TestSelection:
         for free, backend in ((None, "memory"), (4 << 30, "disk"), (80 << 30, "memory")):
             monkeypatch.setattr("harmonax.engine.budget.available", lambda free=free: free)
             assert choose("auto", self.SIZE, None).name == backend
+
+    def test_what_memory_is_left_keeps_something_of_a_round(self, monkeypatch):
+        monkeypatch.setattr("harmonax.engine.budget.available", lambda: 80 << 30)
+        size = dataclasses.replace(self.SIZE, cache=10 << 30)
+        kept = {limit: choose("auto", size, limit << 30).cache_bytes for limit in (60, 30, 8)}
+        assert kept[60] == size.cache
+        assert 0 < kept[30] < size.cache
+        assert 0 < kept[8] < size.cache
+        for limit, name in ((30, "memory"), (8, "disk")):
+            choice = choose("auto", size, limit << 30)
+            assert choice.name == name
+            taken = size.in_memory if name == "memory" else size.on_disk(choice.slab_bytes)
+            assert (200 << 20) + taken + choice.cache_bytes <= limit << 30
+        # The scratch file wants what is free to be cached by the system.
+        assert choose("disk", size, None).cache_bytes == 0
+        assert choose("memory", size, None).cache_bytes == size.cache
+
+    @pytest.mark.parametrize(
+        ("params", "said"),
+        [
+            ({}, "all"),
+            ({"flavor": "harmony1"}, None),
+            ({"sigma": 0.05}, None),
+            ({"sigma": 0.05, "precision": "float64"}, "all"),
+        ],
+    )
+    def test_the_record_says_whether_something_is_kept(self, params, said):
+        Z, codes = cells_with_batches(500, 6, (4,), seed=0)
+        result = harmonax.harmonize(
+            Z, codes, HarmonyParams(n_clusters=5, max_iter_harmony=2, **params), backend="memory"
+        )
+        assert result.backend.get("cache") == said
 
     def test_free_memory_of_a_container(self, tmp_path):
         (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:    8000 kB\n")

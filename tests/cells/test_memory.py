@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from strategies import cells_with_batches, small_problems
 
 import harmonax
+from harmonax.algorithm.contracts import Assignment
 from harmonax.algorithm.schedule import FixedPartition
 from harmonax.cells.dense import DenseCells
 from harmonax.cells.memory import MemoryCells
@@ -124,6 +125,56 @@ def test_the_bits_do_not_depend_on_threads(flavor, levels):
         np.testing.assert_array_equal(R, runs[0][1])
         assert fit.history == runs[0][2].history
         assert np.isfinite(fit.history.total).all()
+
+
+@pytest.mark.parametrize("instruction_set", _native.instruction_sets())
+@pytest.mark.parametrize("precision", ["float32", "float64"])
+@pytest.mark.parametrize("sigma", [0.1, tuple(np.linspace(0.1, 0.3, 21)), 0.02], ids=["one", "each", "small"])
+def test_the_bits_do_not_depend_on_what_is_kept(sigma, precision, instruction_set):
+    Z, codes = cells_with_batches(3000, 18, (5, 3), seed=9)
+    design = BatchDesign.from_codes(codes)
+    how = {"precision": precision, "sigma": sigma, "n_clusters": 21, "theta": (2.0, 30.0)}
+    params = HarmonyParams(**{**FIXED, **how})
+    same = {"precision": precision, "instruction_set": instruction_set}
+    expected = run(MemoryCells, Z, design, params, n_threads=1, **same)
+    row = 21 * np.dtype(precision).itemsize
+    for cache_bytes, n_threads in ((2000 * row, 1), (1 << 30, 1), (1 << 30, 3)):
+        got = run(MemoryCells, Z, design, params, n_threads=n_threads, cache_bytes=cache_bytes, **same)
+        np.testing.assert_array_equal(got.embedding, expected.embedding)
+        np.testing.assert_array_equal(got.R, expected.R)
+        np.testing.assert_array_equal(got.fit.moment, expected.fit.moment)
+        assert got.fit.history == expected.fit.history
+
+
+def test_what_is_kept_is_not_used_for_other_centroids_or_corrected_cells():
+    Z, codes = cells_with_batches(900, 8, (4,), seed=10)
+    design, schedule = BatchDesign.from_codes(codes), FixedPartition(3, np.random.SeedSequence(0))
+    answers = []
+    for cache_bytes in (0, 1 << 30):
+        cells = MemoryCells(Z, design, schedule, n_threads=1, cache_bytes=cache_bytes)
+        rng, swept = np.random.default_rng(0), []
+        sigma, logp, W = np.full(6, 0.2), rng.normal(size=(3, 4, 6)), rng.normal(size=(4, 6, 8))
+        Y = cells.points(np.arange(6))
+
+        def ask(Y, sigma, logps, cells=cells, swept=swept):
+            asked = zip(schedule.all_blocks(), logps, strict=True)
+            swept += [cells.sweep(block, Y, sigma, own, moment=False) for block, own in asked]
+
+        ask(Y, sigma, [None] * 3)
+        ask(Y, sigma, logp)
+        ask(Y[::-1].copy(), sigma, logp)
+        ask(Y, sigma * 2, logp)
+        ask(Y[:5], sigma[:5], logp[:, :, :5].copy())
+        ask(Y, sigma, logp)
+        cells.correct(Assignment(Y, logp, sigma), W, moment=False)
+        ask(Y, sigma, logp)
+        ask(Y, sigma, [None, logp[1], None])
+        ask(Y, sigma, logp)
+        swept += [cells.moments(Assignment(Y, logp, sigma))]
+        answers.append(swept)
+    for without, kept in zip(*answers, strict=True):
+        for a, b in zip(*(vars(s).values() if hasattr(s, "mass") else s for s in (without, kept)), strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 HASH = """

@@ -3,6 +3,7 @@
 // reading or writing past an end fails too.
 #include "../../src/harmonax/kernels/cells.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <limits>
@@ -33,11 +34,11 @@ struct Problem {
     int64_t B = 0, J = 1;
 
     Problem(int64_t cells, int64_t features, int64_t clusters, std::vector<int64_t> levels, int64_t blocks,
-            int64_t grain, bool one_sigma, unsigned seed)
+            int64_t grain, bool one_sigma, double least_sigma, unsigned seed)
         : N(cells), d(features), K(clusters), F((int64_t)levels.size()), n_blocks(blocks), levels_of(levels) {
         std::mt19937 random(seed);
         std::normal_distribution<double> normal;
-        std::uniform_real_distribution<double> uniform(0.05, 0.3);
+        std::uniform_real_distribution<double> uniform(least_sigma, 0.3);
         auto fill = [&](std::vector<double>& v, int64_t n) {
             v.resize(n);
             for (double& x : v) x = normal(random);
@@ -61,7 +62,10 @@ struct Problem {
             for (int64_t j = 0; j < d; ++j) norm += Y[k * d + j] * Y[k * d + j];
             for (int64_t j = 0; j < d; ++j) Y[k * d + j] /= std::sqrt(norm);
         }
-        for (int64_t k = 0; k < K; ++k) sigma.push_back(one_sigma ? 0.1 : uniform(random));
+        for (int64_t k = 0; k < K; ++k) sigma.push_back(one_sigma ? least_sigma : uniform(random));
+        // Penalties of some size, and in one level one that leaves a single cluster.
+        for (int64_t g = 0; g < n_blocks; ++g)
+            for (int64_t k = 1; k < K; ++k) logp[(g * B + levels[0] - 1) * K + k] -= 200;
         // Block 0 and joint level 0 are left empty where there is more than one.
         for (int64_t i = 0; i < N; ++i) {
             block.push_back((int32_t)(n_blocks > 1 ? 1 + random() % (n_blocks - 1) : 0));
@@ -256,9 +260,85 @@ void test(const Problem& p, const InstructionSet& set, int n_threads, const std:
     check(largest_difference(Zn, truth.Zn_new) < 10 * tolerance, name + " correct");
 }
 
+// Everything that cells can be asked, as a first round and a second do.
+template <typename T>
+std::vector<double> answers(const Problem& p, Cells<T>& asked) {
+    const Centroids c{p.Y.data(), p.sigma.data(), p.K};
+    std::vector<double> all;
+    auto keep = [&](const auto& values) { all.insert(all.end(), values.begin(), values.end()); };
+    std::vector<double> mass(p.B * p.K), moment(p.K * p.d), S(p.J * p.K * p.d), joint_mass(p.J * p.K);
+    std::vector<T> R(p.N * p.K);
+    for (bool last : {false, true}) {
+        for (bool penalised : {false, true})
+            for (int64_t g = 0; g < p.n_blocks; ++g) {
+                const double* logp = penalised ? p.logp.data() + g * p.B * p.K : nullptr;
+                const bool moves = penalised && last;
+                const BlockSums s =
+                    asked.sweep(g, c, logp, mass.data(), moves ? moment.data() : nullptr, last, nullptr);
+                keep(mass), keep(moment), keep(std::vector<double>{s.log_partition, s.entropy});
+            }
+        asked.moments(c, p.logp.data(), S.data(), joint_mass.data(), nullptr);
+        keep(S), keep(joint_mass);
+        asked.assign(c, p.logp.data(), p.order.data(), R.data(), nullptr);
+        keep(R);
+        asked.correct(c, p.logp.data(), p.W.data(), last ? moment.data() : nullptr, nullptr);
+        keep(moment);
+    }
+    asked.assign(c, p.logp.data(), p.order.data(), R.data(), nullptr);
+    keep(R);
+    return all;
+}
+
+// Bytes that hold the weights of all blocks, and of some.
+template <typename T>
+int64_t kept_bytes(const Problem& p, bool all) {
+    const int64_t rows = all ? p.N : p.segment_start[p.block_segment[p.n_blocks / 2 + 1]];
+    return rows * ((p.K + 15) / 16 * 16) * (int64_t)sizeof(T);
+}
+
+// The answers are the same with weights that are kept.
+template <typename T>
+void test_kept(const Problem& p, const InstructionSet& set, int n_threads, const std::string& name) {
+    Cells<T> none(p.plan(), p.d, p.Z.data(), p.d, 1, set, 1, nullptr);
+    const std::vector<double> expected = answers(p, none);
+    for (bool all : {false, true}) {
+        Cells<T> cells(p.plan(), p.d, p.Z.data(), p.d, 1, set, n_threads, nullptr);
+        cells.keep_weights(kept_bytes<T>(p, all));
+        check(answers(p, cells) == expected, name + (all ? " all kept" : " some kept"));
+    }
+}
+
+// Where weights are kept, Zn is not looked at: it may be anything. Afterwards it is what it was.
+template <typename T>
+void check_weights_are_read(const Problem& p, Cells<T>& cells, std::FILE* file, const std::string& name) {
+    const Centroids c{p.Y.data(), p.sigma.data(), p.K};
+    if (*std::min_element(p.sigma.begin(), p.sigma.end()) < 4 / DEEPEST<T>) return;
+    const int64_t g = p.n_blocks > 1 ? 1 : 0;
+    std::vector<double> expected(p.B * p.K), mass(p.B * p.K);
+    std::vector<T> Zn(p.N * p.d), other(p.N * p.d, 0);
+    auto sweep = [&](const double* logp, std::vector<double>& to) {
+        cells.sweep(g, c, logp, to.data(), nullptr, false, nullptr);
+    };
+    auto transfer = [&](auto call, std::vector<T>& rows) {
+        std::fseek(file, (long)(p.N * p.d * sizeof(T)), SEEK_SET);
+        check(call(rows.data(), sizeof(T), rows.size(), file) == rows.size(), name + " Zn in the file");
+        std::fflush(file);
+    };
+    sweep(nullptr, mass);
+    sweep(p.logp.data(), expected);
+    transfer(std::fread, Zn);
+    transfer(std::fwrite, other);
+    sweep(p.logp.data(), mass);
+    check(mass == expected, name + " weights are read");
+    cells.keep_weights(0);
+    sweep(p.logp.data(), mass);
+    check(mass != expected || p.N < 97, name + " weights are released");
+    transfer(std::fwrite, Zn);
+}
+
 // Cells in a file answer with the same bits as those in memory.
 template <typename T>
-void test_file(const Problem& p, const InstructionSet& set, int n_threads, const std::string& name) {
+void test_file(const Problem& p, const InstructionSet& set, int n_threads, bool kept, const std::string& name) {
 #ifndef _WIN32
     const Centroids c{p.Y.data(), p.sigma.data(), p.K};
     Plan plan = p.plan();
@@ -271,27 +351,9 @@ void test_file(const Problem& p, const InstructionSet& set, int n_threads, const
     std::fwrite(Z.data(), sizeof(T), Z.size(), file);
     std::fflush(file);
     Cells<T> cells(plan, p.d, fileno(file), set, n_threads, nullptr);
-    auto answers = [&](Cells<T>& asked) {
-        std::vector<double> all;
-        auto keep = [&](const auto& values) { all.insert(all.end(), values.begin(), values.end()); };
-        std::vector<double> mass(p.B * p.K), moment(p.K * p.d), S(p.J * p.K * p.d), joint_mass(p.J * p.K);
-        for (bool last : {false, true}) {
-            for (int64_t g = 0; g < p.n_blocks; ++g) {
-                const BlockSums s =
-                    asked.sweep(g, c, p.logp.data() + g * p.B * p.K, mass.data(), moment.data(), last, nullptr);
-                keep(mass), keep(moment), keep(std::vector<double>{s.log_partition, s.entropy});
-            }
-            asked.moments(c, p.logp.data(), S.data(), joint_mass.data(), nullptr);
-            keep(S), keep(joint_mass);
-            asked.correct(c, p.logp.data(), p.W.data(), last ? moment.data() : nullptr, nullptr);
-            keep(moment);
-        }
-        std::vector<T> R(p.N * p.K);
-        asked.assign(c, p.logp.data(), p.order.data(), R.data(), nullptr);
-        keep(R);
-        return all;
-    };
-    check(answers(cells) == answers(memory), name + " in a file");
+    cells.keep_weights(kept ? kept_bytes<T>(p, false) : 0);
+    check(answers(p, cells) == answers(p, memory), name + " in a file");
+    if (kept) check_weights_are_read(p, cells, file, name);
     std::vector<T> Zc(p.N * p.d);
     std::vector<float> want32(sizeof(T) == 4 ? p.N * p.d : 0);
     std::vector<double> want64(sizeof(T) == 8 ? p.N * p.d : 0);
@@ -365,7 +427,7 @@ void test_hostile_array(const Problem& valid, Array Problem::* array, const Inst
 }
 
 void test_hostile_plans(const InstructionSet& set) {
-    const Problem p(60, 3, 2, {2, 2}, 3, 8, true, 1);
+    const Problem p(60, 3, 2, {2, 2}, 3, 8, true, 0.1, 1);
     int64_t refused = 0;
     for (auto array : {&Problem::segment_joint, &Problem::segment_block, &Problem::joint_levels})
         test_hostile_array(p, array, set, refused);
@@ -418,15 +480,21 @@ int main() {
         unsigned seed = 0;
         for (const Size& s : sizes)
             for (bool one_sigma : {true, false})
-                for (int n_threads : {1, 3}) {
-                    const Problem p(s.N, s.d, s.K, s.levels, s.n_blocks, s.grain, one_sigma, ++seed);
-                    const std::string name = std::string(set_name) + " N=" + std::to_string(s.N) +
-                                             " d=" + std::to_string(s.d) + " K=" + std::to_string(s.K);
-                    test<float>(p, set, n_threads, name + " float");
-                    test<double>(p, set, n_threads, name + " double");
-                    test_file<float>(p, set, n_threads, name + " float");
-                    test_file<double>(p, set, n_threads, name + " double");
-                }
+                for (double least_sigma : {0.1, 0.05})
+                    for (int n_threads : {1, 3}) {
+                        const Problem p(s.N, s.d, s.K, s.levels, s.n_blocks, s.grain, one_sigma, least_sigma, ++seed);
+                        const std::string name = std::string(set_name) + " N=" + std::to_string(s.N) +
+                                                 " d=" + std::to_string(s.d) + " K=" + std::to_string(s.K) +
+                                                 " sigma=" + std::to_string(least_sigma);
+                        test<float>(p, set, n_threads, name + " float");
+                        test<double>(p, set, n_threads, name + " double");
+                        test_kept<float>(p, set, n_threads, name + " float");
+                        test_kept<double>(p, set, n_threads, name + " double");
+                        for (bool kept : {false, true}) {
+                            test_file<float>(p, set, n_threads, kept, name + " float");
+                            test_file<double>(p, set, n_threads, kept, name + " double");
+                        }
+                    }
         test_poll_stops(set);
         test_hostile_plans(set);
     }

@@ -73,6 +73,7 @@ class Cells(Protocol):
     ) -> Sweep:
         """Reassign the block's cells with this penalty (None: no penalty).
 
+        Without `moment` Y stays until cells are corrected: what depends on distances alone may be kept till then.
         With `last` no other pass follows in this round: what `moments` will be asked for may be summed on the way.
         """
 

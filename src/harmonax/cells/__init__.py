@@ -44,6 +44,7 @@ class CellsInput:
     n_threads: int | None  # None: all that there are
     scratch: str | os.PathLike[str] | None  # directory of a scratch file
     slab_bytes: int  # size of the pieces in which Z is read and the result written
+    cache_bytes: int  # memory in which what depends on distances alone may be kept for a round
     digest: Any  # a hash that is fed with the values of a Z that is read in slices; None: no hash is needed
 
     def array(self) -> np.ndarray:
@@ -81,7 +82,7 @@ def _memory(given: CellsInput) -> Cells:
     from .memory import MemoryCells
 
     how: dict[str, Any] = {"precision": given.precision, "n_threads": given.n_threads}
-    return MemoryCells(given.array(), given.design, given.schedule, **how)
+    return MemoryCells(given.array(), given.design, given.schedule, cache_bytes=given.cache_bytes, **how)
 
 
 def _disk(given: CellsInput) -> Cells:
@@ -95,6 +96,7 @@ def _disk(given: CellsInput) -> Cells:
         directory=given.scratch,
         slab_bytes=given.slab_bytes,
         look=check.add,
+        cache_bytes=given.cache_bytes,
         precision=given.precision,
         n_threads=given.n_threads,
     )

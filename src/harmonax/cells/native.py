@@ -24,6 +24,8 @@ from ..system.cpus import resolve_threads
 # A grain, the piece of a block that one thread takes at a time: at least so many cells, and at most so many a block.
 MIN_GRAIN = 256
 _GRAINS_PER_BLOCK = 64
+# Largest vector, in bytes: rows of what is kept are padded to whole ones.
+_VECTOR = 64
 # Pieces that the moments of all cells are cut into, at most one per joint level more.
 _UNITS = 64
 _SLAB = 1 << 18
@@ -46,8 +48,9 @@ class Arithmetic:
 class NativeCells:
     """Cells behind the native kernels, of an embedding Z (N, d) that is never changed; `_open` decides where they lie.
 
-    The bits do not depend on `n_threads` (None: the CPUs this process may use). `instruction_set` is the name of one of
-    `instruction_sets()`; None: ``$HARMONAX_INSTRUCTION_SET`` or the best there is.
+    The bits do not depend on `n_threads` (None: the CPUs this process may use), nor on `cache_bytes`, the memory for
+    exp(-D / sigma) of a round. `instruction_set` is the name of one of `instruction_sets()`; None:
+    ``$HARMONAX_INSTRUCTION_SET`` or the best there is.
     """
 
     def __init__(
@@ -59,17 +62,20 @@ class NativeCells:
         precision: str = "float32",
         n_threads: int | None = None,
         instruction_set: str | None = None,
+        cache_bytes: int = 0,
     ) -> None:
         self.n_cells, self.n_features = Z.shape
         self.design, self.schedule, self.precision = design, schedule, precision
         self.arithmetic = Arithmetic.of(precision, n_threads, instruction_set)
-        self._Z = Z
+        self._Z, self._cache_bytes = Z, cache_bytes
         self._mass: dict[int, np.ndarray] = {}
 
     @cached_property
     def _cells(self) -> _native.Cells32 | _native.Cells64:
         """The laid-out copies, made when first needed."""
-        return self._open(_native.Cells32 if self.precision == "float32" else _native.Cells64)
+        cells = self._open(_kind(self.precision))
+        cells.keep_weights(self._cache_bytes)
+        return cells
 
     def _open(self, kind: Any) -> Any:
         raise NotImplementedError
@@ -109,8 +115,21 @@ class NativeCells:
         return out
 
     def close(self) -> None:
-        """Release the tables of the last pass; the cells themselves are needed for `assignments`."""
+        """Release the tables of the last pass and what is kept of it; the cells themselves `assignments` needs."""
         self._mass.clear()
+        if "_cells" in vars(self):
+            self._cells.keep_weights(0)
+
+
+def cache_size(n_cells: int, sigma: np.ndarray, precision: str) -> int:
+    """Return the bytes in which exp(-D / sigma) of all cells can be kept; 0 where sigma is too small for that."""
+    if 4 / sigma.min() > _kind(precision).deepest:
+        return 0
+    return n_cells * (-(-len(sigma) * np.dtype(precision).itemsize // _VECTOR) * _VECTOR)
+
+
+def _kind(precision: str) -> Any:
+    return _native.Cells32 if precision == "float32" else _native.Cells64
 
 
 def available_set(asked: str | None = None) -> str:

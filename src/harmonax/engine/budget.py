@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..cells import BACKENDS, BackendEntry, Situation
 from ..cells.disk import SLAB_BYTES
+from ..cells.native import cache_size
 from ..design import BatchDesign
 from ..errors import InputError
 from ..params import ResolvedParams
@@ -31,6 +32,7 @@ class MemoryEstimate:
     result: int  # the result, where it is to be in memory
     each: int  # the few bytes for each cell, wherever they are
     tables: int  # all that grows with levels and clusters
+    cache: int = 0  # what may be kept of a round beside all that
 
     @property
     def in_memory(self) -> int:
@@ -42,19 +44,33 @@ class MemoryEstimate:
 
 @dataclass(frozen=True)
 class BackendChoice:
-    """Which backend, the size of the pieces in which it reads the cells, why in a few words, and why with the sizes."""
+    """Which backend, and why: in a few words, and with the sizes.
+
+    With the size of the pieces in which it reads the cells, and that of what it may keep of a round.
+    """
 
     name: str
     backend: BackendEntry
     slab_bytes: int
+    cache_bytes: int
     reason: str
     why: str
 
 
 def estimate(
-    design: BatchDesign, resolved: ResolvedParams, n_features: int, *, n_loaded: int, n_result: int, n_threads: int
+    design: BatchDesign,
+    resolved: ResolvedParams,
+    n_features: int,
+    *,
+    n_loaded: int,
+    n_result: int,
+    n_threads: int,
+    cache: bool = False,
 ) -> MemoryEstimate:
-    """Estimate what a run takes; `n_loaded` and `n_result` are bytes per value, 0 for what memory need not hold."""
+    """Estimate what a run takes; `n_loaded` and `n_result` are bytes per value, 0 for what memory need not hold.
+
+    `cache` says whether its rounds have centroids that stay, so that something can be kept of each.
+    """
     n, K, itemsize = design.n_cells, resolved.n_clusters, 4 if resolved.params.precision == "float32" else 8
     n_blocks = resolved.params.n_blocks(n)
     moments = design.n_joint * K * n_features
@@ -66,6 +82,7 @@ def estimate(
         result=n * n_features * n_result,
         each=n * _ORDER,
         tables=8 * (3 * moments + 2 * rounds) + n_threads * (4 << 20),
+        cache=cache_size(n, resolved.sigma, resolved.params.precision) if cache else 0,
     )
 
 
@@ -89,9 +106,9 @@ def choose(wanted: str, size: MemoryEstimate, max_memory: int | None, *, on_clus
     asked = wanted in BACKENDS
     name = wanted if asked else next(n for n, entry in BACKENDS.items() if entry.automatic(situation))
     backend = BACKENDS[name]
-    why = ""
+    why, spare = "", 0
     if backend.holds == "all":
-        why = f"in memory it needs {human(needed)}; {allowed}"
+        why, spare = f"in memory it needs {human(needed)}; {allowed}", limit - needed
         if max_memory is not None and needed > limit:
             raise InputError(
                 f"in memory this run needs {human(needed)}, but {allowed}: raise max_memory (--max-memory), or use "
@@ -101,4 +118,7 @@ def choose(wanted: str, size: MemoryEstimate, max_memory: int | None, *, on_clus
         why = f"from disk it needs {human(held + size.on_disk(slab))}, in memory {human(needed)}; {allowed}"
         if max_memory is not None and least > limit:
             raise InputError(f"even from disk this run needs {human(least)}, but {allowed}: raise max_memory")
-    return BackendChoice(name, backend, slab, "asked for" if asked else backend.because, why)
+        # Without a limit what is free is left to the system, which keeps the scratch file there.
+        spare = limit - held - size.on_disk(slab) if max_memory is not None else 0
+    cache = max(0, min(size.cache, spare))
+    return BackendChoice(name, backend, slab, cache, "asked for" if asked else backend.because, why)

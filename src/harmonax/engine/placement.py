@@ -63,11 +63,13 @@ def make_cells(
     request: ResourceRequest,
     *,
     dtype: Any = np.float64,
+    cache: bool = False,
     digest: Any = None,
 ) -> Placement:
     """Choose where the cells live, and make them, from an array that was checked or what is read in slices.
 
-    `dtype` is that of a result in a new array; `digest` is a hash that is fed with the values of a Z read in slices.
+    `dtype` is that of a result in a new array; `cache` says whether something can be kept of each round; `digest` is a
+    hash that is fed with the values of a Z read in slices.
     """
     size = estimate(
         design,
@@ -76,6 +78,7 @@ def make_cells(
         n_loaded=0 if kind_of(Z) is Kind.ARRAY else np.dtype(Z.dtype).itemsize,
         n_result=np.dtype(dtype).itemsize if request.result == "new" else 0,
         n_threads=resolve_threads(request.n_threads),
+        cache=cache,
     )
     choice = choose(request.backend, size, request.max_memory, on_cluster=kind_of(Z) is Kind.DASK and has_client())
     backend = choice.backend
@@ -92,11 +95,14 @@ def make_cells(
             n_threads=request.n_threads,
             scratch=request.scratch,
             slab_bytes=choice.slab_bytes,
+            cache_bytes=choice.cache_bytes,
             digest=digest,
         )
     )
     # No sizes: what is free is another at each run, and the record of the same run should be the same.
     why = {"why": choice.reason} if choice.why else {}
+    if choice.why and size.cache:
+        why["cache"] = "all" if choice.cache_bytes == size.cache else "part" if choice.cache_bytes else "none"
     stays = backend.result_stays == "always" or (backend.result_stays == "if lazy" and request.result == "lazy")
     return Placement(cells, {"cells": choice.name} | why | cells.description, stays)
 

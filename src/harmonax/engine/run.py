@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..algorithm.flavors import FLAVORS
 from ..algorithm.harmony import Harmony
 from ..algorithm.schedule import FixedPartition
 from ..algorithm.seeding import seed_centroids, unit
@@ -145,7 +146,8 @@ def harmonize(
     _check_tables(design, resolved, Z.shape[1])
     schedule_seed, centroid_seed = np.random.SeedSequence(seed).spawn(2)
     schedule = FixedPartition(params.n_blocks(design.n_cells), schedule_seed)
-    placed = make_cells(Z, design, schedule, resolved, request, dtype=dtype, digest=digest)
+    cache = not FLAVORS[params.flavor].moves_centroids
+    placed = make_cells(Z, design, schedule, resolved, request, dtype=dtype, cache=cache, digest=digest)
     cells = placed.cells
     sha256 = end_digest(digest, design) if digest is not None else None
     seeding = np.random.default_rng(centroid_seed)

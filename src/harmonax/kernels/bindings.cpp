@@ -123,6 +123,8 @@ struct PyCells {
             unlocked([&] { return std::make_unique<Cells<T>>(plan.plan, d, file, chosen, n_threads, interrupted); });
     }
 
+    void keep_weights(int64_t bytes) { cells->keep_weights(bytes); }
+
     Centroids centroids(const Array<double, 2>& Y, const Array<double, 1>& sigma) const {
         require((int64_t)Y.shape(1) == cells->d(), "Y has the wrong number of features");
         require(sigma.shape(0) == Y.shape(0), "sigma needs one value per cluster");
@@ -254,7 +256,9 @@ void bind(nb::module_& m, const char* name) {
     from_memory(double{});
     cls.def(nb::init<int, int64_t, const PyPlan&, const std::string&, int>(), "file"_a, "d"_a, "plan"_a, nb::kw_only(),
             "instruction_set"_a, "n_threads"_a);
-    cls.def("sweep", &P::sweep, "block"_a, "Y"_a, "sigma"_a, "logp"_a.none(), "moment"_a, "last"_a)
+    cls.attr("deepest") = DEEPEST<T>;
+    cls.def("keep_weights", &P::keep_weights, "bytes"_a)
+        .def("sweep", &P::sweep, "block"_a, "Y"_a, "sigma"_a, "logp"_a.none(), "moment"_a, "last"_a)
         .def("moments", &P::moments, "Y"_a, "sigma"_a, "logp"_a)
         .def("correct", &P::correct, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "moment"_a)
         .def("emit", &P::template emit<float>, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "out"_a.noconvert(), "moment"_a)

@@ -179,19 +179,24 @@ struct Cells<T>::Worker {
     const Cells& cells;
     Layout<T> x;
     Buffer<T> scratch, Z, Zn; // the last two for rows from a file
+    T* kept;                  // weights, of the blocks that are known; null: of other centroids
 
-    // Have the rows of segments s0 to s1 at hand.
-    void take(int64_t s0, int64_t s1, bool Z_too) {
-        if (!cells.in_file()) return;
+    // Have the rows of segments s0 to s1, of one block, at hand; Zn only where it is wanted beside their weights, or these
+    // are not kept.
+    void take(int64_t s0, int64_t s1, bool Z_too, bool Zn_too = false) {
         const Plan& plan = cells.plan_;
+        const bool known = kept && cells.knows(plan.segment_block[s0]);
+        x.A = known ? kept : nullptr;
+        x.A_is_known = known;
+        if (!cells.in_file()) return;
         x.first = plan.segment_start[s0];
         const int64_t n = plan.segment_start[s1] - x.first;
-        read_file(cells.file_, x.Zn, size(n), Zn_at(x.first));
+        if (!known || Zn_too) read_file(cells.file_, x.Zn, size(n), Zn_at(x.first));
         if (Z_too) read_file(cells.file_, x.Z, size(n), Z_at(x.first));
         // By the time this is computed others have taken what lies between: ask for what comes then.
         const int64_t soon = x.first + n * cells.n_threads_, n_soon = std::min(n, plan.n_cells - soon);
         if (n_soon <= 0) return;
-        will_need(cells.file_, Zn_at(soon), size(n_soon));
+        if (!known || Zn_too) will_need(cells.file_, Zn_at(soon), size(n_soon));
         if (Z_too) will_need(cells.file_, Z_at(soon), size(n_soon));
     }
     void put_Zn(int64_t s1) const {
@@ -208,17 +213,19 @@ struct Cells<T>::Worker {
 };
 
 template <typename T>
-std::vector<typename Cells<T>::Worker> Cells<T>::make_workers(int64_t n_items, int64_t K) const {
+std::vector<typename Cells<T>::Worker> Cells<T>::make_workers(int64_t n_items, const Centroids& c) const {
     const int64_t rows = longest_ * d_;
+    T* kept = are_kept(c) ? kept_.A.data() : nullptr;
     std::vector<Worker> workers;
     for (int64_t i = 0; i < std::min<int64_t>(n_threads_, std::max<int64_t>(n_items, 1)); ++i) {
-        workers.push_back(
-            {*this,
-             {Z_.data(), Zn_.data(), plan_.order.data, 0, plan_.segment_start.data, plan_.segment_joint.data,
-              plan_.segment_block.data, plan_.joint_levels.data, plan_.n_variables, plan_.n_levels, K, d_},
-             Buffer<T>(ops_->scratch(d_, K)),
-             Buffer<T>(rows),
-             Buffer<T>(rows)});
+        workers.push_back({*this,
+                           {Z_.data(), Zn_.data(), plan_.order.data, 0, nullptr, false, plan_.segment_start.data,
+                            plan_.segment_joint.data, plan_.segment_block.data, plan_.joint_levels.data,
+                            plan_.n_variables, plan_.n_levels, c.K, d_},
+                           Buffer<T>(ops_->scratch(d_, c.K)),
+                           Buffer<T>(rows),
+                           Buffer<T>(rows),
+                           kept});
         Worker& w = workers.back();
         if (in_file()) w.x.Z = w.Z.data(), w.x.Zn = w.Zn.data();
     }
@@ -234,7 +241,7 @@ Cells<T>::Cells(const Plan& plan, int64_t d, int file, const InstructionSet& set
         ops_ = &set.f64;
     auto start = [&](int64_t g) { return plan.segment_start[plan.grain_segment[g]]; };
     for (int64_t g = 0; g < plan.n_grains; ++g) longest_ = std::max(longest_, start(g + 1) - start(g));
-    std::vector<Worker> workers = make_workers(plan.n_grains, 1);
+    std::vector<Worker> workers = make_workers(plan.n_grains, {nullptr, nullptr, 1});
     parallel_for(plan.n_grains, n_threads_, poll, [&](int64_t g, int worker) {
         Worker& w = workers[worker];
         w.x.first = start(g);
@@ -257,12 +264,10 @@ typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp,
              Buffer<T>(W ? B * K * d_pad : 0),
              {}};
     std::vector<double> scaled(K * d);
-    // Half of what exp can take; the other half is for the clusters that are not the nearest.
-    const double deepest = sizeof(T) == 4 ? 43.0 : 350.0;
     bool one_sigma = true, bounded = true;
     for (int64_t k = 0; k < K; ++k) {
         one_sigma = one_sigma && c.sigma[k] == c.sigma[0];
-        bounded = bounded && 4.0 / c.sigma[k] <= deepest;
+        bounded = bounded && 4.0 / c.sigma[k] <= DEEPEST<T>;
         for (int64_t j = 0; j < d; ++j) scaled[k * d + j] = 2.0 / c.sigma[k] * c.Y[k * d + j];
     }
     ops_->pack_panels(scaled.data(), d, K, 1, d, p.Y.data());
@@ -272,12 +277,39 @@ typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp,
     }
     if (logp)
         for (int64_t row = 0; row < n_tables * B; ++row)
-            for (int64_t k = 0; k < K_pad; ++k) p.logp.data()[row * K_pad + k] = k < K ? (T)logp[row * K + k] : (T)0;
+            for (int64_t k = 0; k < K_pad; ++k)
+                p.logp.data()[row * K_pad + k] = k < K ? (T)logp[row * K + k] : (T)-1e30;
     if (W)
         for (int64_t b = 0; b < B; ++b) ops_->pack_panels(W + b * K * d, K, d, d, 1, p.W.data() + b * K * d_pad);
     p.tables = {p.Y.data(), p.base.data(), logp ? p.logp.data() : nullptr, n_tables > 1 ? B * K_pad : 0, p.sigma.data(),
                 one_sigma,  bounded,       W ? p.W.data() : nullptr};
     return p;
+}
+
+template <typename T>
+void Cells<T>::keep_weights(int64_t bytes) {
+    kept_ = {};
+    kept_.bytes = bytes;
+}
+
+template <typename T>
+bool Cells<T>::are_kept(const Centroids& c) const {
+    return !kept_.known.empty() && (int64_t)kept_.sigma.size() == c.K &&
+           std::equal(kept_.sigma.begin(), kept_.sigma.end(), c.sigma) &&
+           std::equal(kept_.Y.begin(), kept_.Y.end(), c.Y);
+}
+
+// Make room for the weights of other centroids.
+template <typename T>
+void Cells<T>::begin_keeping(const Centroids& c) {
+    const int64_t row = padded(c.K, ops_->width);
+    int64_t n_blocks = 0;
+    auto size = [&](int64_t n) { return plan_.segment_start[plan_.block_segment[n]] * row; };
+    while (n_blocks < plan_.n_blocks && size(n_blocks + 1) <= kept_.bytes / (int64_t)sizeof(T)) ++n_blocks;
+    if (c.K != (int64_t)kept_.sigma.size()) kept_.A = Buffer<T>(size(n_blocks));
+    kept_.Y.assign(c.Y, c.Y + c.K * d_);
+    kept_.sigma.assign(c.sigma, c.sigma + c.K);
+    kept_.known.assign(n_blocks, false);
 }
 
 template <typename T>
@@ -292,15 +324,21 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
     const int64_t table = d * K_pad;
     const bool collect = last && n_segments * table * (int64_t)sizeof(double) <= MAX_COLLECTED;
     if (collect) segment_S_.assign(n_segments * table, 0.0);
-    std::vector<Worker> workers = make_workers(n_grains, K);
+    // What centroids that stay for the round are asked for first.
+    const bool first = kept_.bytes > 0 && !logp && !moment && p.tables.bounded;
+    if (first && !are_kept(c)) begin_keeping(c);
+    const bool keep = first && block < (int64_t)kept_.known.size() && !knows(block);
+    std::vector<Worker> workers = make_workers(n_grains, c);
     parallel_for(n_grains, n_threads_, poll, [&](int64_t g, int worker) {
-        const int64_t first = plan_.grain_segment[g0 + g], stop = plan_.grain_segment[g0 + g + 1];
-        sums[g] = {segment_mass.data() + (first - s0) * K, 0, 0, moment ? grain_moment.data() + g * table : nullptr,
-                   collect ? segment_S_.data() + (first - s0) * table : nullptr};
+        const int64_t s = plan_.grain_segment[g0 + g], stop = plan_.grain_segment[g0 + g + 1];
+        sums[g] = {segment_mass.data() + (s - s0) * K, 0, 0, moment ? grain_moment.data() + g * table : nullptr,
+                   collect ? segment_S_.data() + (s - s0) * table : nullptr};
         Worker& w = workers[worker];
-        w.take(first, stop, collect);
-        ops_->sweep(w.x, p.tables, first, stop, w.scratch.data(), &sums[g]);
+        w.take(s, stop, collect, moment);
+        if (keep) w.x.A = w.kept;
+        ops_->sweep(w.x, p.tables, s, stop, w.scratch.data(), &sums[g]);
     });
+    if (keep) kept_.known[block] = true;
     // Combined in one fixed order: the bits do not depend on the threads.
     BlockSums total{0, 0};
     for (const GrainSums& s : sums) total.log_partition += s.log_partition, total.entropy += s.entropy;
@@ -347,7 +385,7 @@ void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double
         std::vector<double> S, mass;
     };
     std::vector<Unit> units(plan_.n_units);
-    std::vector<Worker> workers = make_workers(plan_.n_units, K);
+    std::vector<Worker> workers = make_workers(plan_.n_units, c);
     std::fill(S, S + plan_.n_joint * K * d, 0.0);
     std::fill(mass, mass + plan_.n_joint * K, 0.0);
     auto joint_of = [&](int64_t u) { return plan_.segment_joint[plan_.segments_by_joint[plan_.unit_segment[u]]]; };
@@ -380,7 +418,7 @@ void Cells<T>::correct_blocks(const Centroids& c, const double* logp, const doub
                               double* out64, bool in_place, const Poll& poll) const {
     const int64_t K = c.K, d = d_, K_pad = padded(K, ops_->width);
     const Packed p = pack(c, logp, plan_.n_blocks, W);
-    std::vector<Worker> workers = make_workers(plan_.n_grains, K);
+    std::vector<Worker> workers = make_workers(plan_.n_grains, c);
     // A grain's own rows give way to the result: no row goes elsewhere.
     std::vector<int64_t> same(in_place ? longest_ : 0);
     std::iota(same.begin(), same.end(), int64_t(0));
@@ -419,6 +457,7 @@ void Cells<T>::correct_blocks(const Centroids& c, const double* logp, const doub
 template <typename T>
 void Cells<T>::correct(const Centroids& c, const double* logp, const double* W, double* moment, const Poll& poll) {
     correct_blocks(c, logp, W, moment, nullptr, nullptr, false, poll);
+    std::fill(kept_.known.begin(), kept_.known.end(), false);
 }
 
 template <typename T>
@@ -436,7 +475,7 @@ void Cells<T>::emit_in_place(const Centroids& c, const double* logp, const doubl
 template <typename T>
 void Cells<T>::assign(const Centroids& c, const double* logp, const int64_t* order, T* out, const Poll& poll) const {
     const Packed p = pack(c, logp, plan_.n_blocks, nullptr);
-    std::vector<Worker> workers = make_workers(plan_.n_grains, c.K);
+    std::vector<Worker> workers = make_workers(plan_.n_grains, c);
     parallel_for(plan_.n_grains, n_threads_, poll, [&](int64_t g, int worker) {
         const int64_t s0 = plan_.grain_segment[g], s1 = plan_.grain_segment[g + 1];
         Worker& w = workers[worker];

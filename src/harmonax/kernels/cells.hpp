@@ -24,7 +24,11 @@ class Buffer {
     ~Buffer();
     Buffer(Buffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)), alignment_(other.alignment_) {}
     Buffer(const Buffer&) = delete;
-    Buffer& operator=(const Buffer&) = delete;
+    Buffer& operator=(Buffer&& other) noexcept {
+        std::swap(data_, other.data_);
+        std::swap(alignment_, other.alignment_);
+        return *this;
+    }
     T* data() const { return data_; }
 
   private:
@@ -43,6 +47,11 @@ struct BlockSums {
     double log_partition, entropy;
 };
 
+// Largest 4 / sigma_k, over all k, for which exp(-D / sigma_k) is kept apart from the penalty: half of what exp can take;
+// the other half is for the clusters that are not the nearest.
+template <typename T>
+constexpr double DEEPEST = sizeof(T) == 4 ? 43.0 : 350.0;
+
 template <typename T>
 class Cells {
   public:
@@ -53,6 +62,10 @@ class Cells {
     // Cells in an open file, from its beginning: Z, n_cells x d, in the plan's order; room for as many Zn behind it, which
     // are written here. Threads read the grains they work on, and nothing else is in memory.
     Cells(const Plan& plan, int64_t d, int file, const InstructionSet& set, int n_threads, const Poll& poll);
+
+    // Keep exp(-D / sigma) of as many blocks as these bytes hold (0: release what is kept): the bits are the same. It is
+    // kept from a sweep without logp and moment on, until Y, sigma or Zn change, where sigma is not too small (DEEPEST).
+    void keep_weights(int64_t bytes);
 
     // Every method throws std::system_error when the file cannot be read or written.
     //
@@ -82,7 +95,11 @@ class Cells {
     struct Worker;
     Packed pack(const Centroids&, const double* logp, int64_t n_tables, const double* W) const;
     // One for each thread that n_items pieces of work can keep busy.
-    std::vector<Worker> make_workers(int64_t n_items, int64_t K) const;
+    std::vector<Worker> make_workers(int64_t n_items, const Centroids&) const;
+    // Whether the weights of a block are at hand.
+    bool knows(int64_t block) const { return block < (int64_t)kept_.known.size() && kept_.known[block]; }
+    bool are_kept(const Centroids&) const;
+    void begin_keeping(const Centroids&);
     void correct_blocks(const Centroids&, const double* logp, const double* W, double* moment, float* out32,
                         double* out64, bool in_place, const Poll&) const;
 
@@ -95,6 +112,13 @@ class Cells {
     // The moments so far of a last pass: of how many blocks, n_joint x d x K_pad, n_joint x K; and one block's, by segment.
     int64_t collected_ = 0;
     std::vector<double> collected_S_, collected_mass_, segment_S_;
+    // Weights of the first blocks, of which centroids they are, and of which blocks they are there.
+    struct Kept {
+        int64_t bytes = 0;
+        std::vector<double> Y, sigma;
+        std::vector<char> known; // one for each block that there is room for
+        Buffer<T> A{0};
+    } kept_;
 };
 
 } // namespace harmonax

@@ -15,6 +15,8 @@ struct Layout {
     T* Zn;                        // the same, of unit length
     const int64_t* order;         // row of the output that each of these cells goes to
     int64_t first;                // 0 where all cells are at hand
+    T* A;                         // weights of all cells, rows of K_pad: to read, or to be written; or null (tile.inl)
+    bool A_is_known;              // they are there to be read, and Zn is not needed
     const int64_t* segment_start; // n_segments + 1
     const int32_t* segment_joint;
     const int32_t* segment_block;
@@ -31,7 +33,7 @@ struct Tables {
     int64_t logp_stride; // from one block's logp to the next; 0 where all that is asked for is one block
     const T* sigma;      // K_pad, 0 in the padding
     bool one_sigma;
-    bool bounded; // exp(-4 / sigma_k) is far from underflow for every k: see softmax
+    bool bounded; // exp(-4 / sigma_k) is far from underflow for every k: see segment_penalty
     const T* W;   // n_levels x (K x d_pad in panels), for corrections
 };
 

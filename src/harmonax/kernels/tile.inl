@@ -92,7 +92,30 @@ inline Vec<double>::type exp_nonpositive(Vec<double>::type x) {
 template <typename T>
 constexpr T EXP_MIN = sizeof(T) == 4 ? T(-87.0) : T(-708.0);
 
-#define HX_MAX(a, b) ((a) > (b) ? (a) : (b))
+// ln(a) for normal numbers a > 0, within 1e-7 and 1e-15: a = 2^e (1 + f) with 1 + f between sqrt(1/2) and sqrt(2).
+inline Vec<float>::type ln(Vec<float>::type a) {
+    typedef Vec<float>::type V;
+    typedef Vec<float>::bits I;
+    const I bits = (I)a, e = (bits - 0x3f3504f3) >> 23;
+    const V f = (V)(bits - (e << 23)) - 1.0f;
+    V p = f * -0.101289721f + 0.160935588f;
+    p = p * f - 0.171748351f;
+    p = p * f + 0.199154815f;
+    p = p * f - 0.249805255f;
+    p = p * f + 0.333345814f;
+    return __builtin_convertvector(e, V) * 0.693147181f + (f + (f * f) * (f * p - 0.5f));
+}
+inline Vec<double>::type ln(Vec<double>::type a) {
+    typedef Vec<double>::type V;
+    typedef Vec<double>::bits I;
+    const I bits = (I)a, e = (bits - 0x3fe6a09e667f3bcd) >> 52;
+    const V f = (V)(bits - (e << 52)) - 1.0;
+    // 2 artanh(s), s at most 0.172.
+    const V s = f / (f + 2.0), square = s * s;
+    V p = all<double>(2.0 / 19);
+    for (int i = 17; i > 0; i -= 2) p = p * square + 2.0 / i;
+    return __builtin_convertvector(e, V) * 0.69314718055994530942 + p * s;
+}
 
 #if !defined(__clang__) && __GNUC__ < 12
 #define HX_SHUFFLE(v, ...) __builtin_shuffle(v, decltype(v < v){__VA_ARGS__})
@@ -240,62 +263,84 @@ void outer(const T* A, int64_t lda, int64_t d, const T* R, int64_t K_pad, int64_
 // The scratch of one thread.
 template <typename T>
 struct Scratch {
-    T *R, *lambda, *mass, *correction, *W;
+    T *R, *lambda, *P, *P_sigma, *mass, *correction, *W;
     int64_t K_pad, d_pad;
-    T bound; // of the logits, already taken off lambda, where Tables::bounded; else 0
+    T bound; // largest of the segment's penalties, which lambda and P are relative to, where Tables::bounded
 
-    Scratch(T* memory, int64_t d, int64_t K) : K_pad(padded(K, LANES<T>)), d_pad(padded(d, LANES<T>)) {
+    Scratch(T* memory, int64_t d, int64_t K) : K_pad(padded(K, LANES<T>)), d_pad(padded(d, LANES<T>)), bound(0) {
         R = memory;
         lambda = R + (TILE + ROWS) * K_pad;
-        mass = lambda + K_pad;
+        P = lambda + K_pad;
+        P_sigma = P + K_pad;
+        mass = P_sigma + K_pad;
         correction = mass + K_pad;
         W = correction + (TILE + ROWS) * d_pad;
     }
     static int64_t size(int64_t d, int64_t K) {
         const int64_t k = padded(K, LANES<T>), p = padded(d, LANES<T>);
-        return (TILE + ROWS) * (k + p) + 2 * k + K * p;
+        return (TILE + ROWS) * (k + p) + 4 * k + K * p;
     }
 };
 
-// lambda_k = -2 / sigma_k + sum over the segment's levels of logp: the part of the logits that its cells share. Where the
-// tables are bounded, less the bound.
+// What the cells of a segment share. Two forms of R_ik = softmax_k(l_ik), l_ik = -D_ik / sigma_k + sum_f logp:
+//
+// - Where exp(-4 / sigma_k) does not underflow for any k (Tables::bounded), as D is at most 4, it is A_ik P_k / s_i with
+//   A_ik = exp(-D_ik / sigma_k), P_k = exp(sum_f logp - bound) and s_i = sum_k A_ik P_k. A changes with Zn and Y only, so it
+//   may be kept from one sweep to the next (Layout::A), and has the same bits where it is computed anew.
+// - Else the largest logit of each row is taken off before exp, and P is 1.
 template <typename T>
-void segment_lambda(const Layout<T>& x, const Tables<T>& t, int64_t s, Scratch<T>& m) {
-    memcpy(m.lambda, t.base, m.K_pad * sizeof(T));
-    m.bound = 0;
-    // Without a penalty the logits -D / sigma are at most 0.
-    if (!t.logp) return;
-    const T* logp = t.logp + x.segment_block[s] * t.logp_stride;
-    for (int64_t f = 0; f < x.n_variables; ++f) {
-        const T* row = logp + x.joint_levels[x.segment_joint[s] * x.n_variables + f] * m.K_pad;
-        for (int64_t k = 0; k < m.K_pad; k += LANES<T>) store(m.lambda + k, load(m.lambda + k) + load(row + k));
+void segment_penalty(const Layout<T>& x, const Tables<T>& t, int64_t s, Scratch<T>& m) {
+    typedef typename Vec<T>::type V;
+    const int64_t K_pad = m.K_pad;
+    for (int64_t k = 0; k < K_pad; k += LANES<T>) {
+        store(m.lambda + k, t.bounded ? V{} : load(t.base + k));
+        store(m.P + k, all<T>(1));
+    }
+    if (t.logp) {
+        const T* logp = t.logp + x.segment_block[s] * t.logp_stride;
+        for (int64_t f = 0; f < x.n_variables; ++f) {
+            const T* row = logp + x.joint_levels[x.segment_joint[s] * x.n_variables + f] * K_pad;
+            for (int64_t k = 0; k < K_pad; k += LANES<T>) store(m.lambda + k, load(m.lambda + k) + load(row + k));
+        }
     }
     if (!t.bounded) return;
-    m.bound = m.lambda[0] - t.base[0];
-    for (int64_t k = 1; k < x.n_clusters; ++k) m.bound = HX_MAX(m.bound, m.lambda[k] - t.base[k]);
-    for (int64_t k = 0; k < m.K_pad; k += LANES<T>) store(m.lambda + k, load(m.lambda + k) - m.bound);
+    V top = load(m.lambda);
+    for (int64_t k = LANES<T>; k < K_pad; k += LANES<T>) top = larger(top, load(m.lambda + k));
+    m.bound = largest_of<T>(top);
+    for (int64_t k = 0; k < K_pad; k += LANES<T>) {
+        const V l = larger(load(m.lambda + k) - m.bound, all<T>(EXP_MIN<T>));
+        store(m.lambda + k, l);
+        store(m.P + k, exp_nonpositive(l));
+    }
+    for (int64_t k = x.n_clusters; k < K_pad; ++k) m.lambda[k] = m.P[k] = 0;
+    for (int64_t k = 0; k < K_pad; k += LANES<T>) store(m.P_sigma + k, load(m.P + k) * load(t.sigma + k));
 }
 
 struct RowSums {
     double log_partition, entropy;
 };
 
-// Turn the logits of at most TILE rows (all of one segment) into unnormalised weights e, with R = e * scale[row].
-//
-// What is taken off a row before exp is usually its largest logit. As dot products of unit vectors are between -1 and 1,
-// a logit is at most sum logp_k and at least 4 / sigma_k less; where that does not underflow (BOUNDED), the bound that all
-// the segment's cells share serves as well, and no row has to be searched.
-template <typename T, bool ONE_SIGMA, bool BOUNDED>
+// One factor s_i after the other of a product whose log is sum ln s_i, taken before it leaves the range of a double.
+struct LogProduct {
+    double product = 1, log_product = 0;
+    void times(double factor) {
+        product *= factor;
+        if (product > 1e100 || product < 1e-100) {
+            log_product += log(product);
+            product = 1;
+        }
+    }
+    double sum() const { return log_product + log(product); }
+};
+
+// Turn the logits of at most TILE rows of one segment, without its lambda, into weights e, with R = e * scale[row].
+template <typename T, bool ONE_SIGMA>
 RowSums softmax(T* logits, int64_t rows, const Tables<T>& t, const Scratch<T>& m, T* scale) {
     typedef typename Vec<T>::type V;
     const int64_t K_pad = m.K_pad;
     T most[TILE];
     // Rows in two loops, so that the long chains that fold a row overlap with other rows.
     for (int64_t r = 0; r < rows; ++r) {
-        if (BOUNDED) {
-            most[r] = m.bound;
-            continue;
-        }
         T* row = logits + r * K_pad;
         V top = load(row) + load(m.lambda);
         store(row, top);
@@ -306,15 +351,14 @@ RowSums softmax(T* logits, int64_t rows, const Tables<T>& t, const Scratch<T>& m
         }
         most[r] = largest_of<T>(top);
     }
-    // With one sigma, sum ln Z_i is the log of a product, taken before it leaves the range of a double.
-    double log_partition = 0, entropy = 0, product = 1, log_product = 0;
+    double log_partition = 0, entropy = 0;
+    LogProduct sums;
     V mean = {};
     for (int64_t r = 0; r < rows; ++r) {
         T* row = logits + r * K_pad;
         V total = {}, weighted = {}, sigmas = {};
         for (int64_t k = 0; k < K_pad; k += LANES<T>) {
-            const V less = BOUNDED ? load(row + k) + load(m.lambda + k) : load(row + k) - most[r];
-            const V l = larger(less, all<T>(EXP_MIN<T>));
+            const V l = larger(load(row + k) - most[r], all<T>(EXP_MIN<T>));
             const V e = exp_nonpositive(l);
             store(row + k, e);
             total += e;
@@ -331,11 +375,7 @@ RowSums softmax(T* logits, int64_t rows, const Tables<T>& t, const Scratch<T>& m
         mean += weighted * scale[r];
         if (ONE_SIGMA) {
             log_partition += (double)most[r];
-            product *= (double)sum;
-            if (product > 1e100 || product < 1e-100) {
-                log_product += log(product);
-                product = 1;
-            }
+            sums.times((double)sum);
         } else {
             const double sigma = (double)(sum_of<T>(sigmas) * scale[r]), log_sum = log((double)sum);
             log_partition += sigma * ((double)most[r] + log_sum);
@@ -343,94 +383,159 @@ RowSums softmax(T* logits, int64_t rows, const Tables<T>& t, const Scratch<T>& m
         }
     }
     entropy += (double)sum_of<T>(mean);
-    if (ONE_SIGMA) {
-        const double sigma = (double)t.sigma[0];
-        log_product += log(product);
-        log_partition = sigma * (log_partition + log_product);
-        entropy = sigma * (entropy - log_product);
-    }
-    return {log_partition, entropy};
+    if (!ONE_SIGMA) return {log_partition, entropy};
+    const double sigma = (double)t.sigma[0], log_sums = sums.sum();
+    return {sigma * (log_partition + log_sums), sigma * (entropy - log_sums)};
 }
 
-template <typename T>
-RowSums softmax(T* logits, int64_t rows, const Tables<T>& t, const Scratch<T>& m, T* scale) {
-    if (t.bounded)
-        return t.one_sigma ? softmax<T, true, true>(logits, rows, t, m, scale)
-                           : softmax<T, false, true>(logits, rows, t, m, scale);
-    return t.one_sigma ? softmax<T, true, false>(logits, rows, t, m, scale)
-                       : softmax<T, false, false>(logits, rows, t, m, scale);
-}
-
-// Scale the rows to R and add them to `mass` (T, K_pad).
-template <typename T>
-inline void normalise(T* R, int64_t rows, const T* scale, const Scratch<T>& m) {
-    for (int64_t k = 0; k < m.K_pad; k += LANES<T>) {
-        typename Vec<T>::type sum = load(m.mass + k);
-        for (int64_t r = 0; r < rows; ++r) {
-            const typename Vec<T>::type x = load(R + r * m.K_pad + k) * scale[r];
-            store(R + r * m.K_pad + k, x);
-            sum += x;
+// The same of weights A, which stay as they are: R = A * P * scale[row]. Without SUMS only `scale` is found.
+template <typename T, bool ONE_SIGMA, bool SUMS>
+RowSums share_out(const T* A, int64_t rows, const Tables<T>& t, const Scratch<T>& m, T* scale) {
+    typedef typename Vec<T>::type V;
+    const int64_t K_pad = m.K_pad;
+    double log_partition = 0, entropy = 0;
+    LogProduct sums;
+    V mean = {};
+    for (int64_t r = 0; r < rows; ++r) {
+        const T* row = A + r * K_pad;
+        V total = {}, weighted = {}, sigmas = {};
+        for (int64_t k = 0; k < K_pad; k += LANES<T>) {
+            const V a = load(row + k), e = a * load(m.P + k);
+            total += e;
+            if (!SUMS) continue;
+            if (ONE_SIGMA) {
+                weighted += e * ln(a);
+            } else {
+                const V u = a * load(m.P_sigma + k);
+                sigmas += u;
+                weighted += u * ln(a);
+            }
         }
-        store(m.mass + k, sum);
+        const T sum = sum_of<T>(total);
+        scale[r] = T(1) / sum;
+        if (!SUMS) continue;
+        mean += weighted * scale[r];
+        if (ONE_SIGMA) {
+            sums.times((double)sum);
+        } else {
+            const double sigma = (double)(sum_of<T>(sigmas) * scale[r]), log_sum = log((double)sum);
+            log_partition += sigma * ((double)m.bound + log_sum);
+            entropy -= sigma * log_sum;
+        }
     }
+    entropy += (double)sum_of<T>(mean);
+    if (!ONE_SIGMA) return {log_partition, entropy};
+    const double sigma = (double)t.sigma[0], log_sums = sums.sum();
+    return {sigma * ((double)rows * (double)m.bound + log_sums), sigma * (entropy - log_sums)};
 }
 
-// R of `rows` cells from `cell` on, all of one segment whose lambda is in scratch; their sum is added to m.mass.
+template <typename T, bool SUMS>
+RowSums assign_rows(T* weights, int64_t rows, const Tables<T>& t, const Scratch<T>& m, T* scale) {
+    if (t.bounded)
+        return t.one_sigma ? share_out<T, true, SUMS>(weights, rows, t, m, scale)
+                           : share_out<T, false, SUMS>(weights, rows, t, m, scale);
+    return t.one_sigma ? softmax<T, true>(weights, rows, t, m, scale) : softmax<T, false>(weights, rows, t, m, scale);
+}
+
+// Add the rows' R to `mass`, K values. Returns sum sigma_k R_ik lambda_k: the entropy that all rows' ln R have in common.
 template <typename T>
-void assign_tile(const Layout<T>& x, const Tables<T>& t, int64_t cell, int64_t rows, Scratch<T>& m) {
-    T scale[TILE];
+double add_mass(const T* weights, int64_t rows, const T* scale, const Tables<T>& t, Scratch<T>& m, int64_t K,
+                double* mass) {
+    typedef typename Vec<T>::type V;
+    V penalty = {};
+    for (int64_t k = 0; k < m.K_pad; k += LANES<T>) {
+        V sum = {};
+        for (int64_t r = 0; r < rows; ++r) sum += load(weights + r * m.K_pad + k) * scale[r];
+        sum *= load(m.P + k);
+        store(m.mass + k, sum);
+        penalty += sum * load(m.lambda + k) * load(t.sigma + k);
+    }
+    for (int64_t k = 0; k < K; ++k) mass[k] += (double)m.mass[k];
+    return t.bounded ? (double)sum_of<T>(penalty) : 0;
+}
+
+// Write R of the rows.
+template <typename T>
+void normalise(const T* weights, int64_t rows, const T* scale, const Scratch<T>& m, T* R) {
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t k = 0; k < m.K_pad; k += LANES<T>)
+            store(R + r * m.K_pad + k, load(weights + r * m.K_pad + k) * load(m.P + k) * scale[r]);
+}
+
+// The weights of a tile before any penalty: A, at hand or computed and kept; or logits, where not bounded.
+template <typename T>
+T* tile_weights(const Layout<T>& x, const Tables<T>& t, int64_t cell, int64_t rows, Scratch<T>& m) {
+    T* A = x.A ? x.A + cell * m.K_pad : m.R;
+    if (x.A && x.A_is_known) return A;
     multiply(x.Zn + (cell - x.first) * x.d, x.d, rows, x.d, t.Y, m.K_pad / LANES<T>, m.R, m.K_pad);
-    softmax(m.R, rows, t, m, scale);
-    normalise(m.R, rows, scale, m);
+    if (!t.bounded) return m.R;
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t k = 0; k < m.K_pad; k += LANES<T>) {
+            const typename Vec<T>::type l = load(m.R + r * m.K_pad + k) + load(t.base + k);
+            store(A + r * m.K_pad + k, exp_nonpositive(larger(l, all<T>(EXP_MIN<T>))));
+        }
+    return A;
 }
 
+// Cells of one segment, at most TILE.
 template <typename T>
-void flush_mass(Scratch<T>& m, int64_t K, double* to) {
-    for (int64_t k = 0; k < K; ++k) to[k] += (double)m.mass[k];
-    memset(m.mass, 0, m.K_pad * sizeof(T));
+struct Piece {
+    T* weights; // before penalty and scale
+    T* R;       // room for their R, which may be where the weights are
+    int64_t cell, rows, segment;
+    bool ends_tile;
+};
+
+// Call body(piece) for all cells of the segments. A tile runs over segments, so that short ones do not leave the product
+// half empty; its pieces' R lie one after another from m.R on.
+template <typename T, typename Body>
+void for_pieces(const Layout<T>& x, const Tables<T>& t, int64_t s0, int64_t s1, Scratch<T>& m, const Body& body) {
+    int64_t s = s0, ready = -1;
+    const int64_t stop = x.segment_start[s1];
+    for (int64_t cell = x.segment_start[s0]; cell < stop; cell += TILE) {
+        const int64_t rows = least(TILE, stop - cell);
+        T* weights = tile_weights(x, t, cell, rows, m);
+        for (int64_t r = 0; r < rows;) {
+            while (x.segment_start[s + 1] <= cell + r) ++s;
+            const int64_t n = least(rows, x.segment_start[s + 1] - cell) - r;
+            if (ready != s) segment_penalty(x, t, ready = s, m);
+            body(Piece<T>{weights + r * m.K_pad, m.R + r * m.K_pad, cell + r, n, s, r + n == rows});
+            r += n;
+        }
+    }
 }
 
 template <typename T>
 void sweep(const Layout<T>& x, const Tables<T>& t, int64_t s0, int64_t s1, T* memory, GrainSums* out) {
     Scratch<T> m(memory, x.d, x.n_clusters);
-    memset(m.mass, 0, m.K_pad * sizeof(T));
     out->log_partition = out->entropy = 0;
     T scale[TILE];
-    int64_t s = s0, ready = -1;
-    const int64_t stop = x.segment_start[s1];
-    // A tile runs over segments, so short runs do not leave the product half empty.
-    for (int64_t cell = x.segment_start[s0]; cell < stop; cell += TILE) {
-        const int64_t rows = least(TILE, stop - cell);
-        multiply(x.Zn + (cell - x.first) * x.d, x.d, rows, x.d, t.Y, m.K_pad / LANES<T>, m.R, m.K_pad);
-        for (int64_t r = 0; r < rows;) {
-            while (x.segment_start[s + 1] <= cell + r) ++s;
-            const int64_t n = least(rows, x.segment_start[s + 1] - cell) - r;
-            if (ready != s) segment_lambda(x, t, ready = s, m);
-            const RowSums sums = softmax(m.R + r * m.K_pad, n, t, m, scale);
-            out->log_partition += sums.log_partition;
-            out->entropy += sums.entropy;
-            normalise(m.R + r * m.K_pad, n, scale, m);
-            flush_mass(m, x.n_clusters, out->mass + (s - s0) * x.n_clusters);
-            if (out->S)
-                outer(x.Z + (cell + r - x.first) * x.d, x.d, x.d, m.R + r * m.K_pad, m.K_pad, n,
-                      out->S + (s - s0) * x.d * m.K_pad);
-            r += n;
-        }
-        if (out->moment) outer(x.Zn + (cell - x.first) * x.d, x.d, x.d, m.R, m.K_pad, rows, out->moment);
-    }
+    for_pieces(x, t, s0, s1, m, [&](const Piece<T>& p) {
+        const RowSums sums = assign_rows<T, true>(p.weights, p.rows, t, m, scale);
+        double* mass = out->mass + (p.segment - s0) * x.n_clusters;
+        out->log_partition += sums.log_partition;
+        out->entropy += sums.entropy + add_mass(p.weights, p.rows, scale, t, m, x.n_clusters, mass);
+        if (!out->S && !out->moment) return;
+        normalise(p.weights, p.rows, scale, m, p.R);
+        if (out->S)
+            outer(x.Z + (p.cell - x.first) * x.d, x.d, x.d, p.R, m.K_pad, p.rows,
+                  out->S + (p.segment - s0) * x.d * m.K_pad);
+        if (!out->moment || !p.ends_tile) return;
+        const int64_t stop = p.cell + p.rows, rows = (p.R - m.R) / m.K_pad + p.rows;
+        outer(x.Zn + (stop - rows - x.first) * x.d, x.d, x.d, m.R, m.K_pad, rows, out->moment);
+    });
 }
 
 template <typename T>
 void moments(const Layout<T>& x, const Tables<T>& t, int64_t s, T* memory, double* S, double* mass) {
     Scratch<T> m(memory, x.d, x.n_clusters);
-    memset(m.mass, 0, m.K_pad * sizeof(T));
-    segment_lambda(x, t, s, m);
-    for (int64_t cell = x.segment_start[s]; cell < x.segment_start[s + 1]; cell += TILE) {
-        const int64_t rows = least(TILE, x.segment_start[s + 1] - cell);
-        assign_tile(x, t, cell, rows, m);
-        flush_mass(m, x.n_clusters, mass);
-        outer(x.Z + (cell - x.first) * x.d, x.d, x.d, m.R, m.K_pad, rows, S);
-    }
+    T scale[TILE];
+    for_pieces(x, t, s, s + 1, m, [&](const Piece<T>& p) {
+        assign_rows<T, false>(p.weights, p.rows, t, m, scale);
+        add_mass(p.weights, p.rows, scale, t, m, x.n_clusters, mass);
+        normalise(p.weights, p.rows, scale, m, p.R);
+        outer(x.Z + (p.cell - x.first) * x.d, x.d, x.d, p.R, m.K_pad, p.rows, S);
+    });
 }
 
 // The segment's W: the sum over its levels, in panels.
@@ -479,46 +584,43 @@ template <typename T>
 void correct(const Layout<T>& x, const Tables<T>& t, int64_t s0, int64_t s1, T* memory, double* moment, float* out32,
              double* out64) {
     Scratch<T> m(memory, x.d, x.n_clusters);
-    memset(m.mass, 0, m.K_pad * sizeof(T));
-    for (int64_t s = s0; s < s1; ++s) {
-        segment_lambda(x, t, s, m);
-        const T* W_s = segment_W(x, t, s, m);
-        for (int64_t cell = x.segment_start[s]; cell < x.segment_start[s + 1]; cell += TILE) {
-            const int64_t rows = least(TILE, x.segment_start[s + 1] - cell);
-            assign_tile(x, t, cell, rows, m);
-            multiply(m.R, m.K_pad, rows, x.n_clusters, W_s, m.d_pad / LANES<T>, m.correction, m.d_pad);
-            subtract_tile(x.Z + (cell - x.first) * x.d, rows, x.d, m.correction, m.d_pad);
-            if (!out32 && !out64) {
-                unit_tile(m.correction, rows, x.d, m.d_pad, x.Zn + (cell - x.first) * x.d);
-                if (moment) outer(x.Zn + (cell - x.first) * x.d, x.d, x.d, m.R, m.K_pad, rows, moment);
-                continue;
-            }
-            if (moment) outer(m.correction, m.d_pad, x.d, m.R, m.K_pad, rows, moment);
-            for (int64_t r = 0; r < rows; ++r) {
-                const T* c = m.correction + r * m.d_pad;
-                const int64_t to = x.order[cell + r - x.first] * x.d;
-                for (int64_t j = 0; j < x.d; ++j) {
-                    if (out32) out32[to + j] = (float)c[j];
-                    if (out64) out64[to + j] = (double)c[j];
-                }
+    T scale[TILE];
+    const T* W = nullptr;
+    int64_t ready = -1;
+    for_pieces(x, t, s0, s1, m, [&](const Piece<T>& p) {
+        assign_rows<T, false>(p.weights, p.rows, t, m, scale);
+        normalise(p.weights, p.rows, scale, m, p.R);
+        if (ready != p.segment) W = segment_W(x, t, ready = p.segment, m);
+        multiply(p.R, m.K_pad, p.rows, x.n_clusters, W, m.d_pad / LANES<T>, m.correction, m.d_pad);
+        T* Zn = x.Zn + (p.cell - x.first) * x.d;
+        subtract_tile(x.Z + (p.cell - x.first) * x.d, p.rows, x.d, m.correction, m.d_pad);
+        if (!out32 && !out64) {
+            unit_tile(m.correction, p.rows, x.d, m.d_pad, Zn);
+            if (moment) outer(Zn, x.d, x.d, p.R, m.K_pad, p.rows, moment);
+            return;
+        }
+        if (moment) outer(m.correction, m.d_pad, x.d, p.R, m.K_pad, p.rows, moment);
+        for (int64_t r = 0; r < p.rows; ++r) {
+            const T* c = m.correction + r * m.d_pad;
+            const int64_t to = x.order[p.cell + r - x.first] * x.d;
+            for (int64_t j = 0; j < x.d; ++j) {
+                if (out32) out32[to + j] = (float)c[j];
+                if (out64) out64[to + j] = (double)c[j];
             }
         }
-    }
+    });
 }
 
 template <typename T>
 void assign(const Layout<T>& x, const Tables<T>& t, int64_t s0, int64_t s1, T* memory, T* out) {
     Scratch<T> m(memory, x.d, x.n_clusters);
-    memset(m.mass, 0, m.K_pad * sizeof(T));
-    for (int64_t s = s0; s < s1; ++s) {
-        segment_lambda(x, t, s, m);
-        for (int64_t cell = x.segment_start[s]; cell < x.segment_start[s + 1]; cell += TILE) {
-            const int64_t rows = least(TILE, x.segment_start[s + 1] - cell);
-            assign_tile(x, t, cell, rows, m);
-            for (int64_t r = 0; r < rows; ++r)
-                memcpy(out + x.order[cell + r - x.first] * x.n_clusters, m.R + r * m.K_pad, x.n_clusters * sizeof(T));
-        }
-    }
+    T scale[TILE];
+    for_pieces(x, t, s0, s1, m, [&](const Piece<T>& p) {
+        assign_rows<T, false>(p.weights, p.rows, t, m, scale);
+        normalise(p.weights, p.rows, scale, m, p.R);
+        for (int64_t r = 0; r < p.rows; ++r)
+            memcpy(out + x.order[p.cell + r - x.first] * x.n_clusters, p.R + r * m.K_pad, x.n_clusters * sizeof(T));
+    });
 }
 
 template <typename T>
