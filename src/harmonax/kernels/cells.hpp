@@ -16,24 +16,21 @@ namespace harmonax {
 const InstructionSet& instruction_set(const char* name);
 std::vector<const char*> instruction_sets();
 
-// Uninitialised memory, in huge pages where the system gives them: the first touch of small ones costs more than a sweep.
+// Uninitialised memory, aligned to cache lines.
 template <typename T>
 class Buffer {
   public:
     explicit Buffer(int64_t n);
     ~Buffer();
-    Buffer(Buffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)), alignment_(other.alignment_) {}
-    Buffer(const Buffer&) = delete;
+    Buffer(Buffer&& other) noexcept : data_(std::exchange(other.data_, nullptr)) {}
     Buffer& operator=(Buffer&& other) noexcept {
         std::swap(data_, other.data_);
-        std::swap(alignment_, other.alignment_);
         return *this;
     }
     T* data() const { return data_; }
 
   private:
     T* data_;
-    size_t alignment_;
 };
 
 // Centroids and widths, doubles as NumPy hands them over.
