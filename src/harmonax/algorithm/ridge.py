@@ -138,27 +138,34 @@ def _many_variables(
     big = int(np.argmax(sizes))
     own = slice(int(design.offsets[big]), int(design.offsets[big + 1]))
     other = np.setdiff1d(np.arange(design.n_levels), np.arange(own.start, own.stop))
-    S_level = np.where(keep[:, :, None], design.fold(S), 0.0)
+    rest = np.concatenate([[0], other + 1])
+    # With thousands of levels most of C is zero: the own levels that each of the rest occurs with.
+    occurs = _occurs(design, big, rest)
     step = max(1, int(_CHUNK // ((1 + len(other)) * (1 + design.n_levels))))
     for lo in range(0, n_clusters, step):
         ks = slice(lo, min(n_clusters, lo + step))
-        M, lam_k, keep_k = _overlaps(design, O_joint[:, ks], mass[ks], keep[:, ks]), lam[:, ks], keep[:, ks]
+        O_k, keep_k, lam_k = O_joint[:, ks], keep[:, ks], lam[:, ks]
         # Unknowns that are not kept get a row of the identity and a zero right-hand side.
-        diagonal = np.einsum("bbk->bk", M)[1:]
-        D = np.where(keep_k[own], diagonal[own] + lam_k[own], 1.0)  # (L, k)
-        rest = np.concatenate([[0], other + 1])
-        C = M[1 + own.start : 1 + own.stop][:, rest]  # (L, q, k)
-        A = M[np.ix_(rest, rest)].copy()
+        O_level = design.fold(O_k)
+        D = np.where(keep_k[own], O_level[own] + lam_k[own], 1.0)  # (L, k)
+        C = _overlaps(design, O_k, mass[ks], keep_k, np.arange(own.start, own.stop) + 1, rest)  # (L, q, k)
+        A = _overlaps(design, O_k, mass[ks], keep_k, rest, rest)
         place = np.arange(1, len(rest))
-        A[place, place] = np.where(keep_k[other], diagonal[other] + lam_k[other], 1.0)
-        b_own = S_level[own, ks]  # (L, k, d)
-        b_rest = np.concatenate([S_all[None, ks], S_level[other, ks]])  # (q, k, d)
-        C_scaled = C / D[:, None, :]
-        schur = A - np.einsum("lpk,lqk->pqk", C_scaled, C)
-        rhs = b_rest - np.einsum("lqk,lkd->qkd", C_scaled, b_own)
-        x, bad = _cholesky_solve(schur, rhs, np.einsum("qqk->qk", A))
-        W0[ks], W[other, ks] = x[0], x[1:]
-        W[own, ks] = (b_own - np.einsum("lqk,qkd->lkd", C, x)) / D[:, :, None]
+        A[place, place] = np.where(keep_k[other], O_level[other] + lam_k[other], 1.0)
+        W_k = design.fold(S[:, ks])
+        W_k[~keep_k] = 0.0
+        x = np.concatenate([S_all[None, ks], W_k[other]])  # (q, k, d)
+        diagonal = np.einsum("qqk->qk", A).copy()
+        for q, ls in enumerate(occurs):
+            scaled = C[ls, q] / D[ls]
+            A[:, q] -= np.einsum("lk,lpk->pk", scaled, C[ls])
+            x[q] -= np.einsum("lk,lkd->kd", scaled, W_k[own][ls])
+        x, bad = _cholesky_solve(A, x, diagonal)
+        for q, ls in enumerate(occurs):
+            W_k[own][ls] -= C[ls, q, :, None] * x[q]
+        W_k[own] /= D[:, :, None]
+        W0[ks], W_k[other] = x[0], x[1:]
+        W[:, ks] = W_k
         singular[ks] |= bad
     if singular.any():
         clusters = np.flatnonzero(singular)
@@ -166,22 +173,36 @@ def _many_variables(
     return W, W0
 
 
-def _overlaps(design: BatchDesign, O_joint: np.ndarray, mass: np.ndarray, keep: np.ndarray) -> np.ndarray:
-    """Return X^T diag(R_k) X for every cluster, (1 + B, 1 + B, K); rows of levels not kept are zero.
+def _occurs(design: BatchDesign, big: int, rest: np.ndarray) -> list[Any]:
+    """Return which levels of variable `big`, counted from its first, occur with the intercept and each other level."""
+    first = design.joint_levels[:, big] - design.offsets[big]
+    found: list[Any] = [slice(None)]
+    for level in rest[1:] - 1:
+        variable = int(np.searchsorted(design.offsets, level, side="right")) - 1
+        found.append(np.unique(first[design.joint_levels[:, variable] == level]))
+    return found
 
-    `mass` (K,) is that of all cells which take part.
+
+def _overlaps(
+    design: BatchDesign, O_joint: np.ndarray, mass: np.ndarray, keep: np.ndarray, rows: np.ndarray, columns: np.ndarray
+) -> np.ndarray:
+    """Return rows and columns of X^T diag(R_k) X for every cluster; those of levels not kept are zero.
+
+    Number 0 is the intercept, b + 1 is level b. `mass` (K,) is that of all cells which take part.
     """
-    size = 1 + design.n_levels
-    M = np.zeros((size, size, O_joint.shape[1]))
-    M[0, 0] = mass
-    for f in range(design.n_variables):
-        a = design.joint_levels[:, f]
-        kept_a = np.where(keep[a], O_joint, 0.0)
-        np.add.at(M[:, 0], a + 1, kept_a)
-        for g in range(design.n_variables):
-            b = design.joint_levels[:, g]
-            np.add.at(M, (a + 1, b + 1), np.where(keep[b], kept_a, 0.0))
-    M[0, 1:] = M[1:, 0]
+    M = np.zeros((len(rows), len(columns), O_joint.shape[1]))
+    row_of, column_of = (np.full(1 + design.n_levels, -1) for _ in range(2))
+    row_of[rows], column_of[columns] = np.arange(len(rows)), np.arange(len(columns))
+    intercept = np.zeros((design.n_joint, 1), np.int64)
+    unknowns = np.concatenate([intercept, design.joint_levels + 1], axis=1)
+    kept = np.concatenate([np.ones((1, keep.shape[1]), bool), keep])
+    for a in unknowns.T:
+        for b in unknowns.T:
+            there = (row_of[a] >= 0) & (column_of[b] >= 0)
+            i, j = a[there], b[there]
+            np.add.at(M, (row_of[i], column_of[j]), np.where(kept[i] & kept[j], O_joint[there], 0.0))
+    if row_of[0] >= 0 and column_of[0] >= 0:
+        M[row_of[0], column_of[0]] = mass
     return M
 
 
@@ -224,9 +245,9 @@ def _explicit(
     S_level = design.fold(S)
     for i, k in enumerate(clusters):
         kept = np.flatnonzero(keep[:, k])
-        A = _overlaps(design, O_joint[:, [k]], mass[[k]], keep[:, [k]])[:, :, 0]
         rows = np.concatenate([[0], kept + 1])
-        A = A[np.ix_(rows, rows)] + np.diag(np.concatenate([[0.0], lam[kept, k]]))
+        A = _overlaps(design, O_joint[:, [k]], mass[[k]], keep[:, [k]], rows, rows)[:, :, 0]
+        A = A + np.diag(np.concatenate([[0.0], lam[kept, k]]))
         b = np.concatenate([S_all[None, k], S_level[kept, k]])
         # Scaled to a unit diagonal, so that rank is judged by overlap and not by how much mass a level has.
         scale = 1.0 / np.sqrt(np.where(np.diag(A) > 0, np.diag(A), 1.0))
