@@ -21,6 +21,9 @@ from .ridge import Ridge, ridge
 from .schedule import FixedPartition, RecordedSchedule
 from .seeding import unit
 
+# Levels whose penalties are found at a time.
+_LEVELS = 256
+
 Progress = Callable[[int, int, float], None]
 
 
@@ -162,17 +165,22 @@ class Harmony:
         want = self.rules.moves_centroids
         blocks = self.schedule.next_pass()
         # Summed anew every pass, so nothing drifts.
-        O = _sum(self.cells.mass(block) for block in blocks)
+        O = np.zeros_like(logp[0])
+        for block in blocks:
+            O += self.cells.mass(block)
         sweeps, weights = [], []
         for block in blocks:
-            O = O - self.cells.mass(block)
-            E = expected(design.level_shares, self._cluster_mass(O))
-            own = log_penalty(self.flavor, O, E, resolved.theta)
-            logp[block.index] = own
+            O -= self.cells.mass(block)
+            cluster_mass, own = self._cluster_mass(O), logp[block.index]
+            # Thousands of levels in pieces that stay in the cache.
+            for lo in range(0, design.n_levels, _LEVELS):
+                rows = slice(lo, lo + _LEVELS)
+                E = expected(design.level_shares[rows], cluster_mass)
+                own[rows] = log_penalty(self.flavor, O[rows], E, resolved.theta[rows])
             sweep = self.cells.sweep(block, Y, resolved.sigma, own, moment=want, last=last)
-            O = O + sweep.mass
+            O += sweep.mass
             sweeps.append(sweep)
-            weights.append(float((sweep.mass * own * resolved.sigma).sum()))
+            weights.append(float(np.einsum("bk,bk,k->", sweep.mass, own, resolved.sigma)))
         return self._collect(sweeps, O, weights)
 
     def _collect(

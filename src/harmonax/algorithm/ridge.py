@@ -18,8 +18,8 @@ from ..design import BatchDesign
 from ..params import ResolvedParams
 from .penalty import expected
 
-# Largest array of one chunk of clusters, in float64 values (64 MiB).
-_CHUNK = 8 << 20
+# Largest array of one chunk of clusters, in float64 values (8 MiB): larger ones take longer to get than to fill.
+_CHUNK = 1 << 20
 # A pivot below this share of its diagonal entry means that the system is singular to rounding.
 _SINGULAR = 1e-13
 
@@ -132,8 +132,9 @@ def _many_variables(
     diagonal, and the Schur complement A - C^T D^-1 C is small.
     """
     n_clusters, d = S.shape[1:]
-    W = np.empty((design.n_levels, n_clusters, d))
+    W = design.fold(S)  # the right-hand sides, which the solution takes the place of
     W0 = np.empty((n_clusters, d))
+    O_level = design.fold(O_joint)
     sizes = np.diff(design.offsets)
     big = int(np.argmax(sizes))
     own = slice(int(design.offsets[big]), int(design.offsets[big + 1]))
@@ -141,18 +142,18 @@ def _many_variables(
     rest = np.concatenate([[0], other + 1])
     # With thousands of levels most of C is zero: the own levels that each of the rest occurs with.
     occurs = _occurs(design, big, rest)
-    step = max(1, int(_CHUNK // ((1 + len(other)) * (1 + design.n_levels))))
+    step = max(1, int(_CHUNK // ((d + len(other)) * (1 + design.n_levels))))
     for lo in range(0, n_clusters, step):
         ks = slice(lo, min(n_clusters, lo + step))
-        O_k, keep_k, lam_k = O_joint[:, ks], keep[:, ks], lam[:, ks]
+        O_k, keep_k, lam_k = O_joint[:, ks].copy(), keep[:, ks], lam[:, ks]
         # Unknowns that are not kept get a row of the identity and a zero right-hand side.
-        O_level = design.fold(O_k)
-        D = np.where(keep_k[own], O_level[own] + lam_k[own], 1.0)  # (L, k)
+        D = np.where(keep_k[own], O_level[own, ks] + lam_k[own], 1.0)  # (L, k)
         C = _overlaps(design, O_k, mass[ks], keep_k, np.arange(own.start, own.stop) + 1, rest)  # (L, q, k)
         A = _overlaps(design, O_k, mass[ks], keep_k, rest, rest)
         place = np.arange(1, len(rest))
-        A[place, place] = np.where(keep_k[other], O_level[other] + lam_k[other], 1.0)
-        W_k = design.fold(S[:, ks])
+        A[place, place] = np.where(keep_k[other], O_level[other, ks] + lam_k[other], 1.0)
+        # Copied, because a cluster's rows lie far from each other.
+        W_k = W[:, ks].copy()
         W_k[~keep_k] = 0.0
         x = np.concatenate([S_all[None, ks], W_k[other]])  # (q, k, d)
         diagonal = np.einsum("qqk->qk", A).copy()
