@@ -12,6 +12,10 @@
 #include <string>
 #include <system_error>
 #include <type_traits>
+#ifndef _WIN32
+#include <sys/wait.h>
+#include <unistd.h>
+#endif
 
 using namespace harmonax;
 
@@ -330,7 +334,7 @@ void check_weights_are_read(const Problem& p, Cells<T>& cells, std::FILE* file, 
     transfer(std::fwrite, other);
     sweep(p.logp.data(), mass);
     check(mass == expected, name + " weights are read");
-    cells.keep_weights(0);
+    cells.release();
     sweep(p.logp.data(), mass);
     check(mass != expected || p.N < 97, name + " weights are released");
     transfer(std::fwrite, Zn);
@@ -437,13 +441,45 @@ void test_hostile_plans(const InstructionSet& set) {
     check(refused > 500, "most hostile plans are refused");
 }
 
+// Every worker is asked once a call, whatever calls came before, also in a forked child and after the threads ended.
+void test_team() {
+    Team team;
+    auto asks_each_once = [&](int n_workers) {
+        std::vector<std::atomic<int>> asked(n_workers);
+        team.run(n_workers, [&](int worker) { ++asked[worker]; });
+        return std::all_of(asked.begin(), asked.end(), [](const std::atomic<int>& n) { return n == 1; });
+    };
+    bool each_once = true;
+    for (int call = 0; call < 300; ++call) each_once = each_once && asks_each_once(1 + call % 5);
+    check(each_once, "a team asks every worker once");
+#ifndef _WIN32
+    const pid_t child = fork();
+    if (child == 0) _exit(asks_each_once(4) && asks_each_once(3) ? 0 : 1);
+    int status = -1;
+    waitpid(child, &status, 0);
+    check(status == 0, "a forked child has a team of its own");
+#endif
+    team.release();
+    check(asks_each_once(3), "a team that was released works again");
+    std::vector<int> answers(4);
+    std::vector<std::thread> callers;
+    for (int& answer : answers)
+        callers.emplace_back([&] {
+            answer = 1;
+            for (int call = 0; call < 50; ++call) answer &= asks_each_once(3);
+        });
+    for (std::thread& caller : callers) caller.join();
+    check(answers == std::vector<int>(4, 1), "calls from several threads wait for each other");
+}
+
 void test_poll_stops(const InstructionSet& set) {
     // Sleeping work, so that the poll is asked; after it says stop, the call must throw and start no more items.
+    Team team;
     std::atomic<int> done{0};
     bool thrown = false;
     try {
         parallel_for(
-            1000, 3, [] { return true; },
+            team, 1000, 3, [] { return true; },
             [&](int64_t, int) {
                 std::this_thread::sleep_for(std::chrono::milliseconds(5));
                 ++done;
@@ -454,7 +490,7 @@ void test_poll_stops(const InstructionSet& set) {
     check(thrown && done < 200, "an interrupt stops the work");
     thrown = false;
     try {
-        parallel_for(100, 3, nullptr, [](int64_t item, int) {
+        parallel_for(team, 100, 3, nullptr, [](int64_t item, int) {
             if (item == 50) throw std::runtime_error("item 50");
         });
     } catch (const std::runtime_error& error) {
@@ -498,6 +534,7 @@ int main() {
         test_poll_stops(set);
         test_hostile_plans(set);
     }
+    test_team();
     std::printf("%d passed, %d failed\n", passed, failed);
     return failed != 0;
 }

@@ -115,10 +115,10 @@ class NativeCells:
         return out
 
     def close(self) -> None:
-        """Release the tables of the last pass and what is kept of it; the cells themselves `assignments` needs."""
+        """Release threads, and what is kept of the last pass; the cells themselves are needed for `assignments`."""
         self._mass.clear()
         if "_cells" in vars(self):
-            self._cells.keep_weights(0)
+            self._cells.release()
 
 
 def cache_size(n_cells: int, sigma: np.ndarray, precision: str) -> int:

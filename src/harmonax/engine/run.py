@@ -76,8 +76,9 @@ def harmonize(
         cluster; Z must be a Dask array), ``"jax"`` (a GPU, a TPU), ``"dense"`` (plain NumPy, the reference; small N),
         or ``"auto"``: the cluster for a Dask array where there is a client, memory where it suffices, else disk.
     max_memory
-        Maximum memory of this process, in bytes or such as ``"4G"``; None: all that is free. With less the cells
-        live on disk, with the same bits.
+        Maximum memory of this process, in bytes or such as ``"4G"``; None: all that is free. With more than the cells
+        need, Harmony2 keeps the distances of a round, and passes take a quarter of the time; with less the cells live
+        on disk. The bits are the same.
     scratch
         Directory of the scratch file when the cells live on disk, which takes 2 N d values; None: ``$TMPDIR``, or
         ``/var/tmp``.

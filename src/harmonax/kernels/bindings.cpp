@@ -124,6 +124,9 @@ struct PyCells {
     }
 
     void keep_weights(int64_t bytes) { cells->keep_weights(bytes); }
+    void release() {
+        unlocked([&] { cells->release(); });
+    }
 
     Centroids centroids(const Array<double, 2>& Y, const Array<double, 1>& sigma) const {
         require((int64_t)Y.shape(1) == cells->d(), "Y has the wrong number of features");
@@ -258,6 +261,7 @@ void bind(nb::module_& m, const char* name) {
             "instruction_set"_a, "n_threads"_a);
     cls.attr("deepest") = DEEPEST<T>;
     cls.def("keep_weights", &P::keep_weights, "bytes"_a)
+        .def("release", &P::release)
         .def("sweep", &P::sweep, "block"_a, "Y"_a, "sigma"_a, "logp"_a.none(), "moment"_a, "last"_a)
         .def("moments", &P::moments, "Y"_a, "sigma"_a, "logp"_a)
         .def("correct", &P::correct, "Y"_a, "sigma"_a, "logp"_a, "W"_a, "moment"_a)

@@ -152,7 +152,7 @@ Cells<T>::Cells(const Plan& plan, int64_t d, const Source* Z, int64_t row_stride
     else
         ops_ = &set.f64;
     const int64_t piece = 4096;
-    parallel_for((plan.n_cells + piece - 1) / piece, n_threads_, poll, [&](int64_t item, int) {
+    parallel_for(team_, (plan.n_cells + piece - 1) / piece, n_threads_, poll, [&](int64_t item, int) {
         const int64_t stop = std::min(plan.n_cells, (item + 1) * piece);
         for (int64_t i = item * piece; i < stop; ++i) {
             const Source* from = Z + plan.order[i] * row_stride;
@@ -238,7 +238,7 @@ Cells<T>::Cells(const Plan& plan, int64_t d, int file, const InstructionSet& set
     auto start = [&](int64_t g) { return plan.segment_start[plan.grain_segment[g]]; };
     for (int64_t g = 0; g < plan.n_grains; ++g) longest_ = std::max(longest_, start(g + 1) - start(g));
     std::vector<Worker> workers = make_workers(plan.n_grains, {nullptr, nullptr, 1});
-    parallel_for(plan.n_grains, n_threads_, poll, [&](int64_t g, int worker) {
+    parallel_for(team_, plan.n_grains, n_threads_, poll, [&](int64_t g, int worker) {
         Worker& w = workers[worker];
         w.x.first = start(g);
         const int64_t n = start(g + 1) - start(g);
@@ -289,6 +289,12 @@ void Cells<T>::keep_weights(int64_t bytes) {
 }
 
 template <typename T>
+void Cells<T>::release() {
+    keep_weights(0);
+    team_.release();
+}
+
+template <typename T>
 bool Cells<T>::are_kept(const Centroids& c) const {
     return !kept_.known.empty() && (int64_t)kept_.sigma.size() == c.K &&
            std::equal(kept_.sigma.begin(), kept_.sigma.end(), c.sigma) &&
@@ -325,7 +331,7 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
     if (first && !are_kept(c)) begin_keeping(c);
     const bool keep = first && block < (int64_t)kept_.known.size() && !knows(block);
     std::vector<Worker> workers = make_workers(n_grains, c);
-    parallel_for(n_grains, n_threads_, poll, [&](int64_t g, int worker) {
+    parallel_for(team_, n_grains, n_threads_, poll, [&](int64_t g, int worker) {
         const int64_t s = plan_.grain_segment[g0 + g], stop = plan_.grain_segment[g0 + g + 1];
         sums[g] = {segment_mass.data() + (s - s0) * K, 0, 0, moment ? grain_moment.data() + g * table : nullptr,
                    collect ? segment_S_.data() + (s - s0) * table : nullptr};
@@ -392,7 +398,7 @@ void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double
         for (int64_t k = 0; k < K; ++k) mass[j * K + k] += units[u].mass[k];
         units[u] = {};
     };
-    parallel_for(plan_.n_units, n_threads_, poll, [&](int64_t u, int worker) {
+    parallel_for(team_, plan_.n_units, n_threads_, poll, [&](int64_t u, int worker) {
         units[u] = {std::vector<double>(d * K_pad, 0.0), std::vector<double>(K_pad, 0.0)};
         Worker& w = workers[worker];
         for (int64_t i = plan_.unit_segment[u]; i < plan_.unit_segment[u + 1]; ++i) {
@@ -424,7 +430,7 @@ void Cells<T>::correct_blocks(const Centroids& c, const double* logp, const doub
     for (int64_t block = 0; block < plan_.n_blocks; block += step) {
         const int64_t g0 = plan_.block_grain[block], n_grains = plan_.block_grain[block + step] - g0;
         std::vector<double> grain_moment(moment ? n_grains * d * K_pad : 0, 0.0);
-        parallel_for(n_grains, n_threads_, poll, [&](int64_t g, int worker) {
+        parallel_for(team_, n_grains, n_threads_, poll, [&](int64_t g, int worker) {
             const int64_t s0 = plan_.grain_segment[g0 + g], s1 = plan_.grain_segment[g0 + g + 1];
             Worker& w = workers[worker];
             w.take(s0, s1, true);
@@ -472,7 +478,7 @@ template <typename T>
 void Cells<T>::assign(const Centroids& c, const double* logp, const int64_t* order, T* out, const Poll& poll) const {
     const Packed p = pack(c, logp, plan_.n_blocks, nullptr);
     std::vector<Worker> workers = make_workers(plan_.n_grains, c);
-    parallel_for(plan_.n_grains, n_threads_, poll, [&](int64_t g, int worker) {
+    parallel_for(team_, plan_.n_grains, n_threads_, poll, [&](int64_t g, int worker) {
         const int64_t s0 = plan_.grain_segment[g], s1 = plan_.grain_segment[g + 1];
         Worker& w = workers[worker];
         w.take(s0, s1, false);

@@ -60,9 +60,11 @@ class Cells {
     // are written here. Threads read the grains they work on, and nothing else is in memory.
     Cells(const Plan& plan, int64_t d, int file, const InstructionSet& set, int n_threads, const Poll& poll);
 
-    // Keep exp(-D / sigma) of as many blocks as these bytes hold (0: release what is kept): the bits are the same. It is
-    // kept from a sweep without logp and moment on, until Y, sigma or Zn change, where sigma is not too small (DEEPEST).
+    // Keep exp(-D / sigma) of as many blocks as these bytes hold: the bits are the same. It is kept from a sweep without
+    // logp and moment on, until Y, sigma or Zn change, where sigma is not too small (DEEPEST).
     void keep_weights(int64_t bytes);
+    // End the threads and release what is kept.
+    void release();
 
     // Every method throws std::system_error when the file cannot be read or written.
     //
@@ -104,6 +106,7 @@ class Cells {
     int64_t d_;
     const TileOps<T>* ops_;
     int n_threads_, file_ = -1;
+    mutable Team team_;
     int64_t longest_ = 0; // cells in the longest grain, of cells in a file
     Buffer<T> Z_, Zn_;
     // The moments so far of a last pass: of how many blocks, n_joint x d x K_pad, n_joint x K; and one block's, by segment.
