@@ -510,7 +510,7 @@ int main() {
     };
     const Size sizes[] = {{1, 1, 1, {1}, 1, 8},       {5, 3, 2, {2}, 3, 2},          {97, 16, 16, {3}, 4, 40},
                           {400, 17, 33, {4}, 5, 130}, {600, 50, 100, {2, 3}, 4, 97}, {300, 7, 65, {3, 2, 2}, 3, 50},
-                          {250, 31, 5, {40}, 6, 31}};
+                          {250, 31, 5, {40}, 6, 31},  {150, 12, 20, {2, 2}, 3, 40}};
     for (const char* set_name : instruction_sets()) {
         const InstructionSet& set = instruction_set(set_name);
         unsigned seed = 0;

@@ -60,6 +60,13 @@ constexpr int64_t AHEAD = 16;
 
 int64_t padded(int64_t n, int64_t width) { return (n + width - 1) / width * width; }
 
+// Add a table d x K_pad to one of K x d; a cache line of the first at a time.
+void add_transposed(const double* from, int64_t K, int64_t d, int64_t K_pad, double* to) {
+    for (int64_t first = 0; first < K; first += 8)
+        for (int64_t q = 0; q < d; ++q)
+            for (int64_t k = first; k < std::min(K, first + 8); ++k) to[k * d + q] += from[q * K_pad + k];
+}
+
 // A row of Zn from one of Z.
 template <typename T>
 void unit_row(const T* z, int64_t d, T* zn) {
@@ -253,11 +260,14 @@ typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp,
                                          const double* W) const {
     const int64_t K = c.K, d = d_, B = plan_.n_levels, width = ops_->width;
     const int64_t K_pad = padded(K, width), d_pad = padded(d, width);
+    // Where joint levels are no more than levels, as of nested variables, each has its own W.
+    const bool W_of_joint = plan_.n_joint <= B;
+    const int64_t n_W = W_of_joint ? plan_.n_joint : B;
     Packed p{Buffer<T>(K_pad * d),
              Buffer<T>(K_pad),
              Buffer<T>(K_pad),
              Buffer<T>(logp ? n_tables * B * K_pad : 0),
-             Buffer<T>(W ? B * K * d_pad : 0),
+             Buffer<T>(W ? n_W * K * d_pad : 0),
              {}};
     std::vector<double> scaled(K * d);
     bool one_sigma = true, bounded = true;
@@ -275,10 +285,27 @@ typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp,
         for (int64_t row = 0; row < n_tables * B; ++row)
             for (int64_t k = 0; k < K_pad; ++k)
                 p.logp.data()[row * K_pad + k] = k < K ? (T)logp[row * K + k] : (T)-1e30;
-    if (W)
-        for (int64_t b = 0; b < B; ++b) ops_->pack_panels(W + b * K * d, K, d, d, 1, p.W.data() + b * K * d_pad);
-    p.tables = {p.Y.data(), p.base.data(), logp ? p.logp.data() : nullptr, n_tables > 1 ? B * K_pad : 0, p.sigma.data(),
-                one_sigma,  bounded,       W ? p.W.data() : nullptr};
+    std::vector<double> sum(W && W_of_joint ? K * d : 0);
+    for (int64_t i = 0; W && i < n_W; ++i) {
+        const int32_t* levels = plan_.joint_levels.data + i * plan_.n_variables;
+        const double* from = W + (W_of_joint ? levels[0] : i) * K * d;
+        if (W_of_joint && plan_.n_variables > 1) {
+            std::copy(from, from + K * d, sum.begin());
+            for (int64_t f = 1; f < plan_.n_variables; ++f)
+                for (int64_t j = 0; j < K * d; ++j) sum[j] += W[levels[f] * K * d + j];
+            from = sum.data();
+        }
+        ops_->pack_panels(from, K, d, d, 1, p.W.data() + i * K * d_pad);
+    }
+    p.tables = {p.Y.data(),
+                p.base.data(),
+                logp ? p.logp.data() : nullptr,
+                n_tables > 1 ? B * K_pad : 0,
+                p.sigma.data(),
+                one_sigma,
+                bounded,
+                W ? p.W.data() : nullptr,
+                W_of_joint};
     return p;
 }
 
@@ -376,9 +403,9 @@ template <typename T>
 void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double* mass, const Poll& poll) {
     const int64_t K = c.K, d = d_, K_pad = padded(K, ops_->width);
     if (std::exchange(collected_, 0) == plan_.n_blocks) {
+        std::fill(S, S + plan_.n_joint * K * d, 0.0);
         for (int64_t j = 0; j < plan_.n_joint; ++j)
-            for (int64_t k = 0; k < K; ++k)
-                for (int64_t q = 0; q < d; ++q) S[(j * K + k) * d + q] = collected_S_[(j * d + q) * K_pad + k];
+            add_transposed(collected_S_.data() + j * d * K_pad, K, d, K_pad, S + j * K * d);
         std::copy(collected_mass_.begin(), collected_mass_.end(), mass);
         return;
     }
@@ -393,8 +420,7 @@ void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double
     auto joint_of = [&](int64_t u) { return plan_.segment_joint[plan_.segments_by_joint[plan_.unit_segment[u]]]; };
     auto add = [&](int64_t u) {
         const int64_t j = joint_of(u);
-        for (int64_t q = 0; q < d; ++q)
-            for (int64_t k = 0; k < K; ++k) S[(j * K + k) * d + q] += units[u].S[q * K_pad + k];
+        add_transposed(units[u].S.data(), K, d, K_pad, S + j * K * d);
         for (int64_t k = 0; k < K; ++k) mass[j * K + k] += units[u].mass[k];
         units[u] = {};
     };

@@ -33,8 +33,9 @@ struct Tables {
     int64_t logp_stride; // from one block's logp to the next; 0 where all that is asked for is one block
     const T* sigma;      // K_pad, 0 in the padding
     bool one_sigma;
-    bool bounded; // exp(-4 / sigma_k) is far from underflow for every k: see segment_penalty
-    const T* W;   // n_levels x (K x d_pad in panels), for corrections
+    bool bounded;    // exp(-4 / sigma_k) is far from underflow for every k: see segment_penalty
+    const T* W;      // n_levels x (K x d_pad in panels), for corrections
+    bool W_of_joint; // it has one for each joint level instead, the sum over its levels
 };
 
 // Which reassigned sums a grain returns. `mass` has one row of K doubles per segment of the grain, `S` (R^T Z, or null)
