@@ -160,7 +160,7 @@ def _encode(column: pd.Series, label: str, missing: str, allow_many: bool) -> tu
         codes, values = _factorize(column, gaps)
     if not allow_many:
         numbers = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
-        _refuse_unlikely(label, len(column), np.count_nonzero(np.bincount(codes[~gaps])), numbers)
+        _refuse_unlikely(label, len(column), int(np.count_nonzero(np.bincount(codes[~gaps]))), numbers)
     names = [str(v) for v in values]
     if gaps.any():
         # They join a level of that name where there is one.
