@@ -43,6 +43,12 @@ from .values import Names, common_options
 @click.option(
     "--min-confidence", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Below it a label is unknown."
 )
+@click.option(
+    "--target-sum",
+    type=float,
+    metavar="N",
+    help="Counts per cell that IN was normalised to, where genes were left out since.  [default: read from X]",
+)
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads.  [default: the CPUs it may use]")
 @click.option("--max-memory", metavar="SIZE", help="Maximum memory to use, such as 4G.  [default: what is free]")
@@ -85,6 +91,7 @@ def map_command(source: str, batch_key: tuple[tuple[str, ...], ...], **options: 
             labels,
             options["min_genes"],
             options["min_confidence"],
+            options["target_sum"],
             how | {"n_threads": options["threads"], "out": "lazy"},
         )
         mapped = map_file(job, wanted)

@@ -161,7 +161,7 @@ def _encode(column: pd.Series, label: str, missing: str, allow_many: bool) -> tu
     if not allow_many:
         numbers = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
         _refuse_unlikely(label, len(column), len(np.unique(codes[~gaps])), numbers)
-    names = [str(v) for v in values]
+    codes, names = _named(codes, values)
     if gaps.any():
         # They join a level of that name where there is one.
         names.append("missing")
@@ -169,10 +169,32 @@ def _encode(column: pd.Series, label: str, missing: str, allow_many: bool) -> tu
     return codes, names
 
 
+def level_names(values: Iterable[Any]) -> list[str]:
+    """Return what levels are called: 1, 1.0 and "1" are one, whichever way a file has them.
+
+    Examples
+    --------
+    >>> level_names([1.0, 2.0]), level_names([1, "1", 1.0]), level_names([1.0, 0.5])
+    (['1', '2'], ['1', '1', '1'], ['1.0', '0.5'])
+    """
+    listed = list(values)
+    floats = [isinstance(v, (float, np.floating)) for v in listed]
+    whole = [f and np.isfinite(v) and v == int(v) for f, v in zip(floats, listed, strict=True)]
+    # A column with fractions has measurements; those are called as they are.
+    plain = all(floats) and not all(whole)
+    return [str(int(v)) if w and not plain else str(v) for w, v in zip(whole, listed, strict=True)]
+
+
+def _named(codes: np.ndarray, values: Iterable[Any]) -> tuple[np.ndarray, list[str]]:
+    """Return codes and names, with values that are called the same as one level."""
+    place, names = pd.factorize(np.array(level_names(values), dtype=object))
+    return np.where(codes >= 0, place[codes] if len(place) else codes, -1), [str(name) for name in names]
+
+
 def _factorize(column: pd.Series, gaps: np.ndarray) -> tuple[np.ndarray, pd.Index]:
     """Number the values in sorted order; labels of mixed types are compared as text, so that 1 and "1" are one."""
     if column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) != "string":
-        column = column.astype(str).astype(object).mask(gaps, None)
+        column = pd.Series(level_names(column), column.index, object).mask(gaps, None)
     codes, values = pd.factorize(column, sort=True)
     return np.asarray(codes, np.int64), pd.Index(values)
 

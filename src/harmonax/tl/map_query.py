@@ -44,6 +44,7 @@ def map_query(
     n_iter: int = 2,
     min_genes: float = 0.5,
     min_confidence: float = 0.5,
+    target_sum: float | None = None,
     dtype: Any = np.float32,
     n_threads: int | None = None,
     backend: Backend = "auto",
@@ -61,8 +62,9 @@ def map_query(
     Parameters
     ----------
     query
-        N new cells. X (or `layer`) has counts or log-normalised expression, whichever the reference's model takes; not
-        scaled.
+        N new cells. X (or `layer`) has counts or log-normalised expression of all genes; not scaled. What was
+        normalised to another total than the reference (scanpy's default takes each data set's median) is rescaled to
+        the reference's, where its numbers show that total; else there is a warning.
     reference
         A model (``harmony_integrate(..., save_model=...)``), its file, or an AnnData that has it in ``uns``, or the
         ``.h5ad`` file of one.
@@ -91,6 +93,9 @@ def map_query(
     min_confidence
         Below it a label is "unknown": higher values leave more cells unknown, and fewer labels wrong. The confidence is
         the share of the reference's cells, judged by cells of other batches, for which such a vote was right.
+    target_sum
+        Counts per cell that the query was normalised to, where genes were left out of it since, so that its numbers do
+        not show it. A value above the right one hides cells of absent types, one below it makes known cells look novel.
     dtype
         Of the mapped embedding.
     n_threads, backend, max_memory
@@ -159,7 +164,7 @@ def map_query(
         "backend": backend,
         "max_memory": max_memory,
     }
-    wanted = QueryOptions(wanted_labels, min_genes, min_confidence, how)
+    wanted = QueryOptions(wanted_labels, min_genes, min_confidence, target_sum, how)
     Z, matched, X = _projected(query, model, wanted, basis, layer)
     mapped = map_cells(model, Z, design, wanted, matched, X)
     if basis is None:
@@ -195,6 +200,9 @@ def summary(mapped: Mapped) -> str:
     if "genes" in record:
         genes = record["genes"]
         parts.append(f"{genes['reference'] - genes['missing']:,} of {genes['reference']:,} genes")
+    if record.get("normalisation", {}).get("done") == "rescaled":
+        totals = record["normalisation"]
+        parts.append(f"rescaled from {totals['query'].max():,.6g} to {totals['reference']:,.6g} counts per cell")
     if "novelty" in record:
         parts.append(f"{record['novelty']['novel']:.1%} novel")
     return "; ".join(parts)
