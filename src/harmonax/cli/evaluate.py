@@ -43,6 +43,13 @@ _FIGURES = (".png", ".pdf", ".svg")
 @click.option("--allow-many-levels", is_flag=True, help="Accept columns that look like measurements or barcodes.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--figure", metavar="PATH", help="Bars of the scores: .png, .pdf or .svg.")
+@click.option(
+    "--missing",
+    type=click.Choice(["leave_out", "literal"]),
+    default="leave_out",
+    show_default=True,
+    help="Whether text such as NA is a batch's name.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace files that are there; never IN.")
 @common_options
 def evaluate(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any) -> None:
@@ -79,6 +86,7 @@ def evaluate(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any
                 rng=options["seed"],
                 allow_many_levels=options["allow_many_levels"],
                 controls=options["controls"],
+                missing=options["missing"],
                 progress=None if options["quiet"] or not sys.stderr.isatty() else _say,
             )
         if not options["quiet"] and sys.stderr.isatty():

@@ -85,7 +85,7 @@ def _param(name: str, kind: Any, says: str, default: str | None = None) -> Calla
 @click.option("--combine-keys", is_flag=True, help="Join the batch columns into one variable.")
 @click.option(
     "--missing",
-    type=click.Choice(["error", "level"]),
+    type=click.Choice(["error", "level", "literal"]),
     default="error",
     show_default=True,
     help="What missing batch labels are.",

@@ -54,7 +54,7 @@ from .values import Names, common_options
 @click.option("--max-memory", metavar="SIZE", help="Maximum memory to use, such as 4G.  [default: what is free]")
 @click.option(
     "--missing",
-    type=click.Choice(["error", "level"]),
+    type=click.Choice(["error", "level", "literal"]),
     default="error",
     show_default=True,
     help="What missing batch labels are.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -45,15 +46,16 @@ class Threshold(click.ParamType):
 
 
 class Names(click.ParamType):
-    """Names with commas; a list in a configuration file, whose names may have commas inside."""
+    r"""Names with commas; one that has a comma is quoted, or has a backslash before it: '"a,b",c', 'a\,b,c'."""
 
     name = "name[,name...]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         if isinstance(value, tuple):
             return value
-        names = tuple(part.strip() for part in str(value).split(","))
-        if not all(names):
+        row = next(csv.reader([str(value)], skipinitialspace=True, escapechar="\\"), [])
+        names = tuple(part.strip() for part in row)
+        if not names or not all(names):
             self.fail(f"{value!r} has an empty name", param, ctx)
         return names
 

@@ -12,7 +12,7 @@ import pandas as pd
 from ..algorithm.seeding import unit
 from ..engine.run import Backend, harmonize
 from ..errors import InputError
-from ..inputs.columns import as_table, design_from_table
+from ..inputs.columns import Missing, as_table, design_from_table
 from ..inputs.embedding import Embedding, as_array, read_embedding
 from ..params import Floats
 from ..result import HarmonyResult, Status, announce
@@ -121,7 +121,7 @@ def run_harmony(
     n_threads: int | None = None,
     backend: Backend = "auto",
     combine_keys: bool = False,
-    missing: Literal["error", "level"] = "error",
+    missing: Missing = "error",
     allow_many_levels: bool = False,
     ridge: Literal["dynamic", "fixed"] | None = None,
     progress: bool | Callable[[int, int, float], None] | None = None,

@@ -15,7 +15,7 @@ from ..algorithm.seeding import seed_centroids, unit
 from ..cells import BACKENDS, BackendName
 from ..design import BatchDesign
 from ..errors import InputError, warn
-from ..inputs.columns import as_table, design_from_table
+from ..inputs.columns import Missing, as_table, design_from_table
 from ..inputs.embedding import Kind, kind_of, read_embedding
 from ..inputs.rows import slabs
 from ..inputs.values import end_digest
@@ -46,7 +46,7 @@ def harmonize(
     checkpoint: str | os.PathLike[str] | None = None,
     out: Any = None,
     combine_keys: bool = False,
-    missing: Literal["error", "level"] = "error",
+    missing: Missing = "error",
     allow_many_levels: bool = False,
     progress: bool | Callable[[int, int, float], None] | None = None,
 ) -> HarmonyResult:

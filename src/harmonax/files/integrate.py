@@ -19,7 +19,7 @@ from ..design import BatchDesign
 from ..engine.checkpoint import Checkpoint
 from ..engine.run import harmonize
 from ..errors import InputError, OutputError
-from ..inputs.columns import design_from_table
+from ..inputs.columns import Missing, design_from_table
 from ..inputs.embedding import Embedding, read_embedding
 from ..inputs.values import data_hash
 from ..params import HarmonyParams
@@ -75,7 +75,7 @@ class FileJob:
     also_read: Sequence[str] = ()
     batch_from: Literal["file"] | None = None
     combine_keys: bool = False
-    missing: Literal["error", "level"] = "error"
+    missing: Missing = "error"
     allow_many_levels: bool = False
     save_model: str | None = None
     save_labels: Sequence[str] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -12,6 +12,9 @@ from ..design import BatchDesign
 from ..errors import InputError, MissingKeyError, nearest
 from ..system.validate import one_of
 
+Missing = Literal["error", "level", "literal"]
+# What files have in place of a missing label once it was made text, in lower case.
+MISSING_TEXT = frozenset({"", "<na>", "n/a", "na", "nan", "none", "null"})
 # A numeric column with more distinct values than this looks like a measurement.
 _MAX_NUMERIC_LEVELS = 100
 # Any column with more levels than this share of the cells looks like cell barcodes,
@@ -28,7 +31,7 @@ def design_from_table(
     *,
     where: str = "obs",
     combine_keys: bool = False,
-    missing: Literal["error", "level"] = "error",
+    missing: Missing = "error",
     allow_many_levels: bool = False,
 ) -> BatchDesign:
     """Read batch columns of a table, one row per cell.
@@ -44,7 +47,8 @@ def design_from_table(
     combine_keys
         Join the columns into one variable with a level per observed combination.
     missing
-        ``"error"``: refuse missing labels; ``"level"``: make them a level of their own, "missing".
+        ``"error"``: refuse missing labels, and the text that stands for them ("nan", "None", "NA", ""); ``"level"``:
+        make them a level of their own, "missing"; ``"literal"``: as ``"error"``, but such text is the name of a level.
     allow_many_levels
         Accept columns that look like measurements or cell barcodes.
 
@@ -58,7 +62,7 @@ def design_from_table(
     names = [keys] if isinstance(keys, str) or not isinstance(keys, Iterable) else list(keys)
     if not names:
         raise InputError(f"no batch column given; name at least one column of {where}")
-    one_of(missing, "missing", ("error", "level"))
+    one_of(missing, "missing", get_args(Missing))
     known = [str(c) for c in table.columns]
     codes, levels = [], []
     for name in names:
@@ -74,6 +78,22 @@ def design_from_table(
         levels.append(own_levels)
     design = BatchDesign.from_codes(np.column_stack(codes), [str(n) for n in names], levels)
     return combined(design) if combine_keys and len(names) > 1 else design
+
+
+def absent(column: pd.Series, *, literal: bool = False) -> np.ndarray:
+    """Return which cells have no label: a missing value, or text that stands for one unless it is `literal`.
+
+    Examples
+    --------
+    >>> absent(pd.Series(["a", None, "nan", "NA", ""])).tolist()
+    [False, True, True, True, True]
+    """
+    gaps = np.asarray(column.isna())
+    if literal or pd.api.types.is_numeric_dtype(column.dtype):
+        return gaps
+    known = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column[~gaps].unique()
+    text = [value for value in known if isinstance(value, str) and value.strip().casefold() in MISSING_TEXT]
+    return gaps | np.asarray(column.isin(text)) if text else gaps
 
 
 def as_table(batches: Any) -> pd.DataFrame:
@@ -146,11 +166,13 @@ def combined(design: BatchDesign) -> BatchDesign:
 
 def _encode(column: pd.Series, label: str, missing: str, allow_many: bool) -> tuple[np.ndarray, list[str]]:
     """Return each cell's code and the names of the codes."""
-    gaps = np.asarray(column.isna())
-    if gaps.any() and missing == "error":
-        first = column.index[int(np.argmax(gaps))]
+    gaps = absent(column, literal=missing == "literal")
+    if gaps.any() and missing != "level":
+        place = int(np.argmax(gaps))
+        text = column.iloc[place] if not pd.isna(column.iloc[place]) else None
+        said = "" if text is None else f" has the text '{text}'; missing='literal' takes it as a name"
         raise InputError(
-            f"{label} has {int(gaps.sum())} missing values (first: cell '{first}'); "
+            f"{label} has {int(gaps.sum())} missing values (first: cell '{column.index[place]}'{said}); "
             "fill them, drop those cells, or pass missing='level'"
         )
     column = column.infer_objects()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,12 @@ import pandas as pd
 from ..errors import InputError, warn
 from ..inputs.embedding import take_rows
 from ..inputs.expression import dense
+from ..inputs.genes import find_genes, remedy
 from ..inputs.rows import Rows
 from .expression import Expression as Expression
 from .normalisation import NATURAL, are_counts, of_reference, spaced_rows
+
+log = logging.getLogger("harmonax")
 
 # Values of a dense piece of expression.
 _PIECE = 1 << 23
@@ -103,20 +107,24 @@ class Projection:
         Raises
         ------
         InputError
-            If fewer than `least_share` of them are there, or a name is there twice.
+            If fewer than `least_share` of them are there, or a name is there twice. Ensembl identifiers agree whatever
+            their versions.
         """
         there = pd.Index(np.asarray(names, str))
         if not there.is_unique:
             twice = there[there.duplicated()][0]
             raise InputError(f"gene '{twice}' is there more than once; call var_names_make_unique()")
-        column = there.get_indexer(self.genes.astype(str))
+        column, without_version = find_genes(self.genes, there)
         found = int((column >= 0).sum())
         if found < least_share * len(column):
+            how = remedy(self.genes, there) or "Are the names of one kind (symbols, Ensembl)?"
             raise InputError(
                 f"{found} of the reference's {len(column)} genes are among those of the query; at least "
-                f"{least_share:.0%} are needed. Are the names of one kind (symbols, Ensembl)? The reference has "
+                f"{least_share:.0%} are needed. {how} The reference has "
                 f"{', '.join(map(repr, self.genes[:3]))}, the query {', '.join(map(repr, there[:3]))}"
             )
+        if without_version:
+            log.info("%d of the reference's %d genes are matched without the versions", without_version, len(column))
         return Matched(self, column)
 
 

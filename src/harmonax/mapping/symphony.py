@@ -26,7 +26,7 @@ from ..design import BatchDesign
 from ..engine.placement import ResourceRequest, make_cells
 from ..engine.run import Backend, result_dtype
 from ..errors import InputError, warn
-from ..inputs.columns import as_table, combined, design_from_table
+from ..inputs.columns import Missing, as_table, combined, design_from_table
 from ..inputs.embedding import Embedding, Kind, read_embedding
 from ..params import HarmonyParams, ResolvedParams
 from ..system.cpus import resolve_threads
@@ -74,7 +74,7 @@ def map_query(
     backend: Backend = "auto",
     max_memory: int | str | None = None,
     scratch: Any = None,
-    missing: Literal["error", "level"] = "error",
+    missing: Missing = "error",
     allow_many_levels: bool = False,
 ) -> MappedQuery:
     """Map new cells into the corrected space of the reference.

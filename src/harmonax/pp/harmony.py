@@ -12,7 +12,7 @@ from ..adata import uns_record
 from ..compat.names import merge, params_of
 from ..engine.run import Backend, harmonize
 from ..errors import InputError
-from ..inputs.columns import design_from_table
+from ..inputs.columns import Missing, design_from_table
 from ..inputs.embedding import read_obsm
 from ..params import Flavor, Floats
 from ..result import HarmonyResult, announce
@@ -52,7 +52,7 @@ def harmony_integrate(
     scratch: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     combine_keys: bool = False,
-    missing: Literal["error", "level"] = "error",
+    missing: Missing = "error",
     allow_many_levels: bool = False,
     ridge: Literal["dynamic", "fixed"] | None = None,
     save_model: str | os.PathLike[str] | bool | None = None,
@@ -135,7 +135,8 @@ def harmony_integrate(
     combine_keys
         Join several columns into one variable with a level per observed combination.
     missing
-        ``"error"`` refuses missing labels; ``"level"`` makes them a batch of their own.
+        ``"error"`` refuses missing labels, and the text that files have for them ("nan", "None", "NA", ""); ``"level"``
+        makes them a batch of their own; ``"literal"`` takes such text as a batch's name.
     allow_many_levels
         Accept a column that looks like a measurement or like cell barcodes.
     ridge

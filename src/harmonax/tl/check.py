@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import MissingKeyError, nearest
 from ..evaluation.before.check import Check
@@ -27,6 +27,7 @@ def check(
     basis: str = _DEFAULT_BASIS,
     rng: Any = 0,
     max_cells: int = 20_000,
+    missing: Literal["leave_out", "literal"] = "leave_out",
     key_added: str = "harmonax_check",
 ) -> Check:
     """Find out, before correcting, whether batches differ and whether that can be distinguished from biology.
@@ -51,6 +52,9 @@ def check(
         Above so many, the embedding is measured on a random sample of that size; a finding says so. Of more than
         10,000, about so many (some of every batch) are asked for their neighbours among all. Raising it seeks
         neighbours among more cells: slower, and small batches are seen better.
+    missing
+        Cells without a batch are reported, and so are those whose batch is text that stands for none ("nan", "None",
+        "NA", ""); ``"literal"`` takes such text as a batch's name.
     key_added
         Where in ``adata.uns`` the result goes.
 
@@ -99,6 +103,7 @@ def check(
         var_columns=[str(name) for name in adata.var.columns],
         rng=rng,
         max_cells=max_cells,
+        missing=missing,
     )
     adata.uns[key_added] = made.to_uns()
     return made

@@ -15,7 +15,7 @@ from ..evaluation.after.case import Case
 from ..evaluation.after.diagnose import Diagnosis
 from ..evaluation.after.diagnose import diagnose as diagnose_case
 from ..evaluation.labels import UNLABELLED
-from ..inputs.columns import design_from_table
+from ..inputs.columns import Missing, design_from_table
 from ..inputs.embedding import read_obsm
 from ..inputs.expression import dense, layer_of
 from ..params import HarmonyParams
@@ -115,8 +115,9 @@ def diagnose(
     keys = batch_key if batch_key is not None else [str(key) for key in read["keys"]]
     if not len(keys):
         raise InputError("no batch column given, and uns['harmonax'] names none; pass batch_key")
+    missing: Missing = "literal" if read.get("missing") == "literal" else "level"
     many = bool(read.get("allow_many_levels", False))
-    design = design_from_table(adata.obs, keys, missing="level", allow_many_levels=many)
+    design = design_from_table(adata.obs, keys, missing=missing, allow_many_levels=many)
     before, after = (_embedding(adata, name) for name in (basis, adjusted_basis))
     labels = None if label_key is None else _names(adata, label_key, unlabelled)
     group_key = group_key if group_key is not None else "leiden" if "leiden" in adata.obs and labels is None else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from .. import io
 from ..errors import InputError, MissingKeyError, nearest
@@ -50,6 +50,7 @@ def evaluate(
     controls: bool = False,
     key_added: str = "harmonax_evaluation",
     progress: Progress | None = None,
+    missing: Literal["leave_out", "literal"] = "leave_out",
 ) -> Evaluation:
     """Score how well batches mix and what was kept, before against after and methods side by side.
 
@@ -91,6 +92,9 @@ def evaluate(
     progress
         Called before each embedding with how many are done, how many there are, and its name; and, where cells are
         sampled, before its second and third sample, of which the name then tells.
+    missing
+        Cells without a batch are left out, and so are those whose batch is text that stands for none ("nan", "None",
+        "NA", ""); ``"literal"`` takes such text as a batch's name.
 
     Returns
     -------
@@ -132,6 +136,7 @@ def evaluate(
         allow_many_levels=allow_many_levels,
         controls=controls,
         progress=progress,
+        missing=missing,
     )
     adata.uns[key_added] = result.to_uns()
     return result

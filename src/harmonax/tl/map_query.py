@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..adata import storable
 from ..engine.run import Backend
 from ..errors import InputError, MissingKeyError, nearest
-from ..inputs.columns import design_from_table
+from ..inputs.columns import Missing, design_from_table
 from ..inputs.expression import layer_of
 from ..mapping.build import read_model
 from ..mapping.model import HarmonyModel
@@ -49,7 +49,7 @@ def map_query(
     n_threads: int | None = None,
     backend: Backend = "auto",
     max_memory: int | str | None = None,
-    missing: Literal["error", "level"] = "error",
+    missing: Missing = "error",
     allow_many_levels: bool = False,
     key_added: str = "harmonax_map",
 ) -> Mapped:

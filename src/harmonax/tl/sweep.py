@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..evaluation.scores.choice import Judge, choose
 from ..evaluation.scores.evaluate import evaluate as evaluate_arrays
 from ..evaluation.verdict import overall
-from ..inputs.columns import design_from_table
+from ..inputs.columns import Missing, design_from_table
 from ..inputs.embedding import read_obsm
 from ..params import Flavor, HarmonyParams
 from ..pp.harmony import check_target
@@ -91,7 +91,7 @@ def sweep(
     flavor: Flavor = "harmony2",
     max_cells: int = 2000,
     combine_keys: bool = False,
-    missing: Literal["error", "level"] = "error",
+    missing: Missing = "error",
     allow_many_levels: bool = False,
     n_threads: int | None = None,
     rng: Any = 0,

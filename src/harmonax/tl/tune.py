@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from ..adata import storable
 from ..engine.run import harmonize
 from ..errors import InputError
 from ..evaluation.scores.choice import Judge, choose
-from ..inputs.columns import design_from_table
+from ..inputs.columns import Missing, design_from_table
 from ..inputs.embedding import read_obsm
 from ..params import Flavor, HarmonyParams
 from ..pp import harmony_integrate
@@ -90,7 +90,7 @@ def tune(
     max_iter_harmony: int = 50,
     flavor: Flavor = "harmony2",
     combine_keys: bool = False,
-    missing: Literal["error", "level"] = "error",
+    missing: Missing = "error",
     allow_many_levels: bool = False,
     n_threads: int | None = None,
     rng: Any = 0,

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import io
 from ..errors import FileFormatError, HarmonaxError, InputError, MissingKeyError, nearest, warn
+from ..inputs.genes import remedy, unversioned
 from ..inputs.sparse import check_stored, intact
 from ..io.names import short_names
 from ..system.extras import need
@@ -228,7 +229,10 @@ def _joined(parts: list[AnnData], names: list[str]) -> AnnData:
         firsts = ", ".join(
             f"{name}: '{part.var_names[0]}'" for name, part in zip(names, parts, strict=True) if part.n_vars
         )
-        raise InputError(f"the files have no gene name in common ({firsts}); give all of them the same kind of names")
+        first, other = parts[0].var_names, parts[1].var_names
+        how = "drop the identifiers' versions" if len(unversioned(first).intersection(unversioned(other))) else ""
+        how = how or remedy(first, other) or "give all of them the same kind of names"
+        raise InputError(f"the files have no gene name in common ({firsts}); {how}")
     lost = {name: part.n_vars - len(shared) for name, part in zip(names, parts, strict=True)}
     if any(lost.values()):
         told = ", ".join(f"{name} loses {count:,}" for name, count in lost.items() if count)

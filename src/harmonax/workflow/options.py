@@ -6,9 +6,10 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ..errors import InputError, nearest
+from ..inputs.columns import Missing
 from ..params import HarmonyParams
 from ..pp.correctors import corrector_of
 from ..system.memory import parse_size
@@ -151,7 +152,7 @@ class WorkflowOptions:
     harmony: HarmonyParams = field(default_factory=HarmonyParams)
     tune: bool = False
     combine_keys: bool = False
-    missing: Literal["error", "level"] = "error"
+    missing: Missing = "error"
     allow_many_levels: bool = False
     backend: Literal["auto", "memory", "dense"] = "auto"
     n_threads: int | None = None
@@ -185,7 +186,7 @@ class WorkflowOptions:
         if not self.resolutions:
             raise InputError("resolutions is empty; pass at least one number, such as 0.5")
         one_of(self.hvg_flavor, "hvg_flavor", _HVG_FLAVORS)
-        one_of(self.missing, "missing", ("error", "level"))
+        one_of(self.missing, "missing", get_args(Missing))
         one_of(self.backend, "backend", ("auto", "memory", "dense"))
         if self.start_from is not None:
             one_of(self.start_from, "start_from", STARTS)

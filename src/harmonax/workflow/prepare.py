@@ -197,7 +197,7 @@ def hvg(state: State) -> str:
     if n_top == adata.n_vars:
         adata.var["highly_variable"] = np.ones(adata.n_vars, bool)
         return f"all {n_top:,} genes: not more than n_top_genes={options.n_top_genes:,}"
-    design = design_from_table(adata.obs, options.batch_key, allow_many_levels=True, missing="level")
+    design = design_from_table(adata.obs, options.batch_key, allow_many_levels=True, missing="literal")
     sizes = np.bincount(design.joint)
     large = sizes[design.joint] >= _FEWEST_FOR_GENES
     few = not large.any()
