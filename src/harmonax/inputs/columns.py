@@ -10,7 +10,8 @@ import pandas as pd
 
 from ..design import BatchDesign
 from ..errors import InputError, MissingKeyError, nearest
-from ..system.validate import one_of
+from ..system.validate import listed, one_of
+from . import arrays
 
 Missing = Literal["error", "level", "literal"]
 # What files have in place of a missing label once it was made text, in lower case.
@@ -59,7 +60,7 @@ def design_from_table(
     InputError
         If a column has missing labels, or looks like a measurement or like cell barcodes.
     """
-    names = [keys] if isinstance(keys, str) or not isinstance(keys, Iterable) else list(keys)
+    names = [None] if keys is None else listed(keys)
     if not names:
         raise InputError(f"no batch column given; name at least one column of {where}")
     one_of(missing, "missing", get_args(Missing))
@@ -104,6 +105,7 @@ def as_table(batches: Any) -> pd.DataFrame:
     InputError
         If columns differ in length or are not flat.
     """
+    batches = arrays.as_table(batches)
     if isinstance(batches, pd.DataFrame):
         return batches
     if isinstance(batches, Mapping):
@@ -146,7 +148,8 @@ def table_like(batches: Any, names: Sequence[str]) -> pd.DataFrame:
 def _flat_columns(columns: Mapping[Any, Any]) -> dict[Any, Any]:
     """Return the columns as arrays of one length; rows are matched by place, never by index."""
     flat: dict[Any, Any] = {}
-    for name, column in columns.items():
+    for name, given in columns.items():
+        column = arrays.as_table(given, str(name))
         pandas_like = isinstance(column, (pd.Series, pd.Categorical, pd.Index))
         flat[name] = pd.Series(column).array if pandas_like else _labels(column)
     for name, column in flat.items():
@@ -232,9 +235,15 @@ def _refuse_unlikely(label: str, n: int, n_levels: int, numbers: bool) -> None:
 
 def _labels(values: Any) -> np.ndarray:
     """Return labels as an array; those of a list keep their types: as NumPy text, a missing one would read "nan"."""
+    if isinstance(values, np.ma.MaskedArray):
+        labels = np.array(values.data, dtype=object)
+        labels[np.ma.getmaskarray(values)] = None
+        return labels
     if hasattr(values, "__array__"):
         return np.asarray(values)
     refusal = "batches must be labels, one per cell, or rows of labels of one length"
+    if isinstance(values, (str, bytes)):
+        raise InputError(f"{refusal}; got the text {values!r}: name a column of a table with batch_key= or key=")
     try:
         array = np.asarray(list(values), dtype=object)
     except (TypeError, ValueError):

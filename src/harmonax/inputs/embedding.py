@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ..errors import InputError, MissingKeyError, nearest
+from .arrays import as_numpy, of_numbers
 from .rows import slabs
 from .sparse import intact
 from .values import CHECK_ROWS, ValueCheck, begin_digest, check_real, check_shape
@@ -105,7 +107,8 @@ def read_embedding(
     Parameters
     ----------
     Z
-        Array, DataFrame, sparse matrix, Dask array, or what gives rows as ``Z[start:stop]``; (N, d).
+        Array, DataFrame (pandas, polars, pyarrow), sparse matrix, tensor (torch, cupy, JAX; without its gradient), Dask
+        array, or what gives rows as ``Z[start:stop]``; (N, d).
     what, cells
         What messages call it, and the names of its cells.
     min_cells
@@ -120,6 +123,7 @@ def read_embedding(
     if isinstance(Z, Embedding):
         check_shape(Z.shape, Z.what, min_cells)
         return Z
+    Z = as_numpy(Z, what)
     kind = kind_of(Z)
     if kind is Kind.ARRAY:
         array = as_array(Z, what)
@@ -178,9 +182,14 @@ def as_array(Z: Any, what: str) -> np.ndarray:
         if hasattr(Z, "to_numpy"):
             # pandas keeps its nullable numbers as objects by default.
             array = np.asarray(Z)
-            array = Z.to_numpy(np.float64, na_value=np.nan) if array.dtype == object else array
+            nullable = array.dtype == object and isinstance(Z, (pd.DataFrame, pd.Series))
+            array = Z.to_numpy(np.float64, na_value=np.nan) if nullable else array
         else:
+            Z = as_numpy(Z, what)
             array = np.asarray(intact(Z, what).toarray() if hasattr(Z, "toarray") else Z)
+        array = of_numbers(array, what)
+    except InputError:
+        raise
     except (TypeError, ValueError) as error:
         raise InputError(f"{what} is not an array of numbers: {error}") from None
     check_real(array.dtype, what)

@@ -14,6 +14,8 @@ from ..algorithm.schedule import Block, FixedPartition
 from ..algorithm.seeding import seed_centroids
 from ..engine.placement import ResourceRequest, make_cells
 from ..errors import InputError
+from ..inputs.columns import as_table
+from ..inputs.embedding import as_array
 from ..result import HarmonyResult, Status
 from ..system.validate import number
 from . import serialise
@@ -136,14 +138,14 @@ class HarmonyModel(ModelTables):
         InputError
             If cells and labels do not agree.
         """
-        Z = np.asarray(embedding)
-        table = pd.DataFrame(labels if not isinstance(labels, pd.Series) else labels.to_frame())
+        Z = as_array(embedding, "the reference's embedding")
+        table = as_table(labels if not isinstance(labels, pd.Series) else labels.to_frame())
         if Z.shape != (self.n_cells, self.n_features) or len(table) != len(Z):
             raise InputError(
                 f"the reference has {self.n_cells} cells x {self.n_features}; got an embedding of shape {Z.shape} and "
                 f"{len(table)} labels"
             )
-        batch = np.zeros(len(Z)) if batch is None else np.asarray(batch)
+        batch = np.zeros(len(Z)) if batch is None else np.ravel(as_table(batch).to_numpy())
         model = replace(self, reference=Reference.of(Z, table, batch))
         if model.novelty is None or model.novelty.kind != "genes":
             rows = sample_rows(len(Z))

@@ -63,7 +63,8 @@ def check_place(
 
 def load(path: str | os.PathLike[str], make: type[Model]) -> Model:
     """Read a model of this class from a file."""
-    return from_dict(io.read_bundle(Path(path), _format(path), MODEL), make, str(Path(path)))
+    kind = _format(path)
+    return from_dict(io.read_bundle(Path(path), kind, MODEL), make, str(Path(path)))
 
 
 def to_dict(model: ModelTables) -> dict[str, Any]:
@@ -150,6 +151,8 @@ def _texts(values: Any) -> np.ndarray:
 
 
 def _format(path: str | os.PathLike[str]) -> io.AnnotatedFormat:
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"{path!r} is a {type(path).__name__}; a model is kept in a file, {' or '.join(_SUFFIXES)}")
     suffix = Path(path).suffix.lower()
     if suffix not in _SUFFIXES:
         raise InputError(f"{path}: a model is kept in {' or '.join(_SUFFIXES)}")

@@ -29,6 +29,7 @@ from ..errors import InputError, warn
 from ..inputs.columns import Missing, as_table, combined, design_from_table
 from ..inputs.embedding import Embedding, Kind, read_embedding
 from ..params import HarmonyParams, ResolvedParams
+from ..system.arguments import check_arguments
 from ..system.cpus import resolve_threads
 from ..system.validate import one_of, whole_number
 from .tables import ModelTables
@@ -116,6 +117,7 @@ def map_query(
     InputError
         If the embedding or the labels cannot be used.
     """
+    check_arguments(map_query, locals())
     one_of(known_batches, "known_batches", get_args(KnownBatches))
     n_iter = whole_number(n_iter, "n_iter", minimum=1)
     Z = _embedding(Z, model.n_features, backend).source

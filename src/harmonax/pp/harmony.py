@@ -16,6 +16,7 @@ from ..inputs.columns import Missing, design_from_table
 from ..inputs.embedding import read_obsm
 from ..params import Flavor, Floats
 from ..result import HarmonyResult, announce
+from ..system.arguments import check_arguments
 from ..system.log import chosen_threads
 from ..system.validate import entry_name, expect_anndata, listed
 
@@ -196,6 +197,7 @@ def harmony_integrate(
     >>> adata.uns["harmonax"]["status"]
     'converged'
     """
+    check_arguments(harmony_integrate, locals())
     asked = {name: value for name, value in locals().items() if name not in ("adata", "key", "harmonypy")}
     options = merge(asked, harmonypy, harmony_integrate)
     params = params_of(options)

@@ -13,6 +13,7 @@ from ..adata import storable
 from ..errors import InputError, MissingKeyError, nearest, warn
 from ..inputs.columns import Missing, design_from_table
 from ..inputs.expression import Kind, dense, kind_of, layer_of
+from ..system.arguments import check_arguments
 from ..system.extras import need
 from ..system.log import say
 from ..system.rng import seed_from
@@ -129,6 +130,7 @@ def mmd_integrate(
     >>> adata.obsm["X_mmd"].shape
     (60, 4)
     """
+    check_arguments(mmd_integrate, locals())
     asked = locals()
     operators = need("harmonax.operators.latent.mmd", "jax")
     model = ("hidden_dim", "latent_dim", "kernel_bandwidth", "mmd_weight", "gene_dropout", "latent_noise")
@@ -192,6 +194,7 @@ def wgan_integrate(
     >>> adata.obsm["X_wgan"].shape
     (60, 4)
     """
+    check_arguments(wgan_integrate, locals())
     asked = locals()
     operators = need("harmonax.operators.latent.wgan", "jax")
     model = ("hidden_dim", "latent_dim", "discriminator_hidden_dim", "adversarial_weight", "gene_dropout")

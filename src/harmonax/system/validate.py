@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import numpy as np
@@ -66,9 +66,16 @@ def one_of(value: Any, name: str, allowed: Iterable[str]) -> Any:
     return value
 
 
-def listed(names: str | Iterable[str] | None) -> list[str]:
-    """Return one name, several or none as a list."""
-    return [] if names is None else [names] if isinstance(names, str) else list(names)
+def listed(names: Any) -> list[Any]:
+    """Return one name, several or none as a list; refuse what no column or entry can be called."""
+    one = isinstance(names, (str, bytes)) or not isinstance(names, Iterable)
+    found = [] if names is None else [names] if one else list(names)
+    for name in found:
+        if not isinstance(name, Hashable) or isinstance(name, (bytes, bool)):
+            raise InputError(
+                f"{name!r} is a {type(name).__name__}; allowed are names: text, or what a column is called"
+            )
+    return found
 
 
 def entry_name(value: Any, name: str) -> str:

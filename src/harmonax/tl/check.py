@@ -9,6 +9,7 @@ from ..errors import MissingKeyError, nearest
 from ..evaluation.before.check import Check
 from ..evaluation.before.check import check as check_table
 from ..inputs.embedding import read_obsm
+from ..system.arguments import check_arguments
 from ..system.validate import entry_name, expect_anndata, listed
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ def check(
     >>> check(adata, "batch").verdict
     'needed'
     """
+    check_arguments(check, locals())
     expect_anndata(adata, parts=("obs", "obsm", "uns", "var"))
     entry_name(key_added, "key_added")
     made = check_table(

@@ -19,7 +19,9 @@ from ..inputs.columns import Missing, design_from_table
 from ..inputs.embedding import read_obsm
 from ..inputs.expression import dense, layer_of
 from ..params import HarmonyParams
+from ..system.arguments import check_arguments
 from ..system.rng import seed_from
+from ..system.validate import expect_anndata, listed, whole_number
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -108,11 +110,14 @@ def diagnose(
     >>> diagnosis.numbers["excess_before"] > 0.9, diagnosis.numbers["excess_after"] < 0.5
     (True, True)
     """
+    check_arguments(diagnose, locals())
+    expect_anndata(adata)
+    max_cells = whole_number(max_cells, "max_cells", minimum=30)
     run = adata.uns.get("harmonax", {})
     basis = basis or str(run.get("basis", "X_pca"))
     adjusted_basis = adjusted_basis or str(run.get("adjusted_basis", "X_pca_harmony"))
     read = dict(run.get("columns", {"keys": run.get("batch_keys", [])}))
-    keys = batch_key if batch_key is not None else [str(key) for key in read["keys"]]
+    keys = listed(batch_key) if batch_key is not None else [str(key) for key in read["keys"]]
     if not len(keys):
         raise InputError("no batch column given, and uns['harmonax'] names none; pass batch_key")
     missing: Missing = "literal" if read.get("missing") == "literal" else "level"

@@ -12,7 +12,8 @@ from ..evaluation.labels import UNLABELLED
 from ..evaluation.neighbours import MAX_CELLS
 from ..evaluation.scores.evaluate import Evaluation, Progress
 from ..evaluation.scores.evaluate import evaluate as evaluate_arrays
-from ..system.validate import entry_name, expect_anndata
+from ..system.arguments import check_arguments
+from ..system.validate import entry_name, expect_anndata, listed
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -117,9 +118,10 @@ def evaluate(
     >>> adata = scanpy.read_h5ad("corrected.h5ad")  # doctest: +SKIP
     >>> print(harmonax.tl.evaluate(adata, "batch", label_key="cell_type"))  # doctest: +SKIP
     """
+    check_arguments(evaluate, locals())
     expect_anndata(adata)
     entry_name(key_added, "key_added")
-    keys = [batch_key] if isinstance(batch_key, str) else list(batch_key)
+    keys = listed(batch_key)
     _check_label(label_key, keys)
     for key in [*keys, *([] if label_key is None else [label_key])]:
         if key not in adata.obs:
@@ -162,6 +164,7 @@ def evaluate_file(
     **how
         Its other parameters, without `key_added`.
     """
+    check_arguments(evaluate_file, locals())
     _check_label(label_key, batch_key)
     known = _embedding_names(path)
     keys = [*batch_key, *([] if label_key is None else [label_key])]
@@ -188,7 +191,7 @@ def embeddings_of(known: Iterable[str], asked: str | Sequence[str] | None, basel
     if asked is None:
         others = [name for name in WELL_KNOWN if name in present]
     else:
-        others = [asked] if isinstance(asked, str) else [str(name) for name in asked]
+        others = [str(name) for name in listed(asked)]
     for name in (baseline, *others):
         if name not in present:
             raise MissingKeyError(f"obsm has no embedding '{name}'; {nearest(name, present)}")

@@ -19,6 +19,7 @@ from ..mapping.model import HarmonyModel
 from ..mapping.query import Mapped, QueryOptions, check_places, map_cells, project
 from ..mapping.symphony import KnownBatches
 from ..pp.harmony import check_target
+from ..system.arguments import check_arguments
 from ..system.log import chosen_threads, say
 from ..system.validate import listed
 
@@ -146,6 +147,7 @@ def map_query(
     >>> query.obsm["X_pca_harmony"].shape
     (50, 5)
     """
+    check_arguments(map_query, locals())
     check_target(query, adjusted_basis, "query")
     check_places(adjusted_basis, basis or projected_basis)
     wanted_labels = None if labels is None else listed(labels)

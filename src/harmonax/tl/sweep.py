@@ -22,6 +22,7 @@ from ..inputs.embedding import read_obsm
 from ..params import Flavor, HarmonyParams
 from ..pp.harmony import check_target
 from ..result import HarmonyResult
+from ..system.arguments import check_arguments
 from ..system.extras import need
 from ..system.log import chosen_threads, say
 from ..system.rng import seed_from
@@ -175,6 +176,7 @@ def sweep(
     >>> found.chosen in found.table.index
     True
     """
+    check_arguments(sweep, locals())
     need("sklearn", "workflow")
     check_target(adata, adjusted_basis)
     if scib and label_key is None:

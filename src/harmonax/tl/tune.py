@@ -18,6 +18,7 @@ from ..inputs.columns import Missing, design_from_table
 from ..inputs.embedding import read_obsm
 from ..params import Flavor, HarmonyParams
 from ..pp import harmony_integrate
+from ..system.arguments import check_arguments
 from ..system.extras import need
 from ..system.log import chosen_threads, say
 from ..system.rng import seed_from
@@ -170,6 +171,7 @@ def tune(
     >>> bool(tuning.table["mixing"].max() > 0.9), adata.obsm["X_pca_harmony"].shape
     (True, (80, 5))
     """
+    check_arguments(tune, locals())
     need("sklearn", "workflow")
     strength = need("harmonax.training.strength", "jax")
     columns: dict[str, Any] = {"combine_keys": combine_keys, "missing": missing, "allow_many_levels": allow_many_levels}

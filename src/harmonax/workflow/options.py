@@ -198,6 +198,9 @@ class WorkflowOptions:
             raise InputError(f"harmony is a {type(self.harmony).__name__}; it must be HarmonyParams")
         if corrector_of(self.corrector).name != "harmony":
             self._check_without_harmony()
+        if not isinstance(self.markers, Mapping):
+            said = type(self.markers).__name__
+            raise InputError(f"markers is a {said}; allowed is a dictionary of lists of genes by cell type")
         put("markers", {str(kind): _names("markers", genes) for kind, genes in dict(self.markers).items()})
 
     def _check_without_harmony(self) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InputError
 from ..inputs.lazy import is_lazy
+from ..system.arguments import check_arguments
 from ..system.extras import need
 from ..system.memory import parse_size
 from ..system.rng import seed_from
@@ -97,6 +98,7 @@ def run(
     >>> sorted(made.obsm)
     ['X_pca', 'X_pca_harmony', 'X_umap', 'X_umap_uncorrected']
     """
+    check_arguments(run, locals())
     expect_anndata(adata, parts=("obs", "var", "obsm", "uns", "layers"), instead="for files there is run_files")
     base = options if options is not None else WorkflowOptions()
     if rng is not None:
@@ -162,6 +164,7 @@ def run_files(
     >>> from harmonax.workflow import run_files
     >>> run_files(["ctrl.h5ad", "stim.h5ad"], "results")  # doctest: +SKIP
     """
+    check_arguments(run_files, locals())
     names = [paths] if isinstance(paths, (str, Path)) else [str(path) for path in paths]
     names = [str(name) for name in names]
     base = options if options is not None else WorkflowOptions()

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ...errors import InputError
+from ...system.arguments import check_arguments
 from ...system.extras import need
 from ...system.rng import seed_from
 from ...system.validate import one_of, whole_number
@@ -68,6 +69,7 @@ def evaluate(
     >>> x = gen.normal(size=(200, 5))
     >>> result = evaluate({"apart": x + 9 * (batch == "b").to_numpy(), "mixed": x}, batch)  # doctest: +SKIP
     """
+    check_arguments(evaluate, locals())
     seed, literal = seed_from(rng), one_of(missing, "missing", ("leave_out", "literal")) == "literal"
     max_cells = whole_number(max_cells, "max_cells", minimum=N_SAMPLES * FEWEST_CELLS)
     need("sklearn", "workflow")
