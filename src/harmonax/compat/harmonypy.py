@@ -19,7 +19,7 @@ from ..inputs.embedding import Embedding, as_array, read_embedding
 from ..params import Floats
 from ..result import HarmonyResult, Status, announce
 from ..system.arguments import check_arguments
-from .names import HARMONYPY, merge, params_of
+from .names import HARMONYPY, OLDER, merge, params_of
 
 
 class HarmonypyResult:
@@ -128,7 +128,12 @@ def run_harmony(
     allow_many_levels: bool = False,
     ridge: Literal["dynamic", "fixed"] | None = None,
     progress: bool | Callable[[int, int, float], None] | None = None,
-    **older: Any,
+    plot_convergence: Any = None,
+    reference_values: Any = None,
+    cluster_prior: Any = None,
+    cluster_fn: Any = None,
+    device: Any = None,
+    do_pca: Any = None,
 ) -> HarmonypyResult:
     """Run Harmony2 with harmonypy's arguments and defaults.
 
@@ -176,9 +181,8 @@ def run_harmony(
         Number of threads; 0: the CPUs this process may use. More take less time; the result does not depend on it.
     precision, n_threads, backend, combine_keys, missing, allow_many_levels, ridge, progress
         As in `harmonax.pp.harmony_integrate`; `n_threads` and `progress` replace `ncores` and `verbose`.
-    **older
-        What scripts carry from earlier versions: ``plot_convergence``, ``reference_values``, ``cluster_prior``,
-        ``cluster_fn``, ``device``, ``do_pca``, ... are taken where they change nothing, else answered with today's way.
+    plot_convergence, reference_values, cluster_prior, cluster_fn, device, do_pca
+        What scripts carry from earlier versions: taken where it changes nothing, else answered with today's way.
 
     Returns
     -------
@@ -208,8 +212,9 @@ def run_harmony(
     ((200, 5), True)
     """
     check_arguments(run_harmony, locals())
-    asked = {name: value for name, value in locals().items() if name != "older"}
-    ours = {name: value for name, value in asked.items() if name not in HARMONYPY}
+    asked = locals()
+    older = {name: value for name, value in asked.items() if name in OLDER}
+    ours = {name: value for name, value in asked.items() if name not in HARMONYPY and name not in OLDER}
     theirs = {name: value for name, value in asked.items() if name in HARMONYPY}
     if n_threads is not None and ncores == 0:
         del theirs["ncores"]

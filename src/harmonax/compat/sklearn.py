@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import fields
+from numbers import Integral, Real
 from typing import Any, ClassVar, get_args
 
 import numpy as np
@@ -20,7 +21,7 @@ from ..result import Status
 from ..system.cpus import available_cpus
 from ..system.extras import need
 from ..system.rng import seed_from
-from ..system.validate import number, one_of, whole_number
+from ..system.validate import one_of
 
 if not hasattr(need("sklearn.utils.validation", "sklearn"), "validate_data"):
     raise MissingExtraError("harmonax.Harmony needs scikit-learn 1.6 or later: pip install 'harmonax[sklearn]'")
@@ -28,7 +29,7 @@ if not hasattr(need("sklearn.utils.validation", "sklearn"), "validate_data"):
 from joblib import effective_n_jobs
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, check_scalar
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 _DTYPES = [np.float64, np.float32]
@@ -275,8 +276,8 @@ ridge_lambda, alpha, batch_prune_threshold, correction_method, block_proportion,
     def _check_mapping(self) -> None:
         """Refuse before the fit what `transform` could not use after it."""
         one_of(self.known_batches, "known_batches", get_args(KnownBatches))
-        whole_number(self.map_n_iter, "map_n_iter", minimum=1)
-        number(self.map_ridge_lambda, "map_ridge_lambda", minimum=0, exclusive=True)
+        check_scalar(self.map_n_iter, "map_n_iter", Integral, min_val=1)
+        check_scalar(self.map_ridge_lambda, "map_ridge_lambda", Real, min_val=0, include_boundaries="neither")
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -288,7 +289,7 @@ def _threads(n_jobs: Any) -> int:
     """Return the number of threads that scikit-learn's `n_jobs` means."""
     if n_jobs is None:
         return int(effective_n_jobs(None))
-    n_jobs = whole_number(n_jobs, "n_jobs", minimum=-1024)
+    check_scalar(n_jobs, "n_jobs", Integral)
     if n_jobs == 0:
         raise InputError("n_jobs=0 has no meaning; allowed are 1 or more, -1 for every CPU, and None")
     return int(n_jobs) if n_jobs > 0 else max(1, available_cpus() + 1 + int(n_jobs))
