@@ -20,6 +20,7 @@ _COLUMNS = ["combine_keys", "missing", "allow_many_levels", "backend", "threads"
 _LISTS = ("batch_key", "compare", "color_by", "genes", "recompute", "skip")
 _PLAIN = (
     *("label_key", "condition_key", "min_genes", "max_genes", "min_cells", "max_pct_mt", "mt_prefix", "counts_layer"),
+    *("decimals", "feature_type"),
     *("target_sum", "n_top_genes", "hvg_flavor", "n_comps", "combine_keys", "missing", "allow_many_levels", "backend"),
     *("n_neighbors", "min_dist", "resolutions", "n_marker_genes", "seed", "max_memory", "save_model"),
     *("corrector", "start_from", "tune"),
@@ -50,6 +51,10 @@ def _text(name: str, says: str) -> Any:
 @_text("label_key", "Column of obs with cell types, for evaluation and diagnosis only.")
 @_text("condition_key", "Column of obs with what the experiment compares, for the check only.")
 @_text("counts_layer", 'Where the raw counts are: a layer, "X" or "raw".  [default: layers["counts"], else X]')
+@click.option("--decimals", is_flag=True, help="Take counts with decimals: ambient RNA removed, EM counts, TPM.")
+@_text(
+    "feature_type", "Features of var['feature_types'] to run: genes, antibodies, peaks, or its name.  [default: genes]"
+)
 @_number("min_genes", int, 200, "Fewest genes in a cell.")
 @_number("max_genes", int, None, "Most genes in a cell.  [default: no limit]")
 @_number("min_cells", int, 3, "Fewest cells with a gene.")
@@ -121,9 +126,9 @@ def _text(name: str, says: str) -> Any:
 def run_workflow(ctx: click.Context, sources: tuple[str, ...], **options: Any) -> None:
     """Take raw counts in IN to a corrected, clustered and evaluated data set, and say whether to trust it.
 
-    IN is .h5ad, .zarr, a 10x .h5, or a 10x folder (matrix.mtx, barcodes, features); several are joined, and without
-    --batch-key their names are the batches. Results that a run with the same settings left in IN are kept; an X_pca
-    that others made is used with --start-from pca.
+    IN is .h5ad, .zarr, .zarr.zip, .h5mu, a 10x .h5, a 10x folder (matrix.mtx, barcodes, features), or Cell Ranger's
+    folder of a sample or of several; several are joined, and without --batch-key their names are the batches. Results
+    that a run with the same settings left in IN are kept; an X_pca that others made is used with --start-from pca.
 
     DIR gets integrated.h5ad, report.html, metrics.tsv, run.json, versions.yml, harmonax_mqc.json and figures/, all or
     none. When a run is interrupted, the same command takes it up after the last finished step.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -89,6 +89,11 @@ def expect_anndata(
     value: Any, name: str = "adata", *, parts: Iterable[str] = ("obs", "obsm", "uns"), instead: str = ""
 ) -> None:
     """Refuse what lacks the parts of an AnnData that are needed; `instead` names the function for other things."""
+    for part, called in (("mod", "MuData"), ("tables", "SpatialData")):
+        tables = getattr(value, part, None)
+        if isinstance(tables, Mapping):
+            there = ", ".join(f"{name}.{part}[{key!r}]" for key in tables) or "it has none"
+            raise InputError(f"{name} is a {called}, which holds several tables; pass one of them: {there}")
     if not all(hasattr(value, part) for part in parts):
         more = f"; {instead}" if instead else ""
         raise InputError(f"{name} is a {type(value).__name__}, not an AnnData{more}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import os
 import re
 import warnings
@@ -15,17 +14,22 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from .. import io
 from ..errors import FileFormatError, HarmonaxError, InputError, MissingKeyError, nearest, warn
 from ..inputs.genes import remedy, unversioned
-from ..inputs.sparse import check_stored, intact
+from ..inputs.sparse import intact
 from ..io.names import short_names
-from ..system.extras import need
 from ..system.validate import check_file
+from . import features
 from . import out_of_core as beyond
+from .cellranger import matrices, read_10x_h5, read_10x_mtx
+from .containers import read_h5mu, read_zarr_zip, refuse_spatial
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 _Found = TypeVar("_Found")
-KINDS = ".h5ad, .zarr, a 10x .h5, or a folder with matrix.mtx, barcodes and features (or genes), .gz or not"
+KINDS = (
+    ".h5ad, .zarr, .zarr.zip, .h5mu, a 10x .h5, a folder with matrix.mtx, barcodes and features (or genes), "
+    ".gz or not, or Cell Ranger's folder of a sample"
+)
 
 
 @contextlib.contextmanager
@@ -37,20 +41,28 @@ def silent() -> Iterator[None]:
 
 
 def read_inputs(
-    paths: Sequence[str], batch_key: str | None = None, *, replace: bool = True, room: int | None = None
+    paths: Sequence[str],
+    batch_key: str | None = None,
+    *,
+    replace: bool = True,
+    room: int | None = None,
+    feature_type: str | None = None,
 ) -> AnnData:
     """Read a data set from one file or folder, or several that are joined.
 
     Parameters
     ----------
     paths
-        ``.h5ad``, ``.zarr``, 10x ``.h5``, or 10x folders.
+        ``.h5ad``, ``.zarr``, ``.zarr.zip``, ``.h5mu``, 10x ``.h5``, or 10x folders.
     batch_key
         Column of ``obs`` to make of the files' names. None: none.
     replace
         Whether it may take the place of one that is there.
     room
         Bytes of memory for their expression; where it takes more, it stays on the disk (see `beyond`). None: no limit.
+
+    feature_type
+        Which features are joined, and which modality of an .h5mu file is read: see `features.choose`.
 
     Returns
     -------
@@ -73,8 +85,11 @@ def read_inputs(
     # One that is missing is told before the others are read.
     for path in paths:
         kind_of(path)
-    reader = read if room is None or not too_large(paths, room) else lambda path: read(path, room)
-    parts = [unique_names(reader(path), path) for path in paths]
+    within = None if room is None or not too_large(paths, room) else room
+    parts = [unique_names(read(path, within, feature_type), path) for path in paths]
+    if len(parts) > 1:
+        # Joined, they would lose what says which features are which.
+        parts = [features.choose(part, feature_type) for part in parts]
     adata = parts[0] if len(parts) == 1 else _joined(parts, names)
     if batch_key is not None:
         import pandas as pd
@@ -97,7 +112,12 @@ def kind_of(path: str) -> str:
         raise InputError(f"{path}: no such file or folder")
     check_file(place)
     name = place.name.lower()
+    if name.endswith(".zarr.zip"):
+        return "zarr_zip"
+    if name.endswith(".h5mu"):
+        return "h5mu"
     if place.is_dir():
+        refuse_spatial(place)
         if any((place / inside).exists() for inside in ("zarr.json", ".zgroup")):
             return "zarr"
         if any(re.search(r"matrix\.mtx(\.gz)?$", entry.name) for entry in place.iterdir()):
@@ -121,13 +141,20 @@ def too_large(paths: Sequence[str], room: int) -> bool:
     return total > room
 
 
-def read(path: str, room: int | None = None) -> AnnData:
+def samples(paths: Sequence[str]) -> list[str]:
+    """Return the files and folders with matrices, also where Cell Ranger's output of one sample or several is given."""
+    return [found for path in paths for found in matrices(path)]
+
+
+def read(path: str, room: int | None = None, feature_type: str | None = None) -> AnnData:
     """Read one file or folder into memory, or, for a room that its expression has not, without that."""
     kind = kind_of(path)
 
     def work() -> AnnData:
-        if kind != "10x_mtx":
+        if kind not in ("10x_mtx", "zarr_zip"):
             io.check_links(Path(path))
+        if kind == "h5mu":
+            return _intact(read_h5mu(Path(path), features.name_of(feature_type)), Path(path))
         return _READERS[kind](Path(path)) if room is None else beyond.read(path, room)
 
     return readable(path, work)
@@ -172,35 +199,13 @@ def _intact(adata: AnnData, path: Path) -> AnnData:
     return adata
 
 
-def _read_10x_h5(path: Path) -> AnnData:
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        for group in (group for group in file.values() if isinstance(group, h5py.Group) and "indptr" in group):
-            n_genes, n_cells = (int(n) for n in group["shape"][:])
-            check_stored(group, n_cells, n_genes, str(path))
-    return need("scanpy", "workflow").read_10x_h5(path)
-
-
-def _read_10x_mtx(path: Path) -> AnnData:
-    reader = need("scanpy", "workflow").read_10x_mtx
-    found = sorted(entry.name for entry in path.iterdir() if re.search(r"matrix\.mtx(\.gz)?$", entry.name))
-    prefixes = sorted({re.sub(r"matrix\.mtx(\.gz)?$", "", name) for name in found})
-    if len(prefixes) > 1:
-        raise InputError(f"{path} has several matrices ({', '.join(found[:5])}); put each in a folder of its own")
-    for stems in (("barcodes.tsv",), ("features.tsv", "genes.tsv")):
-        names = [prefixes[0] + stem for stem in stems]
-        if not any((path / (name + end)).exists() for name in names for end in ("", ".gz")):
-            raise FileFormatError(f"{path} has {found[0]}, but no {' or '.join(names)} (.gz)")
-    how: dict[str, Any] = {"prefix": prefixes[0] or None}
-    if (path / (prefixes[0] + "features.tsv")).exists() and f"{prefixes[0]}matrix.mtx" in found:
-        if "compressed" not in inspect.signature(reader).parameters:
-            raise InputError(f"{path}: this version of scanpy reads features.tsv gzipped only; gzip the three files")
-        how["compressed"] = False
-    return reader(path, **how)
-
-
-_READERS = {"h5ad": _read_h5ad, "zarr": _read_zarr, "10x_h5": _read_10x_h5, "10x_mtx": _read_10x_mtx}
+_READERS = {
+    "h5ad": _read_h5ad,
+    "zarr": _read_zarr,
+    "zarr_zip": lambda path: _intact(read_zarr_zip(path), path),
+    "10x_h5": read_10x_h5,
+    "10x_mtx": read_10x_mtx,
+}
 
 
 def unique_names(adata: AnnData, what: str) -> AnnData:
@@ -286,8 +291,9 @@ def column(adata: AnnData, key: str, what: str) -> Any:
 
 def facts(path: str) -> dict[str, Any]:
     """Return the path, size and time of an input; of a folder, those of all its files."""
-    place = Path(path)
-    known = {**io.file_facts(place), "kind": kind_of(path)}
+    # Before anything is asked of a file that may not be there.
+    place, kind = Path(path), kind_of(path)
+    known = {**io.file_facts(place), "kind": kind}
     if place.is_dir():
         files = [found for found in sorted(place.rglob("*")) if found.is_file()]
         known |= {

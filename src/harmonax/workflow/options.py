@@ -74,6 +74,12 @@ class WorkflowOptions:
     counts_layer
         Where the raw counts are: a name in ``layers``, ``"X"`` or ``"raw"``. None: ``layers["counts"]`` if it is there,
         else X.
+    decimals
+        Take counts with decimals (ambient RNA removed, EM counts, TPM), which are refused otherwise.
+    feature_type
+        Which features the run is about, by ``var["feature_types"]``: ``"genes"`` (None), ``"antibodies"`` (centred
+        log-ratio; no choice of features), ``"peaks"`` (TF-IDF and SVD without its first component, in
+        ``obsm["X_pca"]``), or the name there. All others are left aside, with a warning.
     target_sum
         Counts per cell after normalisation.
     n_top_genes, hvg_flavor
@@ -144,6 +150,8 @@ class WorkflowOptions:
     max_pct_mt: float = 20.0
     mt_prefix: str | None = None
     counts_layer: str | None = None
+    decimals: bool = False
+    feature_type: str | None = None
     target_sum: float = 1e4
     n_top_genes: int = 2000
     hvg_flavor: str = "seurat"
@@ -179,6 +187,10 @@ class WorkflowOptions:
             if getattr(self, name) is not None:
                 put(name, _number(name, getattr(self, name), low, high))
         put("max_memory", parse_size(self.max_memory))
+        if self.feature_type is not None and not (isinstance(self.feature_type, str) and self.feature_type):
+            raise InputError(
+                f"feature_type={self.feature_type!r} must be 'genes', 'antibodies', 'peaks' or another name"
+            )
         if self.max_genes is not None and self.max_genes < self.min_genes:
             raise InputError(f"max_genes={self.max_genes} is below min_genes={self.min_genes}: no cell could stay")
         values = self.resolutions if isinstance(self.resolutions, (tuple, list)) else (self.resolutions,)

@@ -166,7 +166,7 @@ def run_files(
     """
     check_arguments(run_files, locals())
     names = [paths] if isinstance(paths, (str, Path)) else [str(path) for path in paths]
-    names = [str(name) for name in names]
+    names = inputs.samples([str(name) for name in names])
     base = options if options is not None else WorkflowOptions()
     asked = base.replace(**({"batch_key": batch_key} if batch_key is not None else {}), **changes)
     made_key, implied = _file_key(names, asked, batch_from)
@@ -174,7 +174,12 @@ def run_files(
         asked = asked.replace(batch_key=made_key)
 
     facts = [inputs.facts(name) | {"names_are": made_key or ""} for name in names]
-    source = lambda: inputs.read_inputs(names, made_key, replace=not implied, room=parse_size(asked.max_memory))  # noqa: E731
+    how: dict[str, Any] = {
+        "replace": not implied,
+        "room": parse_size(asked.max_memory),
+        "feature_type": asked.feature_type,
+    }
+    source = lambda: inputs.read_inputs(names, made_key, **how)  # noqa: E731
     return execute(Job(source, facts, asked, _path(out), overwrite, progress, names, also_read, command))
 
 
