@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -145,7 +146,7 @@ def evaluate(
 
 
 def evaluate_file(
-    path: str,
+    path: str | os.PathLike[str],
     batch_key: Sequence[str],
     *,
     label_key: str | None = None,

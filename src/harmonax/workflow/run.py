@@ -112,7 +112,7 @@ def run(
 
 
 def run_files(
-    paths: Sequence[str] | str,
+    paths: Sequence[str | Path] | str | Path,
     out: str | Path,
     batch_key: str | Sequence[str] | None = None,
     *,
