@@ -166,6 +166,7 @@ def evaluate_file(
         Its other parameters, without `key_added`.
     """
     check_arguments(evaluate_file, locals())
+    path = os.fspath(path)
     _check_label(label_key, batch_key)
     known = _embedding_names(path)
     keys = [*batch_key, *([] if label_key is None else [label_key])]

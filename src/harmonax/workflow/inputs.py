@@ -21,6 +21,7 @@ from . import features
 from . import out_of_core as beyond
 from .cellranger import matrices, read_10x_h5, read_10x_mtx
 from .containers import read_h5mu, read_zarr_zip, refuse_spatial
+from .joining import drop_own_results, tell_other_ids
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -242,7 +243,7 @@ def _joined(parts: list[AnnData], names: list[str]) -> AnnData:
     if any(lost.values()):
         told = ", ".join(f"{name} loses {count:,}" for name, count in lost.items() if count)
         warn(f"the files have different genes: the {len(shared):,} that all have are kept ({told})")
-    _tell_other_ids(parts, names, shared)
+    tell_other_ids(parts, names, shared)
     cells = parts[0].obs_names
     for part in parts[1:]:
         cells = cells.append(part.obs_names)
@@ -251,35 +252,11 @@ def _joined(parts: list[AnnData], names: list[str]) -> AnnData:
             part.obs_names = [f"{cell}-{name}" for cell in part.obs_names]
     with silent():
         joined = anndata.concat(parts, join="inner", merge="same")
-    _drop_own_results(joined)
+    drop_own_results(joined)
     columns = sorted({str(name) for part in parts for name in part.obs} - {str(name) for name in joined.obs})
     if columns:
         warn(f"columns of obs that not all files have are dropped: {', '.join(columns)}")
     return joined if not joined.obs_names.duplicated().any() else unique_names(joined, "the joined files")
-
-
-def _drop_own_results(joined: AnnData) -> None:
-    """Drop what each file computed by itself: two files' principal components are not the same axes."""
-    dropped = [name for name in joined.obsm if re.match(r"X_(pca|umap|tsne)", name)]
-    for name in dropped:
-        del joined.obsm[name]
-    if "highly_variable" in joined.var:
-        del joined.var["highly_variable"]
-    if dropped:
-        warn(f"the files' own {', '.join(sorted(dropped))} are not kept: each file's axes are its own")
-
-
-def _tell_other_ids(parts: list[AnnData], names: list[str], shared: Any) -> None:
-    """Warn of genes that are called the same in two files but have different identifiers."""
-    for name, part in zip(names[1:], parts[1:], strict=True):
-        if "gene_ids" in part.var and "gene_ids" in parts[0].var:
-            first, other = (p.var.loc[shared, "gene_ids"].astype(str).to_numpy() for p in (parts[0], part))
-            clashing = first != other
-            if clashing.any():
-                warn(
-                    f"{int(clashing.sum())} genes have one name but different gene_ids in {names[0]} and {name} "
-                    f"(first: '{shared[clashing][0]}'); they are taken as the same"
-                )
 
 
 def column(adata: AnnData, key: str, what: str) -> Any:
