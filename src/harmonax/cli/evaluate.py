@@ -25,12 +25,23 @@ _FIGURES = (".png", ".pdf", ".svg")
 @click.option("--batch-key", type=Names(), multiple=True, required=True, help="Batch columns, scored one by one.")
 @click.option("--label-key", metavar="NAME", help="Column of cell types.  [default: label-free scores only]")
 @click.option(
+    "--compare",
     "--embedding",
+    "--adjusted-basis",
+    "embedding",
     type=Names(),
     multiple=True,
     help="Embeddings in obsm.  [default: those of known methods that are there]",
 )
-@click.option("--baseline", metavar="NAME", default="X_pca", show_default=True, help="The uncorrected embedding.")
+@click.option(
+    "--basis",
+    "--baseline",
+    "baseline",
+    metavar="NAME",
+    default="X_pca",
+    show_default=True,
+    help="The uncorrected embedding.",
+)
 @click.option(
     "--max-cells",
     type=click.IntRange(min=1),

@@ -92,7 +92,14 @@ def _param(name: str, kind: Any, says: str, default: str | None = None) -> Calla
 )
 @click.option("--allow-many-levels", is_flag=True, help="Accept columns that look like measurements or barcodes.")
 @click.option("--save-model", metavar="MODEL", help="Keep what was learned, for harmonax map: .h5 or .zarr.")
-@click.option("--save-labels", type=Names(), multiple=True, help="Label columns that go into MODEL, with the cells.")
+@click.option(
+    "--save-labels",
+    "--label-key",
+    "save_labels",
+    type=Names(),
+    multiple=True,
+    help="Label columns that go into MODEL, with the cells.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an OUT that is there; never IN.")
 @click.option("--run-json", metavar="PATH", help="Record of the run.  [default: OUT.run.json]")
 @click.option("--strict", is_flag=True, help="Exit with 4 where the run did not converge; OUT is written all the same.")

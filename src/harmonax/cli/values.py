@@ -74,7 +74,9 @@ def read_config(ctx: click.Context, param: click.Parameter, path: str | None) ->
         raise click.BadParameter(f"{path}: {error.strerror}", ctx, param) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"{path} is not TOML: {error}", ctx, param) from None
-    options = {o.name: o for o in ctx.command.params if isinstance(o, click.Option) and o.name and o is not param}
+    there = [o for o in ctx.command.params if isinstance(o, click.Option) and o.name and o is not param]
+    # An option may have several names, former ones among them.
+    options = {opt.lstrip("-").replace("-", "_"): o for o in there for opt in o.opts} | {o.name: o for o in there}
     known = [name.replace("_", "-") for name in options]
     chosen: dict[str, Any] = {}
     for key, value in values.items():
@@ -83,9 +85,10 @@ def read_config(ctx: click.Context, param: click.Parameter, path: str | None) ->
             raise click.BadParameter(
                 f"{path}: unknown option '{key}'; {nearest(key.replace('_', '-'), known)}", ctx, param
             )
-        if name in chosen:
+        option = options[name]
+        if option.name in chosen:
             raise click.BadParameter(f"{path}: '{key}' is given twice", ctx, param)
-        chosen[name] = _as_given(path, key, value, options[name], ctx, param)
+        chosen[str(option.name)] = _as_given(path, key, value, option, ctx, param)
     ctx.default_map = {**(ctx.default_map or {}), **chosen}
     return path
 

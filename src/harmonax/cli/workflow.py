@@ -17,9 +17,9 @@ from .values import Names, Numbers, common_options, read_markers
 _METHOD = [field.name for field in dataclasses.fields(HarmonyParams)]
 _COLUMNS = ["combine_keys", "missing", "allow_many_levels", "backend", "threads"]
 # Options that are lists of names.
-_LISTS = ("batch_key", "compare", "color_by", "genes", "recompute", "skip")
+_LISTS = ("batch_key", "condition_key", "compare", "color_by", "genes", "recompute", "skip")
 _PLAIN = (
-    *("label_key", "condition_key", "min_genes", "max_genes", "min_cells", "max_pct_mt", "mt_prefix", "counts_layer"),
+    *("label_key", "min_genes", "max_genes", "min_cells", "max_pct_mt", "mt_prefix", "counts_layer"),
     *("decimals", "feature_type"),
     *("target_sum", "n_top_genes", "hvg_flavor", "n_comps", "combine_keys", "missing", "allow_many_levels", "backend"),
     *("n_neighbors", "min_dist", "resolutions", "n_marker_genes", "seed", "max_memory", "save_model"),
@@ -49,7 +49,7 @@ def _text(name: str, says: str) -> Any:
 @_names("batch_key", 'Batch columns of obs; several are separate variables.  [default, for several IN: "batch"]')
 @click.option("--batch-from", type=click.Choice(["file"]), help="Make the batch column of the names of several IN.")
 @_text("label_key", "Column of obs with cell types, for evaluation and diagnosis only.")
-@_text("condition_key", "Column of obs with what the experiment compares, for the check only.")
+@_names("condition_key", "Columns of obs with what the experiment compares, for the check only.")
 @_text("counts_layer", 'Where the raw counts are: a layer, "X" or "raw".  [default: layers["counts"], else X]')
 @click.option("--decimals", is_flag=True, help="Take counts with decimals: ambient RNA removed, EM counts, TPM.")
 @_text(
@@ -89,7 +89,14 @@ def _text(name: str, says: str) -> Any:
     help="Of Leiden; the middle one is obs['leiden'], which the markers are for.",
 )
 @_number("n_marker_genes", int, 50, "Marker genes kept per cluster.")
-@_names("compare", "Further embeddings in obsm to evaluate beside ours, such as X_scVI.")
+@click.option(
+    "--compare",
+    "--embedding",
+    "compare",
+    type=Names(),
+    multiple=True,
+    help="Further embeddings in obsm to evaluate beside ours, such as X_scVI.",
+)
 @_names("color_by", "Columns of obs that the report's maps can be coloured by.  [default: all that show something]")
 @_names("genes", "Genes that they can be coloured by.  [default: the clusters' top markers]")
 @click.option("--markers", metavar="TOML", help="Genes by cell type, for the diagnosis; needs --label-key.")

@@ -38,6 +38,8 @@ OLDER: dict[str, tuple[tuple[Any, ...], str]] = {
     "npcs": ((), "compute components first, such as with scanpy.pp.pca, and pass those"),
     "weights": ((), "every cell counts once"),
     "device": (("cpu", "auto"), "backend='jax' runs on a GPU"),
+    "use_gemm": ((False, True), ""),
+    "colsum_algo": (("columns", "atomics", "gemm", "cp_sum", "benchmark"), ""),
     "use_gpu": ((False,), "backend='jax' runs on a GPU"),
 }
 _ONLY_A_NOTE = ("plot_convergence", "device", "use_gpu")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,8 @@ from .arrays import as_numpy, of_numbers
 from .rows import slabs
 from .sparse import intact
 from .values import CHECK_ROWS, ValueCheck, begin_digest, check_real, check_shape
+
+log = logging.getLogger("harmonax")
 
 
 class Kind(enum.Enum):
@@ -134,8 +137,25 @@ def read_embedding(
     return Embedding(Z, kind, np.dtype(Z.dtype), what, cells)
 
 
+def either_spelling(there: Iterable[str], basis: str) -> str:
+    """Return the name of an embedding among those that are there: "X_pca" finds "pca" and the reverse, with one note.
+
+    Examples
+    --------
+    >>> either_spelling(["X_umap", "pca"], "X_pca"), either_spelling(["X_umap", "pca"], "umap")
+    ('pca', 'X_umap')
+    """
+    names = set(there)
+    other = basis.removeprefix("X_") if basis.startswith("X_") else f"X_{basis}"
+    if basis in names or other not in names:
+        return basis
+    log.info("obsm has no '%s'; its '%s' is taken", basis, other)
+    return other
+
+
 def read_obsm(adata: Any, basis: str, hint: str = "") -> Embedding:
-    """Read ``adata.obsm[basis]``; `hint` ends the message where there is none."""
+    """Read ``adata.obsm[basis]``, in either spelling; `hint` ends the message where there is none."""
+    basis = either_spelling(adata.obsm.keys(), basis) if isinstance(basis, str) else basis
     if basis not in adata.obsm:
         raise MissingKeyError(f"obsm has no '{basis}'; {nearest(basis, adata.obsm.keys())}{hint}")
     return read_embedding(adata.obsm[basis], what=f"obsm['{basis}']", cells=adata.obs_names)

@@ -13,7 +13,7 @@ from ..compat.names import merge, params_of
 from ..engine.run import Backend, harmonize
 from ..errors import InputError
 from ..inputs.columns import Missing, design_from_table
-from ..inputs.embedding import read_obsm
+from ..inputs.embedding import either_spelling, read_obsm
 from ..params import Flavor, Floats
 from ..result import HarmonyResult, announce
 from ..system.arguments import check_arguments
@@ -29,7 +29,7 @@ def harmony_integrate(
     key: str | Sequence[str],
     *,
     basis: str = "X_pca",
-    adjusted_basis: str = "X_pca_harmony",
+    adjusted_basis: str | None = "X_pca_harmony",
     dtype: Any = np.float64,
     flavor: Flavor = "harmony2",
     n_clusters: int | None = None,
@@ -76,9 +76,10 @@ def harmony_integrate(
         variables whose penalties multiply.
     basis
         Embedding in ``adata.obsm``, (N, d): an array, a DataFrame or a sparse matrix. Of a Dask array, with a
-        `distributed.Client` there, the cells stay on the cluster, and the result is a Dask array.
+        `distributed.Client` there, the cells stay on the cluster, and the result is a Dask array. "X_pca" finds "pca"
+        too, and the reverse.
     adjusted_basis
-        Where in ``adata.obsm`` the corrected embedding goes.
+        Where in ``adata.obsm`` the corrected embedding goes; None: `basis` with "_harmony" after it.
     dtype
         Of the result only; `precision` is that of the arithmetic.
     flavor
@@ -201,6 +202,9 @@ def harmony_integrate(
     asked = {name: value for name, value in locals().items() if name not in ("adata", "key", "harmonypy")}
     options = merge(asked, harmonypy, harmony_integrate)
     params = params_of(options)
+    expect_anndata(adata, instead="for arrays there is harmonax.harmonize")
+    basis = either_spelling(adata.obsm.keys(), basis)
+    adjusted_basis = adjusted_basis if adjusted_basis is not None else f"{basis}_harmony"
     check_target(adata, adjusted_basis)
     keep = _model_place(adata, save_model, save_labels)
     how: dict[str, Any] = {

@@ -88,7 +88,10 @@ def entry_name(value: Any, name: str) -> str:
 def expect_anndata(
     value: Any, name: str = "adata", *, parts: Iterable[str] = ("obs", "obsm", "uns"), instead: str = ""
 ) -> None:
-    """Refuse what lacks the parts of an AnnData that are needed; `instead` names the function for other things."""
+    """Refuse what lacks the parts of an AnnData that are needed; `instead` names the function for other things.
+
+    Tables of one that was read lazily (`anndata.experimental.read_lazy`) are loaded; expression and embeddings stay.
+    """
     for part, called in (("mod", "MuData"), ("tables", "SpatialData")):
         tables = getattr(value, part, None)
         if isinstance(tables, Mapping):
@@ -97,6 +100,10 @@ def expect_anndata(
     if not all(hasattr(value, part) for part in parts):
         more = f"; {instead}" if instead else ""
         raise InputError(f"{name} is a {type(value).__name__}, not an AnnData{more}")
+    for part in ("obs", "var"):
+        table: Any = getattr(value, part, None)
+        if type(table).__name__ == "Dataset2D":
+            setattr(value, part, table.to_memory())
 
 
 def _as_float(value: Any) -> float:

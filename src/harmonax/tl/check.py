@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..errors import MissingKeyError, nearest
 from ..evaluation.before.check import Check
 from ..evaluation.before.check import check as check_table
-from ..inputs.embedding import read_obsm
+from ..inputs.embedding import either_spelling, read_obsm
 from ..system.arguments import check_arguments
 from ..system.validate import entry_name, expect_anndata, listed
 
@@ -113,7 +113,7 @@ def check(
 
 def _embedding(adata: AnnData, basis: str) -> np.ndarray | None:
     """Return the embedding, or None: PCA may still be to come, but a name that was chosen must be there."""
-    if basis in adata.obsm:
+    if either_spelling(adata.obsm.keys(), basis) in adata.obsm:
         return read_obsm(adata, basis).array()
     if basis != _DEFAULT_BASIS:
         raise MissingKeyError(f"obsm has no '{basis}'; {nearest(basis, adata.obsm.keys())}")

@@ -16,7 +16,7 @@ from ..evaluation.after.diagnose import Diagnosis
 from ..evaluation.after.diagnose import diagnose as diagnose_case
 from ..evaluation.labels import UNLABELLED
 from ..inputs.columns import Missing, design_from_table
-from ..inputs.embedding import read_obsm
+from ..inputs.embedding import either_spelling, read_obsm
 from ..inputs.expression import dense, layer_of
 from ..params import HarmonyParams
 from ..system.arguments import check_arguments
@@ -116,6 +116,7 @@ def diagnose(
     run = adata.uns.get("harmonax", {})
     basis = basis or str(run.get("basis", "X_pca"))
     adjusted_basis = adjusted_basis or str(run.get("adjusted_basis", "X_pca_harmony"))
+    basis, adjusted_basis = (either_spelling(adata.obsm.keys(), name) for name in (basis, adjusted_basis))
     read = dict(run.get("columns", {"keys": run.get("batch_keys", [])}))
     keys = listed(batch_key) if batch_key is not None else [str(key) for key in read["keys"]]
     if not len(keys):

@@ -13,6 +13,7 @@ from ..evaluation.labels import UNLABELLED
 from ..evaluation.neighbours import MAX_CELLS
 from ..evaluation.scores.evaluate import Evaluation, Progress
 from ..evaluation.scores.evaluate import evaluate as evaluate_arrays
+from ..inputs.embedding import either_spelling
 from ..system.arguments import check_arguments
 from ..system.validate import entry_name, expect_anndata, listed
 
@@ -194,6 +195,7 @@ def embeddings_of(known: Iterable[str], asked: str | Sequence[str] | None, basel
         others = [name for name in WELL_KNOWN if name in present]
     else:
         others = [str(name) for name in listed(asked)]
+    baseline, *others = (either_spelling(present, name) for name in (baseline, *others))
     for name in (baseline, *others):
         if name not in present:
             raise MissingKeyError(f"obsm has no embedding '{name}'; {nearest(name, present)}")

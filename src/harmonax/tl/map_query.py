@@ -13,6 +13,7 @@ from ..adata import storable
 from ..engine.run import Backend
 from ..errors import InputError, MissingKeyError, nearest
 from ..inputs.columns import Missing, design_from_table
+from ..inputs.embedding import Kind, either_spelling, kind_of, read_obsm
 from ..inputs.expression import layer_of
 from ..mapping.build import read_model
 from ..mapping.model import HarmonyModel
@@ -21,7 +22,7 @@ from ..mapping.symphony import KnownBatches
 from ..pp.harmony import check_target
 from ..system.arguments import check_arguments
 from ..system.log import chosen_threads, say
-from ..system.validate import listed
+from ..system.validate import listed, number
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -43,7 +44,7 @@ def map_query(
     known_batches: KnownBatches = "learned",
     ridge_lambda: float = 1.0,
     n_iter: int = 2,
-    min_genes: float = 0.5,
+    min_gene_share: float = 0.5,
     min_confidence: float = 0.5,
     target_sum: float | None = None,
     dtype: Any = np.float32,
@@ -53,6 +54,7 @@ def map_query(
     missing: Missing = "error",
     allow_many_levels: bool = False,
     key_added: str = "harmonax_map",
+    min_genes: float | None = None,
 ) -> Mapped:
     """Map new cells onto an integrated reference, which does not move.
 
@@ -88,9 +90,9 @@ def map_query(
     n_iter
         Rounds of assigning and correcting. 1 is the published method; more follow large shifts better, and take more
         time.
-    min_genes
+    min_gene_share
         Refuse a query with a smaller share of the reference's genes; missing ones are taken as the reference's mean.
-        Lower values accept queries that are projected less exactly.
+        Lower values accept queries that are projected less exactly. `min_genes` is its former name.
     min_confidence
         Below it a label is "unknown": higher values leave more cells unknown, and fewer labels wrong. The confidence is
         the share of the reference's cells, judged by cells of other batches, for which such a vote was right.
@@ -148,6 +150,7 @@ def map_query(
     (50, 5)
     """
     check_arguments(map_query, locals())
+    share = min_gene_share if min_genes is None else number(min_genes, "min_genes", minimum=0, maximum=1)
     check_target(query, adjusted_basis, "query")
     check_places(adjusted_basis, basis or projected_basis)
     wanted_labels = None if labels is None else listed(labels)
@@ -166,7 +169,7 @@ def map_query(
         "backend": backend,
         "max_memory": max_memory,
     }
-    wanted = QueryOptions(wanted_labels, min_genes, min_confidence, target_sum, how)
+    wanted = QueryOptions(wanted_labels, share, min_confidence, target_sum, how)
     Z, matched, X = _projected(query, model, wanted, basis, layer)
     mapped = map_cells(model, Z, design, wanted, matched, X)
     if basis is None:
@@ -181,9 +184,12 @@ def map_query(
 
 def _projected(query: AnnData, model: HarmonyModel, wanted: QueryOptions, basis: str | None, layer: str | None) -> Any:
     if basis is not None:
+        basis = either_spelling(query.obsm.keys(), basis)
         if basis not in query.obsm:
             raise MissingKeyError(f"query.obsm has no '{basis}'; {nearest(basis, query.obsm.keys())}")
-        return query.obsm[basis], None, None
+        Z = query.obsm[basis]
+        # New cells are mapped in memory or from disk, not on a cluster.
+        return (read_obsm(query, basis).array() if kind_of(Z) is Kind.DASK else Z), None, None
     X, what = layer_of(query, layer, "query.layers")
     if X is None:
         raise InputError("the query has no X: pass layer=, or basis= for cells that are projected already")

@@ -18,7 +18,7 @@ from ..evaluation.scores.choice import Judge, choose
 from ..evaluation.scores.evaluate import evaluate as evaluate_arrays
 from ..evaluation.verdict import overall
 from ..inputs.columns import Missing, design_from_table
-from ..inputs.embedding import read_obsm
+from ..inputs.embedding import either_spelling, read_obsm
 from ..params import Flavor, HarmonyParams
 from ..pp.harmony import check_target
 from ..result import HarmonyResult
@@ -179,6 +179,7 @@ def sweep(
     check_arguments(sweep, locals())
     need("sklearn", "workflow")
     check_target(adata, adjusted_basis)
+    basis = either_spelling(adata.obsm.keys(), basis)
     if scib and label_key is None:
         raise InputError("scib=True scores cell types: pass label_key, the column that holds them")
     columns: dict[str, Any] = {"combine_keys": combine_keys, "missing": missing, "allow_many_levels": allow_many_levels}

@@ -15,7 +15,7 @@ from ..engine.run import harmonize
 from ..errors import InputError
 from ..evaluation.scores.choice import Judge, choose
 from ..inputs.columns import Missing, design_from_table
-from ..inputs.embedding import read_obsm
+from ..inputs.embedding import either_spelling, read_obsm
 from ..params import Flavor, HarmonyParams
 from ..pp import harmony_integrate
 from ..system.arguments import check_arguments
@@ -179,6 +179,7 @@ def tune(
     if design.n_joint == 1:
         raise InputError(f"{', '.join(design.variables)}: every cell has the same batch; there is nothing to tune")
     preservation = _weights(weights)
+    basis = either_spelling(adata.obsm.keys(), basis)
     embedding = read_obsm(adata, basis).load()
     Z = embedding.array()
     start = HarmonyParams(flavor=flavor, n_clusters=n_clusters, max_iter_harmony=max_iter_harmony)

@@ -19,7 +19,7 @@ def check(state: State) -> str:
             state.adata,
             list(options.batch_key),
             label_key=options.label_key,
-            condition_key=options.condition_key,
+            condition_key=options.condition_keys,
             basis=BASIS,
             rng=options.seed,
             missing="literal" if options.missing == "literal" else "leave_out",

@@ -123,7 +123,7 @@ def _check(adata: AnnData, options: WorkflowOptions) -> None:
         missing=options.missing,
         allow_many_levels=options.allow_many_levels,
     )
-    for key, what in ((options.label_key, "label"), (options.condition_key, "condition")):
+    for key, what in ((options.label_key, "label"), *((key, "condition") for key in options.condition_keys)):
         if key is not None:
             inputs.column(adata, key, what)
             if key in options.batch_key:
@@ -152,7 +152,7 @@ def _written(options: WorkflowOptions) -> set[str]:
 def _check_own_columns(adata: AnnData, options: WorkflowOptions) -> None:
     """Refuse columns with a part in the run where the run writes its own, and tell of others it will replace."""
     written = _written(options)
-    for key in (*options.batch_key, options.label_key, options.condition_key):
+    for key in (*options.batch_key, options.label_key, *options.condition_keys):
         if key in written:
             raise InputError(f"obs['{key}'] is where the run writes its own results; give that column another name")
     clusters = [name for name in adata.obs if name in written - set(_MEASURED)]

@@ -62,7 +62,7 @@ class WorkflowOptions:
         Column of ``obs`` that says which batch a cell is from, or several: separate batch variables.
     label_key, condition_key
         Columns of ``obs`` with cell types, used by the evaluation and the diagnosis only, and with what the experiment
-        compares, used by the check only.
+        compares (one or several), used by the check only.
     min_genes, max_genes
         Fewest and most genes that a cell must show (None: no upper bound).
     min_cells
@@ -143,7 +143,7 @@ class WorkflowOptions:
 
     batch_key: tuple[str, ...] = ()
     label_key: str | None = None
-    condition_key: str | None = None
+    condition_key: str | tuple[str, ...] | None = None
     min_genes: int = 200
     max_genes: int | None = None
     min_cells: int = 3
@@ -183,6 +183,8 @@ class WorkflowOptions:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
         for name in ("batch_key", "compare", "color_by", "genes", "recompute", "skip"):
             put(name, _names(name, getattr(self, name)))
+        conditions = () if self.condition_key is None else _names("condition_key", self.condition_key)
+        put("condition_key", conditions if len(conditions) > 1 else conditions[0] if conditions else None)
         for name, (low, high) in _RANGES.items():
             if getattr(self, name) is not None:
                 put(name, _number(name, getattr(self, name), low, high))
@@ -222,6 +224,11 @@ class WorkflowOptions:
             raise InputError(f"tune chooses parameters of Harmony; corrector='{self.corrector}' has none of them")
         if self.save_model:
             raise InputError(f"save_model keeps what Harmony learned; corrector='{self.corrector}' has no such model")
+
+    @property
+    def condition_keys(self) -> tuple[str, ...]:
+        """The columns with what the experiment compares, if any."""
+        return () if self.condition_key is None else _names("condition_key", self.condition_key)
 
     @property
     def main_resolution(self) -> float:

@@ -141,7 +141,8 @@ def fingerprints(state: State) -> dict[str, str]:
 
     made = {}
     for step in PLAN:
-        columns = [plain[name] for name in ("label_key", "condition_key") if name in step.reads and plain[name]]
+        columns = [plain["label_key"]] if "label_key" in step.reads and plain["label_key"] else []
+        columns += options.condition_keys if "condition_key" in step.reads else ()
         columns += options.batch_key if "batch_key" in step.reads else ()
         places = [*_places(step, state), *(f"obs/{name}" for name in columns)]
         places += [place for before in step.after for place in _places(_BY_NAME[before], state)]
