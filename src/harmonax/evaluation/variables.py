@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError, MissingKeyError, nearest
-from ..inputs.columns import absent, design_from_table
+from ..inputs.columns import absent, design_from_table, native
 from .findings import Finding, Level
 
 # What annotators write where they know no label.
@@ -58,7 +58,7 @@ def read_variable(
     >>> read_variable(pd.DataFrame({"batch": ["b", None, "a"]}), "batch").codes
     array([ 1, -1,  0])
     """
-    column = table[name]
+    column = native(table[name])
     rows = np.flatnonzero(~absent(column, literal=literal))
     if not len(rows):
         return Finding("unusable_column", Level.PROBLEM, f"'{name}' has no label at all.", "Name another column.")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -90,11 +90,19 @@ def absent(column: pd.Series, *, literal: bool = False) -> np.ndarray:
     [False, True, True, True, True]
     """
     gaps = np.asarray(column.isna())
+    if column.dtype == object and not all(isinstance(value, Hashable) for value in column):
+        raise InputError(f"column '{column.name}' holds lists or the like; allowed is one label per cell")
     if literal or pd.api.types.is_numeric_dtype(column.dtype):
         return gaps
     known = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column[~gaps].unique()
     text = [value for value in known if isinstance(value, str) and value.strip().casefold() in MISSING_TEXT]
     return gaps | np.asarray(column.isin(text)) if text else gaps
+
+
+def native(column: pd.Series) -> pd.Series:
+    """Return a column in this machine's byte order, without which pandas sorts and takes nothing."""
+    foreign = isinstance(column, pd.Series) and isinstance(column.dtype, np.dtype) and not column.dtype.isnative
+    return column.astype(column.dtype.newbyteorder("=")) if foreign else column
 
 
 def as_table(batches: Any) -> pd.DataFrame:
@@ -169,6 +177,7 @@ def combined(design: BatchDesign) -> BatchDesign:
 
 def _encode(column: pd.Series, label: str, missing: str, allow_many: bool) -> tuple[np.ndarray, list[str]]:
     """Return each cell's code and the names of the codes."""
+    column = native(column)
     gaps = absent(column, literal=missing == "literal")
     if gaps.any() and missing != "level":
         place = int(np.argmax(gaps))

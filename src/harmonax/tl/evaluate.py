@@ -7,12 +7,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import pandas as pd
+
 from .. import io
 from ..errors import InputError, MissingKeyError, nearest
 from ..evaluation.labels import UNLABELLED
 from ..evaluation.neighbours import MAX_CELLS
 from ..evaluation.scores.evaluate import Evaluation, Progress
 from ..evaluation.scores.evaluate import evaluate as evaluate_arrays
+from ..inputs.columns import native
 from ..inputs.embedding import either_spelling
 from ..system.arguments import check_arguments
 from ..system.validate import entry_name, expect_anndata, listed
@@ -131,7 +134,7 @@ def evaluate(
     names = embeddings_of(adata.obsm.keys(), embeddings, baseline)
     result = evaluate_arrays(
         {name: adata.obsm[name] for name in names},
-        adata.obs[keys],
+        pd.concat([native(adata.obs[key]) for key in keys], axis=1),
         None if label_key is None else adata.obs[label_key],
         label_key=label_key or "",
         max_cells=max_cells,
