@@ -134,7 +134,7 @@ def evaluate(
     names = embeddings_of(adata.obsm.keys(), embeddings, baseline)
     result = evaluate_arrays(
         {name: adata.obsm[name] for name in names},
-        pd.concat([native(adata.obs[key]) for key in keys], axis=1),
+        pd.concat([native(adata.obs[key]) for key in keys], axis=1) if keys else adata.obs[[]],
         None if label_key is None else adata.obs[label_key],
         label_key=label_key or "",
         max_cells=max_cells,
