@@ -145,6 +145,8 @@ def either_spelling(there: Iterable[str], basis: str) -> str:
     >>> either_spelling(["X_umap", "pca"], "X_pca"), either_spelling(["X_umap", "pca"], "umap")
     ('pca', 'X_umap')
     """
+    if not isinstance(basis, str):
+        return basis
     names = set(there)
     other = basis.removeprefix("X_") if basis.startswith("X_") else f"X_{basis}"
     if basis in names or other not in names:
@@ -155,7 +157,7 @@ def either_spelling(there: Iterable[str], basis: str) -> str:
 
 def read_obsm(adata: Any, basis: str, hint: str = "") -> Embedding:
     """Read ``adata.obsm[basis]``, in either spelling; `hint` ends the message where there is none."""
-    basis = either_spelling(adata.obsm.keys(), basis) if isinstance(basis, str) else basis
+    basis = either_spelling(adata.obsm.keys(), basis)
     if basis not in adata.obsm:
         raise MissingKeyError(f"obsm has no '{basis}'; {nearest(basis, adata.obsm.keys())}{hint}")
     return read_embedding(adata.obsm[basis], what=f"obsm['{basis}']", cells=adata.obs_names)
