@@ -67,7 +67,7 @@ def run(folder: Path, backend: str, args: argparse.Namespace) -> dict[str, Any]:
         backend,
     ]
     subprocess.run([str(part) for part in (*command, *options)], check=True)
-    record = json.loads((folder / "run.json").read_text())
+    record = json.loads((folder / f"{backend}.h5ad.run.json").read_text())
     with h5py.File(out) as file:
         Z = file["obsm/X_pca_harmony"]
         slabs = (Z[start : start + 1_000_000].view(np.uint32) for start in range(0, len(Z), 1_000_000))

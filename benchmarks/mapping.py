@@ -1,11 +1,12 @@
 """New cells on a fixed reference: against symphonypy, against integrating all together, novelty, and time.
 
-usage: python benchmarks/mapping.py [--seeds 5] [--only heldout self novelty speed] [--out table.md]
+usage: python benchmarks/mapping.py [--seeds 5] [--only heldout self novelty totals speed] [--out table.md]
        [--env symphonypy=PYTHON]
 
 Held out: each batch in turn, the rest integrated, and the batch mapped. iLISI is exact, of all batches, mean over all
 cells, less 1; accuracy is that of the nearest labels. Novelty: each type with 50 cells or more taken out of the
-reference in turn. Data: $HARMONAX_TEST_DATA, by default ../shared/data beside this project.
+reference in turn. Totals: kang split in two at random, the reference thinned, the query normalised to other totals.
+Data: $HARMONAX_TEST_DATA, by default ../shared/data beside this project.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from harmonax.mapping.projection import Expression
 DATA = Path(os.environ.get("HARMONAX_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 SETS = ("pancreas_3prot", "kang_fullgenes", "onek1k_subset")
 LEAST, LEAST_IN_QUERY = 50, 10
+PARTS = ["heldout", "self", "novelty", "totals", "speed"]
 
 
 def prepared(name: str) -> anndata.AnnData:
@@ -200,6 +202,55 @@ def novelty() -> Iterator[str]:
     yield f"{median(median(v) for v in of_type.values()):.3f}"
 
 
+def totals() -> Iterator[str]:
+    yield "| reference | query normalised to | label right | known called novel | absent type (B cells) called novel |"
+    yield "|---|---|---|---|---|"
+    cells = anndata.read_h5ad(DATA / "kang_fullgenes.h5ad")
+    cells = cells[cells.obs["cell_type"].astype(str) != "unlabelled"].copy()
+    gen = np.random.default_rng(0)
+    half = gen.random(cells.n_obs) < 0.5
+    is_kind = (cells.obs["cell_type"] == "B cells").to_numpy()
+    for depth in (1.0, 1 / 2, 1 / 3):
+        thinned = cells[half].copy()
+        X = thinned.X.astype(np.int64)
+        X.data = gen.binomial(X.data, depth)
+        thinned.X = X.astype(np.float32)
+        refs = [by_default(thinned[keep].copy()) for keep in (np.ones(half.sum(), bool), ~is_kind[half])]
+        models = [HarmonyModel.load(reference_model(ref)) for ref in refs]
+        ours = [model.projection.target_sum for model in models]
+        for name in ("the reference's", "its own median", 1e3, 1e4, 1e5, 1e6, "counts"):
+            found = []
+            for model, total in zip(models, ours, strict=True):
+                query = cells[~half].copy()
+                if name != "counts":
+                    wanted = {"the reference's": total, "its own median": None}.get(name, name)
+                    sc.pp.normalize_total(query, target_sum=wanted)
+                    sc.pp.log1p(query)
+                harmonax.tl.map_query(query, model, "batch")
+                right = query.obs["cell_type_mapped"].astype(str) == query.obs["cell_type"].astype(str)
+                found.append((right.to_numpy(), query.obs["harmonax_novel"].to_numpy()))
+            right, novel, absent = found[0][0].mean(), found[0][1].mean(), found[1][1][is_kind[~half]].mean()
+            said = f"{name:.0e}" if isinstance(name, float) else name
+            yield f"| depth x {depth:.2f}, total {ours[0]:,.0f} | {said} | {right:.3f} | {novel:.3f} | {absent:.3f} |"
+
+
+def by_default(cells: anndata.AnnData) -> anndata.AnnData:
+    """Return a corrected reference, with scanpy's default total: the median of its cells."""
+    sc.pp.normalize_total(cells)
+    sc.pp.log1p(cells)
+    sc.pp.highly_variable_genes(cells, n_top_genes=2000, batch_key="batch")
+    sc.pp.pca(cells, n_comps=30, mask_var="highly_variable", random_state=0)
+    return cells
+
+
+def reference_model(cells: anndata.AnnData) -> str:
+    """Return the file of the model of a reference."""
+    place = str(Path(tempfile.mkdtemp()) / "model.h5")
+    how = {"max_iter_harmony": 50, "rng": 0, "verbose": False}
+    harmonax.pp.harmony_integrate(cells, "batch", save_model=place, save_labels="cell_type", **how)
+    return place
+
+
 def speed() -> Iterator[str]:
     yield "| reference | query | seconds (2 threads, median of 5) | CPU s |"
     yield "|---|---|---|---|"
@@ -225,12 +276,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_argument(parser)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--only", nargs="+", choices=["heldout", "self", "novelty", "speed"])
+    parser.add_argument("--only", nargs="+", choices=PARTS)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=SETS, help="of the held-out batches")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     warnings.simplefilter("ignore")
-    wanted = asked.only or ["heldout", "self", "novelty", "speed"]
+    wanted = asked.only or PARTS
     lines = []
     for part in wanted:
         python = pythons(asked.env, ["symphonypy"]).get("symphonypy") if part == "heldout" else None
@@ -238,6 +289,7 @@ def main() -> None:
             "heldout": lambda p=python: held_out(p, asked.seeds, asked.sets),
             "self": itself,
             "novelty": novelty,
+            "totals": totals,
             "speed": speed,
         }
         for line in made[part]():

@@ -68,7 +68,7 @@ def test_round_trip(odd, tmp_path, run, kind):
     key, kwargs = RUNS[run]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", HarmonaxWarning)
-        harmony_integrate(odd, key, **{"max_iter_harmony": 2, "rng": 0, **kwargs})
+        harmony_integrate(odd, key, **{"max_iter_harmony": 2, "rng": 0, "missing": "literal", **kwargs})
     # Such columns cannot themselves be stored; the record of a run with them can.
     odd.obs = odd.obs.drop(columns=NAMES)
     back = round_trip(odd, tmp_path / f"x.{kind}", kind)

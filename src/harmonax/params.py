@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .design import BatchDesign
 
 Flavor = Literal["harmony2", "harmony1"]
+# The tolerance that no change is below.
+NEVER = -1.0
 # What each flavor allows: kinds of ridge penalty, the default first, and pruning. What it does: `algorithm/flavors.py`.
 _RIDGES: dict[Flavor, tuple[str, ...]] = {"harmony2": ("dynamic", "fixed"), "harmony1": ("fixed",)}
 _PRUNES: dict[Flavor, bool] = {"harmony2": True, "harmony1": False}
@@ -39,7 +41,8 @@ class HarmonyParams:
         converged; lower values take less time.
     tol_harmony, tol_clustering
         Relative change of the objective below which rounds and passes stop. Higher values stop earlier, lower values
-        take more rounds and passes.
+        take more rounds and passes. Any negative value, such as the -inf of older scripts, never stops: all rounds are
+        run; it is kept as -1.
     sigma
         Width of the soft clusters; one number or one per cluster. Higher values spread each cell over more clusters,
         so that corrections vary more smoothly; lower values come closer to hard clusters.
@@ -107,8 +110,9 @@ class HarmonyParams:
             put("n_clusters", whole_number(self.n_clusters, "n_clusters", minimum=1))
         put("max_iter_harmony", whole_number(self.max_iter_harmony, "max_iter_harmony", minimum=1))
         put("max_iter_clustering", whole_number(self.max_iter_clustering, "max_iter_clustering", minimum=1))
-        for name in ("tol_harmony", "tol_clustering", "tau"):
-            put(name, number(getattr(self, name), name, minimum=0))
+        for name in ("tol_harmony", "tol_clustering"):
+            put(name, _tolerance(name, getattr(self, name)))
+        put("tau", number(self.tau, "tau", minimum=0))
         # Absurdly large values would overflow float32 tables.
         put("sigma", _numbers("sigma", self.sigma, 0.0, exclusive=True, high=1e10))
         put("theta", _numbers("theta", self.theta, 0.0, high=1e10))
@@ -199,6 +203,14 @@ def harmony1(**changes: Any) -> HarmonyParams:
 def harmony2(**changes: Any) -> HarmonyParams:
     """Return the parameters of Harmony2, the default."""
     return HarmonyParams(flavor="harmony2", **changes)
+
+
+def _tolerance(name: str, value: Any) -> float:
+    """Return a tolerance; of the negative ones, which no change is below, -1."""
+    if isinstance(value, (float, np.floating)) and value == -math.inf:
+        return NEVER
+    found = number(value, name)
+    return found if found >= 0 else NEVER
 
 
 def _numbers(

@@ -534,7 +534,7 @@ class TestCommand:
         metadata = [] if source in ("in.h5ad", "in.zarr") else ["--metadata", "meta.csv"]
         assert integrate(source, "-o", target, "--backend", "disk", *metadata) == 0
         np.testing.assert_array_equal(embedding_in(target), atlas)
-        record = json.loads(Path("run.json").read_text())
+        record = json.loads(Path(f"{target}.run.json").read_text())
         assert record["backend"]["cells"] == "disk"
         assert len(record["input"]["sha256"]) == 64
         if target == "out.parquet" and source != "in.npy":
@@ -547,7 +547,7 @@ class TestCommand:
         found = []
         for backend in ("memory", "disk"):
             assert integrate("in.h5ad", "-o", f"{backend}.h5ad", "--backend", backend) == 0
-            found.append(json.loads(Path("run.json").read_text())["input"]["sha256"])
+            found.append(json.loads(Path(f"{backend}.h5ad.run.json").read_text())["input"]["sha256"])
         assert found[0] == found[1]
 
     def test_several_files_are_as_one(self, atlas):
@@ -556,7 +556,7 @@ class TestCommand:
             both = anndata.read_h5ad("both.h5ad")
             np.testing.assert_array_equal(both.obsm["X_pca_harmony"], atlas)
             assert both.obs["batch"].tolist() == anndata.read_h5ad("in.h5ad").obs["batch"].tolist()
-        record = json.loads(Path("run.json").read_text())
+        record = json.loads(Path("both.h5ad.run.json").read_text())
         assert [Path(part["path"]).name for part in record["input"]["files"]] == ["first.h5ad", "second.h5ad"]
 
     def test_the_names_of_files_make_batches(self, atlas):
@@ -628,7 +628,7 @@ def test_the_promise_on_memory_is_kept(tmp_path):
     words = ["integrate", "in.h5ad", "-o", "out.npy", "--batch-key", "batch", "--max-memory", "400M", "--quiet"]
     words += ["--max-iter-harmony", "2", "--max-iter-clustering", "2", "--n-clusters", "20"]
     subprocess.run([sys.executable, "-c", textwrap.dedent(PEAK), *words], cwd=tmp_path, check=True)
-    record = json.loads((tmp_path / "run.json").read_text())
+    record = json.loads((tmp_path / "out.npy.run.json").read_text())
     assert record["backend"]["cells"] == "disk"
     assert record["peak_memory_bytes"] < 400 << 20
 

@@ -142,7 +142,7 @@ def test_other_options_reach_their_place(files, asked):
     with h5py.File("out.h5ad") as file:
         assert file["obsm/mine"].dtype == np.float64
     assert json.loads(Path("r.json").read_text())["seed"] == 5
-    assert not Path("run.json").exists()
+    assert not Path("out.h5ad.run.json").exists()
 
 
 @pytest.mark.parametrize("keys", [["--batch-key", "donor,batch"], ["--batch-key", "donor", "--batch-key", "batch"]])
@@ -355,7 +355,7 @@ def test_one_batch_warns_and_returns_the_input(files, capsys, adata):
 def test_strict(files, capsys):
     assert call("--strict", "--max-iter-harmony", "1", "--quiet") == 4
     assert "max_iterations after 1 round" in error_of(capsys)
-    assert {"out.h5ad", "run.json"} < set(os.listdir())
+    assert {"out.h5ad", "out.h5ad.run.json"} < set(os.listdir())
     assert call("--strict", "--tol-harmony", "1", "--overwrite") == 0
 
 
@@ -423,7 +423,7 @@ def test_process(files):
     arguments = [*ARGUMENTS, "--backend", "auto"]
     done = subprocess.run([*MAIN, *arguments], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert sorted(os.listdir()) == ["in.h5ad", "out.h5ad", "run.json"]
+    assert sorted(os.listdir()) == ["in.h5ad", "out.h5ad", "out.h5ad.run.json"]
 
 
 @posix
@@ -472,12 +472,12 @@ def test_stopped_while_writing(files, number, code):
 @posix
 def test_killed_while_writing_leaves_the_old_result(files):
     Path("out.h5ad").write_bytes(b"the old result")
-    Path("run.json").write_bytes(b"the old record")
+    Path("out.h5ad.run.json").write_bytes(b"the old record")
     process = begun([*ARGUMENTS, "--overwrite"])
     process.kill()
     process.communicate(timeout=30)
     assert Path("out.h5ad").read_bytes() == b"the old result"
-    assert Path("run.json").read_bytes() == b"the old record"
+    assert Path("out.h5ad.run.json").read_bytes() == b"the old record"
 
 
 @posix
@@ -543,5 +543,5 @@ def test_signals_that_are_ignored_stay_ignored():
 def test_a_relative_output_in_another_directory(files):
     os.mkdir("sub")
     assert call("-o", "sub/out.csv.gz", "--max-iter-harmony", "1") == 0
-    assert sorted(os.listdir("sub")) == ["out.csv.gz", "run.json"]
+    assert sorted(os.listdir("sub")) == ["out.csv.gz", "out.csv.gz.run.json"]
     shutil.rmtree("sub")

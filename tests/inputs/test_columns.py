@@ -30,7 +30,7 @@ def names_of_cells(design, variable=0):
 @given(st.lists(st.one_of(st.text(max_size=3), st.integers(-3, 3), st.booleans()), min_size=1, max_size=40))
 def test_every_cell_keeps_its_label_as_text(labels):
     """Of whatever types: 1 and "1" are one level, and nothing is lost or renamed."""
-    design = read(pd.Series(labels, dtype=object), allow_many_levels=True)
+    design = read(pd.Series(labels, dtype=object), allow_many_levels=True, missing="literal")
     assert names_of_cells(design) == [str(label) for label in labels]
     assert len(set(design.levels[0])) == len(design.levels[0])
 
@@ -88,6 +88,36 @@ def test_missing_labels(labels):
     design = read(labels, missing="level")
     assert [name == "missing" for name in names_of_cells(design)] == [False, True, False, True]
     assert len(design.levels[0]) == 3
+
+
+@pytest.mark.parametrize("text", ["nan", "NaN", "None", "NA", "n/a", "", " ", "<NA>"])
+@pytest.mark.parametrize("kind", [list, np.array, pd.Categorical, lambda v: pd.Series(v, dtype="string")])
+def test_text_that_stands_for_a_missing_label(text, kind):
+    labels = kind(["x", text, "y", text])
+    says = rf"has 2 missing values \(first: cell '1' has the text '{text}'; missing='literal' takes it as a name\)"
+    with pytest.raises(InputError, match=says):
+        read(labels)
+    assert names_of_cells(read(labels, missing="level")) == ["x", "missing", "y", "missing"]
+    assert names_of_cells(read(labels, missing="literal")) == ["x", text, "y", text]
+    # What is missing is so, whatever its neighbours.
+    with pytest.raises(InputError, match="1 missing values"):
+        read(pd.Series(["x", text, None], dtype=object), missing="literal")
+
+
+@pytest.mark.parametrize("values", [[1, "1", 1.0], [1.0, 1], ["2", 2, 2.0]])
+@pytest.mark.parametrize(
+    "kind", [lambda v: pd.Series(v, dtype=object), lambda v: pd.Categorical(v, categories=_kinds(v))]
+)
+def test_a_number_and_its_text_are_one_level(values, kind):
+    design = read(kind([*values, "b"]))
+    assert names_of_cells(design) == [str(int(values[0]))] * len(values) + ["b"]
+    assert len(design.levels[0]) == 2
+
+
+def _kinds(values):
+    """Return the distinct values, by type too."""
+    found = {(type(v), v): v for v in values}
+    return list({v: v for v in found.values()})
 
 
 def test_missing_joins_a_level_that_is_called_so():

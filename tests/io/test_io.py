@@ -116,7 +116,7 @@ def test_annotated_to_annotated_keeps_all(full, tmp_path, monkeypatch, kind, tar
         assert_same(dict(getattr(before, name)), dict(getattr(after, name)))
     assert_same(before.raw.X, after.raw.X)
     assert_same(before.raw.var, after.raw.var)
-    assert left_in(tmp_path) == sorted([source.name, output.name, "run.json"])
+    assert left_in(tmp_path) == sorted([source.name, output.name, f"{output.name}.run.json"])
 
 
 def test_conversion_copies_big_arrays_in_blocks(full, tmp_path, monkeypatch):
@@ -574,7 +574,7 @@ def test_what_is_there_stays_unless_told(adata, tmp_path):
     (tmp_path / "out.csv").write_text("precious")
     with pytest.raises(OutputError, match="exists already"):
         integrate(source, tmp_path / "out.csv")
-    (tmp_path / "run.json").write_text("precious")
+    (tmp_path / "new.csv.run.json").write_text("precious")
     with pytest.raises(OutputError, match=r"run.json exists already.*--run-json"):
         integrate(source, tmp_path / "new.csv")
     (tmp_path / "dir.zarr").mkdir()
@@ -582,7 +582,7 @@ def test_what_is_there_stays_unless_told(adata, tmp_path):
     with pytest.raises(OutputError, match="not a Zarr store"):
         integrate(source, tmp_path / "dir.zarr", overwrite=True, run_json=str(tmp_path / "r.json"))
     assert (tmp_path / "dir.zarr" / "thesis.tex").read_text() == "precious"
-    assert (tmp_path / "out.csv").read_text() == (tmp_path / "run.json").read_text() == "precious"
+    assert (tmp_path / "out.csv").read_text() == (tmp_path / "new.csv.run.json").read_text() == "precious"
 
 
 @pytest.mark.parametrize("kind", [".csv", ".h5ad", ".zarr"])
@@ -594,16 +594,29 @@ def test_overwrite_replaces(adata, tmp_path, kind):
     meta = write_table(adata.obs, tmp_path / "m.csv")
     how = {"metadata": str(meta)} if kind == ".csv" else {"basis": "X_pca_harmony"}
     np.testing.assert_allclose(io.read_source(str(output), ["batch"], **how).Z, result.embedding, rtol=1e-6)
-    assert left_in(tmp_path) == sorted(["in.h5ad", "in2.h5ad", "m.csv", output.name, "run.json"])
+    assert left_in(tmp_path) == sorted(["in.h5ad", "in2.h5ad", "m.csv", output.name, f"{output.name}.run.json"])
 
 
-def test_the_next_record_replaces_the_last_and_says_so(adata, tmp_path, caplog):
+def test_every_output_has_a_record_of_its_own(adata, tmp_path, caplog):
     source = save(adata, tmp_path / "in.h5ad")
-    integrate(source, tmp_path / "one.csv")
+    for name in ("one.csv", "two.csv", "one.csv"):
+        integrate(source, tmp_path / name, overwrite=True)
     assert "is replaced" not in caplog.text
-    integrate(source, tmp_path / "two.csv")
-    assert f"run.json, the record of {tmp_path / 'one.csv'}, is replaced" in caplog.text
-    assert json.loads((tmp_path / "run.json").read_text())["output"]["path"] == str(tmp_path / "two.csv")
+    assert left_in(tmp_path) == ["in.h5ad", "one.csv", "one.csv.run.json", "two.csv", "two.csv.run.json"]
+    assert json.loads((tmp_path / "two.csv.run.json").read_text())["output"]["path"] == str(tmp_path / "two.csv")
+
+
+def test_a_record_that_is_replaced_is_told_when_it_is(adata, tmp_path, caplog, monkeypatch):
+    source, record = save(adata, tmp_path / "in.h5ad"), tmp_path / "r.json"
+    integrate(source, tmp_path / "one.csv", run_json=str(record))
+    before = record.read_bytes()
+    with pytest.raises(InputError):
+        integrate(source, tmp_path / "two.csv", keys=("none",), run_json=str(record))
+    assert "is replaced" not in caplog.text
+    assert record.read_bytes() == before
+    integrate(source, tmp_path / "two.csv", run_json=str(record))
+    assert f"r.json, the record of {tmp_path / 'one.csv'}, is replaced by that of {tmp_path / 'two.csv'}" in caplog.text
+    assert json.loads(record.read_text())["output"]["path"] == str(tmp_path / "two.csv")
 
 
 def test_a_link_is_followed(adata, tmp_path):
@@ -643,7 +656,7 @@ def test_whatever_stops_a_run_leaves_nothing(adata, tmp_path, monkeypatch, targe
 def test_a_failed_overwrite_leaves_the_old(adata, tmp_path, monkeypatch, kind):
     source, output = save(adata, tmp_path / "in.h5ad"), tmp_path / f"out{kind}"
     integrate(source, output)
-    old, record = load(output), (tmp_path / "run.json").read_bytes()
+    old, record = load(output), (tmp_path / f"{output.name}.run.json").read_bytes()
 
     def fail(*_: object) -> None:
         raise OSError(errno.EIO, "Input/output error")
@@ -652,8 +665,8 @@ def test_a_failed_overwrite_leaves_the_old(adata, tmp_path, monkeypatch, kind):
     with pytest.raises(OutputError, match="could not be written: Input/output error"):
         integrate(source, output, overwrite=True)
     assert_same(dict(old.obsm), dict(load(output).obsm))
-    assert (tmp_path / "run.json").read_bytes() == record
-    assert left_in(tmp_path) == sorted(["in.h5ad", output.name, "run.json"])
+    assert (tmp_path / f"{output.name}.run.json").read_bytes() == record
+    assert left_in(tmp_path) == sorted(["in.h5ad", output.name, f"{output.name}.run.json"])
 
 
 def test_record_and_result_come_together(adata, tmp_path, monkeypatch):
@@ -697,7 +710,9 @@ def test_files_are_flushed_before_they_are_moved(adata, tmp_path, monkeypatch):
 def test_record(adata, tmp_path):
     source = save(adata, tmp_path / "in.h5ad")
     result = integrate(source, tmp_path / "out.h5ad", ("batch", "donor"))
-    record = json.loads((tmp_path / "run.json").read_text(), parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))
+    record = json.loads(
+        (tmp_path / "out.h5ad.run.json").read_text(), parse_constant=lambda c: pytest.fail(f"{c} is not JSON")
+    )
     assert record["seed"] == 0
     assert record["params"]["max_iter_harmony"] == 2
     assert record["batch_keys"] == ["batch", "donor"]
@@ -732,7 +747,9 @@ def test_one_batch_gives_the_input_and_a_record_without_nan(adata, tmp_path):
     with pytest.warns(harmonax.errors.HarmonaxWarning, match="every cell has the same batch"):
         integrate(save(adata, tmp_path / "in.h5ad"), tmp_path / "out.h5ad", ("one",))
     np.testing.assert_array_equal(load(tmp_path / "out.h5ad").obsm["X_pca_harmony"], adata.obsm["X_pca"])
-    record = json.loads((tmp_path / "run.json").read_text(), parse_constant=lambda c: pytest.fail(f"{c} is not JSON"))
+    record = json.loads(
+        (tmp_path / "out.h5ad.run.json").read_text(), parse_constant=lambda c: pytest.fail(f"{c} is not JSON")
+    )
     assert record["last_change"] is None
 
 

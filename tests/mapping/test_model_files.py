@@ -72,7 +72,7 @@ def test_it_goes_through_uns(tmp_path):
 def test_any_names_of_batches(tmp_path):
     Z = np.random.default_rng(0).normal(size=(60, 3))
     names = {"a/b é": np.repeat(["x/y", "ü", ""], 20), "n": np.tile([1, 2], 30)}
-    model = HarmonyModel.from_result(harmonax.harmonize(Z, names, rng=0, progress=False))
+    model = HarmonyModel.from_result(harmonax.harmonize(Z, names, rng=0, missing="literal", progress=False))
     model.save(tmp_path / "m.h5")
     again = HarmonyModel.load(tmp_path / "m.h5")
     assert again.variables == ("a/b é", "n")

@@ -847,6 +847,8 @@ OPTIONS = {
     "--corrector mmd": {"corrector": "mmd"},
     "--label-key t": {"label_key": "t"},
     "--condition-key t": {"condition_key": "t"},
+    "--decimals": {"decimals": True},
+    "--feature-type antibodies": {"feature_type": "antibodies"},
     "--min-genes 5": {"min_genes": 5},
     "--max-genes 500": {"max_genes": 500},
     "--min-cells 5": {"min_cells": 5},

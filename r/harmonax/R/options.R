@@ -55,7 +55,7 @@ engine_options <- function(arguments, .options, dots, early_stop = TRUE) {
   else if (is.null(options[["ridge"]])) options$ridge <- "fixed"
   if (is.null(options$tol_harmony)) options$tol_harmony <- if (isTRUE(early_stop)) 1e-4 else 0
   for (name in c("tol_harmony", "tol_clustering")) {
-    if (identical(as.numeric(options[[name]]), -Inf)) options[[name]] <- 0
+    if (identical(as.numeric(options[[name]]), -Inf)) options[[name]] <- -1
   }
   threads <- options$n_threads
   options["n_threads"] <- list(if (is.null(threads) || identical(as.numeric(threads), 0)) NULL else threads)

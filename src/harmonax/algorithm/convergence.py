@@ -20,11 +20,12 @@ def passes_converged(flavor: Flavor, recent: Any, n_passes: Any, tol: Any) -> An
     rules = FLAVORS[flavor]
     new, old = sum(recent[-WINDOW:]), sum(recent[-WINDOW - 1 : -1])
     change = old - new if rules.increase_converges else abs(old - new)
-    return (n_passes >= rules.first_stop) & (change < tol * abs(old))
+    # A negative tolerance never stops, however much the objective rises.
+    return (n_passes >= rules.first_stop) & (change < tol * abs(old)) & (tol >= 0)
 
 
 def rounds_converged(flavor: Flavor, previous: Any, now: Any, tol: Any) -> Any:
     """Return whether the rounds may stop, given J at the end of the last two."""
     change = previous - now
-    small = change < tol * abs(previous)
+    small = (change < tol * abs(previous)) & (tol >= 0)
     return small if FLAVORS[flavor].increase_converges else small & (change >= 0)

@@ -25,12 +25,23 @@ _FIGURES = (".png", ".pdf", ".svg")
 @click.option("--batch-key", type=Names(), multiple=True, required=True, help="Batch columns, scored one by one.")
 @click.option("--label-key", metavar="NAME", help="Column of cell types.  [default: label-free scores only]")
 @click.option(
+    "--compare",
     "--embedding",
+    "--adjusted-basis",
+    "embedding",
     type=Names(),
     multiple=True,
     help="Embeddings in obsm.  [default: those of known methods that are there]",
 )
-@click.option("--baseline", metavar="NAME", default="X_pca", show_default=True, help="The uncorrected embedding.")
+@click.option(
+    "--basis",
+    "--baseline",
+    "baseline",
+    metavar="NAME",
+    default="X_pca",
+    show_default=True,
+    help="The uncorrected embedding.",
+)
 @click.option(
     "--max-cells",
     type=click.IntRange(min=1),
@@ -43,6 +54,13 @@ _FIGURES = (".png", ".pdf", ".svg")
 @click.option("--allow-many-levels", is_flag=True, help="Accept columns that look like measurements or barcodes.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--figure", metavar="PATH", help="Bars of the scores: .png, .pdf or .svg.")
+@click.option(
+    "--missing",
+    type=click.Choice(["leave_out", "literal"]),
+    default="leave_out",
+    show_default=True,
+    help="Whether text such as NA is a batch's name.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace files that are there; never IN.")
 @common_options
 def evaluate(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any) -> None:
@@ -79,6 +97,7 @@ def evaluate(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any
                 rng=options["seed"],
                 allow_many_levels=options["allow_many_levels"],
                 controls=options["controls"],
+                missing=options["missing"],
                 progress=None if options["quiet"] or not sys.stderr.isatty() else _say,
             )
         if not options["quiet"] and sys.stderr.isatty():

@@ -85,16 +85,23 @@ def _param(name: str, kind: Any, says: str, default: str | None = None) -> Calla
 @click.option("--combine-keys", is_flag=True, help="Join the batch columns into one variable.")
 @click.option(
     "--missing",
-    type=click.Choice(["error", "level"]),
+    type=click.Choice(["error", "level", "literal"]),
     default="error",
     show_default=True,
     help="What missing batch labels are.",
 )
 @click.option("--allow-many-levels", is_flag=True, help="Accept columns that look like measurements or barcodes.")
 @click.option("--save-model", metavar="MODEL", help="Keep what was learned, for harmonax map: .h5 or .zarr.")
-@click.option("--save-labels", type=Names(), multiple=True, help="Label columns that go into MODEL, with the cells.")
+@click.option(
+    "--save-labels",
+    "--label-key",
+    "save_labels",
+    type=Names(),
+    multiple=True,
+    help="Label columns that go into MODEL, with the cells.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace an OUT that is there; never IN.")
-@click.option("--run-json", metavar="PATH", help="Record of the run.  [default: run.json beside OUT]")
+@click.option("--run-json", metavar="PATH", help="Record of the run.  [default: OUT.run.json]")
 @click.option("--strict", is_flag=True, help="Exit with 4 where the run did not converge; OUT is written all the same.")
 @common_options
 @click.pass_context
@@ -105,7 +112,7 @@ def integrate(
 
     IN is .h5ad or .zarr, of which only the embedding and the batch columns are read (X never is), or a bare embedding
     (.csv, .tsv, .gz of these, .parquet, .npy) with --metadata. An OUT of .h5ad or .zarr has all that IN has and the
-    corrected embedding; any other is the embedding alone. run.json beside it says how it was made. Both appear whole
+    corrected embedding; any other is the embedding alone. OUT.run.json says how it was made. Both appear whole
     or not at all.
 
     Several IN (.h5ad, .zarr) are corrected together without being joined; OUT then has embeddings and batch columns

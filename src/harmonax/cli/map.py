@@ -15,7 +15,14 @@ from .values import Names, common_options
 @click.option("-o", "--output", metavar="OUT", required=True, help="Result: .h5ad or .zarr.")
 @click.option("--model", metavar="MODEL", required=True, help="The reference's model, from --save-model; or its .h5ad.")
 @click.option("--batch-key", type=Names(), multiple=True, help="Batch columns of the new cells.  [default: one batch]")
-@click.option("--label", type=Names(), multiple=True, help="Labels to transfer.  [default: all that the model keeps]")
+@click.option(
+    "--label-key",
+    "--label",
+    "label",
+    type=Names(),
+    multiple=True,
+    help="Labels to transfer.  [default: all that the model keeps]",
+)
 @click.option("--basis", metavar="NAME", help="Entry of obsm that is projected already.  [default: from X]")
 @click.option("--layer", metavar="NAME", help="Layer to take instead of X.")
 @click.option("--adjusted-basis", metavar="NAME", default="X_pca_harmony", show_default=True, help="Of the result.")
@@ -34,7 +41,9 @@ from .values import Names, common_options
     "--n-iter", type=click.IntRange(min=1), default=2, show_default=True, help="Rounds; 1 is the published method."
 )
 @click.option(
+    "--min-gene-share",
     "--min-genes",
+    "min_genes",
     type=click.FloatRange(0, 1),
     default=0.5,
     show_default=True,
@@ -43,12 +52,18 @@ from .values import Names, common_options
 @click.option(
     "--min-confidence", type=click.FloatRange(0, 1), default=0.5, show_default=True, help="Below it a label is unknown."
 )
+@click.option(
+    "--target-sum",
+    type=float,
+    metavar="N",
+    help="Counts per cell that IN was normalised to, where genes were left out since.  [default: read from X]",
+)
 @click.option("--dtype", type=click.Choice(["float32", "float64"]), default="float32", show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads.  [default: the CPUs it may use]")
 @click.option("--max-memory", metavar="SIZE", help="Maximum memory to use, such as 4G.  [default: what is free]")
 @click.option(
     "--missing",
-    type=click.Choice(["error", "level"]),
+    type=click.Choice(["error", "level", "literal"]),
     default="error",
     show_default=True,
     help="What missing batch labels are.",
@@ -85,6 +100,7 @@ def map_command(source: str, batch_key: tuple[tuple[str, ...], ...], **options: 
             labels,
             options["min_genes"],
             options["min_confidence"],
+            options["target_sum"],
             how | {"n_threads": options["threads"], "out": "lazy"},
         )
         mapped = map_file(job, wanted)

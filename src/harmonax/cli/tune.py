@@ -53,7 +53,11 @@ FIGURES = (".png", ".pdf", ".svg")
 )
 @click.option("--combine-keys", is_flag=True, help="Join the batch columns into one variable.")
 @click.option(
-    "--missing", type=click.Choice(["error", "level"]), default="error", show_default=True, help="Missing batch labels."
+    "--missing",
+    type=click.Choice(["error", "level", "literal"]),
+    default="error",
+    show_default=True,
+    help="Missing batch labels.",
 )
 @click.option("--allow-many-levels", is_flag=True, help="Accept columns that look like measurements or barcodes.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)

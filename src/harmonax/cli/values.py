@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -45,15 +46,16 @@ class Threshold(click.ParamType):
 
 
 class Names(click.ParamType):
-    """Names with commas; a list in a configuration file, whose names may have commas inside."""
+    r"""Names with commas; one that has a comma is quoted, or has a backslash before it: '"a,b",c', 'a\,b,c'."""
 
     name = "name[,name...]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         if isinstance(value, tuple):
             return value
-        names = tuple(part.strip() for part in str(value).split(","))
-        if not all(names):
+        row = next(csv.reader([str(value)], skipinitialspace=True, escapechar="\\"), [])
+        names = tuple(part.strip() for part in row)
+        if not names or not all(names):
             self.fail(f"{value!r} has an empty name", param, ctx)
         return names
 
@@ -72,7 +74,9 @@ def read_config(ctx: click.Context, param: click.Parameter, path: str | None) ->
         raise click.BadParameter(f"{path}: {error.strerror}", ctx, param) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"{path} is not TOML: {error}", ctx, param) from None
-    options = {o.name: o for o in ctx.command.params if isinstance(o, click.Option) and o.name and o is not param}
+    there = [o for o in ctx.command.params if isinstance(o, click.Option) and o.name and o is not param]
+    # An option may have several names, former ones among them.
+    options = {opt.lstrip("-").replace("-", "_"): o for o in there for opt in o.opts} | {o.name: o for o in there}
     known = [name.replace("_", "-") for name in options]
     chosen: dict[str, Any] = {}
     for key, value in values.items():
@@ -81,9 +85,10 @@ def read_config(ctx: click.Context, param: click.Parameter, path: str | None) ->
             raise click.BadParameter(
                 f"{path}: unknown option '{key}'; {nearest(key.replace('_', '-'), known)}", ctx, param
             )
-        if name in chosen:
+        option = options[name]
+        if option.name in chosen:
             raise click.BadParameter(f"{path}: '{key}' is given twice", ctx, param)
-        chosen[name] = _as_given(path, key, value, options[name], ctx, param)
+        chosen[str(option.name)] = _as_given(path, key, value, option, ctx, param)
     ctx.default_map = {**(ctx.default_map or {}), **chosen}
     return path
 

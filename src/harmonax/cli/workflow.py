@@ -17,9 +17,10 @@ from .values import Names, Numbers, common_options, read_markers
 _METHOD = [field.name for field in dataclasses.fields(HarmonyParams)]
 _COLUMNS = ["combine_keys", "missing", "allow_many_levels", "backend", "threads"]
 # Options that are lists of names.
-_LISTS = ("batch_key", "compare", "color_by", "genes", "recompute", "skip")
+_LISTS = ("batch_key", "condition_key", "compare", "color_by", "genes", "recompute", "skip")
 _PLAIN = (
-    *("label_key", "condition_key", "min_genes", "max_genes", "min_cells", "max_pct_mt", "mt_prefix", "counts_layer"),
+    *("label_key", "min_genes", "max_genes", "min_cells", "max_pct_mt", "mt_prefix", "counts_layer"),
+    *("decimals", "feature_type"),
     *("target_sum", "n_top_genes", "hvg_flavor", "n_comps", "combine_keys", "missing", "allow_many_levels", "backend"),
     *("n_neighbors", "min_dist", "resolutions", "n_marker_genes", "seed", "max_memory", "save_model"),
     *("corrector", "start_from", "tune"),
@@ -48,8 +49,12 @@ def _text(name: str, says: str) -> Any:
 @_names("batch_key", 'Batch columns of obs; several are separate variables.  [default, for several IN: "batch"]')
 @click.option("--batch-from", type=click.Choice(["file"]), help="Make the batch column of the names of several IN.")
 @_text("label_key", "Column of obs with cell types, for evaluation and diagnosis only.")
-@_text("condition_key", "Column of obs with what the experiment compares, for the check only.")
+@_names("condition_key", "Columns of obs with what the experiment compares, for the check only.")
 @_text("counts_layer", 'Where the raw counts are: a layer, "X" or "raw".  [default: layers["counts"], else X]')
+@click.option("--decimals", is_flag=True, help="Take counts with decimals: ambient RNA removed, EM counts, TPM.")
+@_text(
+    "feature_type", "Features of var['feature_types'] to run: genes, antibodies, peaks, or its name.  [default: genes]"
+)
 @_number("min_genes", int, 200, "Fewest genes in a cell.")
 @_number("max_genes", int, None, "Most genes in a cell.  [default: no limit]")
 @_number("min_cells", int, 3, "Fewest cells with a gene.")
@@ -84,7 +89,14 @@ def _text(name: str, says: str) -> Any:
     help="Of Leiden; the middle one is obs['leiden'], which the markers are for.",
 )
 @_number("n_marker_genes", int, 50, "Marker genes kept per cluster.")
-@_names("compare", "Further embeddings in obsm to evaluate beside ours, such as X_scVI.")
+@click.option(
+    "--compare",
+    "--embedding",
+    "compare",
+    type=Names(),
+    multiple=True,
+    help="Further embeddings in obsm to evaluate beside ours, such as X_scVI.",
+)
 @_names("color_by", "Columns of obs that the report's maps can be coloured by.  [default: all that show something]")
 @_names("genes", "Genes that they can be coloured by.  [default: the clusters' top markers]")
 @click.option("--markers", metavar="TOML", help="Genes by cell type, for the diagnosis; needs --label-key.")
@@ -121,9 +133,9 @@ def _text(name: str, says: str) -> Any:
 def run_workflow(ctx: click.Context, sources: tuple[str, ...], **options: Any) -> None:
     """Take raw counts in IN to a corrected, clustered and evaluated data set, and say whether to trust it.
 
-    IN is .h5ad, .zarr, a 10x .h5, or a 10x folder (matrix.mtx, barcodes, features); several are joined, and without
-    --batch-key their names are the batches. Results that a run with the same settings left in IN are kept; an X_pca
-    that others made is used with --start-from pca.
+    IN is .h5ad, .zarr, .zarr.zip, .h5mu, a 10x .h5, a 10x folder (matrix.mtx, barcodes, features), or Cell Ranger's
+    folder of a sample or of several; several are joined, and without --batch-key their names are the batches. Results
+    that a run with the same settings left in IN are kept; an X_pca that others made is used with --start-from pca.
 
     DIR gets integrated.h5ad, report.html, metrics.tsv, run.json, versions.yml, harmonax_mqc.json and figures/, all or
     none. When a run is interrupted, the same command takes it up after the last finished step.

@@ -12,11 +12,14 @@ import pandas as pd
 from ..algorithm.seeding import unit
 from ..engine.run import Backend, harmonize
 from ..errors import InputError
-from ..inputs.columns import as_table, design_from_table
+from ..inputs.arrays import as_numpy
+from ..inputs.arrays import as_table as as_pandas
+from ..inputs.columns import Missing, as_table, design_from_table
 from ..inputs.embedding import Embedding, as_array, read_embedding
 from ..params import Floats
 from ..result import HarmonyResult, Status, announce
-from .names import HARMONYPY, merge, params_of
+from ..system.arguments import check_arguments
+from .names import HARMONYPY, OLDER, merge, params_of
 
 
 class HarmonypyResult:
@@ -121,10 +124,16 @@ def run_harmony(
     n_threads: int | None = None,
     backend: Backend = "auto",
     combine_keys: bool = False,
-    missing: Literal["error", "level"] = "error",
+    missing: Missing = "error",
     allow_many_levels: bool = False,
     ridge: Literal["dynamic", "fixed"] | None = None,
     progress: bool | Callable[[int, int, float], None] | None = None,
+    plot_convergence: Any = None,
+    reference_values: Any = None,
+    cluster_prior: Any = None,
+    cluster_fn: Any = None,
+    device: Any = None,
+    do_pca: Any = None,
 ) -> HarmonypyResult:
     """Run Harmony2 with harmonypy's arguments and defaults.
 
@@ -172,6 +181,8 @@ def run_harmony(
         Number of threads; 0: the CPUs this process may use. More take less time; the result does not depend on it.
     precision, n_threads, backend, combine_keys, missing, allow_many_levels, ridge, progress
         As in `harmonax.pp.harmony_integrate`; `n_threads` and `progress` replace `ncores` and `verbose`.
+    plot_convergence, reference_values, cluster_prior, cluster_fn, device, do_pca
+        What scripts carry from earlier versions: taken where it changes nothing, else answered with today's way.
 
     Returns
     -------
@@ -200,14 +211,16 @@ def run_harmony(
     >>> ho.Z_corr.shape, ho.Y.shape == (5, ho.K)
     ((200, 5), True)
     """
+    check_arguments(run_harmony, locals())
     asked = locals()
-    ours = {name: value for name, value in asked.items() if name not in HARMONYPY}
+    older = {name: value for name, value in asked.items() if name in OLDER}
+    ours = {name: value for name, value in asked.items() if name not in HARMONYPY and name not in OLDER}
     theirs = {name: value for name, value in asked.items() if name in HARMONYPY}
     if n_threads is not None and ncores == 0:
         del theirs["ncores"]
     if progress is not None and verbose:
         del theirs["verbose"]
-    options = merge(ours, theirs, run_harmony)
+    options = merge(ours, theirs | older, run_harmony)
     table = _table(meta_data)
     embedding = _cells_by_features(data_mat, table)
     design = design_from_table(
@@ -234,6 +247,7 @@ def run_harmony(
 
 
 def _table(meta_data: Any) -> pd.DataFrame:
+    meta_data = as_pandas(meta_data)
     if not isinstance(meta_data, (pd.DataFrame, Mapping)):
         raise InputError(f"meta_data is a {type(meta_data).__name__}; allowed are a DataFrame or a dict of columns")
     return as_table(meta_data)
@@ -241,7 +255,8 @@ def _table(meta_data: Any) -> pd.DataFrame:
 
 def _cells_by_features(data_mat: Any, table: pd.DataFrame) -> Embedding:
     """Return the embedding with cells as rows, whichever way round it came."""
-    data = data_mat if hasattr(data_mat, "shape") else as_array(data_mat, "data_mat")
+    data = as_numpy(data_mat, "data_mat")
+    data = data if hasattr(data, "shape") and hasattr(data, "T") else as_array(data, "data_mat")
     n_cells, shape = len(table), tuple(data.shape)
     if len(shape) != 2 or n_cells not in shape:
         raise InputError(f"data_mat has shape {shape} but meta_data has {n_cells} cells; one side must be the cells")

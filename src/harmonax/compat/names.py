@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, nearest
+from ..errors import InputError, nearest, warn
 from ..params import HarmonyParams
 
 # harmonypy's names of our parameters.
@@ -26,11 +26,52 @@ HARMONYPY = {
     "verbose": "progress",
 }
 
+# Arguments of earlier harmonypy and R scripts that are no parameters here: values that change nothing, and today's way.
+_MODEL = "fit a model on those cells (save_model=True) and map the others with harmonax.tl.map_query"
+OLDER: dict[str, tuple[tuple[Any, ...], str]] = {
+    "plot_convergence": ((False,), "harmonax.pl.convergence(adata) draws it after the run"),
+    "return_object": ((False, True), "the result is an object; its array is Z_corr (embedding)"),
+    "reference_values": ((), f"cells of a reference that must not move: {_MODEL}"),
+    "cluster_prior": ((), "centroids are found by k-means++ on the cells; rng= (random_state=) makes them the same"),
+    "cluster_fn": (("kmeans",), "centroids are always started by k-means"),
+    "do_pca": ((False,), "compute components first, such as with scanpy.pp.pca, and pass those"),
+    "npcs": ((), "compute components first, such as with scanpy.pp.pca, and pass those"),
+    "weights": ((), "every cell counts once"),
+    "device": (("cpu", "auto"), "backend='jax' runs on a GPU"),
+    "use_gemm": ((False, True), ""),
+    "colsum_algo": (("columns", "atomics", "gemm", "cp_sum", "benchmark"), ""),
+    "use_gpu": ((False,), "backend='jax' runs on a GPU"),
+}
+_ONLY_A_NOTE = ("plot_convergence", "device", "use_gpu")
+
 # What None stands for in scanpy: the values of each flavor's own reference program.
 _REFERENCE: dict[str, dict[str, Any]] = {
     "harmony1": {"max_iter_clustering": 200, "tol_harmony": 1e-4, "tol_clustering": 1e-5},
     "harmony2": {"max_iter_clustering": 4, "tol_harmony": 1e-2, "tol_clustering": 1e-3},
 }
+
+
+def answer_older(older: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments left when those that scripts carry from earlier programs are taken or answered.
+
+    Raises
+    ------
+    InputError
+        If a value asks for what is done otherwise here; the message says how.
+    """
+    left = dict(older)
+    for name, (harmless, today) in OLDER.items():
+        if name not in left:
+            continue
+        value = left.pop(name)
+        if value is None or (isinstance(value, (str, bool)) and value in harmless):
+            continue
+        if name in _ONLY_A_NOTE:
+            warn(f"{name}={value!r} has no effect: {today}")
+        else:
+            shown = repr(value) if np.ndim(value) < 2 else f"<array of shape {np.shape(value)}>"
+            raise InputError(f"{name}={shown} is not taken any more: {today}; leave {name} out")
+    return left
 
 
 def merge(asked: Mapping[str, Any], other: Mapping[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
@@ -47,6 +88,7 @@ def merge(asked: Mapping[str, Any], other: Mapping[str, Any], function: Callable
     """
     defaults = {name: p.default for name, p in inspect.signature(function).parameters.items()}
     merged = dict(asked)
+    other = answer_older(other)
     for name, value in other.items():
         if name not in HARMONYPY:
             known = [*asked, *HARMONYPY]

@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 from scipy import linalg, sparse
 
+from ..system.arguments import check_arguments
+
 _TARGET = 1e4
 _BINS = 20
 _CLIP = 10.0
@@ -17,6 +19,7 @@ def prepare(adata: ad.AnnData, *, n_genes: int = 1000, n_components: int = 30) -
 
     Also ``var["highly_variable_nbatches"]``, as scanpy does with a `batch_key`.
     """
+    check_arguments(prepare, locals())
     counts = sparse.csr_matrix(adata.X, dtype=np.float64)
     totals = np.asarray(counts.sum(axis=1)).ravel()
     normalised = sparse.diags_array(_TARGET / np.maximum(totals, 1.0)) @ counts

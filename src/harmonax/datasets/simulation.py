@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from ..system.arguments import check_arguments
 from ..system.rng import seed_from
 from ..system.validate import whole_number
 
@@ -96,6 +97,7 @@ def simulate(n_cells: int, rng: Any = 0) -> ad.AnnData:
     >>> simulate(100, rng=0).shape
     (100, 2000)
     """
+    check_arguments(simulate, locals())
     n_cells = whole_number(n_cells, "n_cells", minimum=1)
     rng = rng if isinstance(rng, np.random.Generator) else np.random.default_rng(seed_from(rng))
     types = [node for node in TREE if node.abundance > 0]

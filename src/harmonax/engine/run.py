@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -16,16 +16,18 @@ from ..algorithm.seeding import seed_centroids, unit
 from ..cells import BACKENDS, BackendName
 from ..design import BatchDesign
 from ..errors import InputError, warn
-from ..inputs.columns import as_table, design_from_table
+from ..inputs.columns import Missing, as_table, design_from_table
 from ..inputs.embedding import Kind, kind_of, read_embedding
 from ..inputs.rows import slabs
 from ..inputs.values import end_digest
 from ..params import HarmonyParams, ResolvedParams
 from ..result import HarmonyResult, History, Status
+from ..system.arguments import check_arguments
 from ..system.cpus import resolve_threads
 from ..system.memory import human
 from ..system.progress import reporter
 from ..system.rng import seed_from
+from .older import named_one_by_one
 from .placement import ResourceRequest, make_cells
 
 Backend = Literal["auto", BackendName]
@@ -36,8 +38,9 @@ MAX_TABLES = 8 << 30
 def harmonize(
     Z: Any,
     batches: Any,
-    params: HarmonyParams | None = None,
+    params: HarmonyParams | str | Sequence[str] | None = None,
     *,
+    batch_key: str | Sequence[str] | None = None,
     rng: Any = None,
     dtype: Any = None,
     n_threads: int | None = None,
@@ -47,9 +50,10 @@ def harmonize(
     checkpoint: str | os.PathLike[str] | None = None,
     out: Any = None,
     combine_keys: bool = False,
-    missing: Literal["error", "level"] = "error",
+    missing: Missing = "error",
     allow_many_levels: bool = False,
     progress: bool | Callable[[int, int, float], None] | None = None,
+    **older: Any,
 ) -> HarmonyResult:
     """Remove batch effects from an embedding.
 
@@ -63,7 +67,10 @@ def harmonize(
         Batch labels of the N cells: an array (N,) or (N, F), a table or a dictionary with one column per variable,
         or a `BatchDesign`.
     params
-        What to run; None: the defaults of `HarmonyParams` (Harmony2, at most 50 rounds).
+        What to run; None: the defaults of `HarmonyParams` (Harmony2, at most 50 rounds). A name, or several, is taken
+        as `batch_key`, which was harmony-pytorch's third argument.
+    batch_key
+        Columns of `batches`, where that is a table with others too. None: all of its columns.
     rng
         Seed, Generator, SeedSequence or None. The same seed gives the same bits, whatever the number of threads.
     dtype
@@ -94,6 +101,9 @@ def harmonize(
     progress
         Show a progress line on stderr; None: where that is a terminal. Or a function called after each pass with
         (round, pass, objective).
+    **older
+        Parameters by their names in `HarmonyParams`, which change those of `params`, and harmony-pytorch's
+        ``random_state``, ``n_jobs``, ``verbose`` and ``use_gpu``.
 
     Returns
     -------
@@ -121,7 +131,15 @@ def harmonize(
     >>> result.embedding.shape
     (200, 5)
     """
+    check_arguments(harmonize, locals())
+    if params is not None and not isinstance(params, HarmonyParams):
+        if batch_key is not None:
+            raise InputError(f"params={params!r} is not HarmonyParams, and batch_key names the columns already")
+        params, batch_key = None, params
     params = params if params is not None else HarmonyParams()
+    if older:
+        params, asked = named_one_by_one(params, {"rng": rng, "n_threads": n_threads, "progress": progress}, older)
+        rng, n_threads, progress = asked["rng"], asked["n_threads"], asked["progress"]
     if backend not in (allowed := ("auto", *BACKENDS)):
         raise InputError(f"backend={backend!r} is not known; allowed are {', '.join(map(repr, allowed))}")
     resolve_threads(n_threads)
@@ -129,7 +147,7 @@ def harmonize(
     kept = _checkpoint(checkpoint)
     Z, digest = _embedding(Z, hashed=kept is not None)
     how = {"combine_keys": combine_keys, "missing": missing, "allow_many_levels": allow_many_levels}
-    design = batches if isinstance(batches, BatchDesign) else _read_batches(batches, how)
+    design = batches if isinstance(batches, BatchDesign) else _read_batches(batches, batch_key, how)
     if design.n_cells != Z.shape[0]:
         raise InputError(
             f"the embedding has {Z.shape[0]} cells but the batch labels have {design.n_cells}; they must agree"
@@ -220,9 +238,9 @@ def _check_tables(design: BatchDesign, resolved: ResolvedParams, n_features: int
         )
 
 
-def _read_batches(batches: Any, how: dict[str, Any]) -> BatchDesign:
+def _read_batches(batches: Any, batch_key: str | Sequence[str] | None, how: dict[str, Any]) -> BatchDesign:
     table = as_table(batches)
-    return design_from_table(table, table.columns.tolist(), where="batches", **how)
+    return design_from_table(table, table.columns.tolist() if batch_key is None else batch_key, where="batches", **how)
 
 
 def result_dtype(dtype: Any) -> np.dtype:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError, warn
-from ..inputs.columns import design_from_table
+from ..inputs.columns import absent, design_from_table
 from ..inputs.embedding import read_embedding
 from .variables import UNLABELLED as UNLABELLED
 
@@ -47,20 +47,23 @@ def read_cells(
     label_key: str,
     unlabelled: Iterable[str],
     allow_many_levels: bool,
+    *,
+    literal: bool = False,
 ) -> Cells:
     """Check what was passed, and leave out cells without a batch, with a warning."""
     n = len(batches)
     arrays = {str(name): _embedding(array, str(name), n) for name, array in embeddings.items()}
     if not arrays:
         raise InputError("no embedding given; name at least one")
-    keep = _with_batches(batches)
+    keep = _with_batches(batches, literal)
     if keep.sum() < FEWEST_CELLS:
         raise InputError(f"there are {int(keep.sum())} cells with a batch; at least {FEWEST_CELLS} are needed")
     notes = []
     if not keep.all():
         notes.append(f"{int((~keep).sum())} of {n} cells have no batch and are left out")
         warn(notes[0])
-    design = design_from_table(batches[keep], list(batches.columns), allow_many_levels=allow_many_levels)
+    columns = list(batches.columns)
+    design = design_from_table(batches[keep], columns, allow_many_levels=allow_many_levels, missing="literal")
     own = design.joint_levels[design.joint] - design.offsets[:-1]
     codes = None if labels is None else _labels(labels, n, label_key, unlabelled)[keep]
     cells = Cells(
@@ -74,17 +77,19 @@ def read_cells(
     return cells
 
 
-def _with_batches(batches: pd.DataFrame) -> np.ndarray:
-    """Return which cells have a level of every batch variable."""
+def _with_batches(batches: pd.DataFrame, literal: bool) -> np.ndarray:
+    """Return which cells have a level of every batch variable; see `columns.absent`."""
     keys = [str(key) for key in batches.columns]
     if not keys:
         raise InputError("no batch column given; name at least one")
     for key in keys:
         if keys.count(key) > 1:
             raise InputError(f"batch column '{key}' is given more than once; name each once")
-    keep = np.asarray(batches.notna().all(axis=1))
+    keep = np.ones(len(batches), bool)
     for key in batches.columns:
-        if not batches[key].notna().any():
+        gaps = absent(batches[key], literal=literal)
+        keep &= ~gaps
+        if gaps.all():
             raise InputError(f"batch column '{key}' has no value for any cell; name another")
     return keep
 

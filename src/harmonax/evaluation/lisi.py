@@ -12,7 +12,11 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError
+from ..inputs.columns import as_table
+from ..inputs.embedding import as_array
+from ..system.arguments import check_arguments
 from ..system.extras import need
+from ..system.validate import number
 
 # Of the search for the width of a neighbourhood, scib-metrics' values.
 _TOLERANCE, _STEPS = 1e-5, 50
@@ -50,8 +54,13 @@ def lisi(embedding: np.ndarray, labels: Any, perplexity: float = 30) -> np.ndarr
     >>> lisi(apart, np.repeat(["a", "b", "c"], 100)).round(3).max()  # doctest: +SKIP
     np.float64(1.0)
     """
-    x = np.asarray(embedding, np.float64)
-    codes = pd.Categorical(np.asarray(labels, object)).codes
+    check_arguments(lisi, locals())
+    x = as_array(embedding, "the embedding").astype(np.float64)
+    table = as_table(labels)
+    if table.shape[1] != 1:
+        raise InputError(f"labels has {table.shape[1]} columns; allowed is one label per cell")
+    codes = pd.Categorical(np.asarray(table.iloc[:, 0], object)).codes
+    perplexity = number(perplexity, "perplexity")
     others = int(3 * perplexity) - 1
     if x.ndim != 2 or len(codes) != len(x):
         raise InputError(

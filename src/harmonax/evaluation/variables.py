@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError, MissingKeyError, nearest
-from ..inputs.columns import design_from_table
+from ..inputs.columns import absent, design_from_table, native
 from .findings import Finding, Level
 
 # What annotators write where they know no label.
@@ -45,22 +45,25 @@ def check_names(table: pd.DataFrame, names: Collection[str], where: str = "obs")
             raise InputError(f"{where} has {table[name].shape[1]} columns called '{name}'; rename all but one")
 
 
-def read_variable(table: pd.DataFrame, name: str, *, no_label: Collection[str] = ()) -> Variable | Finding:
+def read_variable(
+    table: pd.DataFrame, name: str, *, no_label: Collection[str] = (), literal: bool = False
+) -> Variable | Finding:
     """Return a column as a variable, or the finding that says why it cannot be one.
 
-    `no_label` are the names, in lower case, of labels that mean that the label is not known.
+    `no_label` are the names, in lower case, of labels that mean that the label is not known; for `literal` see
+    `columns.absent`.
 
     Examples
     --------
     >>> read_variable(pd.DataFrame({"batch": ["b", None, "a"]}), "batch").codes
     array([ 1, -1,  0])
     """
-    column = table[name]
-    rows = np.flatnonzero(~np.asarray(column.isna()))
+    column = native(table[name])
+    rows = np.flatnonzero(~absent(column, literal=literal))
     if not len(rows):
         return Finding("unusable_column", Level.PROBLEM, f"'{name}' has no label at all.", "Name another column.")
     try:
-        design = design_from_table(pd.DataFrame({name: column.array[rows]}), name)
+        design = design_from_table(pd.DataFrame({name: column.array[rows]}), name, missing="literal")
     except InputError as error:
         said = str(error).partition("; ")[0]
         return Finding(
@@ -77,7 +80,7 @@ def read_variable(table: pd.DataFrame, name: str, *, no_label: Collection[str] =
 
 
 def read_variables(
-    table: pd.DataFrame, names: Sequence[str], *, no_label: Collection[str] = ()
+    table: pd.DataFrame, names: Sequence[str], *, no_label: Collection[str] = (), literal: bool = False
 ) -> tuple[list[Variable], list[Finding]]:
     """Return the columns that can be used, and what is wrong with them or the others.
 
@@ -85,7 +88,7 @@ def read_variables(
     """
     variables, said = [], []
     for name in names:
-        variable = read_variable(table, name, no_label=no_label)
+        variable = read_variable(table, name, no_label=no_label, literal=literal)
         if isinstance(variable, Finding):
             said.append(variable)
             continue

@@ -19,7 +19,7 @@ from ..design import BatchDesign
 from ..engine.checkpoint import Checkpoint
 from ..engine.run import harmonize
 from ..errors import InputError, OutputError
-from ..inputs.columns import design_from_table
+from ..inputs.columns import Missing, design_from_table
 from ..inputs.embedding import Embedding, read_embedding
 from ..inputs.values import data_hash
 from ..params import HarmonyParams
@@ -51,7 +51,7 @@ class FileJob:
     metadata
         Table with the batch columns of a bare embedding.
     run_json
-        Where the record of the run goes; None: ``run.json`` beside the output, in place of an earlier run's.
+        Where the record of the run goes; None: beside the output, under its name with ``.run.json`` after it.
     overwrite
         Replace an existing output; the input is never replaced.
     also_read
@@ -75,7 +75,7 @@ class FileJob:
     also_read: Sequence[str] = ()
     batch_from: Literal["file"] | None = None
     combine_keys: bool = False
-    missing: Literal["error", "level"] = "error"
+    missing: Missing = "error"
     allow_many_levels: bool = False
     save_model: str | None = None
     save_labels: Sequence[str] = ()
@@ -150,6 +150,9 @@ def integrate_file(job: FileJob, params: HarmonyParams | None = None, **how: Any
             _write_model(job, source, result, each)
             clock.lap("model")
         io.write_json(json_part, _run_record(job, source, result) | clock.facts())
+    if places.former is not None:
+        said = "%s, the record of %s, is replaced by that of %s; --run-json puts it elsewhere"
+        log.warning(said, places.record, places.former, job.output)
     if how.get("checkpoint") is not None:
         Checkpoint(how["checkpoint"]).clear()
     log.info("wrote %s (%.1f s)", job.output, sum(clock.laps.values()))
@@ -161,6 +164,7 @@ class _Places(NamedTuple):
     result: Path
     record: Path
     model: Path | None
+    former: str | None  # another output, whose record is where this one's goes
 
 
 def _check_places(job: FileJob) -> _Places:
@@ -171,8 +175,8 @@ def _check_places(job: FileJob) -> _Places:
         entry_name(job.adjusted_basis, "adjusted_basis")
     inputs = [path for path in (*job.sources, job.metadata, *job.also_read) if path is not None]
     result = io.check_destination(job.output, inputs=inputs, overwrite=job.overwrite)
-    beside = Path(job.run_json) if job.run_json is not None else Path(job.output).parent / "run.json"
-    # A record of ours gives way to the next one, or a directory could hold one result only.
+    beside = Path(job.run_json) if job.run_json is not None else Path(f"{str(job.output).rstrip('/')}.run.json")
+    # A record of ours gives way to the next one.
     former = io.recorded_output(beside)
     try:
         record = io.check_destination(
@@ -180,8 +184,6 @@ def _check_places(job: FileJob) -> _Places:
         )
     except OutputError as error:
         raise OutputError(f"the record of the run: {error}; --run-json puts it elsewhere") from None
-    if former not in (None, str(result)):
-        log.warning("%s, the record of %s, is replaced; --run-json puts this one elsewhere", beside, former)
     model = None
     if job.save_model is not None:
         from ..mapping.serialise import check_place
@@ -189,7 +191,7 @@ def _check_places(job: FileJob) -> _Places:
         model = check_place(job.save_model, inputs=[*inputs, job.output], overwrite=job.overwrite)[1]
     elif job.save_labels:
         raise InputError("labels are kept in a model: say where with save_model (--save-model)")
-    return _Places(kind, result, record, model)
+    return _Places(kind, result, record, model, former if former != str(result) else None)
 
 
 def _write_model(job: FileJob, source: io.Source, result: HarmonyResult, part: Path) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
 from ..design import BatchDesign
 from ..errors import InputError, MissingKeyError, nearest
-from ..system.validate import one_of
+from ..system.validate import listed, one_of
+from . import arrays
 
+Missing = Literal["error", "level", "literal"]
+# What files have in place of a missing label once it was made text, in lower case.
+MISSING_TEXT = frozenset({"", "<na>", "n/a", "na", "nan", "none", "null"})
 # A numeric column with more distinct values than this looks like a measurement.
 _MAX_NUMERIC_LEVELS = 100
 # Any column with more levels than this share of the cells looks like cell barcodes,
@@ -28,7 +32,7 @@ def design_from_table(
     *,
     where: str = "obs",
     combine_keys: bool = False,
-    missing: Literal["error", "level"] = "error",
+    missing: Missing = "error",
     allow_many_levels: bool = False,
 ) -> BatchDesign:
     """Read batch columns of a table, one row per cell.
@@ -44,7 +48,8 @@ def design_from_table(
     combine_keys
         Join the columns into one variable with a level per observed combination.
     missing
-        ``"error"``: refuse missing labels; ``"level"``: make them a level of their own, "missing".
+        ``"error"``: refuse missing labels, and the text that stands for them ("nan", "None", "NA", ""); ``"level"``:
+        make them a level of their own, "missing"; ``"literal"``: as ``"error"``, but such text is the name of a level.
     allow_many_levels
         Accept columns that look like measurements or cell barcodes.
 
@@ -55,10 +60,10 @@ def design_from_table(
     InputError
         If a column has missing labels, or looks like a measurement or like cell barcodes.
     """
-    names = [keys] if isinstance(keys, str) or not isinstance(keys, Iterable) else list(keys)
+    names = [None] if keys is None else listed(keys)
     if not names:
         raise InputError(f"no batch column given; name at least one column of {where}")
-    one_of(missing, "missing", ("error", "level"))
+    one_of(missing, "missing", get_args(Missing))
     known = [str(c) for c in table.columns]
     codes, levels = [], []
     for name in names:
@@ -76,6 +81,30 @@ def design_from_table(
     return combined(design) if combine_keys and len(names) > 1 else design
 
 
+def absent(column: pd.Series, *, literal: bool = False) -> np.ndarray:
+    """Return which cells have no label: a missing value, or text that stands for one unless it is `literal`.
+
+    Examples
+    --------
+    >>> absent(pd.Series(["a", None, "nan", "NA", ""])).tolist()
+    [False, True, True, True, True]
+    """
+    gaps = np.asarray(column.isna())
+    if column.dtype == object and not all(isinstance(value, Hashable) for value in column):
+        raise InputError(f"column '{column.name}' holds lists or the like; allowed is one label per cell")
+    if literal or pd.api.types.is_numeric_dtype(column.dtype):
+        return gaps
+    known = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column[~gaps].unique()
+    text = [value for value in known if isinstance(value, str) and value.strip().casefold() in MISSING_TEXT]
+    return gaps | np.asarray(column.isin(text)) if text else gaps
+
+
+def native(column: pd.Series) -> pd.Series:
+    """Return a column in this machine's byte order, without which pandas sorts and takes nothing."""
+    foreign = isinstance(column, pd.Series) and isinstance(column.dtype, np.dtype) and not column.dtype.isnative
+    return column.astype(column.dtype.newbyteorder("=")) if foreign else column
+
+
 def as_table(batches: Any) -> pd.DataFrame:
     """Return batch labels given as a table, a mapping, a 1-D or 2-D array, or a list of labels as one table.
 
@@ -84,6 +113,7 @@ def as_table(batches: Any) -> pd.DataFrame:
     InputError
         If columns differ in length or are not flat.
     """
+    batches = arrays.as_table(batches)
     if isinstance(batches, pd.DataFrame):
         return batches
     if isinstance(batches, Mapping):
@@ -126,7 +156,8 @@ def table_like(batches: Any, names: Sequence[str]) -> pd.DataFrame:
 def _flat_columns(columns: Mapping[Any, Any]) -> dict[Any, Any]:
     """Return the columns as arrays of one length; rows are matched by place, never by index."""
     flat: dict[Any, Any] = {}
-    for name, column in columns.items():
+    for name, given in columns.items():
+        column = arrays.as_table(given, str(name))
         pandas_like = isinstance(column, (pd.Series, pd.Categorical, pd.Index))
         flat[name] = pd.Series(column).array if pandas_like else _labels(column)
     for name, column in flat.items():
@@ -146,11 +177,14 @@ def combined(design: BatchDesign) -> BatchDesign:
 
 def _encode(column: pd.Series, label: str, missing: str, allow_many: bool) -> tuple[np.ndarray, list[str]]:
     """Return each cell's code and the names of the codes."""
-    gaps = np.asarray(column.isna())
-    if gaps.any() and missing == "error":
-        first = column.index[int(np.argmax(gaps))]
+    column = native(column)
+    gaps = absent(column, literal=missing == "literal")
+    if gaps.any() and missing != "level":
+        place = int(np.argmax(gaps))
+        text = column.iloc[place] if not pd.isna(column.iloc[place]) else None
+        said = "" if text is None else f" has the text '{text}'; missing='literal' takes it as a name"
         raise InputError(
-            f"{label} has {int(gaps.sum())} missing values (first: cell '{first}'); "
+            f"{label} has {int(gaps.sum())} missing values (first: cell '{column.index[place]}'{said}); "
             "fill them, drop those cells, or pass missing='level'"
         )
     column = column.infer_objects()
@@ -161,7 +195,7 @@ def _encode(column: pd.Series, label: str, missing: str, allow_many: bool) -> tu
     if not allow_many:
         numbers = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
         _refuse_unlikely(label, len(column), int(np.count_nonzero(np.bincount(codes[~gaps]))), numbers)
-    names = [str(v) for v in values]
+    codes, names = _named(codes, values)
     if gaps.any():
         # They join a level of that name where there is one.
         names.append("missing")
@@ -169,10 +203,32 @@ def _encode(column: pd.Series, label: str, missing: str, allow_many: bool) -> tu
     return codes, names
 
 
+def level_names(values: Iterable[Any]) -> list[str]:
+    """Return what levels are called: 1, 1.0 and "1" are one, whichever way a file has them.
+
+    Examples
+    --------
+    >>> level_names([1.0, 2.0]), level_names([1, "1", 1.0]), level_names([1.0, 0.5])
+    (['1', '2'], ['1', '1', '1'], ['1.0', '0.5'])
+    """
+    listed = list(values)
+    floats = [isinstance(v, (float, np.floating)) for v in listed]
+    whole = [f and np.isfinite(v) and v == int(v) for f, v in zip(floats, listed, strict=True)]
+    # A column with fractions has measurements; those are called as they are.
+    plain = all(floats) and not all(whole)
+    return [str(int(v)) if w and not plain else str(v) for w, v in zip(whole, listed, strict=True)]
+
+
+def _named(codes: np.ndarray, values: Iterable[Any]) -> tuple[np.ndarray, list[str]]:
+    """Return codes and names, with values that are called the same as one level."""
+    place, names = pd.factorize(np.array(level_names(values), dtype=object))
+    return np.where(codes >= 0, place[codes] if len(place) else codes, -1), [str(name) for name in names]
+
+
 def _factorize(column: pd.Series, gaps: np.ndarray) -> tuple[np.ndarray, pd.Index]:
     """Number the values in sorted order; labels of mixed types are compared as text, so that 1 and "1" are one."""
     if column.dtype == object and pd.api.types.infer_dtype(column, skipna=True) != "string":
-        column = column.astype(str).astype(object).mask(gaps, None)
+        column = pd.Series(level_names(column), column.index, object).mask(gaps, None)
     codes, values = pd.factorize(column, sort=True)
     return np.asarray(codes, np.int64), pd.Index(values)
 
@@ -188,9 +244,15 @@ def _refuse_unlikely(label: str, n: int, n_levels: int, numbers: bool) -> None:
 
 def _labels(values: Any) -> np.ndarray:
     """Return labels as an array; those of a list keep their types: as NumPy text, a missing one would read "nan"."""
+    if isinstance(values, np.ma.MaskedArray):
+        labels = np.array(values.data, dtype=object)
+        labels[np.ma.getmaskarray(values)] = None
+        return labels
     if hasattr(values, "__array__"):
         return np.asarray(values)
     refusal = "batches must be labels, one per cell, or rows of labels of one length"
+    if isinstance(values, (str, bytes)):
+        raise InputError(f"{refusal}; got the text {values!r}: name a column of a table with batch_key= or key=")
     try:
         array = np.asarray(list(values), dtype=object)
     except (TypeError, ValueError):

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ..errors import InputError, MissingKeyError, nearest
+from .arrays import as_numpy, of_numbers
 from .rows import slabs
 from .sparse import intact
 from .values import CHECK_ROWS, ValueCheck, begin_digest, check_real, check_shape
+
+log = logging.getLogger("harmonax")
 
 
 class Kind(enum.Enum):
@@ -105,7 +110,8 @@ def read_embedding(
     Parameters
     ----------
     Z
-        Array, DataFrame, sparse matrix, Dask array, or what gives rows as ``Z[start:stop]``; (N, d).
+        Array, DataFrame (pandas, polars, pyarrow), sparse matrix, tensor (torch, cupy, JAX; without its gradient), Dask
+        array, or what gives rows as ``Z[start:stop]``; (N, d).
     what, cells
         What messages call it, and the names of its cells.
     min_cells
@@ -120,6 +126,7 @@ def read_embedding(
     if isinstance(Z, Embedding):
         check_shape(Z.shape, Z.what, min_cells)
         return Z
+    Z = as_numpy(Z, what)
     kind = kind_of(Z)
     if kind is Kind.ARRAY:
         array = as_array(Z, what)
@@ -130,8 +137,27 @@ def read_embedding(
     return Embedding(Z, kind, np.dtype(Z.dtype), what, cells)
 
 
+def either_spelling(there: Iterable[str], basis: str) -> str:
+    """Return the name of an embedding among those that are there: "X_pca" finds "pca" and the reverse, with one note.
+
+    Examples
+    --------
+    >>> either_spelling(["X_umap", "pca"], "X_pca"), either_spelling(["X_umap", "pca"], "umap")
+    ('pca', 'X_umap')
+    """
+    if not isinstance(basis, str):
+        return basis
+    names = set(there)
+    other = basis.removeprefix("X_") if basis.startswith("X_") else f"X_{basis}"
+    if basis in names or other not in names:
+        return basis
+    log.info("obsm has no '%s'; its '%s' is taken", basis, other)
+    return other
+
+
 def read_obsm(adata: Any, basis: str, hint: str = "") -> Embedding:
-    """Read ``adata.obsm[basis]``; `hint` ends the message where there is none."""
+    """Read ``adata.obsm[basis]``, in either spelling; `hint` ends the message where there is none."""
+    basis = either_spelling(adata.obsm.keys(), basis)
     if basis not in adata.obsm:
         raise MissingKeyError(f"obsm has no '{basis}'; {nearest(basis, adata.obsm.keys())}{hint}")
     return read_embedding(adata.obsm[basis], what=f"obsm['{basis}']", cells=adata.obs_names)
@@ -178,9 +204,14 @@ def as_array(Z: Any, what: str) -> np.ndarray:
         if hasattr(Z, "to_numpy"):
             # pandas keeps its nullable numbers as objects by default.
             array = np.asarray(Z)
-            array = Z.to_numpy(np.float64, na_value=np.nan) if array.dtype == object else array
+            nullable = array.dtype == object and isinstance(Z, (pd.DataFrame, pd.Series))
+            array = Z.to_numpy(np.float64, na_value=np.nan) if nullable else array
         else:
+            Z = as_numpy(Z, what)
             array = np.asarray(intact(Z, what).toarray() if hasattr(Z, "toarray") else Z)
+        array = of_numbers(array, what)
+    except InputError:
+        raise
     except (TypeError, ValueError) as error:
         raise InputError(f"{what} is not an array of numbers: {error}") from None
     check_real(array.dtype, what)

@@ -83,8 +83,10 @@ def is_sparse(X: Any) -> bool:
     return hasattr(X, "toarray")
 
 
-def where_counts(adata: AnnData, asked: str | None) -> str | None:
+def where_counts(adata: AnnData, asked: str | None, *, decimals: bool = False) -> str | None:
     """Return where the counts are: "X", "raw" or a name in layers; None where there are none.
+
+    With `decimals` counts may have some; what was logged is none all the same.
 
     Raises
     ------
@@ -93,19 +95,28 @@ def where_counts(adata: AnnData, asked: str | None) -> str | None:
     InputError
         If that place, or ``layers["counts"]``, does not hold counts.
     """
+    allowed = (Kind.COUNTS, Kind.POSITIVE) if decimals else (Kind.COUNTS,)
     if asked is None and "counts" not in adata.layers:
-        return "X" if kind_of(adata.X) is Kind.COUNTS else None
+        logged = decimals and "log1p" in adata.uns
+        return "X" if kind_of(adata.X) in (allowed if not logged else allowed[:1]) else None
     place = asked if asked is not None else "counts"
     if place == "raw" and adata.raw is None:
         raise MissingKeyError("counts_layer='raw', but the file has no raw")
     if place not in ("X", "raw") and place not in adata.layers:
         raise MissingKeyError(f"layers has no '{place}'; {nearest(place, ['X', *adata.layers.keys()])}")
     kind = kind_of(matrix(adata, place))
-    if kind is not Kind.COUNTS:
+    if kind not in allowed:
         raise InputError(
-            f"{label(place)} should hold raw counts, but it has {kind}; --counts-layer names another place"
+            f"{label(place)} should hold raw counts, but it has {kind}; --counts-layer names another place{_more(kind)}"
         )
     return place
+
+
+def _more(kind: Kind) -> str:
+    """Return how counts with decimals are run."""
+    if kind is not Kind.POSITIVE:
+        return ""
+    return ", and decimals=True (--decimals) takes counts that have them (ambient RNA removed, EM counts, TPM)"
 
 
 def matrix(adata: AnnData, place: str) -> Any:
@@ -152,5 +163,5 @@ def no_counts(adata: AnnData) -> InputError:
     there = f" (there is {', '.join(others)})" if others else ""
     return InputError(
         f"raw counts are needed, but {seen}. Put the counts in layers['counts'] or X, or name their place with "
-        f"counts_layer (--counts-layer){there}; a file with obsm['X_pca'] needs none"
+        f"counts_layer (--counts-layer){there}{_more(kind)}; a file with obsm['X_pca'] needs none"
     )

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import FileFormatError, MissingKeyError, nearest
+from ..inputs.embedding import either_spelling
 from ..inputs.expression import dense
 from ..inputs.values import check_real
 from .formats import AnnotatedFormat, Reading, reading
@@ -27,6 +28,7 @@ def read_annotated(path: Path, kind: AnnotatedFormat, keys: Sequence[str], basis
             if not hasattr(root[part], "keys"):
                 raise FileFormatError(f"{path} was written by anndata before 0.7; read and write it again with anndata")
         bases = sorted(root["obsm"].keys())
+        basis = either_spelling(bases, basis)
         if basis not in bases:
             raise MissingKeyError(f"{path}: obsm has no basis '{basis}'; {nearest(basis, bases)}")
         element = root["obsm"][basis]

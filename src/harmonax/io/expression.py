@@ -25,15 +25,18 @@ class StoredExpression:
         The file, .h5ad or .zarr.
     layer
         Instead of X.
+    place
+        Group of the file, where neither is meant.
     """
 
-    def __init__(self, path: Path, kind: AnnotatedFormat, layer: str | None = None) -> None:
-        self._path, self._kind, self._layer = path, kind, layer
+    def __init__(self, path: Path, kind: AnnotatedFormat, layer: str | None = None, place: str | None = None) -> None:
+        self._path, self._kind = path, kind
+        self._place = place or ("X" if layer is None else f"layers/{layer}")
         with reading(path, kind), kind.open(path) as root, quiet():
             if layer is not None and (("layers" not in root) or layer not in root["layers"]):
                 there = sorted(root["layers"].keys()) if "layers" in root else []
                 raise MissingKeyError(f"{path} has no layer '{layer}'; {nearest(layer, there)}")
-            if layer is None and not has_X(root):
+            if self._place == "X" and not has_X(root):
                 raise InputError(f"{path} has no X; name a layer, or an embedding that is projected already (--basis)")
             stored = self._open(root)
             self.shape = tuple(int(n) for n in stored.shape)
@@ -51,8 +54,16 @@ class StoredExpression:
     def _open(self, root: Any) -> Any:
         from anndata.io import sparse_dataset
 
-        stored = root["X"] if self._layer is None else root["layers"][self._layer]
+        stored = root[self._place]
         return sparse_dataset(stored) if hasattr(stored, "keys") else stored
+
+
+@dataclass(frozen=True, eq=False)
+class StoredRaw:
+    """What of an AnnData file's ``raw`` its totals are known from."""
+
+    X: StoredExpression
+    var_names: pd.Index
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +74,7 @@ class StoredCells:
     var: pd.DataFrame
     varm: dict[str, Any]
     obsm: dict[str, Any]
+    raw: StoredRaw | None = None
 
     @property
     def var_names(self) -> pd.Index:
@@ -77,7 +89,9 @@ def stored_cells(path: Path, kind: AnnotatedFormat, obsm: dict[str, Any], loadin
         varm = root.get("varm", {})
         read = {name: read_elem(varm[name]) for name in (loadings,) if name in varm}
         var, present = read_elem(root["var"]), has_X(root)
-    return StoredCells(StoredExpression(path, kind) if present else None, var, read, obsm)
+        names = read_elem(root["raw/var"]).index if "raw" in root and has_X(root["raw"]) else None
+    raw = None if names is None else StoredRaw(StoredExpression(path, kind, place="raw/X"), names)
+    return StoredCells(StoredExpression(path, kind) if present else None, var, read, obsm, raw)
 
 
 def has_X(root: Any) -> bool:

@@ -10,7 +10,9 @@ from pathlib import Path
 from ..errors import InputError
 
 # Folders of Cell Ranger and STARsolo that are called the same for every sample.
-_USUAL = re.compile(r"(?i)outs|gene|solo\.out|filtered|raw|(sample_)?(filtered|raw)_(feature|gene)_bc_matri(x|ces).*")
+_USUAL = re.compile(
+    r"(?i)outs|per_sample_outs|count|gene|solo\.out|filtered|raw|(sample_)?(filtered|raw)_(feature|gene)_bc_matri(x|ces).*"
+)
 
 
 def short_names(paths: Sequence[str]) -> list[str]:
@@ -26,7 +28,10 @@ def short_names(paths: Sequence[str]) -> list[str]:
     trails = []
     for path in paths:
         parts = list(Path(os.path.abspath(path)).parts[1:])
-        parts[-1] = re.sub(r"(?i)\.(h5ad|zarr|h5|hdf5)$", "", parts[-1])
+        parts[-1] = re.sub(r"(?i)\.(h5ad|zarr\.zip|zarr|h5mu|h5|hdf5)$", "", parts[-1])
+        # Version 2 of Cell Ranger has a folder for the genome in that of the matrices.
+        if len(parts) > 1 and re.fullmatch(r"(?i)(filtered|raw)_gene_bc_matrices.*", parts[-2]):
+            parts.pop()
         while len(parts) > 1 and _USUAL.fullmatch(parts[-1]):
             parts.pop()
         trails.append(parts)

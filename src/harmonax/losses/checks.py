@@ -16,6 +16,17 @@ def known(array: Any) -> bool:
     return not isinstance(array, jax.core.Tracer)
 
 
+def as_jax(name: str, value: Any) -> jax.Array:
+    """Return an array of JAX, of whatever numbers; refuse text and what is not an array."""
+    try:
+        return jnp.asarray(value)
+    except (TypeError, ValueError) as error:
+        if isinstance(value, jax.core.Tracer):
+            raise
+        kind = getattr(value, "dtype", type(value).__name__)
+        raise InputError(f"{name} is not an array of numbers ({kind}): {str(error).partition('. ')[0]}") from None
+
+
 def cells(name: str, array: Any, mask: jax.Array | None = None, *, like: jax.Array | None = None) -> jax.Array:
     """Return a cells x features array as floats; rows that `mask` leaves out become zero, whatever they held.
 
@@ -24,7 +35,7 @@ def cells(name: str, array: Any, mask: jax.Array | None = None, *, like: jax.Arr
     InputError
         If it is not two-dimensional, has another shape than `like`, or holds NaN or infinity.
     """
-    array = jnp.asarray(array)
+    array = as_jax(name, array)
     if array.ndim != 2 or array.size == 0:
         raise InputError(f"{name} has shape {array.shape}; allowed is (cells, features), at least one of each")
     if like is not None and array.shape != like.shape:
@@ -50,7 +61,7 @@ def labels(name: str, codes: Any, n_cells: int, n_labels: int, mask: jax.Array |
     InputError
         If there is not one label per cell, they are not integers, or one is not in 0..n_labels-1.
     """
-    codes = jnp.asarray(codes)
+    codes = as_jax(name, codes)
     if codes.shape != (n_cells,):
         raise InputError(f"{name} has shape {codes.shape}; allowed is ({n_cells},), one label per cell")
     if not jnp.issubdtype(codes.dtype, jnp.integer):
@@ -102,7 +113,7 @@ def cell_mask(mask: Any, n_cells: int) -> jax.Array | None:
     """
     if mask is None:
         return None
-    mask = jnp.asarray(mask).astype(bool)
+    mask = as_jax("mask", mask).astype(bool)
     if mask.shape != (n_cells,):
         raise InputError(f"mask has shape {mask.shape}; allowed is ({n_cells},), one value per cell")
     if known(mask) and not np.asarray(mask).any():

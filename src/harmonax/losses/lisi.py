@@ -76,7 +76,7 @@ class LISILoss(nnx.Module):
         """Return the loss, a scalar; the parameters are those of `index`."""
         mask = checks.cell_mask(mask, checks.rows_of(embeddings))
         index = self.index(embeddings, labels, mask)
-        codes = jnp.asarray(labels)
+        codes = checks.as_jax("labels", labels)
         counted = codes[:, None] == jnp.arange(self.n_labels)
         n_present = (counted if mask is None else counted & mask[:, None]).any(axis=0).sum()
         excess = (checks.mean_over(index, mask) - 1) / jnp.maximum(n_present - 1, 1)

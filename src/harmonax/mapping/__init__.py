@@ -4,6 +4,8 @@
     model.py        HarmonyModel: the tables with all that is done with them, on top of the rest
     symphony.py     new cells into the reference's corrected space, which does not move
     projection.py   from genes to the reference's uncorrected embedding
+    normalisation.py  how expression was normalised, read from its numbers
+    expression.py   the query's expression, brought to the reference's normalisation
     novelty.py      how unlike anything in the reference a new cell is
     reference.py    the reference's cells and labels, and label transfer
     query.py        new cells from expression or embedding to labels and novelty: all of the above

@@ -14,6 +14,7 @@ import pandas as pd
 
 from .. import io
 from ..errors import InputError, MissingKeyError, nearest, warn
+from ..inputs.columns import absent
 from ..inputs.embedding import take_rows
 from ..result import HarmonyResult
 from ..system.extras import need
@@ -38,7 +39,7 @@ def check_labels(obs: pd.DataFrame, labels: str | Sequence[str] | None) -> list[
             raise InputError(f"label column '{name}' is there, or named, more than once")
         if "/" in str(name):
             raise InputError(f"label column '{name}' has a slash, which no name in a file may have; rename it")
-        if obs[name].isna().all():
+        if absent(obs[name]).all():
             raise InputError(f"label column '{name}' has no labels")
     if names:
         need("sklearn", "workflow")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,10 @@ from ..algorithm.schedule import Block, FixedPartition
 from ..algorithm.seeding import seed_centroids
 from ..engine.placement import ResourceRequest, make_cells
 from ..errors import InputError
+from ..inputs.columns import as_table
+from ..inputs.embedding import as_array
 from ..result import HarmonyResult, Status
+from ..system.validate import number
 from . import serialise
 from .novelty import by_distance, sample_rows
 from .reference import Reference
@@ -134,14 +138,14 @@ class HarmonyModel(ModelTables):
         InputError
             If cells and labels do not agree.
         """
-        Z = np.asarray(embedding)
-        table = pd.DataFrame(labels if not isinstance(labels, pd.Series) else labels.to_frame())
+        Z = as_array(embedding, "the reference's embedding")
+        table = as_table(labels if not isinstance(labels, pd.Series) else labels.to_frame())
         if Z.shape != (self.n_cells, self.n_features) or len(table) != len(Z):
             raise InputError(
                 f"the reference has {self.n_cells} cells x {self.n_features}; got an embedding of shape {Z.shape} and "
                 f"{len(table)} labels"
             )
-        batch = np.zeros(len(Z)) if batch is None else np.asarray(batch)
+        batch = np.zeros(len(Z)) if batch is None else np.ravel(as_table(batch).to_numpy())
         model = replace(self, reference=Reference.of(Z, table, batch))
         if model.novelty is None or model.novelty.kind != "genes":
             rows = sample_rows(len(Z))
@@ -151,6 +155,30 @@ class HarmonyModel(ModelTables):
     def with_parts(self, **parts: Any) -> HarmonyModel:
         """Return the model with another `projection`, `novelty` or `reference`."""
         return replace(self, **parts)
+
+    def with_target_sum(self, target_sum: float, log_base: float = math.e) -> HarmonyModel:
+        """Return the model with the total that the reference's cells were normalised to, where it does not know that.
+
+        Parameters
+        ----------
+        target_sum
+            Counts per cell, before the logarithm. A query of another total is rescaled to this one: a value above the
+            right one makes known cells look novel, one below it hides cells of absent types.
+        log_base
+            Base of the logarithm; 0: the reference was not logged.
+
+        Raises
+        ------
+        InputError
+            If the model takes no expression, or has another total already.
+        """
+        total, p = number(target_sum, "target_sum", minimum=0, exclusive=True), self.projection
+        if p is None or p.integers:
+            raise InputError("the model's components are not those of normalised expression: it has no total")
+        if p.target_sum is not None and abs(p.target_sum - total) > 1e-3 * total:
+            raise InputError(f"target_sum={total:g}, but the reference's cells add up to {p.target_sum:g}")
+        base = number(log_base, "log_base", minimum=0)
+        return self.with_parts(projection=replace(p, target_sum=total, log_base=base))
 
     def save(self, path: Any, *, overwrite: bool = False) -> None:
         """Write the model to one file, ``.h5`` or ``.zarr``, whole or not at all.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +12,22 @@ import pandas as pd
 
 from ..errors import InputError, warn
 from ..inputs.embedding import take_rows
-from ..inputs.expression import dense, is_sparse
+from ..inputs.expression import dense
+from ..inputs.genes import find_genes, remedy
 from ..inputs.rows import Rows
+from .expression import Expression as Expression
+from .normalisation import NATURAL, are_counts, of_reference, spaced_rows
+
+log = logging.getLogger("harmonax")
 
 # Values of a dense piece of expression.
 _PIECE = 1 << 23
-# Cells on which loadings must reproduce the embedding, to this share of its spread.
-_TRIED, _CLOSE = 200, 0.02
+# Loadings must reproduce the embedding to this share of its spread.
+_CLOSE = 0.02
 # How far means of genes may be off, as a share of themselves, to be those of a scaling: clipping moves them.
 _MATCHING = 0.05
+# Unscaled values below are rounding.
+_ZERO = 1e-4
 # A gene that varies less was the same in all cells.
 _MIN_STD = 1e-12
 
@@ -35,8 +44,11 @@ class Projection:
     max_value: float | None  # where scaled values were clipped, or None
     offset: np.ndarray  # (d,)
     center: np.ndarray  # mean of each gene after scaling, (G,): the expression that cells at 0 of all components have
-    # Counts per cell that the reference was normalised to, or None where that is not known.
+    # Counts per cell that the reference was normalised to, or None where that is not known; the base of its logarithm
+    # (0: it was not logged); the share of its counts that these genes have, or None.
     target_sum: float | None = None
+    log_base: float = NATURAL
+    share: float | None = None
     integers: bool = False  # whether the components are those of whole numbers, such as counts themselves
 
     @classmethod
@@ -66,7 +78,7 @@ class Projection:
         if not len(used):
             raise InputError(f"varm['{loadings}'] is zero everywhere")
         V, center = V[used], _means(adata.X, used)
-        rows = _spaced_rows(adata.X.shape[0])
+        rows = spaced_rows(adata.X.shape[0])
         whole, tried = dense(adata.X[rows], np.float64), take_rows(Z, rows)
         X = whole[:, used]
         # One and the same for all cells: the mean of all that the components were computed from, or nothing.
@@ -78,10 +90,11 @@ class Projection:
             )
         mean, std, max_value = _scaling(adata, used, center, X)
         plain = not mean.any() and bool((std == 1).all())
-        integers = plain and _are_counts(whole)
-        target_sum = _target_sum(whole) if plain and not integers else None
-        genes = names.to_numpy()[used]
-        return cls(genes.astype(object), V, mean, std, max_value, offset, center, target_sum, integers)
+        integers = plain and are_counts(whole)
+        found = None if integers else of_reference(adata, used, _unscaled(adata, mean, std, max_value))
+        genes = names.to_numpy()[used].astype(object)
+        total, base, share = found or (None, NATURAL, None)
+        return cls(genes, V, mean, std, max_value, offset, center, total, base, share, integers)
 
     @property
     def scaled(self) -> bool:
@@ -94,20 +107,24 @@ class Projection:
         Raises
         ------
         InputError
-            If fewer than `least_share` of them are there, or a name is there twice.
+            If fewer than `least_share` of them are there, or a name is there twice. Ensembl identifiers agree whatever
+            their versions.
         """
         there = pd.Index(np.asarray(names, str))
         if not there.is_unique:
             twice = there[there.duplicated()][0]
             raise InputError(f"gene '{twice}' is there more than once; call var_names_make_unique()")
-        column = there.get_indexer(self.genes.astype(str))
+        column, without_version = find_genes(self.genes, there)
         found = int((column >= 0).sum())
         if found < least_share * len(column):
+            how = remedy(self.genes, there) or "Are the names of one kind (symbols, Ensembl)?"
             raise InputError(
                 f"{found} of the reference's {len(column)} genes are among those of the query; at least "
-                f"{least_share:.0%} are needed. Are the names of one kind (symbols, Ensembl)? The reference has "
+                f"{least_share:.0%} are needed. {how} The reference has "
                 f"{', '.join(map(repr, self.genes[:3]))}, the query {', '.join(map(repr, there[:3]))}"
             )
+        if without_version:
+            log.info("%d of the reference's %d genes are matched without the versions", without_version, len(column))
         return Matched(self, column)
 
 
@@ -151,58 +168,6 @@ class Projected(Rows):
             hi = min(stop, lo + step)
             out[lo - start : hi - start] = self._matched.scaled(self._X[lo:hi]) @ p.loadings - p.offset
         return out
-
-
-class Expression:
-    """The query's expression in pieces, as the reference has it before scaling.
-
-    Counts are normalised and logged where it is known how the reference was (they must have all genes then), else
-    refused, as scaled expression is. A piece is what ``X[start:stop]`` gives: an array or a sparse matrix.
-    """
-
-    def __init__(self, projection: Projection, X: Any, what: str = "X") -> None:
-        self.shape, self._X, self._what, self._target_sum = X.shape, X, what, None
-        self._may_be_negative = not projection.scaled and bool(projection.center.min(initial=0) < 0)
-        sample = dense(X[_spaced_rows(X.shape[0])], np.float64)
-        self._check(sample)
-        if not projection.integers and _are_counts(sample):
-            if projection.target_sum is None:
-                raise InputError(
-                    f"the query's {what} has counts, and how the reference was normalised is not known: normalise "
-                    "the query alike, such as sc.pp.normalize_total and sc.pp.log1p"
-                )
-            self._target_sum = projection.target_sum
-
-    def __getitem__(self, rows: slice) -> Any:
-        X = self._X[rows]
-        X = X.compute() if hasattr(X, "compute") else X
-        self._check(X.data if is_sparse(X) else np.asarray(X))
-        if self._target_sum is None:
-            return X
-        totals = np.asarray(X.sum(axis=1), np.float64).ravel()
-        factor = np.divide(self._target_sum, totals, out=np.zeros_like(totals), where=totals > 0)[:, None]
-        return X.multiply(factor).tocsr().log1p() if is_sparse(X) else np.log1p(np.asarray(X) * factor)
-
-    def _check(self, values: np.ndarray) -> None:
-        least = float(values.min(initial=0.0))
-        # NaN and infinity pass through.
-        if not np.isfinite(least) or not np.isfinite(float(values.max(initial=0.0))):
-            raise InputError(f"the query's {self._what} has NaN or infinite values; remove or repair them")
-        if least < 0 and not self._may_be_negative:
-            raise InputError(
-                f"the query's {self._what} has negative values: it looks scaled. Pass log-normalised expression; it is "
-                "scaled by the reference's means and standard deviations"
-            )
-
-
-def _spaced_rows(n: int) -> np.ndarray:
-    """Return some rows, evenly spaced from the first to the last."""
-    return np.unique(np.linspace(0, max(n - 1, 0), _TRIED).astype(int))[: max(n, 0)]
-
-
-def _are_counts(sample: np.ndarray) -> bool:
-    """Return whether all values are whole numbers, and some are not 0."""
-    return bool(sample.max(initial=0) > 0 and sample.min(initial=0) >= 0 and (sample == np.rint(sample)).all())
 
 
 def _means(X: Any, used: np.ndarray) -> np.ndarray:
@@ -259,12 +224,22 @@ def _scaling(
     )
 
 
-def _target_sum(sample: np.ndarray) -> float | None:
-    """Return what every cell's counts add up to, if these are log1p of counts scaled to one sum."""
-    if sample.min(initial=0) < 0:
-        return None
-    totals = np.expm1(sample).sum(axis=1)
-    totals = totals[totals > 0]
-    if not len(totals) or np.ptp(totals) > 1e-3 * totals.mean():
-        return None
-    return float(np.median(totals))
+def _unscaled(
+    adata: Any, mean: np.ndarray, std: np.ndarray, max_value: float | None
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return what gives some rows of X, all genes, as they were before scaling; NaN where they were clipped."""
+    plain = not mean.any() and bool((std == 1).all())
+    shift, scale = (0.0, 1.0) if plain else (adata.var[name].to_numpy(np.float64) for name in ("mean", "std"))
+    if not plain:
+        shift, scale = shift if mean.any() else 0.0, np.where(scale > _MIN_STD, scale, 1.0)
+
+    def rows(numbers: np.ndarray) -> np.ndarray:
+        X = dense(adata.X[numbers], np.float64)
+        if plain:
+            return X
+        back = X * scale + shift
+        # What was 0 is only nearly so.
+        back = np.where(np.abs(back) < _ZERO, 0.0, back)
+        return back if max_value is None else np.where(np.abs(X) < max_value, back, np.nan)
+
+    return rows

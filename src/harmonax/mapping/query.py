@@ -14,9 +14,10 @@ from ..errors import InputError, warn
 from ..inputs.rows import slabs
 from ..system.memory import parse_size, resident
 from ..system.validate import entry_name, number
+from .expression import Expression
 from .model import HarmonyModel
 from .novelty import UNLIKE, score_distance, score_genes
-from .projection import Expression, Matched, Projected
+from .projection import Matched, Projected
 from .symphony import BETWEEN, MappedQuery, map_query, warn_of_known
 
 NOVELTY, NOVEL, UNKNOWN = "harmonax_novelty", "harmonax_novel", "unknown"
@@ -37,11 +38,15 @@ class QueryOptions:
     min_genes: float = 0.5
     # Below it a label is "unknown"; higher values leave more cells unknown, and fewer labels wrong.
     min_confidence: float = 0.5
+    target_sum: float | None = None  # what the query's cells were normalised to, where its numbers do not show it
     how: dict[str, Any] = field(default_factory=dict)  # further arguments of `map_query`
 
     def __post_init__(self) -> None:
         for name in ("min_genes", "min_confidence"):
             object.__setattr__(self, name, number(getattr(self, name), name, minimum=0, maximum=1))
+        if self.target_sum is not None:
+            total = number(self.target_sum, "target_sum", minimum=0, exclusive=True)
+            object.__setattr__(self, "target_sum", total)
         if self.labels is not None:
             object.__setattr__(self, "labels", list(dict.fromkeys(self.labels)))
 
@@ -77,10 +82,15 @@ def project(
     if model.projection is None:
         raise InputError("the model has no loadings: give the query's embedding in the reference's components (basis=)")
     matched = model.projection.match(genes, wanted.min_genes)
+    expression = Expression(model.projection, X, what, wanted.target_sum)
+    expression.check_share(matched.column)
+    notes = list(expression.notes)
     if len(matched.missing):
         n, of = len(matched.missing), len(matched.column)
-        warn(f"{n} of the reference's {of} genes ({n / of:.1%}) are missing from the query: taken as its mean")
-    expression = Expression(model.projection, X, what)
+        missing = f"{n} of the reference's {of} genes ({n / of:.1%}) are missing from the query: taken as its mean"
+        notes.insert(0, missing)
+    if notes:
+        warn(". ".join(notes))
     return matched.project(expression), matched, expression
 
 
@@ -126,6 +136,8 @@ def map_cells(
         columns[f"{name}_mapped"] = pd.Categorical(np.where(unsure, UNKNOWN, labels))
         columns[f"{name}_confidence"] = table["confidence"].to_numpy()
     record = _record(model, mapped, matched, wanted) | _seen(model, columns, cluster, shift, names)
+    if isinstance(X, Expression):
+        record["normalisation"] = X.record()
     _warn_of_novelty(record)
     return Mapped(Z, mapped.embedding, pd.DataFrame(columns, index=pd.RangeIndex(n)), record)
 

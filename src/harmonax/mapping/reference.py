@@ -10,6 +10,7 @@ import pandas as pd
 
 from ..algorithm.seeding import unit
 from ..errors import InputError, MissingKeyError, nearest
+from ..inputs.columns import absent
 from ..inputs.embedding import read_embedding
 from ..system.extras import need
 
@@ -65,7 +66,7 @@ class Reference:
         batch = pd.factorize(np.asarray(batch))[0]
         columns = {}
         for name in labels.columns:
-            column = labels[name].astype("category").cat.remove_unused_categories()
+            column = labels[name].mask(absent(labels[name])).astype("category").cat.remove_unused_categories()
             names = column.cat.categories.astype(str).to_numpy(object)
             codes = column.cat.codes.to_numpy(np.int32)
             if len(names) == 0:

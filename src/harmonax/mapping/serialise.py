@@ -16,6 +16,7 @@ import numpy as np
 from .. import io
 from ..errors import InputError, OutputError
 from ..params import HarmonyParams
+from .normalisation import NATURAL
 from .novelty import Novelty
 from .projection import Projection
 from .reference import Labels, Reference
@@ -25,6 +26,8 @@ MODEL = io.Bundle("harmonax-model", 1, "harmonax model", "save the model again")
 # Where in ``adata.uns`` a model is kept.
 UNS = "harmonax_model"
 _TABLES = ("centroids", "sigma", "cluster_mass", "cluster_moment", "ridge", "level_mass", "theta", "level_counts")
+# What a projection may lack.
+_MAYBE = ("max_value", "target_sum", "share")
 _SUFFIXES = {".h5": io.H5AD, ".zarr": io.ZARR}
 
 Model = TypeVar("Model", bound=ModelTables)
@@ -60,7 +63,8 @@ def check_place(
 
 def load(path: str | os.PathLike[str], make: type[Model]) -> Model:
     """Read a model of this class from a file."""
-    return from_dict(io.read_bundle(Path(path), _format(path), MODEL), make, str(Path(path)))
+    kind = _format(path)
+    return from_dict(io.read_bundle(Path(path), kind, MODEL), make, str(Path(path)))
 
 
 def to_dict(model: ModelTables) -> dict[str, Any]:
@@ -77,8 +81,9 @@ def to_dict(model: ModelTables) -> dict[str, Any]:
     }
     if (p := model.projection) is not None:
         numbers = {name: getattr(p, name) for name in ("loadings", "mean", "std", "offset", "center")}
-        known = {name: getattr(p, name) for name in ("max_value", "target_sum") if getattr(p, name) is not None}
-        plain["projection"] = {"genes": p.genes.astype(object), "integers": p.integers, **numbers, **known}
+        known = {name: getattr(p, name) for name in _MAYBE if getattr(p, name) is not None}
+        own = {"genes": p.genes.astype(object), "integers": p.integers, "log_base": p.log_base}
+        plain["projection"] = {**own, **numbers, **known}
     if (n := model.novelty) is not None:
         plain["novelty"] = {name: getattr(n, name) for name in ("kind", "spread", "quantiles", "alone")}
     if (r := model.reference) is not None:
@@ -120,9 +125,12 @@ def from_dict(plain: Mapping[str, Any], make: type[Model], where: str = "the mod
 
 
 def _projection(plain: Mapping[str, Any]) -> Projection:
-    known = {name: float(plain[name]) if name in plain else None for name in ("max_value", "target_sum")}
+    known = {name: float(plain[name]) if name in plain else None for name in _MAYBE}
+    # Models of earlier versions say nothing of it.
+    log_base = float(plain.get("log_base", NATURAL))
     numbers = {name: np.asarray(plain[name]) for name in ("loadings", "mean", "std", "offset", "center")}
-    return Projection(genes=_texts(plain["genes"]), integers=bool(plain["integers"]), **numbers, **known)  # type: ignore[arg-type]
+    genes, integers = _texts(plain["genes"]), bool(plain["integers"])
+    return Projection(genes=genes, integers=integers, log_base=log_base, **numbers, **known)  # type: ignore[arg-type]
 
 
 def _novelty(plain: Mapping[str, Any]) -> Novelty:
@@ -143,6 +151,8 @@ def _texts(values: Any) -> np.ndarray:
 
 
 def _format(path: str | os.PathLike[str]) -> io.AnnotatedFormat:
+    if not isinstance(path, (str, os.PathLike)):
+        raise InputError(f"{path!r} is a {type(path).__name__}; a model is kept in a file, {' or '.join(_SUFFIXES)}")
     suffix = Path(path).suffix.lower()
     if suffix not in _SUFFIXES:
         raise InputError(f"{path}: a model is kept in {' or '.join(_SUFFIXES)}")

@@ -11,6 +11,8 @@ questions to its own cells (`algorithm/contracts.py`), so new cells may live whe
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -24,9 +26,10 @@ from ..design import BatchDesign
 from ..engine.placement import ResourceRequest, make_cells
 from ..engine.run import Backend, result_dtype
 from ..errors import InputError, warn
-from ..inputs.columns import as_table, combined, design_from_table
+from ..inputs.columns import Missing, as_table, combined, design_from_table
 from ..inputs.embedding import Embedding, Kind, read_embedding
 from ..params import HarmonyParams, ResolvedParams
+from ..system.arguments import check_arguments
 from ..system.cpus import resolve_threads
 from ..system.validate import one_of, whole_number
 from .tables import ModelTables
@@ -72,7 +75,7 @@ def map_query(
     backend: Backend = "auto",
     max_memory: int | str | None = None,
     scratch: Any = None,
-    missing: Literal["error", "level"] = "error",
+    missing: Missing = "error",
     allow_many_levels: bool = False,
 ) -> MappedQuery:
     """Map new cells into the corrected space of the reference.
@@ -114,6 +117,7 @@ def map_query(
     InputError
         If the embedding or the labels cannot be used.
     """
+    check_arguments(map_query, locals())
     one_of(known_batches, "known_batches", get_args(KnownBatches))
     n_iter = whole_number(n_iter, "n_iter", minimum=1)
     Z = _embedding(Z, model.n_features, backend).source
@@ -174,7 +178,7 @@ class _Layout:
         theirs = np.full(own.shape, -1)
         if same:
             for f, levels in enumerate(asked.levels):
-                learned_as = pd.Index(model.levels[f]).get_indexer(list(levels))
+                learned_as = _same_level(model.levels[f], levels)
                 theirs[:, f] = learned_as[own[:, f]]
         is_known: np.ndarray = np.all(theirs >= 0, axis=1)
         codes = np.where(is_known[:, None], theirs, own + np.array(n_learned))
@@ -216,6 +220,14 @@ class _Layout:
             found = ridge(design, resolved, S[self.joint_new], O_joint[self.joint_new], anchor)
             W[~learned] = found.W
         return W
+
+
+def _same_level(known: Sequence[str], asked: Sequence[str]) -> np.ndarray:
+    """Return which of the reference's levels each one is, or -1; "1.0", as numbers were once called, is "1"."""
+    ours, theirs = ([re.sub(r"^(-?\d+)\.0$", r"\1", name) for name in names] for names in (known, asked))
+    one_to_one = len(set(ours)) == len(ours) and len(set(theirs)) == len(theirs)
+    found: np.ndarray = pd.Index(ours if one_to_one else known).get_indexer(theirs if one_to_one else list(asked))
+    return found
 
 
 def _embedding(Z: Any, n_features: int, backend: str) -> Embedding:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import InputError, MissingKeyError, nearest
-from ..losses.checks import known
+from ..losses.checks import as_jax, known
 
 # Number of batches that there is room for where n_batches is not given.
 ROOM = 64
@@ -35,7 +35,7 @@ def read_cells(data: Mapping[str, Any], name: str, n_features: int, n_batches: i
         If a shape is wrong or, outside jit, a value is not finite or a label out of range.
     """
     values = read_values(data, name, n_features)
-    labels = jnp.asarray(_entry(data, "batch_labels"))
+    labels = as_jax("batch_labels", _entry(data, "batch_labels"))
     if labels.shape != values.shape[:1]:
         raise InputError(f"batch_labels has shape {labels.shape}; allowed is ({len(values)},), one label per cell")
     if not jnp.issubdtype(labels.dtype, jnp.integer):
@@ -55,7 +55,7 @@ def read_cells(data: Mapping[str, Any], name: str, n_features: int, n_batches: i
 
 def read_values(data: Mapping[str, Any], name: str, n_features: int) -> jax.Array:
     """Return ``data[name]``, (N, n_features), as floating point; raises as `read_cells` does."""
-    values = jnp.asarray(_entry(data, name))
+    values = as_jax(name, _entry(data, name))
     if values.ndim != 2 or values.shape[1] != n_features:
         raise InputError(f"{name} has shape {values.shape}; allowed is (cells, {n_features}), as configured")
     if not jnp.issubdtype(values.dtype, jnp.floating):
@@ -78,13 +78,15 @@ def read_mask(data: Mapping[str, Any], values: jax.Array) -> jax.Array:
     mask = data.get("mask")
     if mask is None:
         return jnp.ones(values.shape[0], values.dtype)
-    mask = jnp.asarray(mask)
+    mask = as_jax("mask", mask)
     if mask.shape != values.shape[:1]:
         raise InputError(f"mask has shape {mask.shape}; allowed is ({len(values)},), true for cells that count")
     return (mask != 0).astype(values.dtype)
 
 
 def _entry(data: Mapping[str, Any], name: str) -> Any:
+    if not isinstance(data, Mapping):
+        raise InputError(f"data is a {type(data).__name__}; allowed is a dictionary of arrays with '{name}'")
     if name not in data:
         raise MissingKeyError(f"data has no '{name}'; {nearest(name, data)}")
     return data[name]

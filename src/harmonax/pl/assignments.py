@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InputError, MissingKeyError, nearest
+from ..system.arguments import check_arguments
 from .canvas import Canvas, check_save
 from .lettering import shown, tick_names, verbatim
 from .palette import DIVERGING
@@ -78,6 +79,7 @@ def assignments(
     (2, 7)
     >>> matplotlib.pyplot.close(ax.figure)
     """
+    check_arguments(assignments, locals())
     from matplotlib.colors import LinearSegmentedColormap
 
     check_save(save)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError
+from ..system.arguments import check_arguments
 from .canvas import Canvas, check_save, tidy
 from .lettering import legend, shown, tick_names
 from .palette import INK, MUTED, palette
@@ -74,6 +75,7 @@ def check(
     [0.1, 0.7]
     >>> matplotlib.pyplot.close(axes[0].figure)
     """
+    check_arguments(check, locals())
     check_save(save)
     entry = stored(source, key, CHECK) if hasattr(source, "uns") else source
     components, batches = (part(entry, name, CHECK) for name in ("components", "batches"))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..system.arguments import check_arguments
 from .canvas import Canvas, check_save, tidy
 from .palette import FAINT, INK, MUTED, TERMS
 from .stored import harmony_record
@@ -68,6 +69,7 @@ def convergence(
     'Converged'
     >>> matplotlib.pyplot.close(axes[0].figure)
     """
+    check_arguments(convergence, locals())
     check_save(save)
     record = harmony_record(source, key)
     history = record["history"]

@@ -10,6 +10,8 @@ import pandas as pd
 
 from ..errors import InputError, MissingKeyError, nearest
 from ..inputs.expression import dense
+from ..system.arguments import check_arguments
+from ..system.validate import expect_anndata, listed
 from .canvas import Canvas, check_save
 from .colours import Categories, categories, is_categorical
 from .lettering import legend, legend_columns, shown, verbatim
@@ -84,8 +86,10 @@ def embedding(
     ['Before correction', 'After correction']
     >>> matplotlib.pyplot.close(axes[0].figure)
     """
+    check_arguments(embedding, locals())
     check_save(save)
-    colors = [color] if isinstance(color, str) else list(color)
+    expect_anndata(adata)
+    colors = listed(color)
     if not colors:
         raise InputError("color is empty; name a column of obs or a gene")
     columns = [_values(adata, name) for name in colors]

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError
+from ..system.arguments import check_arguments
 from .canvas import Canvas, check_save, tidy
 from .lettering import legend, shown, tick_names
 from .palette import AFTER, BEFORE, INK, palette
@@ -82,6 +83,7 @@ def metrics(
     [0.1, 0.6]
     >>> matplotlib.pyplot.close(ax.figure)
     """
+    check_arguments(metrics, locals())
     check_save(save)
     scores = _scores(source, key)
     embeddings = list(dict.fromkeys(scores["embedding"]))

@@ -9,6 +9,7 @@ import pandas as pd
 
 from ..errors import InputError, MissingKeyError
 from ..evaluation.neighbours import OF_BATCH
+from ..system.arguments import check_arguments
 from .canvas import Canvas, check_save, tidy
 from .lettering import shown, verbatim
 from .palette import INK, MISSING, MUTED, NUMBERS, SKY
@@ -86,6 +87,7 @@ def overcorrection(
     100
     >>> matplotlib.pyplot.close(axes[0].figure)
     """
+    check_arguments(overcorrection, locals())
     check_save(save)
     diagnosis = stored(adata, key, DIAGNOSE)
     if KEPT not in adata.obs:

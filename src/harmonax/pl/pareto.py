@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError, MissingKeyError, nearest
+from ..system.arguments import check_arguments
 from .canvas import Canvas, check_save, tidy
 from .lettering import shown, verbatim
 from .palette import CHOSEN, FRONT, INK, MUTED
@@ -74,7 +75,10 @@ def pareto(
     ['theta 0', 'theta 2', 'theta 9']
     >>> matplotlib.pyplot.close(ax.figure)
     """
+    check_arguments(pareto, locals())
     check_save(save)
+    if not isinstance(table, pd.DataFrame):
+        raise InputError(f"table is a {type(table).__name__}; allowed is a DataFrame, such as Sweep.table")
     for name in (x, y, *([] if label is None else [label])):
         if name not in table.columns:
             raise MissingKeyError(f"the table has no column '{name}'; {nearest(name, table.columns)}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..errors import MissingKeyError
+from ..system.validate import listed
 from .lettering import shown, verbatim
 from .palette import FAINT
 from .stored import CORRECT, points
@@ -32,7 +33,7 @@ class View(NamedTuple):
 
 def views(adata: Any, bases: str | Sequence[str]) -> list[View]:
     """Return the views asked for; of the usual two UMAPs, where one is missing, the embeddings themselves."""
-    names = (bases,) if isinstance(bases, str) else tuple(bases)
+    names = tuple(listed(bases))
     titles: Sequence[str] = names
     if names == BEFORE_AFTER:
         titles = ("Before correction", "After correction")

@@ -15,8 +15,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import InputError
 from ..system.extras import need
+from ..system.validate import one_of
 from .harmony import harmony_integrate
 from .latent import mmd_integrate, wgan_integrate
 
@@ -100,6 +100,4 @@ def corrector_of(name: str) -> Corrector:
     InputError
         If there is none.
     """
-    if name not in CORRECTORS:
-        raise InputError(f"corrector={name!r} is not known; allowed are {', '.join(map(repr, CORRECTORS))}")
-    return CORRECTORS[name]
+    return CORRECTORS[one_of(name, "corrector", CORRECTORS)]

@@ -12,10 +12,11 @@ from ..adata import uns_record
 from ..compat.names import merge, params_of
 from ..engine.run import Backend, harmonize
 from ..errors import InputError
-from ..inputs.columns import design_from_table
-from ..inputs.embedding import read_obsm
+from ..inputs.columns import Missing, design_from_table
+from ..inputs.embedding import either_spelling, read_obsm
 from ..params import Flavor, Floats
 from ..result import HarmonyResult, announce
+from ..system.arguments import check_arguments
 from ..system.log import chosen_threads
 from ..system.validate import entry_name, expect_anndata, listed
 
@@ -28,7 +29,7 @@ def harmony_integrate(
     key: str | Sequence[str],
     *,
     basis: str = "X_pca",
-    adjusted_basis: str = "X_pca_harmony",
+    adjusted_basis: str | None = "X_pca_harmony",
     dtype: Any = np.float64,
     flavor: Flavor = "harmony2",
     n_clusters: int | None = None,
@@ -52,7 +53,7 @@ def harmony_integrate(
     scratch: str | os.PathLike[str] | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     combine_keys: bool = False,
-    missing: Literal["error", "level"] = "error",
+    missing: Missing = "error",
     allow_many_levels: bool = False,
     ridge: Literal["dynamic", "fixed"] | None = None,
     save_model: str | os.PathLike[str] | bool | None = None,
@@ -75,9 +76,10 @@ def harmony_integrate(
         variables whose penalties multiply.
     basis
         Embedding in ``adata.obsm``, (N, d): an array, a DataFrame or a sparse matrix. Of a Dask array, with a
-        `distributed.Client` there, the cells stay on the cluster, and the result is a Dask array.
+        `distributed.Client` there, the cells stay on the cluster, and the result is a Dask array. "X_pca" finds "pca"
+        too, and the reverse.
     adjusted_basis
-        Where in ``adata.obsm`` the corrected embedding goes.
+        Where in ``adata.obsm`` the corrected embedding goes; None: `basis` with "_harmony" after it.
     dtype
         Of the result only; `precision` is that of the arithmetic.
     flavor
@@ -135,7 +137,8 @@ def harmony_integrate(
     combine_keys
         Join several columns into one variable with a level per observed combination.
     missing
-        ``"error"`` refuses missing labels; ``"level"`` makes them a batch of their own.
+        ``"error"`` refuses missing labels, and the text that files have for them ("nan", "None", "NA", ""); ``"level"``
+        makes them a batch of their own; ``"literal"`` takes such text as a batch's name.
     allow_many_levels
         Accept a column that looks like a measurement or like cell barcodes.
     ridge
@@ -195,9 +198,13 @@ def harmony_integrate(
     >>> adata.uns["harmonax"]["status"]
     'converged'
     """
+    check_arguments(harmony_integrate, locals())
     asked = {name: value for name, value in locals().items() if name not in ("adata", "key", "harmonypy")}
     options = merge(asked, harmonypy, harmony_integrate)
     params = params_of(options)
+    expect_anndata(adata, instead="for arrays there is harmonax.harmonize")
+    basis = either_spelling(adata.obsm.keys(), basis)
+    adjusted_basis = adjusted_basis if adjusted_basis is not None else f"{basis}_harmony"
     check_target(adata, adjusted_basis)
     keep = _model_place(adata, save_model, save_labels)
     how: dict[str, Any] = {

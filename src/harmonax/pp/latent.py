@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from ..adata import storable
 from ..errors import InputError, MissingKeyError, nearest, warn
-from ..inputs.columns import design_from_table
+from ..inputs.columns import Missing, design_from_table
 from ..inputs.expression import Kind, dense, kind_of, layer_of
+from ..system.arguments import check_arguments
 from ..system.extras import need
 from ..system.log import say
 from ..system.rng import seed_from
@@ -49,7 +50,7 @@ def mmd_integrate(
     batch_size: int = 256,
     learning_rate: float = 1e-3,
     rng: Any = None,
-    missing: Literal["error", "level"] = "error",
+    missing: Missing = "error",
     allow_many_levels: bool = False,
     progress: Progress = None,
 ) -> None:
@@ -92,7 +93,8 @@ def mmd_integrate(
     rng
         Seed, Generator, SeedSequence or None.
     missing
-        ``"error"`` refuses missing labels; ``"level"`` makes them a batch of their own.
+        ``"error"`` refuses missing labels, and the text that files have for them ("nan", "None", "NA", ""); ``"level"``
+        makes them a batch of their own; ``"literal"`` takes such text as a batch's name.
     allow_many_levels
         Accept a column that looks like a measurement or like cell barcodes.
     progress
@@ -128,6 +130,7 @@ def mmd_integrate(
     >>> adata.obsm["X_mmd"].shape
     (60, 4)
     """
+    check_arguments(mmd_integrate, locals())
     asked = locals()
     operators = need("harmonax.operators.latent.mmd", "jax")
     model = ("hidden_dim", "latent_dim", "kernel_bandwidth", "mmd_weight", "gene_dropout", "latent_noise")
@@ -154,7 +157,7 @@ def wgan_integrate(
     batch_size: int = 256,
     learning_rate: float = 1e-3,
     rng: Any = None,
-    missing: Literal["error", "level"] = "error",
+    missing: Missing = "error",
     allow_many_levels: bool = False,
     progress: Progress = None,
 ) -> None:
@@ -191,6 +194,7 @@ def wgan_integrate(
     >>> adata.obsm["X_wgan"].shape
     (60, 4)
     """
+    check_arguments(wgan_integrate, locals())
     asked = locals()
     operators = need("harmonax.operators.latent.wgan", "jax")
     model = ("hidden_dim", "latent_dim", "discriminator_hidden_dim", "adversarial_weight", "gene_dropout")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import HarmonaxError, InputError, warn
 from ..io import Unchanged, check_destination, whole_or_nothing
+from ..system.arguments import check_arguments
 from ..system.rng import seed_from
 from ..system.validate import whole_number
 from .figures import Figures
@@ -85,6 +86,7 @@ def write_report(
     ...     page.name
     'report.html'
     """
+    check_arguments(write_report, locals())
     if not str(path).lower().endswith((".html", ".htm")):
         raise InputError(f"{path}: a report is a page; let its name end in .html")
     max_points = whole_number(max_points, "max_points", minimum=1)

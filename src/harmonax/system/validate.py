@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -66,9 +66,16 @@ def one_of(value: Any, name: str, allowed: Iterable[str]) -> Any:
     return value
 
 
-def listed(names: str | Iterable[str] | None) -> list[str]:
-    """Return one name, several or none as a list."""
-    return [] if names is None else [names] if isinstance(names, str) else list(names)
+def listed(names: Any) -> list[Any]:
+    """Return one name, several or none as a list; refuse what no column or entry can be called."""
+    one = isinstance(names, (str, bytes)) or not isinstance(names, Iterable)
+    found = [] if names is None else [names] if one else list(names)
+    for name in found:
+        if not isinstance(name, Hashable) or isinstance(name, (bytes, bool)):
+            raise InputError(
+                f"{name!r} is a {type(name).__name__}; allowed are names: text, or what a column is called"
+            )
+    return found
 
 
 def entry_name(value: Any, name: str) -> str:
@@ -81,10 +88,22 @@ def entry_name(value: Any, name: str) -> str:
 def expect_anndata(
     value: Any, name: str = "adata", *, parts: Iterable[str] = ("obs", "obsm", "uns"), instead: str = ""
 ) -> None:
-    """Refuse what lacks the parts of an AnnData that are needed; `instead` names the function for other things."""
+    """Refuse what lacks the parts of an AnnData that are needed; `instead` names the function for other things.
+
+    Tables of one that was read lazily (`anndata.experimental.read_lazy`) are loaded; expression and embeddings stay.
+    """
+    for part, called in (("mod", "MuData"), ("tables", "SpatialData")):
+        tables = getattr(value, part, None)
+        if isinstance(tables, Mapping):
+            there = ", ".join(f"{name}.{part}[{key!r}]" for key in tables) or "it has none"
+            raise InputError(f"{name} is a {called}, which holds several tables; pass one of them: {there}")
     if not all(hasattr(value, part) for part in parts):
         more = f"; {instead}" if instead else ""
         raise InputError(f"{name} is a {type(value).__name__}, not an AnnData{more}")
+    for part in ("obs", "var"):
+        table: Any = getattr(value, part, None)
+        if type(table).__name__ == "Dataset2D":
+            setattr(value, part, table.to_memory())
 
 
 def _as_float(value: Any) -> float:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import MissingKeyError, nearest
 from ..evaluation.before.check import Check
 from ..evaluation.before.check import check as check_table
-from ..inputs.embedding import read_obsm
+from ..inputs.embedding import either_spelling, read_obsm
+from ..system.arguments import check_arguments
 from ..system.validate import entry_name, expect_anndata, listed
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ def check(
     basis: str = _DEFAULT_BASIS,
     rng: Any = 0,
     max_cells: int = 20_000,
+    missing: Literal["leave_out", "literal"] = "leave_out",
     key_added: str = "harmonax_check",
 ) -> Check:
     """Find out, before correcting, whether batches differ and whether that can be distinguished from biology.
@@ -51,6 +53,9 @@ def check(
         Above so many, the embedding is measured on a random sample of that size; a finding says so. Of more than
         10,000, about so many (some of every batch) are asked for their neighbours among all. Raising it seeks
         neighbours among more cells: slower, and small batches are seen better.
+    missing
+        Cells without a batch are reported, and so are those whose batch is text that stands for none ("nan", "None",
+        "NA", ""); ``"literal"`` takes such text as a batch's name.
     key_added
         Where in ``adata.uns`` the result goes.
 
@@ -87,6 +92,7 @@ def check(
     >>> check(adata, "batch").verdict
     'needed'
     """
+    check_arguments(check, locals())
     expect_anndata(adata, parts=("obs", "obsm", "uns", "var"))
     entry_name(key_added, "key_added")
     made = check_table(
@@ -99,6 +105,7 @@ def check(
         var_columns=[str(name) for name in adata.var.columns],
         rng=rng,
         max_cells=max_cells,
+        missing=missing,
     )
     adata.uns[key_added] = made.to_uns()
     return made
@@ -106,7 +113,7 @@ def check(
 
 def _embedding(adata: AnnData, basis: str) -> np.ndarray | None:
     """Return the embedding, or None: PCA may still be to come, but a name that was chosen must be there."""
-    if basis in adata.obsm:
+    if either_spelling(adata.obsm.keys(), basis) in adata.obsm:
         return read_obsm(adata, basis).array()
     if basis != _DEFAULT_BASIS:
         raise MissingKeyError(f"obsm has no '{basis}'; {nearest(basis, adata.obsm.keys())}")

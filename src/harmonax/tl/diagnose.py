@@ -15,11 +15,13 @@ from ..evaluation.after.case import Case
 from ..evaluation.after.diagnose import Diagnosis
 from ..evaluation.after.diagnose import diagnose as diagnose_case
 from ..evaluation.labels import UNLABELLED
-from ..inputs.columns import design_from_table
-from ..inputs.embedding import read_obsm
+from ..inputs.columns import Missing, design_from_table
+from ..inputs.embedding import either_spelling, read_obsm
 from ..inputs.expression import dense, layer_of
 from ..params import HarmonyParams
+from ..system.arguments import check_arguments
 from ..system.rng import seed_from
+from ..system.validate import expect_anndata, listed, whole_number
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -108,15 +110,20 @@ def diagnose(
     >>> diagnosis.numbers["excess_before"] > 0.9, diagnosis.numbers["excess_after"] < 0.5
     (True, True)
     """
+    check_arguments(diagnose, locals())
+    expect_anndata(adata)
+    max_cells = whole_number(max_cells, "max_cells", minimum=30)
     run = adata.uns.get("harmonax", {})
     basis = basis or str(run.get("basis", "X_pca"))
     adjusted_basis = adjusted_basis or str(run.get("adjusted_basis", "X_pca_harmony"))
+    basis, adjusted_basis = (either_spelling(adata.obsm.keys(), name) for name in (basis, adjusted_basis))
     read = dict(run.get("columns", {"keys": run.get("batch_keys", [])}))
-    keys = batch_key if batch_key is not None else [str(key) for key in read["keys"]]
+    keys = listed(batch_key) if batch_key is not None else [str(key) for key in read["keys"]]
     if not len(keys):
         raise InputError("no batch column given, and uns['harmonax'] names none; pass batch_key")
+    missing: Missing = "literal" if read.get("missing") == "literal" else "level"
     many = bool(read.get("allow_many_levels", False))
-    design = design_from_table(adata.obs, keys, missing="level", allow_many_levels=many)
+    design = design_from_table(adata.obs, keys, missing=missing, allow_many_levels=many)
     before, after = (_embedding(adata, name) for name in (basis, adjusted_basis))
     labels = None if label_key is None else _names(adata, label_key, unlabelled)
     group_key = group_key if group_key is not None else "leiden" if "leiden" in adata.obs and labels is None else None

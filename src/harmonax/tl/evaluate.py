@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
 
 from .. import io
 from ..errors import InputError, MissingKeyError, nearest
@@ -12,7 +15,10 @@ from ..evaluation.labels import UNLABELLED
 from ..evaluation.neighbours import MAX_CELLS
 from ..evaluation.scores.evaluate import Evaluation, Progress
 from ..evaluation.scores.evaluate import evaluate as evaluate_arrays
-from ..system.validate import entry_name, expect_anndata
+from ..inputs.columns import native
+from ..inputs.embedding import either_spelling
+from ..system.arguments import check_arguments
+from ..system.validate import entry_name, expect_anndata, listed
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -50,6 +56,7 @@ def evaluate(
     controls: bool = False,
     key_added: str = "harmonax_evaluation",
     progress: Progress | None = None,
+    missing: Literal["leave_out", "literal"] = "leave_out",
 ) -> Evaluation:
     """Score how well batches mix and what was kept, before against after and methods side by side.
 
@@ -91,6 +98,9 @@ def evaluate(
     progress
         Called before each embedding with how many are done, how many there are, and its name; and, where cells are
         sampled, before its second and third sample, of which the name then tells.
+    missing
+        Cells without a batch are left out, and so are those whose batch is text that stands for none ("nan", "None",
+        "NA", ""); ``"literal"`` takes such text as a batch's name.
 
     Returns
     -------
@@ -113,9 +123,10 @@ def evaluate(
     >>> adata = scanpy.read_h5ad("corrected.h5ad")  # doctest: +SKIP
     >>> print(harmonax.tl.evaluate(adata, "batch", label_key="cell_type"))  # doctest: +SKIP
     """
+    check_arguments(evaluate, locals())
     expect_anndata(adata)
     entry_name(key_added, "key_added")
-    keys = [batch_key] if isinstance(batch_key, str) else list(batch_key)
+    keys = listed(batch_key)
     _check_label(label_key, keys)
     for key in [*keys, *([] if label_key is None else [label_key])]:
         if key not in adata.obs:
@@ -123,7 +134,7 @@ def evaluate(
     names = embeddings_of(adata.obsm.keys(), embeddings, baseline)
     result = evaluate_arrays(
         {name: adata.obsm[name] for name in names},
-        adata.obs[keys],
+        pd.concat([native(adata.obs[key]) for key in keys], axis=1) if keys else adata.obs[[]],
         None if label_key is None else adata.obs[label_key],
         label_key=label_key or "",
         max_cells=max_cells,
@@ -132,13 +143,14 @@ def evaluate(
         allow_many_levels=allow_many_levels,
         controls=controls,
         progress=progress,
+        missing=missing,
     )
     adata.uns[key_added] = result.to_uns()
     return result
 
 
 def evaluate_file(
-    path: str,
+    path: str | os.PathLike[str],
     batch_key: Sequence[str],
     *,
     label_key: str | None = None,
@@ -157,6 +169,8 @@ def evaluate_file(
     **how
         Its other parameters, without `key_added`.
     """
+    check_arguments(evaluate_file, locals())
+    path = os.fspath(path)
     _check_label(label_key, batch_key)
     known = _embedding_names(path)
     keys = [*batch_key, *([] if label_key is None else [label_key])]
@@ -183,7 +197,8 @@ def embeddings_of(known: Iterable[str], asked: str | Sequence[str] | None, basel
     if asked is None:
         others = [name for name in WELL_KNOWN if name in present]
     else:
-        others = [asked] if isinstance(asked, str) else [str(name) for name in asked]
+        others = [str(name) for name in listed(asked)]
+    baseline, *others = (either_spelling(present, name) for name in (baseline, *others))
     for name in (baseline, *others):
         if name not in present:
             raise MissingKeyError(f"obsm has no embedding '{name}'; {nearest(name, present)}")

@@ -5,22 +5,24 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..adata import storable
 from ..engine.run import Backend
 from ..errors import InputError, MissingKeyError, nearest
-from ..inputs.columns import design_from_table
+from ..inputs.columns import Missing, design_from_table
+from ..inputs.embedding import Kind, either_spelling, kind_of, read_obsm
 from ..inputs.expression import layer_of
 from ..mapping.build import read_model
 from ..mapping.model import HarmonyModel
 from ..mapping.query import Mapped, QueryOptions, check_places, map_cells, project
 from ..mapping.symphony import KnownBatches
 from ..pp.harmony import check_target
+from ..system.arguments import check_arguments
 from ..system.log import chosen_threads, say
-from ..system.validate import listed
+from ..system.validate import listed, number
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -42,15 +44,17 @@ def map_query(
     known_batches: KnownBatches = "learned",
     ridge_lambda: float = 1.0,
     n_iter: int = 2,
-    min_genes: float = 0.5,
+    min_gene_share: float = 0.5,
     min_confidence: float = 0.5,
+    target_sum: float | None = None,
     dtype: Any = np.float32,
     n_threads: int | None = None,
     backend: Backend = "auto",
     max_memory: int | str | None = None,
-    missing: Literal["error", "level"] = "error",
+    missing: Missing = "error",
     allow_many_levels: bool = False,
     key_added: str = "harmonax_map",
+    min_genes: float | None = None,
 ) -> Mapped:
     """Map new cells onto an integrated reference, which does not move.
 
@@ -61,8 +65,9 @@ def map_query(
     Parameters
     ----------
     query
-        N new cells. X (or `layer`) has counts or log-normalised expression, whichever the reference's model takes; not
-        scaled.
+        N new cells. X (or `layer`) has counts or log-normalised expression of all genes; not scaled. What was
+        normalised to another total than the reference (scanpy's default takes each data set's median) is rescaled to
+        the reference's, where its numbers show that total; else there is a warning.
     reference
         A model (``harmony_integrate(..., save_model=...)``), its file, or an AnnData that has it in ``uns``, or the
         ``.h5ad`` file of one.
@@ -85,12 +90,15 @@ def map_query(
     n_iter
         Rounds of assigning and correcting. 1 is the published method; more follow large shifts better, and take more
         time.
-    min_genes
+    min_gene_share
         Refuse a query with a smaller share of the reference's genes; missing ones are taken as the reference's mean.
-        Lower values accept queries that are projected less exactly.
+        Lower values accept queries that are projected less exactly. `min_genes` is its former name.
     min_confidence
         Below it a label is "unknown": higher values leave more cells unknown, and fewer labels wrong. The confidence is
         the share of the reference's cells, judged by cells of other batches, for which such a vote was right.
+    target_sum
+        Counts per cell that the query was normalised to, where genes were left out of it since, so that its numbers do
+        not show it. A value above the right one hides cells of absent types, one below it makes known cells look novel.
     dtype
         Of the mapped embedding.
     n_threads, backend, max_memory
@@ -141,6 +149,8 @@ def map_query(
     >>> query.obsm["X_pca_harmony"].shape
     (50, 5)
     """
+    check_arguments(map_query, locals())
+    share = min_gene_share if min_genes is None else number(min_genes, "min_genes", minimum=0, maximum=1)
     check_target(query, adjusted_basis, "query")
     check_places(adjusted_basis, basis or projected_basis)
     wanted_labels = None if labels is None else listed(labels)
@@ -159,7 +169,7 @@ def map_query(
         "backend": backend,
         "max_memory": max_memory,
     }
-    wanted = QueryOptions(wanted_labels, min_genes, min_confidence, how)
+    wanted = QueryOptions(wanted_labels, share, min_confidence, target_sum, how)
     Z, matched, X = _projected(query, model, wanted, basis, layer)
     mapped = map_cells(model, Z, design, wanted, matched, X)
     if basis is None:
@@ -174,9 +184,12 @@ def map_query(
 
 def _projected(query: AnnData, model: HarmonyModel, wanted: QueryOptions, basis: str | None, layer: str | None) -> Any:
     if basis is not None:
+        basis = either_spelling(query.obsm.keys(), basis)
         if basis not in query.obsm:
             raise MissingKeyError(f"query.obsm has no '{basis}'; {nearest(basis, query.obsm.keys())}")
-        return query.obsm[basis], None, None
+        Z = query.obsm[basis]
+        # New cells are mapped in memory or from disk, not on a cluster.
+        return (read_obsm(query, basis).array() if kind_of(Z) is Kind.DASK else Z), None, None
     X, what = layer_of(query, layer, "query.layers")
     if X is None:
         raise InputError("the query has no X: pass layer=, or basis= for cells that are projected already")
@@ -195,6 +208,9 @@ def summary(mapped: Mapped) -> str:
     if "genes" in record:
         genes = record["genes"]
         parts.append(f"{genes['reference'] - genes['missing']:,} of {genes['reference']:,} genes")
+    if record.get("normalisation", {}).get("done") == "rescaled":
+        totals = record["normalisation"]
+        parts.append(f"rescaled from {totals['query'].max():,.6g} to {totals['reference']:,.6g} counts per cell")
     if "novelty" in record:
         parts.append(f"{record['novelty']['novel']:.1%} novel")
     return "; ".join(parts)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -17,11 +17,12 @@ from ..errors import InputError
 from ..evaluation.scores.choice import Judge, choose
 from ..evaluation.scores.evaluate import evaluate as evaluate_arrays
 from ..evaluation.verdict import overall
-from ..inputs.columns import design_from_table
-from ..inputs.embedding import read_obsm
+from ..inputs.columns import Missing, design_from_table
+from ..inputs.embedding import either_spelling, read_obsm
 from ..params import Flavor, HarmonyParams
 from ..pp.harmony import check_target
 from ..result import HarmonyResult
+from ..system.arguments import check_arguments
 from ..system.extras import need
 from ..system.log import chosen_threads, say
 from ..system.rng import seed_from
@@ -91,7 +92,7 @@ def sweep(
     flavor: Flavor = "harmony2",
     max_cells: int = 2000,
     combine_keys: bool = False,
-    missing: Literal["error", "level"] = "error",
+    missing: Missing = "error",
     allow_many_levels: bool = False,
     n_threads: int | None = None,
     rng: Any = 0,
@@ -175,8 +176,10 @@ def sweep(
     >>> found.chosen in found.table.index
     True
     """
+    check_arguments(sweep, locals())
     need("sklearn", "workflow")
     check_target(adata, adjusted_basis)
+    basis = either_spelling(adata.obsm.keys(), basis)
     if scib and label_key is None:
         raise InputError("scib=True scores cell types: pass label_key, the column that holds them")
     columns: dict[str, Any] = {"combine_keys": combine_keys, "missing": missing, "allow_many_levels": allow_many_levels}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,10 +14,11 @@ from ..adata import storable
 from ..engine.run import harmonize
 from ..errors import InputError
 from ..evaluation.scores.choice import Judge, choose
-from ..inputs.columns import design_from_table
-from ..inputs.embedding import read_obsm
+from ..inputs.columns import Missing, design_from_table
+from ..inputs.embedding import either_spelling, read_obsm
 from ..params import Flavor, HarmonyParams
 from ..pp import harmony_integrate
+from ..system.arguments import check_arguments
 from ..system.extras import need
 from ..system.log import chosen_threads, say
 from ..system.rng import seed_from
@@ -90,7 +91,7 @@ def tune(
     max_iter_harmony: int = 50,
     flavor: Flavor = "harmony2",
     combine_keys: bool = False,
-    missing: Literal["error", "level"] = "error",
+    missing: Missing = "error",
     allow_many_levels: bool = False,
     n_threads: int | None = None,
     rng: Any = 0,
@@ -170,6 +171,7 @@ def tune(
     >>> bool(tuning.table["mixing"].max() > 0.9), adata.obsm["X_pca_harmony"].shape
     (True, (80, 5))
     """
+    check_arguments(tune, locals())
     need("sklearn", "workflow")
     strength = need("harmonax.training.strength", "jax")
     columns: dict[str, Any] = {"combine_keys": combine_keys, "missing": missing, "allow_many_levels": allow_many_levels}
@@ -177,6 +179,7 @@ def tune(
     if design.n_joint == 1:
         raise InputError(f"{', '.join(design.variables)}: every cell has the same batch; there is nothing to tune")
     preservation = _weights(weights)
+    basis = either_spelling(adata.obsm.keys(), basis)
     embedding = read_obsm(adata, basis).load()
     Z = embedding.array()
     start = HarmonyParams(flavor=flavor, n_clusters=n_clusters, max_iter_harmony=max_iter_harmony)

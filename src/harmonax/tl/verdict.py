@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..evaluation.after.diagnose import Diagnosis
+from ..evaluation.variables import check_names
 from ..evaluation.verdict import Overall, overall
+from ..system.arguments import check_arguments
+from ..system.validate import expect_anndata, listed
 from .check import check
 from .diagnose import diagnose
 
@@ -69,6 +72,11 @@ def verdict(
     >>> harmonax.tl.verdict(adata, "batch").headline
     'This correction can be trusted, as far as can be told without cell types.'
     """
+    check_arguments(verdict, locals())
+    expect_anndata(adata)
+    condition_key = listed(condition_key)
+    # Before the diagnosis writes anything.
+    check_names(adata.obs, condition_key)
     found = diagnose(adata, key, label_key=label_key, basis=basis, adjusted_basis=adjusted_basis, rng=rng)
     return of_diagnosis(adata, found, label_key=label_key, condition_key=condition_key, rng=rng)
 

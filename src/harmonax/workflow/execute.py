@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from ..errors import InputError, MissingKeyError, nearest, warn
 from ..inputs import expression as counts
@@ -15,7 +16,7 @@ from ..inputs.lazy import is_lazy
 from ..io import Unchanged
 from ..pp.correctors import corrector_of
 from ..system.extras import need
-from . import inputs, meter, outputs, steps
+from . import features, inputs, meter, outputs, steps
 from . import out_of_core as beyond
 from . import resume as checkpoint
 from .job import Job
@@ -56,13 +57,18 @@ def _load(job: Job) -> tuple[State, Intents]:
     clock = meter.Meter()
     with meter.live_line("load", "", job.live):
         adata = job.source()
+    adata = features.choose(adata, job.options.feature_type)
     _check(adata, job.options)
     _prepare_batches(adata, job.options)
-    state = State(adata, job.options, counts.where_counts(adata, job.options.counts_layer), job.live)
+    _plain_sparse(adata)
+    where = counts.where_counts(adata, job.options.counts_layer, decimals=job.options.decimals)
+    state = State(adata, job.options, where, job.live)
     source = adata.X if state.counts is None else counts.matrix(adata, state.counts)
     state.beyond = is_lazy(source)
     intents = steps.intents(state)
     if state.beyond:
+        if not features.are_genes(job.options):
+            raise InputError(f"feature_type='{job.options.feature_type}' needs its counts in memory; raise max_memory")
         _check_beyond(job.options, intents)
     levels = ", ".join(f"{adata.obs[key].nunique()} levels of '{key}'" for key in job.options.batch_key)
     note = f"{adata.n_obs:,} cells x {adata.n_vars:,} genes; {levels}{beyond.note(source)}"
@@ -117,7 +123,7 @@ def _check(adata: AnnData, options: WorkflowOptions) -> None:
         missing=options.missing,
         allow_many_levels=options.allow_many_levels,
     )
-    for key, what in ((options.label_key, "label"), (options.condition_key, "condition")):
+    for key, what in ((options.label_key, "label"), *((key, "condition") for key in options.condition_keys)):
         if key is not None:
             inputs.column(adata, key, what)
             if key in options.batch_key:
@@ -146,7 +152,7 @@ def _written(options: WorkflowOptions) -> set[str]:
 def _check_own_columns(adata: AnnData, options: WorkflowOptions) -> None:
     """Refuse columns with a part in the run where the run writes its own, and tell of others it will replace."""
     written = _written(options)
-    for key in (*options.batch_key, options.label_key, options.condition_key):
+    for key in (*options.batch_key, options.label_key, *options.condition_keys):
         if key in written:
             raise InputError(f"obs['{key}'] is where the run writes its own results; give that column another name")
     clusters = [name for name in adata.obs if name in written - set(_MEASURED)]
@@ -169,6 +175,19 @@ def _check_beyond(options: WorkflowOptions, intents: dict[str, steps.Intent]) ->
     for name in ("genes", "markers"):
         if getattr(options, name):
             warn(f"{name} are left out: the expression is beyond memory")
+
+
+def _plain_sparse(adata: AnnData) -> None:
+    """Make sparse arrays matrices, which scanpy's quality control needs."""
+    if isinstance(adata.X, sparse.sparray):
+        adata.X = sparse.csr_matrix(adata.X)
+    for name, layer in adata.layers.items():
+        if isinstance(layer, sparse.sparray):
+            adata.layers[name] = sparse.csr_matrix(layer)
+    if adata.raw is not None and isinstance(adata.raw.X, sparse.sparray):
+        raw = adata.raw.to_adata()
+        raw.X = sparse.csr_matrix(raw.X)
+        adata.raw = raw
 
 
 def _prepare_batches(adata: AnnData, options: WorkflowOptions) -> None:

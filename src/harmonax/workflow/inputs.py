@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 import os
 import re
 import warnings
@@ -14,17 +13,24 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import io
 from ..errors import FileFormatError, HarmonaxError, InputError, MissingKeyError, nearest, warn
-from ..inputs.sparse import check_stored, intact
+from ..inputs.genes import remedy, unversioned
+from ..inputs.sparse import intact
 from ..io.names import short_names
-from ..system.extras import need
 from ..system.validate import check_file
+from . import features
 from . import out_of_core as beyond
+from .cellranger import matrices, read_10x_h5, read_10x_mtx
+from .containers import read_h5mu, read_zarr_zip, refuse_spatial
+from .joining import drop_own_results, tell_other_ids
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 _Found = TypeVar("_Found")
-KINDS = ".h5ad, .zarr, a 10x .h5, or a folder with matrix.mtx, barcodes and features (or genes), .gz or not"
+KINDS = (
+    ".h5ad, .zarr, .zarr.zip, .h5mu, a 10x .h5, a folder with matrix.mtx, barcodes and features (or genes), "
+    ".gz or not, or Cell Ranger's folder of a sample"
+)
 
 
 @contextlib.contextmanager
@@ -36,20 +42,28 @@ def silent() -> Iterator[None]:
 
 
 def read_inputs(
-    paths: Sequence[str], batch_key: str | None = None, *, replace: bool = True, room: int | None = None
+    paths: Sequence[str],
+    batch_key: str | None = None,
+    *,
+    replace: bool = True,
+    room: int | None = None,
+    feature_type: str | None = None,
 ) -> AnnData:
     """Read a data set from one file or folder, or several that are joined.
 
     Parameters
     ----------
     paths
-        ``.h5ad``, ``.zarr``, 10x ``.h5``, or 10x folders.
+        ``.h5ad``, ``.zarr``, ``.zarr.zip``, ``.h5mu``, 10x ``.h5``, or 10x folders.
     batch_key
         Column of ``obs`` to make of the files' names. None: none.
     replace
         Whether it may take the place of one that is there.
     room
         Bytes of memory for their expression; where it takes more, it stays on the disk (see `beyond`). None: no limit.
+
+    feature_type
+        Which features are joined, and which modality of an .h5mu file is read: see `features.choose`.
 
     Returns
     -------
@@ -72,8 +86,11 @@ def read_inputs(
     # One that is missing is told before the others are read.
     for path in paths:
         kind_of(path)
-    reader = read if room is None or not too_large(paths, room) else lambda path: read(path, room)
-    parts = [unique_names(reader(path), path) for path in paths]
+    within = None if room is None or not too_large(paths, room) else room
+    parts = [unique_names(read(path, within, feature_type), path) for path in paths]
+    if len(parts) > 1:
+        # Joined, they would lose what says which features are which.
+        parts = [features.choose(part, feature_type) for part in parts]
     adata = parts[0] if len(parts) == 1 else _joined(parts, names)
     if batch_key is not None:
         import pandas as pd
@@ -96,7 +113,12 @@ def kind_of(path: str) -> str:
         raise InputError(f"{path}: no such file or folder")
     check_file(place)
     name = place.name.lower()
+    if name.endswith(".zarr.zip"):
+        return "zarr_zip"
+    if name.endswith(".h5mu"):
+        return "h5mu"
     if place.is_dir():
+        refuse_spatial(place)
         if any((place / inside).exists() for inside in ("zarr.json", ".zgroup")):
             return "zarr"
         if any(re.search(r"matrix\.mtx(\.gz)?$", entry.name) for entry in place.iterdir()):
@@ -120,13 +142,20 @@ def too_large(paths: Sequence[str], room: int) -> bool:
     return total > room
 
 
-def read(path: str, room: int | None = None) -> AnnData:
+def samples(paths: Sequence[str]) -> list[str]:
+    """Return the files and folders with matrices, also where Cell Ranger's output of one sample or several is given."""
+    return [found for path in paths for found in matrices(path)]
+
+
+def read(path: str, room: int | None = None, feature_type: str | None = None) -> AnnData:
     """Read one file or folder into memory, or, for a room that its expression has not, without that."""
     kind = kind_of(path)
 
     def work() -> AnnData:
-        if kind != "10x_mtx":
+        if kind not in ("10x_mtx", "zarr_zip"):
             io.check_links(Path(path))
+        if kind == "h5mu":
+            return _intact(read_h5mu(Path(path), features.name_of(feature_type)), Path(path))
         return _READERS[kind](Path(path)) if room is None else beyond.read(path, room)
 
     return readable(path, work)
@@ -171,35 +200,13 @@ def _intact(adata: AnnData, path: Path) -> AnnData:
     return adata
 
 
-def _read_10x_h5(path: Path) -> AnnData:
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        for group in (group for group in file.values() if isinstance(group, h5py.Group) and "indptr" in group):
-            n_genes, n_cells = (int(n) for n in group["shape"][:])
-            check_stored(group, n_cells, n_genes, str(path))
-    return need("scanpy", "workflow").read_10x_h5(path)
-
-
-def _read_10x_mtx(path: Path) -> AnnData:
-    reader = need("scanpy", "workflow").read_10x_mtx
-    found = sorted(entry.name for entry in path.iterdir() if re.search(r"matrix\.mtx(\.gz)?$", entry.name))
-    prefixes = sorted({re.sub(r"matrix\.mtx(\.gz)?$", "", name) for name in found})
-    if len(prefixes) > 1:
-        raise InputError(f"{path} has several matrices ({', '.join(found[:5])}); put each in a folder of its own")
-    for stems in (("barcodes.tsv",), ("features.tsv", "genes.tsv")):
-        names = [prefixes[0] + stem for stem in stems]
-        if not any((path / (name + end)).exists() for name in names for end in ("", ".gz")):
-            raise FileFormatError(f"{path} has {found[0]}, but no {' or '.join(names)} (.gz)")
-    how: dict[str, Any] = {"prefix": prefixes[0] or None}
-    if (path / (prefixes[0] + "features.tsv")).exists() and f"{prefixes[0]}matrix.mtx" in found:
-        if "compressed" not in inspect.signature(reader).parameters:
-            raise InputError(f"{path}: this version of scanpy reads features.tsv gzipped only; gzip the three files")
-        how["compressed"] = False
-    return reader(path, **how)
-
-
-_READERS = {"h5ad": _read_h5ad, "zarr": _read_zarr, "10x_h5": _read_10x_h5, "10x_mtx": _read_10x_mtx}
+_READERS = {
+    "h5ad": _read_h5ad,
+    "zarr": _read_zarr,
+    "zarr_zip": lambda path: _intact(read_zarr_zip(path), path),
+    "10x_h5": read_10x_h5,
+    "10x_mtx": read_10x_mtx,
+}
 
 
 def unique_names(adata: AnnData, what: str) -> AnnData:
@@ -228,12 +235,15 @@ def _joined(parts: list[AnnData], names: list[str]) -> AnnData:
         firsts = ", ".join(
             f"{name}: '{part.var_names[0]}'" for name, part in zip(names, parts, strict=True) if part.n_vars
         )
-        raise InputError(f"the files have no gene name in common ({firsts}); give all of them the same kind of names")
+        first, other = parts[0].var_names, parts[1].var_names
+        how = "drop the identifiers' versions" if len(unversioned(first).intersection(unversioned(other))) else ""
+        how = how or remedy(first, other) or "give all of them the same kind of names"
+        raise InputError(f"the files have no gene name in common ({firsts}); {how}")
     lost = {name: part.n_vars - len(shared) for name, part in zip(names, parts, strict=True)}
     if any(lost.values()):
         told = ", ".join(f"{name} loses {count:,}" for name, count in lost.items() if count)
         warn(f"the files have different genes: the {len(shared):,} that all have are kept ({told})")
-    _tell_other_ids(parts, names, shared)
+    tell_other_ids(parts, names, shared)
     cells = parts[0].obs_names
     for part in parts[1:]:
         cells = cells.append(part.obs_names)
@@ -242,35 +252,11 @@ def _joined(parts: list[AnnData], names: list[str]) -> AnnData:
             part.obs_names = [f"{cell}-{name}" for cell in part.obs_names]
     with silent():
         joined = anndata.concat(parts, join="inner", merge="same")
-    _drop_own_results(joined)
+    drop_own_results(joined)
     columns = sorted({str(name) for part in parts for name in part.obs} - {str(name) for name in joined.obs})
     if columns:
         warn(f"columns of obs that not all files have are dropped: {', '.join(columns)}")
     return joined if not joined.obs_names.duplicated().any() else unique_names(joined, "the joined files")
-
-
-def _drop_own_results(joined: AnnData) -> None:
-    """Drop what each file computed by itself: two files' principal components are not the same axes."""
-    dropped = [name for name in joined.obsm if re.match(r"X_(pca|umap|tsne)", name)]
-    for name in dropped:
-        del joined.obsm[name]
-    if "highly_variable" in joined.var:
-        del joined.var["highly_variable"]
-    if dropped:
-        warn(f"the files' own {', '.join(sorted(dropped))} are not kept: each file's axes are its own")
-
-
-def _tell_other_ids(parts: list[AnnData], names: list[str], shared: Any) -> None:
-    """Warn of genes that are called the same in two files but have different identifiers."""
-    for name, part in zip(names[1:], parts[1:], strict=True):
-        if "gene_ids" in part.var and "gene_ids" in parts[0].var:
-            first, other = (p.var.loc[shared, "gene_ids"].astype(str).to_numpy() for p in (parts[0], part))
-            clashing = first != other
-            if clashing.any():
-                warn(
-                    f"{int(clashing.sum())} genes have one name but different gene_ids in {names[0]} and {name} "
-                    f"(first: '{shared[clashing][0]}'); they are taken as the same"
-                )
 
 
 def column(adata: AnnData, key: str, what: str) -> Any:
@@ -282,8 +268,9 @@ def column(adata: AnnData, key: str, what: str) -> Any:
 
 def facts(path: str) -> dict[str, Any]:
     """Return the path, size and time of an input; of a folder, those of all its files."""
-    place = Path(path)
-    known = {**io.file_facts(place), "kind": kind_of(path)}
+    # Before anything is asked of a file that may not be there.
+    place, kind = Path(path), kind_of(path)
+    known = {**io.file_facts(place), "kind": kind}
     if place.is_dir():
         files = [found for found in sorted(place.rglob("*")) if found.is_file()]
         known |= {

@@ -6,9 +6,10 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ..errors import InputError, nearest
+from ..inputs.columns import Missing
 from ..params import HarmonyParams
 from ..pp.correctors import corrector_of
 from ..system.memory import parse_size
@@ -61,7 +62,7 @@ class WorkflowOptions:
         Column of ``obs`` that says which batch a cell is from, or several: separate batch variables.
     label_key, condition_key
         Columns of ``obs`` with cell types, used by the evaluation and the diagnosis only, and with what the experiment
-        compares, used by the check only.
+        compares (one or several), used by the check only.
     min_genes, max_genes
         Fewest and most genes that a cell must show (None: no upper bound).
     min_cells
@@ -73,6 +74,12 @@ class WorkflowOptions:
     counts_layer
         Where the raw counts are: a name in ``layers``, ``"X"`` or ``"raw"``. None: ``layers["counts"]`` if it is there,
         else X.
+    decimals
+        Take counts with decimals (ambient RNA removed, EM counts, TPM), which are refused otherwise.
+    feature_type
+        Which features the run is about, by ``var["feature_types"]``: ``"genes"`` (None), ``"antibodies"`` (centred
+        log-ratio; no choice of features), ``"peaks"`` (TF-IDF and SVD without its first component, in
+        ``obsm["X_pca"]``), or the name there. All others are left aside, with a warning.
     target_sum
         Counts per cell after normalisation.
     n_top_genes, hvg_flavor
@@ -136,13 +143,15 @@ class WorkflowOptions:
 
     batch_key: tuple[str, ...] = ()
     label_key: str | None = None
-    condition_key: str | None = None
+    condition_key: str | tuple[str, ...] | None = None
     min_genes: int = 200
     max_genes: int | None = None
     min_cells: int = 3
     max_pct_mt: float = 20.0
     mt_prefix: str | None = None
     counts_layer: str | None = None
+    decimals: bool = False
+    feature_type: str | None = None
     target_sum: float = 1e4
     n_top_genes: int = 2000
     hvg_flavor: str = "seurat"
@@ -151,7 +160,7 @@ class WorkflowOptions:
     harmony: HarmonyParams = field(default_factory=HarmonyParams)
     tune: bool = False
     combine_keys: bool = False
-    missing: Literal["error", "level"] = "error"
+    missing: Missing = "error"
     allow_many_levels: bool = False
     backend: Literal["auto", "memory", "dense"] = "auto"
     n_threads: int | None = None
@@ -174,10 +183,16 @@ class WorkflowOptions:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
         for name in ("batch_key", "compare", "color_by", "genes", "recompute", "skip"):
             put(name, _names(name, getattr(self, name)))
+        conditions = () if self.condition_key is None else _names("condition_key", self.condition_key)
+        put("condition_key", conditions if len(conditions) > 1 else conditions[0] if conditions else None)
         for name, (low, high) in _RANGES.items():
             if getattr(self, name) is not None:
                 put(name, _number(name, getattr(self, name), low, high))
         put("max_memory", parse_size(self.max_memory))
+        if self.feature_type is not None and not (isinstance(self.feature_type, str) and self.feature_type):
+            raise InputError(
+                f"feature_type={self.feature_type!r} must be 'genes', 'antibodies', 'peaks' or another name"
+            )
         if self.max_genes is not None and self.max_genes < self.min_genes:
             raise InputError(f"max_genes={self.max_genes} is below min_genes={self.min_genes}: no cell could stay")
         values = self.resolutions if isinstance(self.resolutions, (tuple, list)) else (self.resolutions,)
@@ -185,7 +200,7 @@ class WorkflowOptions:
         if not self.resolutions:
             raise InputError("resolutions is empty; pass at least one number, such as 0.5")
         one_of(self.hvg_flavor, "hvg_flavor", _HVG_FLAVORS)
-        one_of(self.missing, "missing", ("error", "level"))
+        one_of(self.missing, "missing", get_args(Missing))
         one_of(self.backend, "backend", ("auto", "memory", "dense"))
         if self.start_from is not None:
             one_of(self.start_from, "start_from", STARTS)
@@ -197,6 +212,9 @@ class WorkflowOptions:
             raise InputError(f"harmony is a {type(self.harmony).__name__}; it must be HarmonyParams")
         if corrector_of(self.corrector).name != "harmony":
             self._check_without_harmony()
+        if not isinstance(self.markers, Mapping):
+            said = type(self.markers).__name__
+            raise InputError(f"markers is a {said}; allowed is a dictionary of lists of genes by cell type")
         put("markers", {str(kind): _names("markers", genes) for kind, genes in dict(self.markers).items()})
 
     def _check_without_harmony(self) -> None:
@@ -206,6 +224,11 @@ class WorkflowOptions:
             raise InputError(f"tune chooses parameters of Harmony; corrector='{self.corrector}' has none of them")
         if self.save_model:
             raise InputError(f"save_model keeps what Harmony learned; corrector='{self.corrector}' has no such model")
+
+    @property
+    def condition_keys(self) -> tuple[str, ...]:
+        """The columns with what the experiment compares, if any."""
+        return () if self.condition_key is None else _names("condition_key", self.condition_key)
 
     @property
     def main_resolution(self) -> float:

@@ -14,7 +14,7 @@ from ..inputs.columns import design_from_table
 from ..inputs.lazy import is_lazy
 from ..system.cpus import resolve_threads
 from ..system.extras import need
-from . import components
+from . import components, features
 from . import out_of_core as beyond
 from .inputs import silent
 from .options import WorkflowOptions
@@ -101,7 +101,8 @@ def _mitochondrial(adata: AnnData, prefix: str | None) -> tuple[np.ndarray, str]
 def _cells(obs: pd.DataFrame, options: WorkflowOptions) -> tuple[np.ndarray, str]:
     """Return which cells stay, and how many each threshold is against."""
     genes = obs["n_genes_by_counts"].to_numpy()
-    against = {f"min_genes={options.min_genes}": genes < options.min_genes}
+    fewest = features.min_features(options)
+    against = {f"min_genes={fewest}": genes < fewest}
     if options.max_genes is not None:
         against[f"max_genes={options.max_genes}"] = genes > options.max_genes
     if "pct_counts_mt" in obs:
@@ -173,12 +174,15 @@ def normalise(state: State) -> str:
         )
     if not lazy:
         adata.layers["counts"] = raw
-    adata.X = raw.copy()
     adata.uns.pop("log1p", None)
+    from_where = "" if state.counts == "counts" else f" (from {counts.label(state.counts)})"
+    if not features.are_genes(state.options):
+        adata.X, called = features.transformed(raw, state.options)
+        return f"{called}; counts in layers['counts']{from_where}"
+    adata.X = raw.copy()
     with silent():
         scanpy().pp.normalize_total(adata, target_sum=state.options.target_sum)
         scanpy().pp.log1p(adata)
-    from_where = "" if state.counts == "counts" else f" (from {counts.label(state.counts)})"
     kept = "beyond memory" if lazy else "counts in layers['counts']"
     return f"to {state.options.target_sum:g} per cell, log1p; {kept}{from_where}"
 
@@ -194,10 +198,13 @@ def hvg(state: State) -> str:
     """Choose highly variable genes, within batches of some size."""
     adata, options = state.adata, state.options
     n_top = min(options.n_top_genes, adata.n_vars)
+    if not features.are_genes(options):
+        adata.var["highly_variable"] = np.ones(adata.n_vars, bool)
+        return f"all {adata.n_vars:,} features: they are not genes"
     if n_top == adata.n_vars:
         adata.var["highly_variable"] = np.ones(adata.n_vars, bool)
         return f"all {n_top:,} genes: not more than n_top_genes={options.n_top_genes:,}"
-    design = design_from_table(adata.obs, options.batch_key, allow_many_levels=True, missing="level")
+    design = design_from_table(adata.obs, options.batch_key, allow_many_levels=True, missing="literal")
     sizes = np.bincount(design.joint)
     large = sizes[design.joint] >= _FEWEST_FOR_GENES
     few = not large.any()
@@ -235,6 +242,8 @@ def hvg(state: State) -> str:
 def pca(state: State) -> str:
     """Reduce the highly variable genes to principal components."""
     adata, options = state.adata, state.options
+    if features.name_of(options.feature_type) == features.KINDS["peaks"]:
+        return features.semantic_indexing(adata, options.n_comps, options.seed)
     chosen = int(adata.var["highly_variable"].sum())
     n_comps = min(options.n_comps, adata.n_obs - 1, chosen - 1)
     if n_comps < 1:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InputError
 from ..inputs.lazy import is_lazy
+from ..system.arguments import check_arguments
 from ..system.extras import need
 from ..system.memory import parse_size
 from ..system.rng import seed_from
@@ -97,6 +98,7 @@ def run(
     >>> sorted(made.obsm)
     ['X_pca', 'X_pca_harmony', 'X_umap', 'X_umap_uncorrected']
     """
+    check_arguments(run, locals())
     expect_anndata(adata, parts=("obs", "var", "obsm", "uns", "layers"), instead="for files there is run_files")
     base = options if options is not None else WorkflowOptions()
     if rng is not None:
@@ -110,7 +112,7 @@ def run(
 
 
 def run_files(
-    paths: Sequence[str] | str,
+    paths: Sequence[str | Path] | str | Path,
     out: str | Path,
     batch_key: str | Sequence[str] | None = None,
     *,
@@ -162,8 +164,9 @@ def run_files(
     >>> from harmonax.workflow import run_files
     >>> run_files(["ctrl.h5ad", "stim.h5ad"], "results")  # doctest: +SKIP
     """
+    check_arguments(run_files, locals())
     names = [paths] if isinstance(paths, (str, Path)) else [str(path) for path in paths]
-    names = [str(name) for name in names]
+    names = inputs.samples([str(name) for name in names])
     base = options if options is not None else WorkflowOptions()
     asked = base.replace(**({"batch_key": batch_key} if batch_key is not None else {}), **changes)
     made_key, implied = _file_key(names, asked, batch_from)
@@ -171,7 +174,12 @@ def run_files(
         asked = asked.replace(batch_key=made_key)
 
     facts = [inputs.facts(name) | {"names_are": made_key or ""} for name in names]
-    source = lambda: inputs.read_inputs(names, made_key, replace=not implied, room=parse_size(asked.max_memory))  # noqa: E731
+    how: dict[str, Any] = {
+        "replace": not implied,
+        "room": parse_size(asked.max_memory),
+        "feature_type": asked.feature_type,
+    }
+    source = lambda: inputs.read_inputs(names, made_key, **how)  # noqa: E731
     return execute(Job(source, facts, asked, _path(out), overwrite, progress, names, also_read, command))
 
 

@@ -16,14 +16,30 @@ from .state import UMAP, UMAP_UNCORRECTED, Skip, State, Step
 _BATCHES = ("batch_key", "combine_keys", "missing", "allow_many_levels")
 _JUDGED = (*_BATCHES, "label_key", "seed")
 _CORRECTED = (*_BATCHES, "corrector", "harmony", "tune", "seed", "save_model")
-_QC = ("min_genes", "max_genes", "min_cells", "max_pct_mt", "mt_prefix", "counts_layer", "batch_key")
+_QC = (
+    "min_genes",
+    "max_genes",
+    "min_cells",
+    "max_pct_mt",
+    "mt_prefix",
+    "counts_layer",
+    "decimals",
+    "feature_type",
+    "batch_key",
+)
 _UMAP = ("n_neighbors", "min_dist", "seed")
 
 PLAN = (
     Step("qc", prepare.qc, ("obs_names", "var_names", "layers/counts"), (), _QC),
-    Step("normalise", prepare.normalise, ("X",), ("qc",), ("target_sum",)),
-    Step("hvg", prepare.hvg, ("var/highly_variable",), ("normalise",), ("n_top_genes", "hvg_flavor", "batch_key")),
-    Step("pca", prepare.pca, ("obsm/X_pca",), ("hvg",), ("n_comps", "seed")),
+    Step("normalise", prepare.normalise, ("X",), ("qc",), ("target_sum", "feature_type")),
+    Step(
+        "hvg",
+        prepare.hvg,
+        ("var/highly_variable",),
+        ("normalise",),
+        ("n_top_genes", "hvg_flavor", "batch_key", "feature_type"),
+    ),
+    Step("pca", prepare.pca, ("obsm/X_pca",), ("hvg",), ("n_comps", "seed", "feature_type")),
     Step("check", judge.check, ("uns/harmonax_check/summary",), ("pca",), (*_JUDGED, "condition_key")),
     Step("harmony", embed.harmony, ("obsm/{adjusted}",), ("pca",), _CORRECTED),
     Step(
@@ -125,7 +141,8 @@ def fingerprints(state: State) -> dict[str, str]:
 
     made = {}
     for step in PLAN:
-        columns = [plain[name] for name in ("label_key", "condition_key") if name in step.reads and plain[name]]
+        columns = [plain["label_key"]] if "label_key" in step.reads and plain["label_key"] else []
+        columns += options.condition_keys if "condition_key" in step.reads else ()
         columns += options.batch_key if "batch_key" in step.reads else ()
         places = [*_places(step, state), *(f"obs/{name}" for name in columns)]
         places += [place for before in step.after for place in _places(_BY_NAME[before], state)]

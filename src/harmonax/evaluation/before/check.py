@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from ...errors import InputError
 from ...system.rng import seed_from
-from ...system.validate import whole_number
+from ...system.validate import one_of, whole_number
 from ..findings import Finding, as_lines, from_table, plain, to_table
 from ..variables import UNLABELLED, Variable, check_names, duplicate_names, other_variables, read_variables
 from .association import Association, associate
@@ -124,6 +124,7 @@ def check(
     var_columns: Iterable[str] = (),
     rng: Any = 0,
     max_cells: int = 20_000,
+    missing: Literal["leave_out", "literal"] = "leave_out",
 ) -> Check:
     """Measure whether batches differ, and whether the difference can be distinguished from biology.
 
@@ -141,7 +142,8 @@ def check(
     max_cells = whole_number(max_cells, "max_cells", minimum=100)
     _check_arguments(table, batch_keys, [*labels, *condition_keys], embedding)
     said = duplicate_names(table)
-    batches, found = read_variables(table, batch_keys)
+    literal = one_of(missing, "missing", ("leave_out", "literal")) == "literal"
+    batches, found = read_variables(table, batch_keys, literal=literal)
     said += found
     kept, found = read_variables(table, [*labels, *condition_keys], no_label=UNLABELLED)
     said += found

@@ -6,15 +6,16 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ...errors import InputError
+from ...system.arguments import check_arguments
 from ...system.extras import need
 from ...system.rng import seed_from
-from ...system.validate import whole_number
+from ...system.validate import one_of, whole_number
 from ..labels import FEWEST_CELLS, UNLABELLED, Cells, read_cells
 from ..neighbours import MAX_CELLS, OF_BATCH, own_batch_neighbours
 from . import labelfree, registry, scib
@@ -41,6 +42,7 @@ def evaluate(
     allow_many_levels: bool = False,
     controls: bool = False,
     progress: Progress | None = None,
+    missing: Literal["leave_out", "literal"] = "leave_out",
 ) -> Evaluation:
     """Score embeddings of the same cells side by side; for AnnData there is `harmonax.tl.evaluate`.
 
@@ -52,7 +54,7 @@ def evaluate(
         A column for each batch variable, N rows; cells with a missing one are left out, with a warning.
     labels
         Cell type of each cell, (N,); None: label-free scores only.
-    label_key, max_cells, rng, unlabelled, allow_many_levels, controls, progress
+    label_key, max_cells, rng, unlabelled, allow_many_levels, controls, progress, missing
         As in `harmonax.tl.evaluate`.
 
     Raises
@@ -67,12 +69,13 @@ def evaluate(
     >>> x = gen.normal(size=(200, 5))
     >>> result = evaluate({"apart": x + 9 * (batch == "b").to_numpy(), "mixed": x}, batch)  # doctest: +SKIP
     """
-    seed = seed_from(rng)
+    check_arguments(evaluate, locals())
+    seed, literal = seed_from(rng), one_of(missing, "missing", ("leave_out", "literal")) == "literal"
     max_cells = whole_number(max_cells, "max_cells", minimum=N_SAMPLES * FEWEST_CELLS)
     need("sklearn", "workflow")
     if labels is not None and not scib.is_installed():
         need("scib_metrics", "workflow")
-    cells = read_cells(embeddings, batches, labels, label_key, unlabelled, allow_many_levels)
+    cells = read_cells(embeddings, batches, labels, label_key, unlabelled, allow_many_levels, literal=literal)
     gen = np.random.default_rng(seed)
     anyone = disjoint_samples(np.arange(cells.n), max_cells, gen)
     # The same samples where all cells have labels, and so the same neighbours.
