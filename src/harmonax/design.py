@@ -50,9 +50,11 @@ class BatchDesign:
                     f"numbers in {ndim} dimension{'s' * (ndim > 1)}: make it with BatchDesign.from_codes"
                 )
         n_joint, n_variables = self.joint_levels.shape
-        if not len(self.variables) == len(self.levels) == n_variables > 0:
+        if not self.joint.size:
+            wrong = "no cells"
+        elif not len(self.variables) == len(self.levels) == n_variables > 0:
             wrong = f"{len(self.variables)} variables, the levels of {len(self.levels)}, and {n_variables} columns"
-        elif self.joint.size and not 0 <= self.joint.min() <= self.joint.max() < n_joint:
+        elif not 0 <= self.joint.min() <= self.joint.max() < n_joint:
             wrong = f"joint levels {self.joint.min()} to {self.joint.max()}, of {n_joint}"
         elif any(
             column.size and not begin <= column.min() <= column.max() < end
@@ -65,7 +67,10 @@ class BatchDesign:
             wrong = "levels that no cell has"
         else:
             for name in ("joint", "joint_levels"):
-                object.__setattr__(self, name, np.ascontiguousarray(getattr(self, name), np.int32))
+                array = np.asarray(getattr(self, name))
+                # Smaller codes stay: Dask's scheduler keeps those of all partitions.
+                dtype = np.int32 if array.dtype.itemsize > 4 else array.dtype
+                object.__setattr__(self, name, np.ascontiguousarray(array, dtype))
             return
         raise InputError(f"the BatchDesign has {wrong}: make it with BatchDesign.from_codes")
 

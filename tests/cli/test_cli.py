@@ -221,7 +221,7 @@ def test_bad_config(files, capsys, text, says):
 
 def test_missing_config(files, capsys):
     assert call("--config", "none.toml") == 2
-    assert "none.toml: No such file" in capsys.readouterr().err
+    assert "none.toml: no such file" in capsys.readouterr().err
 
 
 def test_the_config_is_not_written_over(files, capsys):

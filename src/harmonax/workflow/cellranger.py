@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import FileFormatError, InputError
-from ..inputs.sparse import check_stored
+from ..inputs.sparse import check_matrix_market, check_stored
 from ..system.extras import need
 
 if TYPE_CHECKING:
@@ -104,4 +104,6 @@ def read_10x_mtx(path: Path) -> AnnData:
         if "compressed" not in inspect.signature(reader).parameters:
             raise InputError(f"{path}: this version of scanpy reads features.tsv gzipped only; gzip the three files")
         how["compressed"] = False
+    for name in found:
+        check_matrix_market(path / name)
     return reader(path, **how)
