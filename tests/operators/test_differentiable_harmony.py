@@ -183,10 +183,7 @@ def weighted(op, data, seed=0):
 
 
 def check_against_differences(op, data, names):
-    """Compare the gradient in a random direction with central differences.
-
-    The centroids must be given, or not matter: no gradient goes through seeding, but differences do.
-    """
+    """Compare the gradient in a random direction with central differences."""
     loss, parameters = weighted(op, data)
     value, (by_cell, by_parameter) = (
         jax.jit(loss),
@@ -223,6 +220,13 @@ class TestGradient:
             op, data = problem(150, 5, levels, flavor=flavor, dtype=float, sigma=0.3, learnable_centroids=True)
             op.seed_from(data)
             check_against_differences(op, data, [*STRENGTHS, "centroids"])
+
+    @pytest.mark.parametrize("changes", [{}, {"n_iterations": 1, "sigma": 0.1}, {"flavor": "harmony1"}], ids=str)
+    def test_goes_through_the_seeding(self, changes):
+        # By default the first centroids come from the cells; in a run of one round they matter most.
+        with jax.enable_x64(True):
+            op, data = problem(150, 5, dtype=float, **changes)
+            check_against_differences(op, data, STRENGTHS)
 
     def test_of_a_fixed_ridge_per_level_and_vector_sigma(self):
         with jax.enable_x64(True):
@@ -274,6 +278,76 @@ class TestGradient:
         loss, parameters = weighted(op, {**data, "batch_labels": labels})
         for leaf in jax.tree.leaves(jax.grad(loss, argnums=(0, 1))(Z, parameters)):
             assert jnp.isfinite(leaf).all()
+
+
+def newcomer(key):
+    """The first example that a newcomer makes up: three batches of cells, and nothing but a shift between them."""
+    shift_key, cell_key = jax.random.split(jax.random.key(key))
+    batch = jnp.repeat(jnp.arange(3), jnp.array([70, 70, 60]), total_repeat_length=200)
+    cells = jax.random.normal(cell_key, (200, 50)) + 2.0 * jax.random.normal(shift_key, (3, 50))[batch]
+    return cells, batch, np.zeros(200, int)
+
+
+def second(variant):
+    def read(data_dir):
+        stored = np.load(data_dir / "tutorial_b.npz")
+        return (jnp.asarray(stored[f"{variant}_{name}"]) for name in ("X", "batch", "type"))
+
+    return read
+
+
+EXAMPLES = {f"key {key}": (lambda data_dir, key=key: newcomer(key)) for key in (42, 3)}
+EXAMPLES |= {variant: second(variant) for variant in ("balanced", "separate", "unbalanced")}
+
+
+@pytest.mark.parametrize("read", EXAMPLES.values(), ids=EXAMPLES)
+def test_a_first_example_works_as_it_stands(read, data_dir):
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import adjusted_rand_score
+
+    from harmonax.evaluation.entropy import chance_entropy, neighbourhood_entropy
+    from harmonax.losses import BatchMixingLoss
+
+    cells, batch, kind = read(data_dir)
+    n_batches, kind = int(batch.max()) + 1, np.asarray(kind)
+    sizes = {"n_clusters": 20, "n_features": cells.shape[1], "n_batches": n_batches, "n_iterations": 10}
+    op = DifferentiableHarmony(BatchCorrectionConfig(temperature=1.0, **sizes), rngs=nnx.Rngs(42))
+    loss, data = BatchMixingLoss(15, n_batches), {"embeddings": cells, "batch_labels": batch}
+
+    @nnx.jit
+    def learn(op):
+        def unmixed(op):
+            corrected = op.apply(data, {}, None)[0]["corrected_embeddings"]
+            return loss(corrected, batch), corrected
+
+        return nnx.value_and_grad(unmixed, has_aux=True)(op)
+
+    (_, corrected), gradient = learn(op)
+    for leaf in jax.tree.leaves(gradient):
+        assert jnp.isfinite(leaf).all()
+        assert float(jnp.abs(leaf).max()) > 0
+    np.testing.assert_allclose(op.apply(data, {}, None)[0]["corrected_embeddings"], corrected, atol=1e-3)
+
+    def between(cells):
+        # Within types: batches that hold other types would differ in their means without any batch effect.
+        cells, codes = np.asarray(cells), np.asarray(batch)
+        means = [[cells[(codes == b) & (kind == t)].mean(axis=0) for b in range(n_batches)] for t in np.unique(kind)]
+        return float(np.var(means, axis=1).sum())
+
+    assert between(corrected) < 0.3 * between(cells)
+    chance = chance_entropy(np.asarray(corrected), np.asarray(batch), np.random.default_rng(0), groups=kind)
+    mixing = neighbourhood_entropy(np.asarray(corrected), np.asarray(batch)) / chance
+    assert mixing > MIXED.get(read, 0.95)
+    if kind.any():
+        found = KMeans(2, n_init=10, random_state=0).fit_predict(corrected)
+        assert adjusted_rand_score(kind, found) == 1
+    # At equal parameters it is the engine.
+    engine = harmonax.harmonize(np.asarray(cells), np.asarray(batch), op.harmony_params(), rng=op.seed, progress=False)
+    assert relative(corrected, engine.embedding) < 1e-3
+
+
+# Batches of unequal proportions of types ask for narrower clusters than batches that lie apart do.
+MIXED = {EXAMPLES["unbalanced"]: 0.75, EXAMPLES["balanced"]: 0.9}
 
 
 def test_a_fixed_point_is_refused_where_there_is_none():

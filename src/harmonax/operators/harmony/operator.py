@@ -27,7 +27,8 @@ class DifferentiableHarmony(nnx.Module):
     """Batch correction by Harmony with gradients for the embedding and for every strength.
 
     The forward pass is that of `harmonax.harmonize` with `harmony_params()` and ``rng=op.seed``: same equations, same
-    first centroids, same schedule. The number of rounds and passes is fixed.
+    first centroids, same schedule. The number of rounds and passes is fixed. The defaults of `sigma` and `alpha` are
+    not the engine's; see the notes of `BatchCorrectionConfig`.
 
     Parameters
     ----------
@@ -146,7 +147,7 @@ class DifferentiableHarmony(nnx.Module):
         --------
         >>> from harmonax.operators import BatchCorrectionConfig, DifferentiableHarmony
         >>> DifferentiableHarmony(BatchCorrectionConfig(n_batches=2, temperature=2.0)).harmony_params().sigma
-        0.2
+        0.5
         """
         base = self.config.params
         learnt: dict[str, Any] = {}
