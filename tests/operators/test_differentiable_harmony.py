@@ -158,7 +158,8 @@ def test_the_public_engine_gives_the_same_for_the_same_seed():
 @pytest.mark.parametrize("flavor", FLAVORS)
 def test_early_stop_stops_where_the_engine_does(flavor):
     with jax.enable_x64(True):
-        op, data = problem(flavor=flavor, n_iterations=60, n_passes=50, early_stop=True, dtype=float, levels=(3, 2))
+        stops = {"n_iterations": 60, "n_passes": 50, "early_stop": True}
+        op, data = problem(flavor=flavor, dtype=float, levels=(3, 2), sigma=0.1, alpha=0.2, **stops)
         result, _, _ = op.apply(data, {}, None)
         Z, _, fit = engine(op, data)
         assert 1 < len(fit.history.passes) < 60
@@ -358,6 +359,77 @@ def test_a_fixed_point_is_refused_where_there_is_none():
         jax.grad(lambda Z: op.apply({**data, "embeddings": Z}, {})[0]["corrected_embeddings"].sum())(data["embeddings"])
 
 
+def small(**changes):
+    """Return the smallest operator there is to differentiate, its cells and their labels."""
+    sizes = {"n_clusters": 3, "n_features": 4, "n_batches": 2, "n_iterations": 2, "n_passes": 2}
+    labels = jnp.arange(60) % 2
+    cells = jnp.asarray(np.random.default_rng(0).normal(size=(60, 4)) + np.arange(60)[:, None] % 2)
+    return DifferentiableHarmony(BatchCorrectionConfig(**sizes | changes), rngs=nnx.Rngs(0)), cells, labels
+
+
+@pytest.mark.parametrize("solver", ["fixed_point", "gmres"])
+def test_implicit_second_derivatives_mix_both_modes(solver):
+    with jax.enable_x64(True):
+        op, cells, labels = small(differentiation="implicit", n_iterations=150, sigma=1.0, linear_solver=solver)
+        graph, strengths = nnx.split(op)
+        weight = np.random.default_rng(1).normal(size=cells.shape)
+
+        def loss(step):
+            moved = nnx.merge(graph, jax.tree.map(lambda x: x + step, strengths))
+            return (
+                moved.apply({"embeddings": cells, "batch_labels": labels}, {})[0]["corrected_embeddings"] * weight
+            ).sum()
+
+        slopes = jax.jit(lambda step: (jax.grad(loss)(step), jax.jacfwd(loss)(step)))
+        both, h = slopes(0.0), 1e-4
+        assert float(both[0]) == pytest.approx(float(both[1]), rel=1e-8)
+        second = float(jax.jit(jax.jacfwd(jax.grad(loss)))(0.0))
+        assert second == pytest.approx(float(slopes(h)[0] - slopes(-h)[0]) / (2 * h), rel=1e-4)
+        assert op.linear_residual({"embeddings": cells, "batch_labels": labels}) < 1e-9
+
+
+class TestTraced:
+    """Traced code cannot raise: what cannot be used makes results and gradients NaN."""
+
+    def test_labels_out_of_range_and_nan_poison(self):
+        op, cells, labels = small()
+
+        @jax.jit
+        def run(cells, labels, mask):
+            def size(cells):
+                found = op.apply({"embeddings": cells, "batch_labels": labels, "mask": mask}, {}, None)[0]
+                return (found["corrected_embeddings"] ** 2).sum(), found["cluster_assignments"]
+
+            return jax.value_and_grad(size, has_aux=True)(cells)
+
+        everybody, bad = jnp.ones(60, int), cells.at[7, 2].set(jnp.nan)
+        (value, _), slope = run(cells, labels, everybody)
+        assert jnp.isfinite(value)
+        assert jnp.isfinite(slope).all()
+        assert jnp.isfinite(run(cells, labels.at[7].set(9), everybody.at[7].set(0))[0][0])
+        for wrong in ((cells, labels.at[7].set(2)), (cells, labels.at[7].set(-1)), (bad, labels)):
+            (value, R), slope = run(*wrong, everybody)
+            assert jnp.isnan(value)
+            assert jnp.isnan(R).all()
+            assert jnp.isnan(slope).any()
+
+    def test_early_stop_says_that_it_has_no_gradient(self):
+        op, cells, labels = small(early_stop=True)
+        total = lambda Z: op.apply({"embeddings": Z, "batch_labels": labels}, {})[0]["corrected_embeddings"].sum()  # noqa: E731
+        for gradient in (jax.grad(total), jax.jit(jax.grad(total))):
+            with pytest.raises(InputError, match=r"early_stop has no gradient.*early_stop=False"):
+                gradient(cells)
+
+    def test_shard_map_takes_it_as_it_stands(self):
+        op, cells, labels = small()
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("cells",))
+        here = jax.sharding.PartitionSpec("cells")
+        correct = lambda Z, b: op.apply({"features": Z, "batch_ids": b}, {})[0]["corrected_embeddings"]  # noqa: E731
+        sharded = jax.jit(jax.shard_map(correct, mesh=mesh, in_specs=(here, here), out_specs=here))
+        np.testing.assert_allclose(sharded(cells, labels), correct(cells, labels), atol=1e-5)
+        assert jnp.isfinite(jax.grad(lambda Z: (sharded(Z, labels) ** 2).sum())(cells)).all()
+
+
 class TestOneBatch:
     @pytest.mark.parametrize(
         ("flavor", "prune", "n_batches"),
@@ -500,6 +572,7 @@ WRONG_DATA = {
     "negative label": ({"batch_labels": np.full(240, -1)}, "has -1"),
     "label count": ({"batch_labels": np.zeros(239, int)}, r"shape \(239,\); allowed is \(240, 1\) or \(240,\)"),
     "variables": ({"batch_labels": np.zeros((240, 2), int)}, r"shape \(240, 2\)"),
+    "label text": ({"batch_labels": np.repeat("a", 240)}, "has dtype <U1; allowed are integers"),
     "label dtype": ({"batch_labels": np.zeros(240)}, "allowed are integers"),
     "mask": ({"mask": np.ones(240)}, r"allowed is bool \(240,\)"),
     "empty mask": ({"mask": np.zeros(240, bool)}, "leaves 0 cells"),
@@ -540,6 +613,7 @@ class TestErrors:
             ({"n_iterations": 0}, "max_iter_harmony|n_iterations"),
             ({"learn": ("alpha",)}, "learn has 'alpha'"),
             ({"differentiation": "both"}, "differentiation"),
+            ({"linear_solver": "lu"}, "linear_solver"),
             ({"flavor": "harmony3"}, "flavor"),
             ({"early_stop": True, "differentiation": "implicit"}, "early_stop has no gradient"),
         ],

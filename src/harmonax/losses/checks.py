@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import jax
@@ -17,7 +17,7 @@ def also_called(**others: str) -> Callable[[Callable[..., Any]], Callable[..., A
     """Let callers name arguments as other libraries do: ``also_called(batch_ids="batch_labels")``."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(function)
+        @wraps(function)
         def call(*arguments: Any, **named: Any) -> Any:
             return function(*arguments, **{others.get(name, name): value for name, value in named.items()})
 
@@ -132,6 +132,11 @@ def cell_mask(mask: Any, n_cells: int) -> jax.Array | None:
     if known(mask) and not np.asarray(mask).any():
         raise InputError("mask leaves out every cell; at least one must count")
     return mask
+
+
+def varying(tree: Any, like: jax.Array) -> Any:
+    """Mark constants as varying over the devices that `like` varies over: carries of loops inside shard_map must be."""
+    return jax.tree.map(lambda x: x + jnp.zeros_like(like, shape=(), dtype=x.dtype), tree)
 
 
 def rows_of(array: Any) -> int:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...errors import InputError, MissingKeyError
-from ...losses.checks import known
+from ...losses.checks import as_array, known
+from ..checks import OTHER_KEYS
 from .config import BatchCorrectionConfig
 
 
@@ -31,13 +32,16 @@ def check(config: BatchCorrectionConfig, data: Mapping[str, Any]) -> tuple[Any, 
 
 
 def _entry(data: Mapping[str, Any], key: str) -> Any:
+    other = OTHER_KEYS.get(key, key)
+    if key not in data and other in data:
+        return data[other]
     if key not in data:
         raise MissingKeyError(f"data has no {key!r}; it has {', '.join(map(repr, data)) or 'nothing'}")
     return data[key]
 
 
 def _embeddings(config: BatchCorrectionConfig, Z: Any) -> Any:
-    Z = jnp.asarray(Z)
+    Z = as_array("data['embeddings']", Z, "numbers")
     if Z.ndim != 2 or Z.shape[1] != config.n_features:
         raise InputError(f"data['embeddings'] has shape {Z.shape}; allowed is (cells, n_features={config.n_features})")
     if jnp.issubdtype(Z.dtype, jnp.complexfloating):
@@ -53,14 +57,17 @@ def _embeddings(config: BatchCorrectionConfig, Z: Any) -> Any:
 def _mask(mask: Any, n_cells: int) -> Any:
     if mask is None:
         return jnp.ones(n_cells, bool)
-    mask = jnp.asarray(mask)
+    mask = as_array("data['mask']", mask, "booleans, or 0 and 1")
+    if jnp.issubdtype(mask.dtype, jnp.integer):
+        mask = mask != 0
     if mask.shape != (n_cells,) or mask.dtype != bool:
         raise InputError(f"data['mask'] is {mask.dtype} {mask.shape}; allowed is bool ({n_cells},)")
     return mask
 
 
 def _labels(config: BatchCorrectionConfig, labels: Any, mask: Any, n_cells: int) -> Any:
-    labels, n_variables = jnp.asarray(labels), len(config.levels)
+    labels = as_array("data['batch_labels']", labels, "integers from 0: number the levels, as pandas.factorize does")
+    n_variables = len(config.levels)
     shape = labels.shape
     if labels.ndim == 1:
         labels = labels[:, None]

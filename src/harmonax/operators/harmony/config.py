@@ -57,9 +57,16 @@ class BatchCorrectionConfig:
         Make the first centroids a learnable parameter too, instead of seeding them from the data of every call.
     differentiation
         ``"unrolled"``: the gradient of the rounds that were run. ``"implicit"``: the gradient at the fixed point of a
-        round, in the memory of one round; refused where the rounds have not converged.
+        round, in the memory of one round; refused where the rounds have not converged. Both in forward and in reverse
+        mode, and so for second derivatives.
     early_stop
-        For inference: stop as the engine does, by `tol_harmony` and `tol_clustering`. Has no gradient.
+        For inference: stop as the engine does, by `tol_harmony` and `tol_clustering`. Has no gradient: asked for one,
+        it raises an `InputError`. Forward-mode derivatives work.
+    linear_solver
+        With ``"implicit"``, how the linear equation behind the gradient is solved: ``"fixed_point"``, the default,
+        repeats it, which converges as the rounds did; ``"gmres"`` and ``"bicgstab"`` need fewer rounds' derivatives
+        where they converge slowly. Where it is not solved, the gradient is NaN; `DifferentiableHarmony.linear_residual`
+        says how well it is.
     tol_harmony, tol_clustering
         Relative change of the objective below which rounds and passes stop, with `early_stop`. Higher values stop
         earlier, lower values take more rounds and passes.
@@ -105,6 +112,7 @@ class BatchCorrectionConfig:
     learn: tuple[str, ...] = LEARNABLE
     learnable_centroids: bool = False
     differentiation: Literal["unrolled", "implicit"] = "unrolled"
+    linear_solver: Literal["fixed_point", "gmres", "bicgstab"] = "fixed_point"
     early_stop: bool = False
     tol_harmony: float = 1e-4
     tol_clustering: float = 1e-5
@@ -136,6 +144,7 @@ class BatchCorrectionConfig:
         if unknown:
             raise InputError(f"learn has {unknown[0]!r}; allowed are {', '.join(map(repr, LEARNABLE))}")
         one_of(self.differentiation, "differentiation", ("unrolled", "implicit"))
+        one_of(self.linear_solver, "linear_solver", ("fixed_point", "gmres", "bicgstab"))
         if self.early_stop and self.differentiation == "implicit":
             raise InputError("early_stop has no gradient: leave it off with differentiation='implicit'")
         if np.ndim(self.sigma) and np.size(self.sigma) not in (1, self.n_clusters):

@@ -15,6 +15,7 @@ import numpy as np
 
 from ...algorithm.schedule import FixedPartition
 from ...algorithm.seeding import _PER_CLUSTER, _SIGMA, _STEPS, MIN_SAMPLE
+from ...losses.checks import varying
 from .assignment import unit
 
 # Rows of the sample that are assigned at a time.
@@ -73,7 +74,7 @@ def seed_centroids(Z: jax.Array, mask: jax.Array, sample: Any, first: Any, n_clu
             R = jax.nn.softmax((2 * xs[0] @ Y.T - 2) / _SIGMA, axis=-1) * xs[1]
             return (total[0] + R.T @ xs[0], total[1] + R.sum(axis=0)), None
 
-        start = (jnp.zeros_like(Y), jnp.zeros(n_clusters, Y.dtype))
+        start = varying((jnp.zeros_like(Y), jnp.zeros(n_clusters, Y.dtype)), Y)
         (moment, mass), _ = jax.lax.scan(sums, start, (points, weights))
         return jnp.where((mass > 0)[:, None], unit(moment), Y), None
 
