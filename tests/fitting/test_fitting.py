@@ -169,9 +169,9 @@ class TestFit:
         assert not same(runs[0], runs[2])
 
     def test_presets_and_the_losses_they_weigh(self):
-        assert WEIGHTS["strong_batch"] == {"mixing": 1.0, "clustering": 0.1}
-        assert WEIGHTS["clear_types"] == {"mixing": 0.3, "clustering": 1.0}
-        assert WEIGHTS["balanced"] == {"mixing": 0.5, "clustering": 0.5}
+        assert WEIGHTS["strong_batch"] == {"mixing": 1.0, "clustering": 0.1, "preservation": 1.0}
+        assert WEIGHTS["clear_types"] == {"mixing": 0.3, "clustering": 1.0, "preservation": 1.0}
+        assert WEIGHTS["balanced"] == {"mixing": 0.5, "clustering": 0.5, "preservation": 1.0}
 
         class Clustered(Shift):
             def apply(self, data, state, metadata):
@@ -179,11 +179,50 @@ class TestFit:
                 side = nnx.sigmoid(result["corrected_embeddings"][:, :1])
                 return result | {"cluster_assignments": jnp.concatenate([side, 1 - side], axis=1)}, *rest
 
-        losses = correction_losses(2, n_neighbors=5, preservation=True)
+        losses = correction_losses(2, n_neighbors=5)
         result = fit(Clustered(), cells(), losses, "strong_batch", optax.adam(0.1), steps=40, batch_size=32)
         h = result.history
         np.testing.assert_allclose(h["total"], h["mixing"] + 0.1 * h["clustering"] + h["preservation"], rtol=1e-4)
         assert h["mixing"][-5:].mean() < h["mixing"][:5].mean() - 0.3
+
+
+def test_no_preset_is_won_by_a_collapse():
+    gen, n = np.random.default_rng(0), 200
+    batch, kind = np.arange(n) % 2, np.arange(n) // 2 % 3
+    types = np.eye(8)[kind]
+    right = gen.normal(size=(n, 8)) + 5 * types
+    before = right + 4 * batch[:, None] * np.eye(8)[7]
+    losses = correction_losses(2)
+    total = jax.jit(lambda x: {name: loss(of(x)) for name, loss in losses.items()})
+    shares = jax.nn.one_hot(jnp.asarray(kind), 3)
+
+    def of(x):
+        given = {"cluster_assignments": shares, "batch_labels": jnp.asarray(batch), "embeddings": jnp.asarray(before)}
+        return given | {"corrected_embeddings": x}
+
+    def totals(x):
+        found = total(jnp.asarray(x, jnp.float32))
+        return {name: float(sum(w * found[key] for key, w in weights.items())) for name, weights in WEIGHTS.items()}
+
+    far = np.where(np.arange(n)[:, None] == n - 1, 1e7, 1.0)
+    cheats = {
+        "uncorrected": before,
+        "zeros": 0 * right,
+        "noise smaller than anything": 1e-30 * gen.normal(size=right.shape),
+        "noise": gen.normal(size=right.shape),
+        "a point per type": 5 * types,
+        "nearly a point per type": 5 * types + 1e-3 * gen.normal(size=right.shape),
+        "points and one cell far out": np.where(far > 1, far, 1e-3 * types),
+        "uncorrected and one cell far out": np.where(far > 1, far, before),
+        "every cell a copy of one of ten": right[np.arange(n) % 10],
+        "a line": right * np.eye(8)[0],
+    }
+    best, scaled = totals(right), totals(1e4 * right + 3)
+    for preset, value in best.items():
+        assert scaled[preset] == pytest.approx(value, abs=0.01)
+        for name, cheat in cheats.items():
+            assert totals(cheat)[preset] > value, name
+    assert all(np.isnan(value) for value in totals(np.where(far > 1, np.nan, right)).values())
 
 
 class TestStopping:

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.special import expit, xlogy
+from scipy.stats import binom, spearmanr
 
 from harmonax.errors import InputError
 
@@ -64,20 +66,31 @@ def closeness(d2: np.ndarray, k: int, temperature: float) -> np.ndarray:
 
 def mixing(x: np.ndarray, batch: np.ndarray, k: int, n_batches: int, temperature: float) -> float:
     """BatchMixingLoss as its docstring has it, one cell after the other."""
-    d2, total = squared(unit(x)), 0.0
-    for i in range(len(x)):
-        others = np.array([(batch == b).sum() - (batch[i] == b) for b in range(n_batches)])
-        candidates = [np.sort(d2[i, batch == b])[: min(k, others[b])] for b in range(n_batches)]
-        near = np.split(closeness(np.concatenate(candidates), k, temperature), np.cumsum([len(c) for c in candidates]))
-        q = np.zeros(n_batches)
-        for b in range(n_batches):
-            if others[b]:
-                wanted = min(max(k * others[b] / others.max(), 1), others[b])
-                counted = np.clip(wanted - np.arange(len(near[b])), 0, 1)
-                q[b] = counted @ near[b] / wanted
-        p = q[q > 0] / q.sum()
-        total += p @ np.log(p)
-    return total / len(x) / np.log(len(np.unique(batch)))
+    d2, present = squared(x), np.unique(batch)
+    counts = np.bincount(batch, minlength=n_batches)
+    tail = min(0.003 * temperature, 0.5) / (len(present) - 1)
+    apart = chance = 0.0
+    found = np.zeros(len(x))
+    for a in present:
+        others = counts - (np.arange(n_batches) == a)
+        pi, size = others / others.sum(), min(max(others[a], 1), k)
+        for i in np.flatnonzero(batch == a):
+            rows = [[j for j in np.argsort(d2[i]) if batch[j] == b and j != i][:k] for b in range(n_batches)]
+            near = np.sort(d2[i, np.concatenate(rows).astype(int)])
+            edge, spread = near[size - 1], near[size - 1] - near[:size].mean() + 0.01 * near[size - 1]
+            out = [(d2[i, r] - edge) / spread for r in rows]
+            q = [(1 - tail) * expit(-o / temperature / 0.05) + tail / (1 + np.log1p(np.logaddexp(0, o))) for o in out]
+            p = np.array([each.sum() for each in q])
+            p /= p.sum()
+            found[i] = sum(p[b] * np.log(p[b] / pi[b]) for b in present if p[b])
+        if others[a]:
+            apart -= np.log(pi[a])
+            odds = [binom.pmf(np.arange(size + 1), size, pi[b]) for b in present]
+            share = np.arange(size + 1) / size
+            entropy = -sum(o @ xlogy(share, share) for o in odds)
+            chance += -entropy - sum(xlogy(pi[b], pi[b]) for b in present)
+    K = sum(found[batch == a].mean() for a in present if counts[a] > 1)
+    return -(apart - K) / max(apart - chance, 0.1 * apart)
 
 
 def preservation(x: np.ndarray, before: np.ndarray, batch: np.ndarray, k: int, temperature: float) -> float:
@@ -156,7 +169,7 @@ class TestTruth:
     def test_mixing_is_what_its_docstring_says(self, x64, k, temperature):
         x, batch = example()
         expected = mixing(x, batch, min(k, 59), 3, temperature)
-        assert -1 < expected < 0
+        assert expected < -0.1
         assert float(BatchMixingLoss(k, 3, temperature)(x, batch)) == pytest.approx(expected, rel=1e-9)
 
     def test_mixing_where_a_batch_is_absent_and_one_has_a_single_cell(self, x64):
@@ -272,6 +285,123 @@ class TestAnyUse:
             assert np.isfinite(slope).all()
 
 
+def knn_entropy(x: np.ndarray, batch: np.ndarray, k: int = 15) -> float:
+    """Return the mean batch entropy of the k nearest other cells, over ln of the number of batches."""
+    near = np.argsort(squared(np.asarray(x, float)), axis=1)[:, :k]
+    p = np.stack([(batch[near] == b).mean(axis=1) for b in np.unique(batch)], axis=1)
+    return float(-xlogy(p, p).sum(axis=1).mean() / np.log(p.shape[1]))
+
+
+class TestFaithful:
+    """What the loss says of embeddings is what counted neighbours say."""
+
+    def test_it_ranks_nine_real_embeddings_as_counted_neighbours_do(self, data_dir):
+        anndata = pytest.importorskip("anndata")
+        import harmonax
+
+        counted, said = [], []
+        for name in ("cell_lines_small", "pbmc_stim", "pancreas_3prot"):
+            if not (data_dir / f"{name}.h5ad").exists():
+                pytest.skip(f"no {name}.h5ad in {data_dir}")
+            adata = anndata.read_h5ad(data_dir / f"{name}.h5ad")
+            rows = np.sort(np.random.default_rng(0).permutation(adata.n_obs)[:300])
+            Z = np.asarray(adata.obsm["X_pca"][rows, :20], np.float32)
+            batch = np.unique(adata.obs["batch"].iloc[rows].astype(str), return_inverse=True)[1]
+            means = np.stack([Z[batch == b].mean(axis=0) for b in range(batch.max() + 1)])
+            harmony = harmonax.harmonize(Z, batch, rng=0, progress=False).embedding
+            for embedding in (Z, harmony, Z - means[batch]):
+                counted.append(knn_entropy(embedding, batch))
+                said.append(-float(BatchMixingLoss(15, 3)(embedding, batch)))
+        assert spearmanr(said, counted)[0] >= 0.95
+
+    @pytest.mark.parametrize("share", [0.5, 0.1, 0.01])
+    def test_chance_is_minus_one_and_apart_is_zero_with_a_gradient_whatever_the_sizes(self, share):
+        gen = np.random.default_rng(0)
+        x = gen.normal(size=(1000, 8)).astype(np.float32)
+        batch = np.zeros(1000, int)
+        batch[gen.permutation(1000)[: round(1000 * share)]] = 1
+        loss = BatchMixingLoss(15, 2)
+        assert float(loss(x, batch)) == pytest.approx(-1, abs=0.05)
+        for far in (6, 100):
+            value, slope = jax.value_and_grad(loss)(jnp.asarray(x + far * batch[:, None]), batch)
+            assert abs(float(value)) < 0.02
+            assert float(jnp.abs(slope).max()) > 0
+
+    def test_many_batches_apart_are_zero_too(self):
+        gen = np.random.default_rng(0)
+        batch = np.arange(600) % 12
+        x = gen.normal(size=(600, 8)) + 12 * gen.normal(size=(12, 8))[batch]
+        assert abs(float(BatchMixingLoss(15, 12)(x, batch))) < 0.02
+        assert float(BatchMixingLoss(15, 12)(gen.normal(size=(600, 8)), batch)) == pytest.approx(-1, abs=0.05)
+
+    @pytest.mark.parametrize("far", [1e4, 1e8, 1e15])
+    def test_a_cell_far_out_changes_nothing_for_the_others(self, far):
+        gen, batch = np.random.default_rng(0), np.arange(200) % 2
+        apart = (gen.normal(size=(200, 8)) + 6 * batch[:, None]).astype(np.float32)
+        mixed = gen.normal(size=(200, 8)).astype(np.float32)
+        loss, keep = BatchMixingLoss(15, 2), NeighborhoodPreservationLoss()
+        for x in (apart, mixed):
+            moved = x.copy()
+            moved[0] = far
+            assert float(loss(moved, batch)) == pytest.approx(float(loss(x, batch)), abs=0.03)
+            assert float(keep(moved, x, batch)) < 0.3
+
+    def test_cells_at_one_place_are_not_mixed(self):
+        gen, batch = np.random.default_rng(0), np.arange(200) % 2
+        kind = np.arange(200) // 2 % 3
+        loss, keep = BatchMixingLoss(15, 2), NeighborhoodPreservationLoss()
+        x = (gen.normal(size=(200, 8)) + 5 * np.eye(8)[kind]).astype(np.float32)
+        noise = float(keep(gen.normal(size=x.shape), x, batch))
+        anywhere = np.eye(8)[gen.integers(4, size=200)]
+        for collapsed in (np.zeros((200, 8)), np.full((200, 8), 7.0), 5 * np.eye(8)[kind], anywhere):
+            assert float(loss(collapsed, batch)) > -0.02
+            assert float(keep(collapsed, x, batch)) > noise
+        # Two or three cells at one place still have a neighbourhood.
+        pairs = np.repeat(x[:100], 2, axis=0)
+        assert float(loss(pairs, gen.permutation(batch))) < -0.8
+
+    def test_minimised_it_mixes_and_negated_it_does_not(self):
+        batch = np.arange(120) % 2
+        cells = jnp.asarray(np.random.default_rng(0).normal(size=(120, 4)) + 1.5 * batch[:, None], jnp.float32)
+        loss = BatchMixingLoss(15, 2)
+        assert float(loss(features=cells, batch_ids=batch)) == float(loss(cells, batch))
+
+        def trained(sign):
+            move, rule = jnp.zeros((2, 4)), optax.adam(0.05)
+            state = rule.init(move)
+            step = jax.jit(jax.grad(lambda move: sign * loss(cells - move[batch], batch)))
+            for _ in range(60):
+                update, state = rule.update(step(move), state)
+                move = optax.apply_updates(move, update)
+            return float(loss(cells - move[batch], batch))
+
+        assert trained(1) < -0.95
+        assert trained(-1) > -0.2
+
+
+class TestTraced:
+    """Traced code cannot raise: what cannot be used gives NaN, in the value and in the gradient."""
+
+    def test_labels_out_of_range_and_values_that_are_not_finite_poison(self):
+        x, batch = example()
+        x, bad = jnp.asarray(x, jnp.float32), jnp.asarray(x, jnp.float32).at[3, 1].set(jnp.nan)
+        kept = jnp.arange(60) != 5
+        wrong = jnp.asarray(batch).at[5].set(7)
+        keep = NeighborhoodPreservationLoss(K)
+        for loss in (BatchMixingLoss(K), LISILoss(perplexity=K), lambda y, b, m: keep(y, x, b, m)):
+            run = jax.jit(jax.value_and_grad(loss))
+            everybody = jnp.ones(60, bool)
+            assert np.isfinite(run(x, jnp.asarray(batch), everybody)[0])
+            assert np.isfinite(run(x, wrong, kept)[0])
+            unlabelled = wrong.at[5].set(-1)
+            for value, slope in (run(bad, jnp.asarray(batch), everybody), run(x, unlabelled, everybody)):
+                assert np.isnan(value)
+                assert np.isnan(slope).any()
+        assert np.isnan(jax.jit(BatchMixingLoss(K))(x, wrong))
+        for loss in (ShannonDiversityLoss(), SimpsonDiversityLoss()):
+            assert np.isnan(jax.jit(loss)(jnp.asarray([[0.5, jnp.nan]])))
+
+
 class TestMixing:
     def test_scaling_and_translating_change_nothing(self):
         x, batch = example()
@@ -330,8 +460,10 @@ class TestMixing:
         nearest = np.argsort(squared(x), axis=1)[:, :15]
         share = batch[nearest].mean(axis=1)
         share = np.stack([share, 1 - share], axis=1)
-        counted = (share * np.log(np.where(share > 0, share, 1))).sum(axis=1).mean() / np.log(2)
-        assert float(BatchMixingLoss(15, 2, 1e-3)(x, batch)) == pytest.approx(counted, abs=0.02)
+        counted = (share * np.log(np.where(share > 0, share, 1))).sum(axis=1).mean()
+        seen = np.arange(16) / 15
+        chance = -2 * binom.pmf(np.arange(16), 15, 0.5) @ xlogy(seen, seen)
+        assert float(BatchMixingLoss(15, 2, 1e-3)(x, batch)) == pytest.approx(counted / chance, abs=0.02)
 
     @pytest.mark.parametrize(
         ("d", "apart", "optimizer"), [(2, 10, "sgd"), (2, 10, "adam"), (50, 100, "sgd"), (50, 1000, "adam")]
@@ -342,7 +474,7 @@ class TestMixing:
         x = gen.normal(size=(120, d))
         x[:, 0] += apart * batch
         x = jnp.asarray(x, jnp.float32)
-        rule = optax.sgd(200.0 * apart) if optimizer == "sgd" else optax.adam(apart / 50)
+        rule = optax.sgd(2000.0 * apart) if optimizer == "sgd" else optax.adam(apart / 50)
         loss = BatchMixingLoss(15, 2)
         assert own_share(x, batch) == 1
 
@@ -407,7 +539,7 @@ class TestCollapse:
     def test_it_stops_descent_on_mixing_from_destroying_the_batches(self):
         x, batch = example(120, apart=5.0)
         start = jnp.asarray(x, jnp.float32)
-        mix, keep = BatchMixingLoss(10), NeighborhoodPreservationLoss(10)
+        mix, keep = BatchMixingLoss(10, temperature=20), NeighborhoodPreservationLoss(10)
 
         def descend(weight):
             rule = optax.adam(0.05)
@@ -419,7 +551,7 @@ class TestCollapse:
                 return optax.apply_updates(y, updates), state
 
             y, state = start, rule.init(start)
-            for _ in range(200):
+            for _ in range(400):
                 y, state = step(y, state)
             return float(mix(y, batch)), float(keep(y, start, batch))
 
@@ -486,6 +618,8 @@ class TestRefusals:
             (lambda x, b: BatchMixingLoss()(x[0], b), r"shape \(3,\)"),
             (lambda x, b: BatchMixingLoss()(x, b[:-1]), r"shape \(59,\)"),
             (lambda x, b: BatchMixingLoss()(x, b * 1.0), "dtype float"),
+            (lambda x, b: BatchMixingLoss()(x, b.astype(str)), "dtype <U21; allowed are integers"),
+            (lambda x, b: BatchMixingLoss()(x.astype(str), b), "embeddings has dtype <U"),
             (lambda x, b: BatchMixingLoss(n_batches=2)(x, b), "allowed are 0 to 1"),
             (lambda x, b: BatchMixingLoss()(x, b - 1), "first: -1 in row 0"),
             (lambda x, b: BatchMixingLoss()(np.where(x == x[7, 1], np.nan, x), b), "1 cells .first: row 7"),

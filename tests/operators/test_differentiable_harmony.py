@@ -158,7 +158,8 @@ def test_the_public_engine_gives_the_same_for_the_same_seed():
 @pytest.mark.parametrize("flavor", FLAVORS)
 def test_early_stop_stops_where_the_engine_does(flavor):
     with jax.enable_x64(True):
-        op, data = problem(flavor=flavor, n_iterations=60, n_passes=50, early_stop=True, dtype=float, levels=(3, 2))
+        stops = {"n_iterations": 60, "n_passes": 50, "early_stop": True}
+        op, data = problem(flavor=flavor, dtype=float, levels=(3, 2), sigma=0.1, alpha=0.2, **stops)
         result, _, _ = op.apply(data, {}, None)
         Z, _, fit = engine(op, data)
         assert 1 < len(fit.history.passes) < 60
@@ -183,10 +184,7 @@ def weighted(op, data, seed=0):
 
 
 def check_against_differences(op, data, names):
-    """Compare the gradient in a random direction with central differences.
-
-    The centroids must be given, or not matter: no gradient goes through seeding, but differences do.
-    """
+    """Compare the gradient in a random direction with central differences."""
     loss, parameters = weighted(op, data)
     value, (by_cell, by_parameter) = (
         jax.jit(loss),
@@ -223,6 +221,13 @@ class TestGradient:
             op, data = problem(150, 5, levels, flavor=flavor, dtype=float, sigma=0.3, learnable_centroids=True)
             op.seed_from(data)
             check_against_differences(op, data, [*STRENGTHS, "centroids"])
+
+    @pytest.mark.parametrize("changes", [{}, {"n_iterations": 1, "sigma": 0.1}, {"flavor": "harmony1"}], ids=str)
+    def test_goes_through_the_seeding(self, changes):
+        # By default the first centroids come from the cells; in a run of one round they matter most.
+        with jax.enable_x64(True):
+            op, data = problem(150, 5, dtype=float, **changes)
+            check_against_differences(op, data, STRENGTHS)
 
     def test_of_a_fixed_ridge_per_level_and_vector_sigma(self):
         with jax.enable_x64(True):
@@ -276,12 +281,153 @@ class TestGradient:
             assert jnp.isfinite(leaf).all()
 
 
+def newcomer(key):
+    """The first example that a newcomer makes up: three batches of cells, and nothing but a shift between them."""
+    shift_key, cell_key = jax.random.split(jax.random.key(key))
+    batch = jnp.repeat(jnp.arange(3), jnp.array([70, 70, 60]), total_repeat_length=200)
+    cells = jax.random.normal(cell_key, (200, 50)) + 2.0 * jax.random.normal(shift_key, (3, 50))[batch]
+    return cells, batch, np.zeros(200, int)
+
+
+def second(variant):
+    def read(data_dir):
+        stored = np.load(data_dir / "tutorial_b.npz")
+        return (jnp.asarray(stored[f"{variant}_{name}"]) for name in ("X", "batch", "type"))
+
+    return read
+
+
+EXAMPLES = {f"key {key}": (lambda data_dir, key=key: newcomer(key)) for key in (42, 3)}
+EXAMPLES |= {variant: second(variant) for variant in ("balanced", "separate", "unbalanced")}
+
+
+@pytest.mark.parametrize("read", EXAMPLES.values(), ids=EXAMPLES)
+def test_a_first_example_works_as_it_stands(read, data_dir):
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import adjusted_rand_score
+
+    from harmonax.evaluation.entropy import chance_entropy, neighbourhood_entropy
+    from harmonax.losses import BatchMixingLoss
+
+    cells, batch, kind = read(data_dir)
+    n_batches, kind = int(batch.max()) + 1, np.asarray(kind)
+    sizes = {"n_clusters": 20, "n_features": cells.shape[1], "n_batches": n_batches, "n_iterations": 10}
+    op = DifferentiableHarmony(BatchCorrectionConfig(temperature=1.0, **sizes), rngs=nnx.Rngs(42))
+    loss, data = BatchMixingLoss(15, n_batches), {"embeddings": cells, "batch_labels": batch}
+
+    @nnx.jit
+    def learn(op):
+        def unmixed(op):
+            corrected = op.apply(data, {}, None)[0]["corrected_embeddings"]
+            return loss(corrected, batch), corrected
+
+        return nnx.value_and_grad(unmixed, has_aux=True)(op)
+
+    (_, corrected), gradient = learn(op)
+    for leaf in jax.tree.leaves(gradient):
+        assert jnp.isfinite(leaf).all()
+        assert float(jnp.abs(leaf).max()) > 0
+    np.testing.assert_allclose(op.apply(data, {}, None)[0]["corrected_embeddings"], corrected, atol=1e-3)
+
+    def between(cells):
+        # Within types: batches that hold other types would differ in their means without any batch effect.
+        cells, codes = np.asarray(cells), np.asarray(batch)
+        means = [[cells[(codes == b) & (kind == t)].mean(axis=0) for b in range(n_batches)] for t in np.unique(kind)]
+        return float(np.var(means, axis=1).sum())
+
+    assert between(corrected) < 0.3 * between(cells)
+    chance = chance_entropy(np.asarray(corrected), np.asarray(batch), np.random.default_rng(0), groups=kind)
+    mixing = neighbourhood_entropy(np.asarray(corrected), np.asarray(batch)) / chance
+    assert mixing > MIXED.get(read, 0.95)
+    if kind.any():
+        found = KMeans(2, n_init=10, random_state=0).fit_predict(corrected)
+        assert adjusted_rand_score(kind, found) == 1
+    # At equal parameters it is the engine.
+    engine = harmonax.harmonize(np.asarray(cells), np.asarray(batch), op.harmony_params(), rng=op.seed, progress=False)
+    assert relative(corrected, engine.embedding) < 1e-3
+
+
+# Batches of unequal proportions of types ask for narrower clusters than batches that lie apart do.
+MIXED = {EXAMPLES["unbalanced"]: 0.75, EXAMPLES["balanced"]: 0.9}
+
+
 def test_a_fixed_point_is_refused_where_there_is_none():
     op, data = problem(differentiation="implicit", n_iterations=2)
     with pytest.raises(NotConvergedError, match=r"after 2 rounds another one moves .* raise n_iterations"):
         op.apply(data, {}, None)
     with pytest.raises(NotConvergedError):
         jax.grad(lambda Z: op.apply({**data, "embeddings": Z}, {})[0]["corrected_embeddings"].sum())(data["embeddings"])
+
+
+def small(**changes):
+    """Return the smallest operator there is to differentiate, its cells and their labels."""
+    sizes = {"n_clusters": 3, "n_features": 4, "n_batches": 2, "n_iterations": 2, "n_passes": 2}
+    labels = jnp.arange(60) % 2
+    cells = jnp.asarray(np.random.default_rng(0).normal(size=(60, 4)) + np.arange(60)[:, None] % 2)
+    return DifferentiableHarmony(BatchCorrectionConfig(**sizes | changes), rngs=nnx.Rngs(0)), cells, labels
+
+
+@pytest.mark.parametrize("solver", ["fixed_point", "gmres"])
+def test_implicit_second_derivatives_mix_both_modes(solver):
+    with jax.enable_x64(True):
+        op, cells, labels = small(differentiation="implicit", n_iterations=150, sigma=1.0, linear_solver=solver)
+        graph, strengths = nnx.split(op)
+        weight = np.random.default_rng(1).normal(size=cells.shape)
+
+        def loss(step):
+            moved = nnx.merge(graph, jax.tree.map(lambda x: x + step, strengths))
+            return (
+                moved.apply({"embeddings": cells, "batch_labels": labels}, {})[0]["corrected_embeddings"] * weight
+            ).sum()
+
+        slopes = jax.jit(lambda step: (jax.grad(loss)(step), jax.jacfwd(loss)(step)))
+        both, h = slopes(0.0), 1e-4
+        assert float(both[0]) == pytest.approx(float(both[1]), rel=1e-8)
+        second = float(jax.jit(jax.jacfwd(jax.grad(loss)))(0.0))
+        assert second == pytest.approx(float(slopes(h)[0] - slopes(-h)[0]) / (2 * h), rel=1e-4)
+        assert op.linear_residual({"embeddings": cells, "batch_labels": labels}) < 1e-9
+
+
+class TestTraced:
+    """Traced code cannot raise: what cannot be used makes results and gradients NaN."""
+
+    def test_labels_out_of_range_and_nan_poison(self):
+        op, cells, labels = small()
+
+        @jax.jit
+        def run(cells, labels, mask):
+            def size(cells):
+                found = op.apply({"embeddings": cells, "batch_labels": labels, "mask": mask}, {}, None)[0]
+                return (found["corrected_embeddings"] ** 2).sum(), found["cluster_assignments"]
+
+            return jax.value_and_grad(size, has_aux=True)(cells)
+
+        everybody, bad = jnp.ones(60, int), cells.at[7, 2].set(jnp.nan)
+        (value, _), slope = run(cells, labels, everybody)
+        assert jnp.isfinite(value)
+        assert jnp.isfinite(slope).all()
+        assert jnp.isfinite(run(cells, labels.at[7].set(9), everybody.at[7].set(0))[0][0])
+        for wrong in ((cells, labels.at[7].set(2)), (cells, labels.at[7].set(-1)), (bad, labels)):
+            (value, R), slope = run(*wrong, everybody)
+            assert jnp.isnan(value)
+            assert jnp.isnan(R).all()
+            assert jnp.isnan(slope).any()
+
+    def test_early_stop_says_that_it_has_no_gradient(self):
+        op, cells, labels = small(early_stop=True)
+        total = lambda Z: op.apply({"embeddings": Z, "batch_labels": labels}, {})[0]["corrected_embeddings"].sum()  # noqa: E731
+        for gradient in (jax.grad(total), jax.jit(jax.grad(total))):
+            with pytest.raises(InputError, match=r"early_stop has no gradient.*early_stop=False"):
+                gradient(cells)
+
+    def test_shard_map_takes_it_as_it_stands(self):
+        op, cells, labels = small()
+        mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("cells",))
+        here = jax.sharding.PartitionSpec("cells")
+        correct = lambda Z, b: op.apply({"features": Z, "batch_ids": b}, {})[0]["corrected_embeddings"]  # noqa: E731
+        sharded = jax.jit(jax.shard_map(correct, mesh=mesh, in_specs=(here, here), out_specs=here))
+        np.testing.assert_allclose(sharded(cells, labels), correct(cells, labels), atol=1e-5)
+        assert jnp.isfinite(jax.grad(lambda Z: (sharded(Z, labels) ** 2).sum())(cells)).all()
 
 
 class TestOneBatch:
@@ -426,6 +572,7 @@ WRONG_DATA = {
     "negative label": ({"batch_labels": np.full(240, -1)}, "has -1"),
     "label count": ({"batch_labels": np.zeros(239, int)}, r"shape \(239,\); allowed is \(240, 1\) or \(240,\)"),
     "variables": ({"batch_labels": np.zeros((240, 2), int)}, r"shape \(240, 2\)"),
+    "label text": ({"batch_labels": np.repeat("a", 240)}, "has dtype <U1; allowed are integers"),
     "label dtype": ({"batch_labels": np.zeros(240)}, "allowed are integers"),
     "mask": ({"mask": np.ones(240)}, r"allowed is bool \(240,\)"),
     "empty mask": ({"mask": np.zeros(240, bool)}, "leaves 0 cells"),
@@ -466,6 +613,7 @@ class TestErrors:
             ({"n_iterations": 0}, "max_iter_harmony|n_iterations"),
             ({"learn": ("alpha",)}, "learn has 'alpha'"),
             ({"differentiation": "both"}, "differentiation"),
+            ({"linear_solver": "lu"}, "linear_solver"),
             ({"flavor": "harmony3"}, "flavor"),
             ({"early_stop": True, "differentiation": "implicit"}, "early_stop has no gradient"),
         ],

@@ -414,3 +414,17 @@ class TestFront:
         cells.X[3, 2] = np.nan
         with pytest.raises(InputError, match="NaN"):
             mmd_integrate(cells, "batch")
+
+
+def test_labels_out_of_range_poison_in_traced_code():
+    operator = DifferentiableMMDBatchCorrection(
+        MMDBatchCorrectionConfig(n_genes=6, hidden_dim=8, latent_dim=2, n_batches=3), rngs=nnx.Rngs(0)
+    )
+    cells = jax.random.normal(jax.random.key(0), (40, 6))
+    run = jax.jit(
+        lambda x, b: operator.apply({"expression": x, "batch_labels": b}, {}, None)[0]["corrected_expression"]
+    )
+    assert jnp.isfinite(run(cells, jnp.arange(40) % 3)).all()
+    assert jnp.isnan(run(cells, jnp.arange(40) % 4)).all()
+    with pytest.raises(InputError, match="batch_labels has dtype <U1"):
+        operator.apply({"expression": cells, "batch_labels": np.repeat("a", 40)}, {}, None)

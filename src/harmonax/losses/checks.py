@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import jax
@@ -11,20 +13,33 @@ import numpy as np
 from ..errors import InputError
 
 
+def also_called(**others: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Let callers name arguments as other libraries do: ``also_called(batch_ids="batch_labels")``."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(function)
+        def call(*arguments: Any, **named: Any) -> Any:
+            return function(*arguments, **{others.get(name, name): value for name, value in named.items()})
+
+        return call
+
+    return decorate
+
+
+def as_array(name: str, values: Any, allowed: str) -> jax.Array:
+    """Return an array of JAX; what it cannot hold, such as text, is refused by name."""
+    try:
+        return jnp.asarray(values)
+    except (TypeError, ValueError):
+        if isinstance(values, jax.core.Tracer):
+            raise
+        kind = getattr(values, "dtype", type(values).__name__)
+        raise InputError(f"{name} is not an array of numbers ({kind}); allowed are {allowed}") from None
+
+
 def known(array: Any) -> bool:
     """Return whether the values of an array are known: not while JAX traces."""
     return not isinstance(array, jax.core.Tracer)
-
-
-def as_jax(name: str, value: Any) -> jax.Array:
-    """Return an array of JAX, of whatever numbers; refuse text and what is not an array."""
-    try:
-        return jnp.asarray(value)
-    except (TypeError, ValueError) as error:
-        if isinstance(value, jax.core.Tracer):
-            raise
-        kind = getattr(value, "dtype", type(value).__name__)
-        raise InputError(f"{name} is not an array of numbers ({kind}): {str(error).partition('. ')[0]}") from None
 
 
 def cells(name: str, array: Any, mask: jax.Array | None = None, *, like: jax.Array | None = None) -> jax.Array:
@@ -35,7 +50,7 @@ def cells(name: str, array: Any, mask: jax.Array | None = None, *, like: jax.Arr
     InputError
         If it is not two-dimensional, has another shape than `like`, or holds NaN or infinity.
     """
-    array = as_jax(name, array)
+    array = as_array(name, array, "numbers")
     if array.ndim != 2 or array.size == 0:
         raise InputError(f"{name} has shape {array.shape}; allowed is (cells, features), at least one of each")
     if like is not None and array.shape != like.shape:
@@ -61,7 +76,7 @@ def labels(name: str, codes: Any, n_cells: int, n_labels: int, mask: jax.Array |
     InputError
         If there is not one label per cell, they are not integers, or one is not in 0..n_labels-1.
     """
-    codes = as_jax(name, codes)
+    codes = as_array(name, codes, f"integers from 0 to {n_labels - 1}: number the levels, as pandas.factorize does")
     if codes.shape != (n_cells,):
         raise InputError(f"{name} has shape {codes.shape}; allowed is ({n_cells},), one label per cell")
     if not jnp.issubdtype(codes.dtype, jnp.integer):
@@ -113,12 +128,17 @@ def cell_mask(mask: Any, n_cells: int) -> jax.Array | None:
     """
     if mask is None:
         return None
-    mask = as_jax("mask", mask).astype(bool)
+    mask = as_array("mask", mask, "booleans, or 0 and 1").astype(bool)
     if mask.shape != (n_cells,):
         raise InputError(f"mask has shape {mask.shape}; allowed is ({n_cells},), one value per cell")
     if known(mask) and not np.asarray(mask).any():
         raise InputError("mask leaves out every cell; at least one must count")
     return mask
+
+
+def varying(tree: Any, like: jax.Array) -> Any:
+    """Mark constants as varying over the devices that `like` varies over: carries of loops inside shard_map must be."""
+    return jax.tree.map(lambda x: x + jnp.zeros_like(like, shape=(), dtype=x.dtype), tree)
 
 
 def rows_of(array: Any) -> int:
@@ -132,3 +152,25 @@ def mean_over(values: jax.Array, mask: jax.Array | None) -> jax.Array:
     if mask is None:
         return values.mean()
     return jnp.where(mask, values, 0).sum() / jnp.maximum(mask.sum(), 1)
+
+
+def usable(array: jax.Array) -> Any:
+    """Say whether all values are finite; True where they are known, and so were checked."""
+    return True if known(array) else jnp.isfinite(array).all()
+
+
+def in_range(codes: jax.Array, n_labels: int, mask: jax.Array | None = None) -> Any:
+    """Say whether all labels of cells that count are in 0..n_labels-1; True where they are known."""
+    if known(codes):
+        return True
+    right = (codes >= 0) & (codes < n_labels)
+    return (right if mask is None else right | ~mask).all()
+
+
+def poisoned(value: jax.Array, *conditions: Any) -> jax.Array:
+    """Return the value, or NaN, with a gradient of NaN, where a condition does not hold.
+
+    Traced code cannot raise; a plausible number made from what cannot be used would be believed.
+    """
+    doubtful = [condition for condition in conditions if condition is not True]
+    return value * jnp.where(jnp.stack(doubtful).all(), 1, jnp.nan).astype(value.dtype) if doubtful else value

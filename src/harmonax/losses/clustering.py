@@ -65,6 +65,7 @@ class ClusteringCompactnessLoss(nnx.Module):
         self.min_separation = number(min_separation, "min_separation", minimum=0)
         self.relative = bool(relative)
 
+    @checks.also_called(features="embeddings")
     def __call__(self, embeddings: Any, assignments: Any, mask: Any = None) -> jax.Array:
         """Return the loss.
 

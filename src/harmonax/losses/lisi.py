@@ -76,11 +76,12 @@ class LISILoss(nnx.Module):
         """Return the loss, a scalar; the parameters are those of `index`."""
         mask = checks.cell_mask(mask, checks.rows_of(embeddings))
         index = self.index(embeddings, labels, mask)
-        codes = checks.as_jax("labels", labels)
+        codes = checks.as_array("labels", labels, "whole numbers")
         counted = codes[:, None] == jnp.arange(self.n_labels)
         n_present = (counted if mask is None else counted & mask[:, None]).any(axis=0).sum()
         excess = (checks.mean_over(index, mask) - 1) / jnp.maximum(n_present - 1, 1)
-        return jnp.where(n_present > 1, -excess if self.mix else excess, 0)
+        # A wrong label or value made the index NaN, and with it this.
+        return jnp.where(n_present > 1, -excess if self.mix else excess, 0 * excess)
 
     def index(self, embeddings: Any, labels: Any, mask: Any = None) -> jax.Array:
         """Return the index of each cell, (N,), between 1 and the number of labels.
@@ -103,7 +104,8 @@ class LISILoss(nnx.Module):
             raise InputError(
                 f"perplexity={self.perplexity:g} needs more than {k} cells, but there are {counting}; take a lower one"
             )
-        return _index(x, codes, mask, k, self.n_labels, self.perplexity)
+        value = _index(x, codes, mask, k, self.n_labels, self.perplexity)
+        return checks.poisoned(value, checks.usable(x), checks.in_range(codes, self.n_labels, mask))
 
 
 @partial(jax.jit, static_argnames=("k", "n_labels"))

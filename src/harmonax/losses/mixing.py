@@ -8,28 +8,45 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.scipy.special import gammaln, xlogy
 
 from ..system.validate import number, whole_number
 from . import checks
-from .neighbourhoods import closeness, nearest, per_cell, squared_distances, standardised
+from .neighbourhoods import membership, nearest, per_cell, squared_distances, standardised
+
+# Softness of a neighbourhood's edge at temperature 1, in units of the neighbours' spread: sharp enough to rank
+# embeddings as counted neighbours do.
+_EDGE = 0.05
+# Share of what is outside of a neighbourhood that all other batches together can have in it: a slope from far away.
+_TAIL = 0.003
+_MAX_TAIL = 0.5
+# With few neighbours of many batches even chance looks unmixed; the range is not scaled up more than tenfold.
+_MIN_RANGE = 0.1
 
 
 class BatchMixingLoss(nnx.Module):
-    """Minus the mean batch entropy of the cells' neighbourhoods: minimise to mix.
+    """Minus how mixed the batches are around each cell, as a share of chance: minimise to mix. Do not negate it.
 
-    Of each cell, the `n_neighbors` nearest other cells within each batch are candidates, so that every batch offers
-    candidates even where it is far away. How near a batch is, q_b, is the mean closeness of its nearest m_b candidates,
-    with closeness falling from 1 to 0 around the distance of the cell's `n_neighbors`-th nearest cell of all, and with
-    m_b in proportion to the batch's size: `n_neighbors` for the largest. The loss is
+    It follows the entropy of batches among the `n_neighbors` nearest other cells: 0 where batches lie apart, -1 where
+    they are as mixed as chance mixes them (a little below where they are more even than that). With p_i the shares of
+    the batches among the neighbours of cell i, and pi the shares of the batches among all other cells,
 
-        mean over cells of  sum_b p_b ln p_b / ln(batches present),   p_b = q_b / sum of q
+        loss = -(D - K) / (D - K_chance),   K = sum_a mean over the cells i of batch a of sum_b p_ib ln(p_ib / pi_b)
 
-    from -1, where all batches are equally near everywhere, to 0, where there is one batch only around each cell.
+    where D = sum_a ln(1 / pi_a) is K of batches that lie apart, and K_chance its expectation for neighbours drawn at
+    random. For two batches of one size, (D - K) / D is the mean entropy over ln 2. Each batch counts alike, so that
+    small ones are not lost in large ones. In a batch of fewer than `n_neighbors` others, neighbourhoods are as small as
+    that; a batch of one cell has no say.
 
-    Scaling or translating the data changes nothing. A perfect mixture scores the same whatever the sizes of the batches
-    (a batch with less than one expected neighbour is looked for further away, and scores a little lower). Fully
-    separated batches have a gradient: closeness falls as one over the squared distance. With one batch present, loss
-    and gradient are 0. It costs memory of order N x n_batches x n_neighbors and time of order N^2.
+    Neighbours are counted softly. Of each cell, the `n_neighbors` nearest others within each batch are candidates, with
+    weight ``sigmoid((a - d^2) / w)``: a is the squared distance of the neighbourhood's last cell, and w a twentieth of
+    the temperature times a less the mean of the squared distances within. To that comes a tail of at most 0.003
+    temperature in all, which falls off as one over the logarithm of the distance: batches that lie apart have a small
+    gradient that brings them together, at the price of a loss that is at temperature 1 not exactly 0, but above -0.02.
+
+    Scaling or translating the data changes nothing, nor does a cell far out. Cells with more than `n_neighbors` others
+    at their very place count as not mixed: a collapse to points gains nothing. With one batch present, loss and
+    gradient are 0. It costs memory of order N x n_batches x n_neighbors and time of order N^2.
 
     It says nothing about what else happens to the data; see `NeighborhoodPreservationLoss`.
 
@@ -41,8 +58,9 @@ class BatchMixingLoss(nnx.Module):
     n_batches
         Labels are 0..n_batches-1; not all need to occur.
     temperature
-        Softness of the neighbourhood's edge, in units of the neighbours' spread. Higher values let distant batches
-        attract more strongly; towards 0, neighbours are counted.
+        Softness of the neighbourhood's edge; default 1, a twentieth of the neighbours' spread, which measures. Higher
+        values, about 20, let distant batches attract more strongly, where cells themselves are moved from far away, and
+        call batches mixed that are only near; towards 0, neighbours are counted.
     rngs
         Not used; every module takes it.
 
@@ -73,6 +91,7 @@ class BatchMixingLoss(nnx.Module):
         self.n_batches = whole_number(n_batches, "n_batches", minimum=1)
         self.temperature = number(temperature, "temperature", minimum=0, exclusive=True)
 
+    @checks.also_called(features="embeddings", batch_ids="batch_labels")
     def __call__(self, embeddings: Any, batch_labels: Any, mask: Any = None) -> jax.Array:
         """Return the loss.
 
@@ -88,14 +107,15 @@ class BatchMixingLoss(nnx.Module):
         Returns
         -------
         jax.Array
-            A scalar in [-1, 0].
+            A scalar, from 0 (apart) to about -1 (mixed); in traced code NaN where values or labels cannot be used.
         """
         mask = checks.cell_mask(mask, checks.rows_of(embeddings))
         x = checks.cells("embeddings", embeddings, mask)
         codes = checks.labels("batch_labels", batch_labels, len(x), self.n_batches, mask)
         if len(x) < 2:
             return x.sum() * 0
-        return _loss(x, codes, mask, min(self.n_neighbors, len(x) - 1), self.n_batches, self.temperature)
+        value = _loss(x, codes, mask, min(self.n_neighbors, len(x) - 1), self.n_batches, self.temperature)
+        return checks.poisoned(value, checks.usable(x), checks.in_range(codes, self.n_batches, mask))
 
 
 @partial(jax.jit, static_argnames=("k", "n_batches"))
@@ -106,21 +126,45 @@ def _loss(
     neighbours = nearest(x, k, n_batches, lambda rows, batch: (codes == batch)[None])
     one_hot = codes[:, None] == jnp.arange(n_batches)
     counts = one_hot.sum(axis=0)
-    n_present = (counts > 0).sum()
+    tail = jnp.minimum(_TAIL * temperature, _MAX_TAIL) / jnp.maximum((counts > 0).sum() - 1, 1)
+    # Of each batch: its cells' number of others in every batch, their shares, and the size of its neighbourhoods.
+    others = jnp.maximum(counts - jnp.eye(n_batches, dtype=counts.dtype), 0)
+    log_pi = jnp.log(others / jnp.maximum(others.sum(axis=1, keepdims=True), 1)).astype(x.dtype)
+    sizes = jnp.clip(jnp.diagonal(others), 1, k)
 
-    def entropy(rows: jax.Array, neighbours: jax.Array, own: jax.Array) -> jax.Array:
-        others = counts - own
-        there = jnp.arange(k) < others[..., None]
-        # Fractions of a neighbour are meant: the last one counts in part, and no rounding favours a batch.
-        wanted = jnp.minimum(jnp.maximum(k * others / jnp.maximum(others.max(axis=1, keepdims=True), 1), 1), others)
-        counted = jnp.clip(wanted[..., None] - jnp.arange(k), 0, 1)
-        d2 = squared_distances(x, rows, neighbours)
-        near = closeness(d2.reshape(len(rows), -1), there.reshape(len(rows), -1), k, temperature)
-        q = (counted * near.reshape(there.shape)).sum(axis=-1) / jnp.maximum(wanted, 1)
+    def divergence(rows: jax.Array, neighbours: jax.Array, own: jax.Array) -> jax.Array:
+        batch = jnp.argmax(own, axis=1)
+        there = (jnp.arange(k) < others[batch][..., None]).reshape(len(rows), -1)
+        d2 = squared_distances(x, rows, neighbours).reshape(len(rows), -1)
+        weight, flat = membership(d2, there, sizes[batch], _EDGE * temperature, tail)
+        q = weight.reshape(neighbours.shape).sum(axis=-1)
         total = q.sum(axis=1, keepdims=True)
-        p = q / jnp.where(total > 0, total, 1)
-        return -(p * jnp.log(jnp.where(p > 0, p, 1))).sum(axis=1)
+        p = jnp.where(flat[:, None], own, q / jnp.where(total > 0, total, 1))
+        return _divergence(p, log_pi[batch])
 
-    entropies = per_cell(entropy, x, k * n_batches, neighbours, one_hot)
-    most = jnp.log(jnp.maximum(n_present, 2)).astype(x.dtype)
-    return jnp.where(n_present > 1, -checks.mean_over(entropies, mask) / most, 0)
+    found = per_cell(divergence, x, k * n_batches, neighbours, one_hot)
+    # A batch of one cell has no neighbours of its own to be compared with.
+    counted = (counts > 1) & (counts < counts.sum())
+    mean = found @ one_hot.astype(x.dtype) / jnp.maximum(counts, 1)
+    apart = jnp.where(counted, -jnp.diagonal(log_pi), 0).sum()
+    chance = jnp.where(counted, _by_chance(log_pi, sizes, k), 0).sum()
+    mixed = apart - jnp.where(counted, mean, 0).sum()
+    scale = jnp.maximum(apart - chance, _MIN_RANGE * apart)
+    return jnp.where(apart > 0, -mixed / jnp.where(apart > 0, scale, 1), 0)
+
+
+def _divergence(p: jax.Array, log_pi: jax.Array) -> jax.Array:
+    """Return sum_b p_b ln(p_b / pi_b) over the last axis; nothing is ever seen of a batch with pi_b = 0."""
+    log_p = jnp.log(jnp.where(p > 0, p, 1))
+    return jnp.where(p > 0, p * (log_p - jnp.where(jnp.isfinite(log_pi), log_pi, 0)), 0).sum(axis=-1)
+
+
+def _by_chance(log_pi: jax.Array, sizes: jax.Array, k: int) -> jax.Array:
+    """Return the expected divergence of shares of n neighbours drawn at random, n in `sizes`, at most k: (batches,)."""
+    n, seen = sizes[:, None, None].astype(log_pi.dtype), jnp.arange(k + 1, dtype=log_pi.dtype)
+    pi = jnp.exp(log_pi)[..., None]
+    # Binomial: the counts of one batch among n draws.
+    choose = gammaln(n + 1) - gammaln(seen + 1) - gammaln(jnp.maximum(n - seen, 0) + 1)
+    odds = jnp.exp(choose + xlogy(seen, pi) + xlogy(jnp.maximum(n - seen, 0), 1 - pi)) * (seen <= n)
+    entropy = -(odds * xlogy(seen / n, seen / n)).sum(axis=(1, 2))
+    return -entropy - xlogy(pi[..., 0], pi[..., 0]).sum(axis=1)

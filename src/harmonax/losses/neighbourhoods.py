@@ -20,25 +20,37 @@ _AT_ONCE = 1 << 20
 _GATHERED = 1 << 22
 # Added to the width of a neighbourhood, as a share of its radius: there is one even with a single neighbour.
 _MIN_WIDTH = 0.01
+# Cells further out than this many times the data's scale are taken to be as far: squares stay finite in float32.
+_FARTHEST = 1e6
+# Squared distances below this, of standardised data, are none.
+NO_DISTANCE = 1e-12
 
 
 def standardised(x: jax.Array, mask: jax.Array | None) -> jax.Array:
-    """Return cells centred, at unit mean square distance from their mean; rows that do not count are zero.
+    """Return cells about their median, at unit median distance from it; rows that do not count are zero.
 
     For functions of `x` that scaling and translation leave alone. Centre and scale are constants to the gradient, which
-    is then the exact one: f(x / c(x)) = f(x / c) for every constant c.
+    is then the exact one: f(x / c(x)) = f(x / c) for every constant c. Medians, since one cell far out would leave no
+    digits to tell the others apart; values beyond a million times the scale are cut there.
     """
     fixed = lax.stop_gradient(x)
     rows = jnp.ones((len(x), 1), bool) if mask is None else mask[:, None]
-    count = jnp.maximum(rows.sum(), 1)
-    # The mean of what is left after a first mean: exact in float32 even far from the origin.
-    centre = jnp.where(rows, fixed, 0).sum(axis=0) / count
-    centre = centre + jnp.where(rows, fixed - centre, 0).sum(axis=0) / count
-    left = jnp.where(rows, fixed - centre, 0)
-    largest = jnp.abs(left).max()
-    largest = jnp.where(largest > 0, largest, 1)
-    scale = largest * jnp.sqrt(((left / largest) ** 2).sum() / count)
-    return jnp.where(rows, x - centre, 0) / jnp.where(scale > 0, scale, 1)
+    centre = _median(fixed, rows)
+    left = jnp.abs(jnp.where(rows, fixed - centre, 0))
+    largest = left.max(axis=1, keepdims=True)
+    # Relative to each row's largest value: squares overflow where distances do not.
+    distance = largest * jnp.sqrt(((left / jnp.where(largest > 0, largest, 1)) ** 2).sum(axis=1, keepdims=True))
+    scale = _median(distance, rows)[0]
+    # Most cells at one place: the mean of the others' distances.
+    mean = (jnp.where(rows, distance / jnp.maximum(distance.max(), 1e-37), 0)).sum() / jnp.maximum(rows.sum(), 1)
+    scale = jnp.where(scale > 0, scale, mean * distance.max())
+    return jnp.clip(jnp.where(rows, x - centre, 0) / jnp.where(scale > 0, scale, 1), -_FARTHEST, _FARTHEST)
+
+
+def _median(x: jax.Array, rows: jax.Array) -> jax.Array:
+    """Return the (lower) median of each column over the rows that count."""
+    middle = jnp.maximum(rows.sum() - 1, 0) // 2
+    return jnp.take(jnp.sort(jnp.where(rows, x, jnp.inf), axis=0), middle, axis=0)
 
 
 def nearest(x: jax.Array, k: int, n_groups: int, admits: Callable[[jax.Array, Any], jax.Array]) -> jax.Array:
@@ -106,5 +118,29 @@ def closeness(d2: jax.Array, there: jax.Array, k: int, temperature: float) -> ja
     inside = jnp.arange(near.shape[-1]) < reached
     mean = jnp.where(inside, near, 0).sum(axis=-1, keepdims=True) / reached
     # Duplicated cells have a neighbourhood of no radius: whatever is not at the same place is then infinitely far.
-    width = temperature * (edge - mean + _MIN_WIDTH * edge) + 1e-12
+    width = temperature * (edge - mean + _MIN_WIDTH * edge) + NO_DISTANCE
     return jnp.where(there, 1 / (1 + jax.nn.softplus((jnp.where(there, d2, 0) - edge) / width)), 0)
+
+
+def membership(
+    d2: jax.Array, there: jax.Array, sizes: jax.Array, sharpness: float, tail: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Return how much each candidate belongs to the neighbourhood, and which neighbourhoods have no extent.
+
+    With a the squared distance of the neighbourhood's last cell (the n-th nearest, n in `sizes`), m the mean of those
+    within, and w = a - m + 0.01 a:
+
+        (1 - tail) sigmoid((a - d^2) / (sharpness w)) + tail / (1 + ln(1 + softplus((d^2 - a) / w)))
+
+    Sharp, so that it counts neighbours; the tail, which hardly ever ends, gives what is far away a gradient. See
+    `closeness` for the arguments.
+    """
+    big = jnp.asarray(jnp.finfo(d2.dtype).max ** 0.5, d2.dtype)
+    near = jnp.sort(jnp.where(there, d2, big), axis=-1)
+    last = jnp.clip(jnp.minimum(sizes, there.sum(axis=-1)), 1, None)[:, None]
+    edge = jnp.take_along_axis(near, last - 1, axis=-1)
+    inside = jnp.arange(near.shape[-1]) < last
+    mean = jnp.where(inside, near, 0).sum(axis=-1, keepdims=True) / last
+    out = (jnp.where(there, d2, 0) - edge) / (edge - mean + _MIN_WIDTH * edge + NO_DISTANCE)
+    weight = (1 - tail) * jax.nn.sigmoid(-out / sharpness) + tail / (1 + jnp.log1p(jax.nn.softplus(out)))
+    return jnp.where(there, weight, 0), edge[:, 0] <= NO_DISTANCE

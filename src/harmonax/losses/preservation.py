@@ -13,20 +13,22 @@ from jax import lax
 from ..errors import InputError
 from ..system.validate import number, whole_number
 from . import checks
-from .neighbourhoods import closeness, nearest, per_cell, squared_distances, standardised
+from .neighbourhoods import NO_DISTANCE, closeness, nearest, per_cell, squared_distances, standardised
 
 
 class NeighborhoodPreservationLoss(nnx.Module):
     """How much the neighbourhoods of an embedding differ from those of a reference: 0 where none has changed.
 
     The candidates of a cell are its `n_neighbors` nearest in the reference and its `n_neighbors` nearest in the
-    embedding: losing a neighbour costs, and so does a stranger. With P and Q their closeness (see `BatchMixingLoss`) in
-    the reference and in the embedding, each summing to one, the loss is the mean over cells of
-    sum_j P_j ln(P_j / Q_j), in nats, at least 0.
+    embedding: losing a neighbour costs, and so does a stranger. With P and Q their closeness in the
+    reference and in the embedding, 1 / (1 + softplus((d^2 - a) / w)), each summing to one, the loss is the mean over
+    cells of sum_j P_j ln(P_j / Q_j), in nats, at least 0. a is the squared distance of the `n_neighbors`-th nearest,
+    and w the temperature times a less the mean of the squared distances within.
 
     With batch labels, neighbours are those of the same batch: a correction is free to move batches against each
-    other, but not to tear one apart. Scaling or translating either embedding changes nothing, so a collapse cannot win.
-    It costs memory of order N x n_neighbors and time of order N^2.
+    other, but not to tear one apart. Scaling or translating either embedding changes nothing, so a collapse cannot win;
+    a cell that has all its neighbours at its very place, as it had not before, costs 1 + ln(others / n_neighbors), more
+    than neighbours drawn at random do. It costs memory of order N x n_neighbors and time of order N^2.
 
     Parameters
     ----------
@@ -34,7 +36,7 @@ class NeighborhoodPreservationLoss(nnx.Module):
         Size of a neighbourhood; at most the number of other cells. Higher values preserve wider structure, and take
         more memory; lower values only the nearest cells.
     temperature
-        Softness of its edge, as in `BatchMixingLoss`. Higher values tolerate exchanges near the edge; lower values
+        Softness of its edge; default 0.3. Higher values tolerate exchanges near the edge; lower values
         punish each neighbour that is lost.
     rngs
         Not used; every module takes it.
@@ -59,6 +61,7 @@ class NeighborhoodPreservationLoss(nnx.Module):
         self.n_neighbors = whole_number(n_neighbors, "n_neighbors", minimum=1)
         self.temperature = number(temperature, "temperature", minimum=0, exclusive=True)
 
+    @checks.also_called(features="embeddings", batch_ids="batch_labels")
     def __call__(self, embeddings: Any, reference: Any, batch_labels: Any = None, mask: Any = None) -> jax.Array:
         """Return the loss.
 
@@ -76,7 +79,7 @@ class NeighborhoodPreservationLoss(nnx.Module):
         Returns
         -------
         jax.Array
-            A scalar of at least 0.
+            A scalar of at least 0; in traced code NaN where values cannot be used.
         """
         mask = checks.cell_mask(mask, checks.rows_of(embeddings))
         x = checks.cells("embeddings", embeddings, mask)
@@ -87,7 +90,9 @@ class NeighborhoodPreservationLoss(nnx.Module):
         codes = checks.labels("batch_labels", codes, len(x), jnp.iinfo(jnp.int32).max, mask)
         if len(x) < 2:
             return x.sum() * 0
-        return _loss(x, before, codes, mask, min(self.n_neighbors, len(x) - 1), self.temperature)
+        value = _loss(x, before, codes, mask, min(self.n_neighbors, len(x) - 1), self.temperature)
+        right = checks.in_range(codes, jnp.iinfo(jnp.int32).max, mask)
+        return checks.poisoned(value, checks.usable(x), checks.usable(before), right)
 
 
 @partial(jax.jit, static_argnames=("k",))
@@ -105,13 +110,17 @@ def _loss(
     candidates = jnp.concatenate([nearest(before, k, 1, same), nearest(x, k, 1, same)], axis=1)
     there = _without_doubles(candidates, jnp.arange(k) < others[:, None])
 
-    def divergence(rows: jax.Array, candidates: jax.Array, there: jax.Array) -> jax.Array:
+    def divergence(rows: jax.Array, candidates: jax.Array, there: jax.Array, others: jax.Array) -> jax.Array:
         candidates, there = candidates.reshape(len(rows), -1), there.reshape(len(rows), -1)
-        log_p = _log_shares(squared_distances(before, rows, candidates), there, k, temperature)
-        log_q = _log_shares(squared_distances(x, rows, candidates), there, k, temperature)
-        return jnp.where(there, jnp.exp(log_p) * (log_p - log_q), 0).sum(axis=1)
+        then, now = (squared_distances(y, rows, candidates) for y in (before, x))
+        log_p, log_q = (_log_shares(d2, there, k, temperature) for d2 in (then, now))
+        lost = jnp.where(there, jnp.exp(log_p) * (log_p - log_q), 0).sum(axis=1)
+        size = jnp.clip(others, 1, k)
+        same_place = [(there & (d2 <= NO_DISTANCE)).sum(axis=1) >= size for d2 in (then, now)]
+        collapsed = same_place[1] & ~same_place[0] & (others > 0)
+        return jnp.where(collapsed, 1 + jnp.log(jnp.maximum(others, 1) / size), lost)
 
-    return checks.mean_over(per_cell(divergence, x, 4 * k, candidates, there), mask)
+    return checks.mean_over(per_cell(divergence, x, 4 * k, candidates, there, others), mask)
 
 
 def _without_doubles(candidates: jax.Array, enough: jax.Array) -> jax.Array:

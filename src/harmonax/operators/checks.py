@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import InputError, MissingKeyError, nearest
-from ..losses.checks import as_jax, known
+from ..losses.checks import as_array, in_range, known, poisoned
 
 # Number of batches that there is room for where n_batches is not given.
 ROOM = 64
+# What other libraries call the same.
+OTHER_KEYS = {"embeddings": "features", "batch_labels": "batch_ids"}
 
 
 class Cells(NamedTuple):
@@ -35,7 +37,8 @@ def read_cells(data: Mapping[str, Any], name: str, n_features: int, n_batches: i
         If a shape is wrong or, outside jit, a value is not finite or a label out of range.
     """
     values = read_values(data, name, n_features)
-    labels = as_jax("batch_labels", _entry(data, "batch_labels"))
+    given = _entry(data, "batch_labels")
+    labels = as_array("batch_labels", given, "whole numbers from 0: number the levels, as pandas.factorize does")
     if labels.shape != values.shape[:1]:
         raise InputError(f"batch_labels has shape {labels.shape}; allowed is ({len(values)},), one label per cell")
     if not jnp.issubdtype(labels.dtype, jnp.integer):
@@ -44,8 +47,10 @@ def read_cells(data: Mapping[str, Any], name: str, n_features: int, n_batches: i
     # Padding may hold anything, NaN included; 0 times that would be NaN.
     values = jnp.where(weight[:, None] > 0, values, 0.0)
     labels = jnp.where(weight > 0, labels, 0).astype(jnp.int32)
+    room = ROOM if n_batches is None else n_batches
+    # Traced code cannot raise: all that is computed from these cells is then NaN.
+    values = poisoned(values, in_range(labels, room))
     if known(labels) and len(labels):
-        room = ROOM if n_batches is None else n_batches
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= room:
             more = "; give n_batches= in the configuration" if n_batches is None else ""
@@ -55,7 +60,7 @@ def read_cells(data: Mapping[str, Any], name: str, n_features: int, n_batches: i
 
 def read_values(data: Mapping[str, Any], name: str, n_features: int) -> jax.Array:
     """Return ``data[name]``, (N, n_features), as floating point; raises as `read_cells` does."""
-    values = as_jax(name, _entry(data, name))
+    values = as_array(name, _entry(data, name), "numbers")
     if values.ndim != 2 or values.shape[1] != n_features:
         raise InputError(f"{name} has shape {values.shape}; allowed is (cells, {n_features}), as configured")
     if not jnp.issubdtype(values.dtype, jnp.floating):
@@ -78,7 +83,7 @@ def read_mask(data: Mapping[str, Any], values: jax.Array) -> jax.Array:
     mask = data.get("mask")
     if mask is None:
         return jnp.ones(values.shape[0], values.dtype)
-    mask = as_jax("mask", mask)
+    mask = as_array("mask", mask, "booleans, or 0 and 1")
     if mask.shape != values.shape[:1]:
         raise InputError(f"mask has shape {mask.shape}; allowed is ({len(values)},), true for cells that count")
     return (mask != 0).astype(values.dtype)
@@ -87,6 +92,8 @@ def read_mask(data: Mapping[str, Any], values: jax.Array) -> jax.Array:
 def _entry(data: Mapping[str, Any], name: str) -> Any:
     if not isinstance(data, Mapping):
         raise InputError(f"data is a {type(data).__name__}; allowed is a dictionary of arrays with '{name}'")
+    if name not in data and OTHER_KEYS.get(name, name) in data:
+        return data[OTHER_KEYS[name]]
     if name not in data:
         raise MissingKeyError(f"data has no '{name}'; {nearest(name, data)}")
     return data[name]

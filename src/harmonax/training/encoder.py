@@ -20,6 +20,7 @@ from ..fitting.presets import WEIGHTS, correction_losses
 from ..inputs.columns import design_from_table
 from ..inputs.expression import dense, layer_of
 from ..operators.harmony.operator import BatchCorrectionConfig, DifferentiableHarmony
+from ..params import HarmonyParams
 from ..system.rng import seed_from
 from ..system.validate import whole_number
 
@@ -92,6 +93,7 @@ class HarmonyEncoder(nnx.Module):
             n_iterations=config.n_iterations,
             sigma=config.sigma,
             theta=config.theta,
+            alpha=HarmonyParams().alpha,
         )
         self.harmony = DifferentiableHarmony(correction, rngs=rngs) if config.harmony else None
 
@@ -211,9 +213,13 @@ def train_encoder(
     model = HarmonyEncoder(config, x.shape[1], n_batches, rngs=nnx.Rngs(seed))
     losses: dict[str, Callable[..., Any]] = {"reconstruction": _reconstruction}
     if config.harmony:
-        losses |= correction_losses(n_batches)
+        # The reconstruction forbids a collapse here; what the latent was before means nothing.
+        losses |= correction_losses(n_batches, preservation=False)
     rule = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(learning_rate))
-    weights = {"reconstruction": config.reconstruction, **(WEIGHTS[preset] if config.harmony else {})}
+    weights = {
+        "reconstruction": config.reconstruction,
+        **{name: WEIGHTS[preset][name] for name in losses if name in WEIGHTS[preset]},
+    }
     fitted = fit(model, data, losses, weights, rule, steps, min(batch_size, len(x)), seed, progress=progress)
     result = model.apply({"expression": jnp.asarray(x), "batch_labels": jnp.asarray(codes)})[0]
     latent, embedding = (np.asarray(result[name]) for name in ("embeddings", "corrected_embeddings"))

@@ -86,7 +86,8 @@ class StrengthConfig:
 
     def operator(self, n_features: int, n_batches: tuple[int, ...], seed: int) -> DifferentiableHarmony:
         """Return the correction with its strengths where they begin."""
-        name = "alpha" if HarmonyParams(flavor=self.flavor).ridge == "dynamic" else "ridge_lambda"
+        start = HarmonyParams(flavor=self.flavor)
+        name = "alpha" if start.ridge == "dynamic" else "ridge_lambda"
         config = BatchCorrectionConfig(
             n_clusters=self.n_clusters,
             n_features=n_features,
@@ -95,7 +96,7 @@ class StrengthConfig:
             flavor=self.flavor,
             theta=self.theta,
             sigma=self.sigma,
-            **({} if self.ridge is None else {name: self.ridge}),  # type: ignore[arg-type]
+            **{name: getattr(start, name) if self.ridge is None else self.ridge},  # type: ignore[arg-type]
         )
         return DifferentiableHarmony(config, rngs=nnx.Rngs(seed))
 

@@ -3,6 +3,7 @@
 operator     DifferentiableHarmony
 config       BatchCorrectionConfig
 checks       checks of the input
+correction   one correction, compiled
 seeding      centroids from the data
 assignment   R of one block, and the strengths as tables
 tiles        cells in tiles, so that R is never stored

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...errors import InputError, MissingKeyError
-from ...losses.checks import as_jax, known
+from ...losses.checks import as_array, known
+from ..checks import OTHER_KEYS
 from .config import BatchCorrectionConfig
 
 
@@ -21,7 +22,7 @@ def check(config: BatchCorrectionConfig, data: Mapping[str, Any]) -> tuple[Any, 
     _check_cells(config, Z, mask)
     Y = data.get("centroids")
     if Y is not None:
-        Y = as_jax("data['centroids']", Y).astype(Z.dtype)
+        Y = as_array("data['centroids']", Y, "numbers").astype(Z.dtype)
         shape = (config.n_clusters, config.n_features)
         if Y.shape != shape:
             raise InputError(f"data['centroids'] has shape {Y.shape}; allowed is (n_clusters, n_features) = {shape}")
@@ -33,13 +34,16 @@ def check(config: BatchCorrectionConfig, data: Mapping[str, Any]) -> tuple[Any, 
 def _entry(data: Mapping[str, Any], key: str) -> Any:
     if not isinstance(data, Mapping):
         raise InputError(f"data is a {type(data).__name__}; allowed is a dictionary of arrays with {key!r}")
+    other = OTHER_KEYS.get(key, key)
+    if key not in data and other in data:
+        return data[other]
     if key not in data:
         raise MissingKeyError(f"data has no {key!r}; it has {', '.join(map(repr, data)) or 'nothing'}")
     return data[key]
 
 
 def _embeddings(config: BatchCorrectionConfig, Z: Any) -> Any:
-    Z = as_jax("data['embeddings']", Z)
+    Z = as_array("data['embeddings']", Z, "numbers")
     if Z.ndim != 2 or Z.shape[1] != config.n_features:
         raise InputError(f"data['embeddings'] has shape {Z.shape}; allowed is (cells, n_features={config.n_features})")
     if jnp.issubdtype(Z.dtype, jnp.complexfloating):
@@ -55,14 +59,17 @@ def _embeddings(config: BatchCorrectionConfig, Z: Any) -> Any:
 def _mask(mask: Any, n_cells: int) -> Any:
     if mask is None:
         return jnp.ones(n_cells, bool)
-    mask = as_jax("data['mask']", mask)
+    mask = as_array("data['mask']", mask, "booleans, or 0 and 1")
+    if jnp.issubdtype(mask.dtype, jnp.integer):
+        mask = mask != 0
     if mask.shape != (n_cells,) or mask.dtype != bool:
         raise InputError(f"data['mask'] is {mask.dtype} {mask.shape}; allowed is bool ({n_cells},)")
     return mask
 
 
 def _labels(config: BatchCorrectionConfig, labels: Any, mask: Any, n_cells: int) -> Any:
-    labels, n_variables = as_jax("data['batch_labels']", labels), len(config.levels)
+    labels = as_array("data['batch_labels']", labels, "integers from 0: number the levels, as pandas.factorize does")
+    n_variables = len(config.levels)
     shape = labels.shape
     if labels.ndim == 1:
         labels = labels[:, None]

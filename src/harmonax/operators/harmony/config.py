@@ -36,16 +36,18 @@ class BatchCorrectionConfig:
         Number of rounds; with `early_stop`, the maximum. More rounds correct more completely, and take more time and,
         with unrolled gradients, memory.
     theta, sigma
-        Strength of the diversity penalty and width of the soft clusters, as in `HarmonyParams`. A higher theta mixes
-        batches more strongly; a higher sigma makes the clusters softer, a lower one harder. Where they are learned,
-        these are the values they start from. A theta of 0 stays 0.
+        Strength of the diversity penalty, default 2, and width of the soft clusters, default 0.25; see
+        `HarmonyParams`. A higher theta mixes batches more strongly; a higher sigma makes the clusters softer, a lower
+        one harder. Where they are learned, these are the values they start from. A theta of 0 stays 0. See the notes
+        for why sigma and alpha do not start where the engine's do.
     temperature
         The effective width is sigma x temperature: higher values soften all clusters, lower values harden them. Not
         learned.
     flavor, tau, ridge, ridge_lambda, alpha, batch_prune_threshold, block_proportion
-        As in `HarmonyParams`. Higher ridge_lambda and alpha correct less. Tables have the cells' precision: with
-        several variables of which one is nested in another, and a fixed ridge_lambda below a thousandth of a cluster's
-        mass, float32 is exact to about 1e-7 x mass / lambda only (the dynamic ridge is not concerned); use x64 there.
+        As in `HarmonyParams`, but for alpha, which is 0.05. Higher ridge_lambda and alpha correct less. Tables have the
+        cells' precision: with several variables of which one is nested in another, and a fixed ridge_lambda below a
+        thousandth of a cluster's mass, float32 is exact to about 1e-7 x mass / lambda only (the dynamic ridge is not
+        concerned); use x64 there.
     n_passes
         Number of clustering passes in a round; with `early_stop`, the maximum. More passes bring the clusters closer to
         their optimum, and take more time; fewer leave them less settled.
@@ -55,9 +57,16 @@ class BatchCorrectionConfig:
         Make the first centroids a learnable parameter too, instead of seeding them from the data of every call.
     differentiation
         ``"unrolled"``: the gradient of the rounds that were run. ``"implicit"``: the gradient at the fixed point of a
-        round, in the memory of one round; refused where the rounds have not converged.
+        round, in the memory of one round; refused where the rounds have not converged. Both in forward and in reverse
+        mode, and so for second derivatives.
     early_stop
-        For inference: stop as the engine does, by `tol_harmony` and `tol_clustering`. Has no gradient.
+        For inference: stop as the engine does, by `tol_harmony` and `tol_clustering`. Has no gradient: asked for one,
+        it raises an `InputError`. Forward-mode derivatives work.
+    linear_solver
+        With ``"implicit"``, how the linear equation behind the gradient is solved: ``"fixed_point"``, the default,
+        repeats it, which converges as the rounds did; ``"gmres"`` and ``"bicgstab"`` need fewer rounds' derivatives
+        where they converge slowly. Where it is not solved, the gradient is NaN; `DifferentiableHarmony.linear_residual`
+        says how well it is.
     tol_harmony, tol_clustering
         Relative change of the objective below which rounds and passes stop, with `early_stop`. Higher values stop
         earlier, lower values take more rounds and passes.
@@ -69,6 +78,14 @@ class BatchCorrectionConfig:
     ------
     InputError
         If a value is outside its allowed range.
+
+    Notes
+    -----
+    The engine's defaults are sigma 0.1 and alpha 0.2. With the first, batches that lie far apart fill clusters of
+    their own, where nothing is corrected and every gradient is 0, so that learning cannot begin. With the second, a
+    sixth of a shift between batches is left. ``sigma=0.1, alpha=0.2`` gives what `harmonax.harmonize` gives by
+    default, and at equal parameters the two agree always: see `DifferentiableHarmony.harmony_params`. Where batches
+    overlap, or differ in their proportions of cell types, narrower clusters are the better start.
 
     Examples
     --------
@@ -82,19 +99,20 @@ class BatchCorrectionConfig:
     n_batches: int | tuple[int, ...] | None = None
     n_iterations: int = 10
     theta: float | tuple[float, ...] = 2.0
-    sigma: float | tuple[float, ...] = 0.1
+    sigma: float | tuple[float, ...] = 0.25
     temperature: float = 1.0
     flavor: Flavor = "harmony2"
     n_passes: int = 4
     tau: float = 0.0
     ridge: Literal["dynamic", "fixed"] | None = None
     ridge_lambda: float | tuple[float, ...] = 1.0
-    alpha: float = 0.2
+    alpha: float = 0.05
     batch_prune_threshold: float | None = 1e-5
     block_proportion: float = 0.05
     learn: tuple[str, ...] = LEARNABLE
     learnable_centroids: bool = False
     differentiation: Literal["unrolled", "implicit"] = "unrolled"
+    linear_solver: Literal["fixed_point", "gmres", "bicgstab"] = "fixed_point"
     early_stop: bool = False
     tol_harmony: float = 1e-4
     tol_clustering: float = 1e-5
@@ -126,6 +144,7 @@ class BatchCorrectionConfig:
         if unknown:
             raise InputError(f"learn has {unknown[0]!r}; allowed are {', '.join(map(repr, LEARNABLE))}")
         one_of(self.differentiation, "differentiation", ("unrolled", "implicit"))
+        one_of(self.linear_solver, "linear_solver", ("fixed_point", "gmres", "bicgstab"))
         if self.early_stop and self.differentiation == "implicit":
             raise InputError("early_stop has no gradient: leave it off with differentiation='implicit'")
         if np.ndim(self.sigma) and np.size(self.sigma) not in (1, self.n_clusters):

@@ -13,10 +13,29 @@ import jax.numpy as jnp
 from ...algorithm.convergence import WINDOW, passes_converged, rounds_converged
 from ...algorithm.objective import objective
 from ...algorithm.penalty import expected
+from ...errors import InputError
 from .assignment import Problem, logits, objective_sums, one_hot, shares, unit
 from .config import BatchCorrectionConfig
 from .ridge import ridge
 from .rounds import State, correct, next_state, one_pass
+
+
+@jax.custom_jvp
+def forward_only(tree: Any) -> Any:
+    """Return the same, with derivatives in forward mode only: the reverse of a `while_loop` does not exist."""
+    return tree
+
+
+@forward_only.defjvp
+def _tangent(primals: Any, tangents: Any) -> Any:
+    return primals[0], jax.custom_derivatives.linear_call(lambda _, t: t, _refuse, (), tangents[0])
+
+
+def _refuse(_: Any, cotangent: Any) -> Any:
+    raise InputError(
+        "early_stop has no gradient, since the number of rounds is not known beforehand; to differentiate, leave it "
+        "off: early_stop=False runs n_iterations rounds"
+    )
 
 
 class _Passes(NamedTuple):

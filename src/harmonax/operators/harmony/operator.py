@@ -13,21 +13,21 @@ from flax import nnx
 from ...errors import InputError, NotConvergedError
 from ...losses.checks import known
 from ...params import HarmonyParams
-from .assignment import Hyper, Problem, effective_theta, unit
+from .assignment import Hyper
 from .checks import check
 from .config import BatchCorrectionConfig
-from .early_stop import rounds_until_converged
-from .implicit import rounds_to_fixed_point
-from .rounds import State, all_rounds, emit, first_state, one_round
+from .correction import corrected as _correct
+from .correction import residual as _residual
 from .seeding import Schedule, draw, seed_centroids
-from .tiles import TileShape, lay_out, pick_up, slots, tile_shape
+from .tiles import tile_shape
 
 
 class DifferentiableHarmony(nnx.Module):
     """Batch correction by Harmony with gradients for the embedding and for every strength.
 
     The forward pass is that of `harmonax.harmonize` with `harmony_params()` and ``rng=op.seed``: same equations, same
-    first centroids, same schedule. The number of rounds and passes is fixed.
+    first centroids, same schedule. The number of rounds and passes is fixed. The defaults of `sigma` and `alpha` are
+    not the engine's; see the notes of `BatchCorrectionConfig`.
 
     Parameters
     ----------
@@ -121,7 +121,8 @@ class DifferentiableHarmony(nnx.Module):
         tuple
             The data with ``corrected_embeddings`` (N, F) and ``cluster_assignments`` (N, K), rows that sum to 1; state;
             metadata. With `early_stop` also ``n_rounds`` and ``converged``; with implicit differentiation
-            ``fixed_point_change``, the largest change that another round would make to a unit-length cell.
+            ``fixed_point_change``, the largest change that another round would make to a unit-length cell. In traced
+            code, which cannot raise, labels out of range and values that are not finite make all results NaN.
 
         Raises
         ------
@@ -146,7 +147,7 @@ class DifferentiableHarmony(nnx.Module):
         --------
         >>> from harmonax.operators import BatchCorrectionConfig, DifferentiableHarmony
         >>> DifferentiableHarmony(BatchCorrectionConfig(n_batches=2, temperature=2.0)).harmony_params().sigma
-        0.2
+        0.5
         """
         base = self.config.params
         learnt: dict[str, Any] = {}
@@ -158,6 +159,29 @@ class DifferentiableHarmony(nnx.Module):
             name = "alpha" if self.config.ridge == "dynamic" else "ridge_lambda"
             learnt[name] = getattr(base, name) * np.exp(np.asarray(self.log_ridge[...], np.float64))
         return base.replace(**learnt)
+
+    def linear_residual(self, data: dict[str, Any], rng: int = 0) -> float:
+        """Return how well the linear equation behind the implicit gradient is solved, for a random right-hand side.
+
+        Parameters
+        ----------
+        data
+            As for `apply`.
+        rng
+            Seed of the right-hand side.
+
+        Returns
+        -------
+        float
+            Norm of what is left over the norm of the right-hand side: near rounding where it is solved. Above 0.01
+            gradients are NaN.
+        """
+        Z, labels, mask, Y = check(self.config, data)
+        Y = self.centroids[...] if Y is None and self.centroids is not None else Y
+        schedule = self._schedule(len(Z))
+        shape = tile_shape(schedule.block, schedule.orders.shape[-1], self.config.levels, self.config.n_features)
+        given = (self.config.structure, shape, Z, labels, mask, self._tables(Z.dtype), Y, schedule)
+        return float(_residual(*given, jax.random.key(rng)))
 
     def seed_from(self, data: dict[str, Any]) -> None:
         """Set the learnable centroids to those that this data would be seeded with.
@@ -210,45 +234,3 @@ def _strength(start: float | tuple[float, ...], log: nnx.Param | None) -> jax.Ar
 _seeded = partial(jax.jit, static_argnums=0)(
     lambda n_clusters, Z, mask, sample, first: seed_centroids(Z, mask, sample, first, n_clusters)
 )
-
-
-@partial(jax.jit, static_argnums=(0, 1))
-def _correct(
-    config: BatchCorrectionConfig,
-    shape: TileShape,
-    Z: jax.Array,
-    labels: jax.Array,
-    mask: jax.Array,
-    strengths: Hyper,
-    Y: jax.Array | None,
-    schedule: Schedule,
-) -> dict[str, jax.Array]:
-    """Return the corrected embedding (N, F), R (N, K), and how the rounds ended."""
-    # Accelerators would otherwise multiply float32 with fewer bits.
-    with jax.default_matmul_precision("highest"):
-        given, weight = Z, mask.astype(Z.dtype)
-        # NaN in padding must not reach a sum.
-        Z = jnp.where(mask[:, None], Z, 0)
-        Y = seed_centroids(Z, mask, schedule.sample, schedule.first, config.n_clusters) if Y is None else unit(Y)
-        slot = slots(shape, schedule.block, labels)
-        tiles = lay_out(shape, slot, Z, labels, weight, config.offsets)
-        counts = jnp.concatenate(
-            [weight @ jax.nn.one_hot(labels[:, f], n, dtype=Z.dtype) for f, n in enumerate(config.levels)]
-        )
-        strengths = strengths._replace(theta=effective_theta(config, strengths.theta, counts))
-        problem = Problem(tiles, strengths, counts)
-        state, report = _run(config, problem, Y.astype(Z.dtype), schedule.orders)
-        corrected, R = emit(problem, state)
-        corrected = jnp.where(mask[:, None], pick_up(corrected, slot), given)
-        return {"corrected_embeddings": corrected, "cluster_assignments": pick_up(R, slot), **report}
-
-
-def _run(config: BatchCorrectionConfig, problem: Problem, Y: Any, orders: Any) -> tuple[State, dict[str, Any]]:
-    """Return the end state, and a report of how it was reached."""
-    if config.early_stop:
-        state, n_rounds, converged = rounds_until_converged(config, problem, first_state(problem, Y), orders)
-        return state, {"n_rounds": n_rounds, "converged": converged}
-    if config.differentiation == "implicit":
-        state, change = rounds_to_fixed_point(config, problem, Y, orders)
-        return state, {"fixed_point_change": change}
-    return all_rounds(partial(one_round, config, problem), first_state(problem, Y), orders), {}

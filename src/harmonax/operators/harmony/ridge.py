@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from ...algorithm.penalty import expected
 from ...algorithm.ridge import kept_levels, one_variable
+from ...losses.checks import varying
 from .assignment import Problem, assign, one_hot, shares
 from .config import BatchCorrectionConfig
 
@@ -86,7 +87,8 @@ def _moments(config: BatchCorrectionConfig, problem: Problem, Zn: Any, Y: Any, l
 
     zeros = lambda *size: jnp.zeros(size, Zn.dtype)  # noqa: E731
     more = (zeros(K, d), zeros(n_levels, n_levels, K), zeros(K)) if several else (None, None, None)
-    return jax.lax.scan(step, _Moments(zeros(n_levels, K, d), *more), (problem.tiles, Zn, logp))[0]
+    begin = varying(_Moments(zeros(n_levels, K, d), *more), Zn)
+    return jax.lax.scan(step, begin, (problem.tiles, Zn, logp))[0]
 
 
 def _several_variables(config: BatchCorrectionConfig, found: _Moments, lam: Any, keep: Any) -> tuple[Any, Any]:

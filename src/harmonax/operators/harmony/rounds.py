@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from ...algorithm.penalty import expected, log_penalty
+from ...losses.checks import varying
 from .assignment import Problem, assign, logits, objective_sums, one_hot, shares, unit
 from .config import BatchCorrectionConfig
 from .ridge import Ridge, ridge
@@ -44,7 +45,7 @@ def first_state(problem: Problem, Y: Any) -> State:
     Z = problem.tiles.Z
     n_levels, (K, d) = len(problem.counts), Y.shape
     zeros = lambda *size: jnp.zeros(size, Z.dtype)  # noqa: E731
-    return State(unit(Z), Y, zeros(len(Z), n_levels, K), zeros(n_levels, K, d), Y)
+    return varying(State(unit(Z), Y, zeros(len(Z), n_levels, K), zeros(n_levels, K, d), Y), Z)
 
 
 def correct(config: BatchCorrectionConfig, problem: Problem, state: State) -> tuple[Any, Any, Any]:
@@ -70,7 +71,8 @@ def correct(config: BatchCorrectionConfig, problem: Problem, state: State) -> tu
         mass, own = checkpoint_name((mass, own), _TABLE)
         return moment + own, (Zn, mass)
 
-    moment, (Zn, mass) = jax.lax.scan(step, jnp.zeros_like(state.Y), (problem.tiles, state.Zn, state.logp))
+    begin = varying(jnp.zeros_like(state.Y), state.Zn)
+    moment, (Zn, mass) = jax.lax.scan(step, begin, (problem.tiles, state.Zn, state.logp))
     return Zn, mass, moment
 
 
@@ -103,7 +105,7 @@ def one_pass(
 
     tiles = problem.tiles
     xs = (Zn[order], tiles.levels[order], tiles.weight[order], mass[order])
-    begin = (mass.sum(axis=0), jnp.zeros_like(Y), jnp.zeros(2, Zn.dtype))
+    begin = varying((mass.sum(axis=0), jnp.zeros_like(Y), jnp.zeros(2, Zn.dtype)), Zn)
     (_, moment, sums), (new, logp) = jax.lax.scan(step, begin, xs)
     back = jnp.argsort(order)
     return new[back], logp[back], moment, sums
@@ -127,7 +129,8 @@ def one_round(config: BatchCorrectionConfig, problem: Problem, state: State, ord
         mass, logp, moment, _ = one_pass(config, problem, Zn, Y, mass, order)
         return (Y, mass, moment, logp), None
 
-    (Y, mass, _, logp), _ = jax.lax.scan(step, (Y, mass, moment, jnp.zeros_like(mass)), orders)
+    begin = varying((Y, mass, moment, jnp.zeros_like(mass)), Zn)
+    (Y, mass, _, logp), _ = jax.lax.scan(step, begin, orders)
     found = ridge(config, problem, Zn, Y, logp, mass)
     return next_state(Zn, Y, logp, found)
 

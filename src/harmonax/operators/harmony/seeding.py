@@ -1,7 +1,7 @@
 """First centroids and the schedule of a run: those of the engine, for the same seed.
 
 Which rows are drawn depends on the number of cells and the seed alone, so it is known before tracing; the steps of
-k-means are traced, and no gradient goes through them.
+k-means are traced, and gradients go through them.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import numpy as np
 
 from ...algorithm.schedule import FixedPartition
 from ...algorithm.seeding import _PER_CLUSTER, _SIGMA, _STEPS, MIN_SAMPLE
+from ...losses.checks import varying
 from .assignment import unit
 
 # Rows of the sample that are assigned at a time.
@@ -57,7 +58,6 @@ def seed_centroids(Z: jax.Array, mask: jax.Array, sample: Any, first: Any, n_clu
 
     Where the rows drawn as first centroids are masked, the next of `first` stand in for them.
     """
-    Z, first = jax.lax.stop_gradient((Z, first))
     chosen = first[jnp.argsort(~mask[first], stable=True)[:n_clusters]]
     Y = unit(Z[chosen])
     slab = min(_SLAB, len(sample))
@@ -68,11 +68,13 @@ def seed_centroids(Z: jax.Array, mask: jax.Array, sample: Any, first: Any, n_clu
     weights = weight.astype(Z.dtype).reshape(n_slabs, slab, 1)
 
     def step(Y: jax.Array, _: None) -> tuple[jax.Array, None]:
+        # Assignments are computed anew in the backward pass: sample x K is never kept.
+        @jax.checkpoint
         def sums(total: tuple[jax.Array, jax.Array], xs: tuple[jax.Array, jax.Array]) -> tuple[tuple, None]:
             R = jax.nn.softmax((2 * xs[0] @ Y.T - 2) / _SIGMA, axis=-1) * xs[1]
             return (total[0] + R.T @ xs[0], total[1] + R.sum(axis=0)), None
 
-        start = (jnp.zeros_like(Y), jnp.zeros(n_clusters, Y.dtype))
+        start = varying((jnp.zeros_like(Y), jnp.zeros(n_clusters, Y.dtype)), Y)
         (moment, mass), _ = jax.lax.scan(sums, start, (points, weights))
         return jnp.where((mass > 0)[:, None], unit(moment), Y), None
 

@@ -1,0 +1,84 @@
+"""One correction, compiled: cells into tiles, rounds, and back to rows."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ...losses.checks import poisoned
+from .assignment import Hyper, Problem, effective_theta, unit
+from .config import BatchCorrectionConfig
+from .early_stop import forward_only, rounds_until_converged
+from .implicit import linear_residual, rounds_to_fixed_point
+from .rounds import State, all_rounds, emit, first_state, one_round
+from .seeding import Schedule, seed_centroids
+from .tiles import TileShape, lay_out, pick_up, slots
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def corrected(
+    config: BatchCorrectionConfig,
+    shape: TileShape,
+    Z: jax.Array,
+    labels: jax.Array,
+    mask: jax.Array,
+    strengths: Hyper,
+    Y: jax.Array | None,
+    schedule: Schedule,
+) -> dict[str, jax.Array]:
+    """Return the corrected embedding (N, F), R (N, K), and how the rounds ended."""
+    # Accelerators would otherwise multiply float32 with fewer bits.
+    with jax.default_matmul_precision("highest"):
+        problem, Y, slot = _problem(config, shape, Z, labels, mask, strengths, Y, schedule)
+        state, report = _run(config, problem, Y, schedule.orders)
+        cells, R = emit(problem, state)
+        cells, Z = jnp.where(mask[:, None], pick_up(cells, slot), Z), jnp.where(mask[:, None], Z, 0)
+        top = jnp.asarray(config.levels)
+        right = jnp.isfinite(Z).all(), ((labels >= 0) & (labels < top)).all()
+        found = {"corrected_embeddings": cells, "cluster_assignments": pick_up(R, slot)}
+        found = {name: poisoned(value, *right) for name, value in found.items()}
+        return (forward_only(found) if config.early_stop else found) | report
+
+
+def _problem(
+    config: BatchCorrectionConfig,
+    shape: TileShape,
+    Z: jax.Array,
+    labels: jax.Array,
+    mask: jax.Array,
+    strengths: Hyper,
+    Y: jax.Array | None,
+    schedule: Schedule,
+) -> tuple[Problem, jax.Array, jax.Array]:
+    """Return the cells in tiles with the strengths, the first centroids, and each cell's place."""
+    weight = mask.astype(Z.dtype)
+    # NaN in padding must not reach a sum.
+    Z = jnp.where(mask[:, None], Z, 0)
+    Y = seed_centroids(Z, mask, schedule.sample, schedule.first, config.n_clusters) if Y is None else unit(Y)
+    slot = slots(shape, schedule.block, labels)
+    tiles = lay_out(shape, slot, Z, labels, weight, config.offsets)
+    each = [weight @ jax.nn.one_hot(labels[:, f], n, dtype=Z.dtype) for f, n in enumerate(config.levels)]
+    counts = jnp.concatenate(each)
+    strengths = strengths._replace(theta=effective_theta(config, strengths.theta, counts))
+    return Problem(tiles, strengths, counts), Y.astype(Z.dtype), slot
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def residual(config: BatchCorrectionConfig, shape: TileShape, *given: Any) -> jax.Array:
+    """Return the relative residual of the implicit gradient's equation; `given` as of `corrected`, and a key."""
+    problem, Y, _ = _problem(config, shape, *given[:-1])
+    return linear_residual(config, problem, Y, given[-2].orders, given[-1])
+
+
+def _run(config: BatchCorrectionConfig, problem: Problem, Y: Any, orders: Any) -> tuple[State, dict[str, Any]]:
+    """Return the end state, and a report of how it was reached."""
+    if config.early_stop:
+        state, n_rounds, converged = rounds_until_converged(config, problem, first_state(problem, Y), orders)
+        return state, {"n_rounds": n_rounds, "converged": converged}
+    if config.differentiation == "implicit":
+        state, change = rounds_to_fixed_point(config, problem, Y, orders)
+        return state, {"fixed_point_change": change}
+    return all_rounds(partial(one_round, config, problem), first_state(problem, Y), orders), {}
