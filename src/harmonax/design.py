@@ -63,7 +63,10 @@ class BatchDesign:
             wrong = "joint_levels with numbers that are not levels of their variable"
         elif not _in_order(self.joint_levels) or (n_variables == 1 and n_joint != self.n_levels):
             wrong = "joint_levels that are out of order, occur twice or are missing"
-        elif not (np.bincount(self.joint, minlength=n_joint) > 0).all():
+        elif not all(
+            np.bincount(codes.ravel(), minlength=n).all()
+            for codes, n in ((self.joint, n_joint), (self.joint_levels, self.n_levels))
+        ):
             wrong = "levels that no cell has"
         else:
             for name in ("joint", "joint_levels"):

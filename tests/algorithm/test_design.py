@@ -43,6 +43,7 @@ def test_what_codes_make_is_accepted_again(codes):
         ("variables", ("a",), "1 variables"),
         ("levels", (("0", "1"), ("0", "1")), "not levels of their variable"),
         ("levels", (("0", "1", "2"),), "levels of 1"),
+        ("levels", (("0", "1", "2"), ("0", "1", "2")), "levels that no cell has"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(part, value, says):

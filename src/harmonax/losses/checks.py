@@ -34,7 +34,7 @@ def as_array(name: str, values: Any, allowed: str) -> jax.Array:
         if isinstance(values, jax.core.Tracer):
             raise
         kind = getattr(values, "dtype", type(values).__name__)
-        raise InputError(f"{name} is not an array of numbers ({kind}); allowed are {allowed}") from None
+        raise InputError(f"{name} has dtype {kind}; allowed are {allowed}") from None
 
 
 def known(array: Any) -> bool:
