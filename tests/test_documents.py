@@ -6,6 +6,7 @@ import ast
 import io
 import re
 import tokenize
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,3 +127,11 @@ def test_a_citation_that_leads_nowhere_is_found(name, text, problem):
 )
 def test_a_citation_that_leads_somewhere_is_not_a_problem(text):
     assert not list(problems(PROJECT / "src/harmonax/errors.py", text))
+
+
+def test_every_package_that_is_installed_has_its_licence_listed():
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    asked = [*project["dependencies"], *(name for extra in project["optional-dependencies"].values() for name in extra)]
+    names = {re.split(r"[\s<>=!\[;]", requirement)[0] for requirement in asked}
+    page = (PROJECT / "docs/licences.md").read_text(encoding="utf-8")
+    assert not {name for name in names - {"harmonax"} if not re.search(rf"\b{re.escape(name)}\b", page)}
