@@ -50,11 +50,9 @@ class BatchDesign:
                     f"numbers in {ndim} dimension{'s' * (ndim > 1)}: make it with BatchDesign.from_codes"
                 )
         n_joint, n_variables = self.joint_levels.shape
-        if not self.joint.size:
-            wrong = "no cells"
-        elif not len(self.variables) == len(self.levels) == n_variables > 0:
+        if not len(self.variables) == len(self.levels) == n_variables > 0:
             wrong = f"{len(self.variables)} variables, the levels of {len(self.levels)}, and {n_variables} columns"
-        elif not 0 <= self.joint.min() <= self.joint.max() < n_joint:
+        elif self.joint.size and not 0 <= self.joint.min() <= self.joint.max() < n_joint:
             wrong = f"joint levels {self.joint.min()} to {self.joint.max()}, of {n_joint}"
         elif any(
             column.size and not begin <= column.min() <= column.max() < end

@@ -198,5 +198,6 @@ def test_the_page_says_of_every_metric_what_it_misses():
     page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
     sections = {part.split("\n", 1)[0].strip(): part for part in page.split("\n### ")[1:]}
     names = {metric.name.replace("own-batch neighbors", "same-batch neighbours") for metric in METRICS}
-    assert set(sections) == names
+    # And of the random split's, which are no metrics of one embedding.
+    assert set(sections) == names | {"displacement", "cluster concordance", "genes called"}
     assert all("Misses:" in part for part in sections.values())

@@ -26,8 +26,12 @@ def names_of_cells(design, variable=0):
     return [flat[b] for b in design.joint_levels[design.joint, variable]]
 
 
+# pandas ends a text at a NUL, which no file of ours could hold either.
+_TEXT = st.characters(exclude_characters="\0", codec="utf-8")
+
+
 @settings(max_examples=50)
-@given(st.lists(st.one_of(st.text(max_size=3), st.integers(-3, 3), st.booleans()), min_size=1, max_size=40))
+@given(st.lists(st.one_of(st.text(_TEXT, max_size=3), st.integers(-3, 3), st.booleans()), min_size=1, max_size=40))
 def test_every_cell_keeps_its_label_as_text(labels):
     """Of whatever types: 1 and "1" are one level, and nothing is lost or renamed."""
     design = read(pd.Series(labels, dtype=object), allow_many_levels=True, missing="literal")

@@ -176,7 +176,7 @@ def test_a_pipe_is_no_input(name, tmp_path, capsys):
 
 
 @pipes
-@pytest.mark.parametrize("place", ["out.h5ad", "run.json", "config.toml"])
+@pytest.mark.parametrize("place", ["out.h5ad", "out.h5ad.run.json", "config.toml"])
 def test_a_pipe_is_no_output_no_record_and_no_configuration(place, source, tmp_path, capsys):
     os.mkfifo(tmp_path / place)
     command = ["integrate", str(source), "-o", str(tmp_path / "out.h5ad"), "--batch-key", "batch", "--overwrite"]

@@ -491,7 +491,8 @@ class TestTransformations:
         ):
             jitted, plain = apply(parameters, changed), op.apply(changed, {}, None)[0]
             for key in plain:
-                np.testing.assert_allclose(jitted[key], plain[key], rtol=1e-4, atol=1e-5)
+                # In float32, and fused in another way.
+                np.testing.assert_allclose(jitted[key], plain[key], rtol=1e-4, atol=5e-5)
         op.log_theta[...] += 0.1
         op.apply(data, {}, None)
         other = dataclasses.replace(op.config, theta=0.5, sigma=(0.2,) * 7, alpha=0.3, temperature=2.0)
