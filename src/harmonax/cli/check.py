@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .terminal import messages
-from .values import Names, common_options
+from .values import Names, common_options, missing_option
 
 _DEFAULT_BASIS = "X_pca"
 
@@ -23,13 +23,7 @@ _DEFAULT_BASIS = "X_pca"
 @click.option("-o", "--output", metavar="JSON", help="Also write the findings and tables here.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="For shuffling and sampling.")
 @click.option("--max-cells", type=int, default=20_000, show_default=True, help="Measure a sample above so many cells.")
-@click.option(
-    "--missing",
-    type=click.Choice(["leave_out", "literal"]),
-    default="leave_out",
-    show_default=True,
-    help="Whether text such as NA is a batch's name.",
-)
+@missing_option
 @click.option("--overwrite", is_flag=True, help="Replace a JSON that is there; never IN.")
 @common_options
 def check(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .terminal import messages
-from .values import Names, common_options
+from .values import Names, common_options, missing_option
 
 if TYPE_CHECKING:
     from ..evaluation.scores.table import Evaluation
@@ -54,13 +54,7 @@ _FIGURES = (".png", ".pdf", ".svg")
 @click.option("--allow-many-levels", is_flag=True, help="Accept columns that look like measurements or barcodes.")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--figure", metavar="PATH", help="Bars of the scores: .png, .pdf or .svg.")
-@click.option(
-    "--missing",
-    type=click.Choice(["leave_out", "literal"]),
-    default="leave_out",
-    show_default=True,
-    help="Whether text such as NA is a batch's name.",
-)
+@missing_option
 @click.option("--overwrite", is_flag=True, help="Replace files that are there; never IN.")
 @common_options
 def evaluate(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any) -> None:

@@ -122,6 +122,16 @@ def read_markers(path: str) -> dict[str, list[str]]:
     return table
 
 
+# Of commands that look only: cells without a batch are left out.
+missing_option = click.option(
+    "--missing",
+    type=click.Choice(["leave_out", "literal"]),
+    default="leave_out",
+    show_default=True,
+    help="Whether text such as NA is a batch's name.",
+)
+
+
 def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the options that all have: --config, --quiet and --verbose."""
     for option in (

@@ -182,7 +182,7 @@ def _began(number: int) -> int:
 
 
 def _ended(number: int, began: int) -> bool:
-    """Return whether the process of this number that began then is no more; False where that cannot be known."""
+    """Return whether the process with this number and start has ended; False where that cannot be known."""
     if os.name != "posix":
         return False
     try:

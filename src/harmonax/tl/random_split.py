@@ -81,7 +81,7 @@ def random_split(
         ``genes_called``
             Share of tests in which the 2,000 most variable genes differ between the halves of a cluster after the
             correction (Welch's t-test, 5 % false discoveries); ``genes_called_before`` the same of the clusters before.
-            nan where there is no expression.
+            nan if the data have no expression.
 
     Raises
     ------

@@ -29,7 +29,7 @@ def inside(before: Neighbourhoods, after: Neighbourhoods, types: np.ndarray) -> 
     """Return, for a type (code) in a batch that lies inside another type now, the code of that one.
 
     Where the other type is in other batches only, the type counts as outside of it before if it was outside of every
-    type of its own batch.
+    type in the same batch.
     """
     batch, n = before.batch, int(types.max()) + 1
     found = {}

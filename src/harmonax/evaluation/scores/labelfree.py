@@ -71,7 +71,7 @@ class UnlabelledCells:
     near, x, batch
         Neighbours, the embedding of all cells, and the code of each one's batch.
     before, after
-        Nearest cells in the own batch, in the baseline and in this embedding, as places among those asked for.
+        Nearest cells of the same batch, in the baseline and in this embedding, as places among those asked for.
     """
 
     near: Near
