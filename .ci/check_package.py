@@ -1,4 +1,4 @@
-"""Look into the source archive and the wheel; install the wheel away from the checkout, time its import, use it.
+"""Look into the source archive and the wheel; install the wheel away from the checkout, import it, use it.
 
 usage: check_package.py DIST
 """
@@ -15,7 +15,9 @@ import venv
 import zipfile
 from pathlib import Path
 
-MAX_SECONDS = 0.3
+# Modules that ``import harmonax`` may load beyond those of anndata: what it costs, without a clock. The interfaces (pp,
+# tl, pl, workflow, report) wait until they are asked for.
+MAX_MODULES = 120
 REPEATS = 7
 
 
@@ -62,21 +64,16 @@ def check_wheel(path: Path) -> None:
 
 
 def check_import(python: Path, folder: str) -> None:
-    """Report the CPU time of importing on top of anndata: the difference of the quickest of several runs."""
-    code = "import time; start = time.process_time(); import {}; print(time.process_time() - start)"
-
-    def seconds(modules: str) -> float:
-        run = [str(python), "-c", code.format(modules)]
-        return min(float(subprocess.check_output(run, cwd=folder, text=True)) for _ in range(REPEATS))
-
-    # Once each beforehand, so that byte code and file cache are warm.
-    seconds("anndata, harmonax")
-    alone, both = seconds("anndata"), seconds("anndata, harmonax")
-    print(f"import: anndata {alone:.3f} s, harmonax on top {both - alone:+.3f} s (allowed {MAX_SECONDS} s)")
-    require(both - alone < MAX_SECONDS, "import harmonax is too slow")
-    command = [str(python), "-c", "import harmonax, sys; print(*sys.modules)"]
-    listing = subprocess.check_output(command, cwd=folder, text=True)
-    heavy = {"jax", "scanpy", "matplotlib", "torch", "sklearn"} & set(listing.split())
+    """Limit what importing loads on top of anndata; report its CPU time, the quickest of several runs."""
+    code = (
+        "import anndata, sys, time; before = set(sys.modules); start = time.process_time(); import harmonax;"
+        "print(time.process_time() - start, *set(sys.modules) - before)"
+    )
+    runs = [subprocess.check_output([str(python), "-c", code], cwd=folder, text=True).split() for _ in range(REPEATS)]
+    seconds, loaded = min(float(run[0]) for run in runs), runs[0][1:]
+    print(f"import: {len(loaded)} modules on top of anndata (at most {MAX_MODULES}), {seconds:.3f} s of CPU")
+    require(len(loaded) <= MAX_MODULES, f"import harmonax loads too much: {sorted(loaded)}")
+    heavy = {"jax", "scanpy", "matplotlib", "torch", "sklearn"} & set(loaded)
     require(not heavy, f"import harmonax loads {heavy}")
 
 

@@ -11,7 +11,6 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from . import pl, pp, report, tl, workflow
 from .compat import moved
 from .compat.harmonypy import run_harmony
 from .engine.run import harmonize
@@ -21,6 +20,7 @@ from .result import HarmonyResult, Status
 from .system.version import __version__
 
 if TYPE_CHECKING:
+    from . import datasets, pl, pp, report, tl, workflow
     from .compat.sklearn import Harmony
 
 __all__ = [
@@ -44,15 +44,18 @@ __all__ = [
 
 moved.install()
 
+# Loaded when asked for, so that ``import harmonax`` stays quick.
+_SUBPACKAGES = frozenset({"datasets", "evaluation", "pl", "pp", "report", "tl", "workflow"})
+
 # ``from harmonax import *`` must not ask for scikit-learn where it is not installed.
 if find_spec("sklearn") is None:
     __all__.remove("Harmony")
 
 
 def __getattr__(name: str) -> Any:
-    """Load scikit-learn and simulated data when they are asked for, not before."""
-    if name == "datasets":
-        return import_module(".datasets", __name__)
+    """Load interfaces and scikit-learn when they are asked for, not before."""
+    if name in _SUBPACKAGES:
+        return import_module(f".{name}", __name__)
     if name == "Harmony":
         from .compat.sklearn import Harmony
 
