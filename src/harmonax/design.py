@@ -2,18 +2,21 @@
 
 Levels of all variables are numbered through, 0..B-1, in the order of the variables; a joint level is one observed
 combination. Codes are kept, never one-hot matrices.
+
+Levels may be named as reference, whose cells stay where they are, and a last variable may be protected: what differs
+between its levels is biology, and stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from .errors import InputError
+from .errors import InputError, nearest
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +31,10 @@ class BatchDesign:
         The F levels that each joint level consists of, numbered 0..B-1, sorted, (J, F) int32.
     variables, levels
         Names of the F variables, and of each one's levels.
+    reference
+        Numbers of the levels whose cells stay where they are, sorted.
+    protects
+        Whether the last variable is not a batch variable, but one whose effect stays.
 
     Raises
     ------
@@ -39,6 +46,8 @@ class BatchDesign:
     joint_levels: np.ndarray
     variables: tuple[str, ...]
     levels: tuple[tuple[str, ...], ...]
+    reference: tuple[int, ...] = ()
+    protects: bool = False
 
     def __post_init__(self) -> None:
         # The kernels take these numbers as places in memory.
@@ -105,9 +114,92 @@ class BatchDesign:
             offset += len(present)
         return cls(joint.astype(np.int32), joint_levels.astype(np.int32), names, tuple(kept_levels))
 
+    def keeping(self, reference: Mapping[str, Sequence[Any]]) -> BatchDesign:
+        """Return this design with these levels as reference: of each variable, the names of levels.
+
+        Raises
+        ------
+        InputError
+            If a variable or a level is not there, or no cell is left that may move.
+        """
+        numbers = set()
+        for name, names in reference.items():
+            if name not in self.variables:
+                raise InputError(f"reference: there is no batch variable '{name}'; {nearest(name, self.variables)}")
+            f = self.variables.index(name)
+            for level in names:
+                if level not in self.levels[f]:
+                    raise InputError(f"reference: {name} has no level '{level}'; {nearest(str(level), self.levels[f])}")
+                numbers.add(int(self.offsets[f]) + self.levels[f].index(level))
+        found = replace(self, reference=tuple(sorted(numbers)))
+        if found.fixed.all():
+            raise InputError("reference: every cell has one of these levels, so none may move; name fewer levels")
+        return found
+
+    def protecting(self, other: BatchDesign) -> BatchDesign:
+        """Return this design with the variables of `other`, joined into one, as the protected one.
+
+        Raises
+        ------
+        InputError
+            If they are of other cells, or one is a batch variable.
+        """
+        if other.n_cells != self.n_cells:
+            raise InputError(f"protect has labels of {other.n_cells} cells, batches of {self.n_cells}; they must agree")
+        if both := set(self.variables) & set(other.variables):
+            raise InputError(f"protect: {', '.join(sorted(both))} is a batch variable: what it explains is removed")
+        own = (self.joint_levels - self.offsets[:-1])[self.joint]
+        names = [*self.variables, "+".join(other.variables)]
+        levels = [*self.levels, other.joint_names("|")]
+        whole = self.from_codes(np.column_stack([own, other.joint]), names, levels)
+        return replace(whole, reference=self.reference, protects=True)
+
+    @cached_property
+    def carried(self) -> BatchDesign:
+        """What cells are given: this design, or, with a reference and several variables, one with a variable more.
+
+        The levels of that variable have the corrections of the reference cells' other levels, negated: see `applied`.
+        """
+        if not self.reference or self.n_variables == 1:
+            return replace(self, reference=(), protects=False) if self.reference or self.protects else self
+        hold = np.where(self.fixed, np.cumsum(self.fixed), 0)
+        place = _factorize(hold)[1]
+        levels = np.column_stack([self.joint_levels, place + self.n_levels]).astype(np.int32)
+        names = tuple(str(i) for i in range(place.max() + 1))
+        return BatchDesign(self.joint, levels, (*self.variables, "reference"), (*self.levels, names))
+
+    def applied(self, W: np.ndarray) -> np.ndarray:
+        """Return coefficients (B, ...) as what is subtracted from the cells that `carried` describes.
+
+        The protected variable's stay, and those of a reference cell cancel.
+        """
+        if self.protects:
+            W[self.n_batch_levels :] = 0.0
+        if self.carried.n_levels == self.n_levels:
+            return W
+        hold = np.zeros((self.carried.n_levels - self.n_levels, *W.shape[1:]))
+        place = self.carried.joint_levels[:, -1] - self.n_levels
+        for j in np.flatnonzero(self.fixed):
+            hold[place[j]] = -W[self.joint_levels[j]].sum(axis=0)
+        return np.concatenate([W, hold])
+
     @property
     def n_cells(self) -> int:
         return len(self.joint)
+
+    @property
+    def n_batch_variables(self) -> int:
+        return self.n_variables - self.protects
+
+    @property
+    def n_batch_levels(self) -> int:
+        """Number of levels of the batch variables, which come first."""
+        return int(self.offsets[self.n_batch_variables])
+
+    @cached_property
+    def fixed(self) -> np.ndarray:
+        """Which joint levels have a reference level, (J,) bool."""
+        return np.isin(self.joint_levels, self.reference).any(axis=1)
 
     @property
     def n_variables(self) -> int:
@@ -140,6 +232,15 @@ class BatchDesign:
         """Pr_b = N_b / N, (B,); sums to the number of variables."""
         return self.level_counts / self.n_cells
 
+    @cached_property
+    def shares_given_protected(self) -> np.ndarray:
+        """Pr(b | c): of the cells of each protected level, the share of each batch level, (batch levels, C)."""
+        counts = np.zeros((self.n_batch_levels, len(self.levels[-1])))
+        c = self.joint_levels[:, -1] - self.n_batch_levels
+        for f in range(self.n_batch_variables):
+            np.add.at(counts, (self.joint_levels[:, f], c), self.joint_counts)
+        return counts / self.level_counts[self.n_batch_levels :]
+
     def fold(self, per_joint: np.ndarray) -> np.ndarray:
         """Sum a table over joint levels (J, ...) into one over levels (B, ...)."""
         if self.n_variables == 1:
@@ -158,13 +259,13 @@ class BatchDesign:
         return [between.join(self.levels[f][b] for f, b in enumerate(row)) for row in within]
 
     def per_level(self, name: str, value: Any) -> np.ndarray:
-        """Spread one number, one per variable, or one per level over the B levels."""
+        """Spread one number, one per batch variable, or one per level over the levels of the batch variables."""
         values = np.atleast_1d(np.asarray(value, np.float64))
-        n_variables, n_levels = self.n_variables, self.n_levels
+        n_variables, n_levels = self.n_batch_variables, self.n_batch_levels
         if values.size == n_levels:
             return values.copy()
         if values.size == n_variables:
-            return np.repeat(values, np.diff(self.offsets))
+            return np.repeat(values, np.diff(self.offsets[: n_variables + 1]))
         if values.size == 1:
             return np.full(n_levels, values[0])
         raise InputError(

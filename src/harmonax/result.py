@@ -116,6 +116,8 @@ class HarmonyResult:
         Coefficients of the last correction, which was subtracted: (levels of all variables in turn, K, d).
     moment
         R^T of the corrected embedding, (K, d): with the mass and the coefficients what `HarmonyModel` is made of.
+    roles
+        What stays: "reference", levels by variable, and "protect", columns; empty where neither was asked for.
     data_sha256
         Hash of embedding and batch labels, where it was made: for a checkpoint, and when the embedding was read in
         pieces.
@@ -134,6 +136,7 @@ class HarmonyResult:
     cluster_mass: np.ndarray = field(repr=False, default_factory=lambda: np.empty((0, 0)))
     ridge: np.ndarray = field(repr=False, default_factory=lambda: np.empty((0, 0, 0)))
     moment: np.ndarray = field(repr=False, default_factory=lambda: np.empty((0, 0)))
+    roles: dict[str, Any] = field(repr=False, default_factory=dict)
     data_sha256: str | None = field(repr=False, default=None)
     _assignments: Callable[[], np.ndarray] = field(repr=False, default=lambda: np.empty((0, 0)))
 
@@ -167,6 +170,7 @@ class HarmonyResult:
             "levels": {
                 name: list(names) for name, names in zip(self.design.variables, self.design.levels, strict=True)
             },
+            **self.roles,
             "status": self.status.value,
             "advice": self.status.advice,
             "last_change": self.history.last_change,

@@ -16,7 +16,7 @@ from .contracts import Assignment, Cells, Sweep
 from .convergence import passes_converged, rounds_converged
 from .flavors import FLAVORS
 from .objective import Objective, objective
-from .penalty import expected, log_penalty
+from .penalty import expected_mass, log_penalty
 from .ridge import Ridge, ridge
 from .schedule import FixedPartition, RecordedSchedule
 from .seeding import unit
@@ -55,7 +55,10 @@ class Fit:
 
 
 class Harmony:
-    """One run over some cells: where they live, their batches, their blocks, and the parameters for this data."""
+    """One run over some cells: where they live, their batches, their blocks, and the parameters for this data.
+
+    The cells have the levels of ``design.carried``; those beyond the batch variables have no penalty.
+    """
 
     def __init__(
         self,
@@ -102,7 +105,7 @@ class Harmony:
         """Run passes until they settle, and find the correction."""
         p, objectives = self.resolved.params, []
         # A new table each round: the assignment that it becomes part of is not written over by the next one.
-        logp = np.zeros((self.schedule.n_blocks, self.design.n_levels, self.resolved.n_clusters))
+        logp = np.zeros((self.schedule.n_blocks, self.design.carried.n_levels, self.resolved.n_clusters))
         for pass_ in range(1, p.max_iter_clustering + 1):
             if self.rules.moves_centroids:
                 Y = unit(moment)
@@ -173,9 +176,9 @@ class Harmony:
             O -= self.cells.mass(block)
             cluster_mass, own = self._cluster_mass(O), logp[block.index]
             # Thousands of levels in pieces that stay in the cache.
-            for lo in range(0, design.n_levels, _LEVELS):
-                rows = slice(lo, lo + _LEVELS)
-                E = expected(design.level_shares[rows], cluster_mass)
+            for lo in range(0, design.n_batch_levels, _LEVELS):
+                rows = slice(lo, min(lo + _LEVELS, design.n_batch_levels))
+                E = expected_mass(design, O, cluster_mass, rows)
                 own[rows] = log_penalty(self.flavor, O[rows], E, resolved.theta[rows])
             sweep = self.cells.sweep(block, Y, resolved.sigma, own, moment=want, last=last)
             O += sweep.mass
@@ -189,10 +192,10 @@ class Harmony:
         """Return R^T Zn, the objective, and O; `weights` are sum_bk sigma_k O_gbk logp_gbk of each block."""
         entropy = sum(s.entropy for s in sweeps)
         distance = sum(weights) - sum(s.log_partition for s in sweeps) - entropy
-        E = expected(self.design.level_shares, self._cluster_mass(O))
-        J = objective(
-            self.flavor, self.cells.n_cells, distance, entropy, O, E, self.resolved.theta, self.resolved.sigma
-        )
+        rows = slice(self.design.n_batch_levels)
+        E = expected_mass(self.design, O, self._cluster_mass(O), rows)
+        theta, sigma = self.resolved.theta, self.resolved.sigma
+        J = objective(self.flavor, self.cells.n_cells, distance, entropy, O[rows], E, theta, sigma)
         return _sum(s.moment for s in sweeps), J, O
 
     def _cluster_mass(self, O: np.ndarray) -> np.ndarray:

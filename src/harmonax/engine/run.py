@@ -18,6 +18,7 @@ from ..design import BatchDesign
 from ..errors import InputError, warn
 from ..inputs.columns import Missing, as_table, design_from_table
 from ..inputs.embedding import Kind, kind_of, read_embedding
+from ..inputs.roles import named_roles, with_roles
 from ..inputs.rows import slabs
 from ..inputs.values import end_digest
 from ..params import HarmonyParams, ResolvedParams
@@ -41,6 +42,8 @@ def harmonize(
     params: HarmonyParams | str | Sequence[str] | None = None,
     *,
     batch_key: str | Sequence[str] | None = None,
+    reference: Any = None,
+    protect: Any = None,
     rng: Any = None,
     dtype: Any = None,
     n_threads: int | None = None,
@@ -71,6 +74,13 @@ def harmonize(
         as `batch_key`, which was harmony-pytorch's third argument.
     batch_key
         Columns of `batches`, where that is a table with others too. None: all of its columns.
+    reference
+        Level or levels whose cells stay where they are, to the last bit; the others are brought to them. With several
+        batch variables a dictionary of levels by variable; a cell with one of these levels stays.
+    protect
+        Biology that must stay, such as a condition: labels as `batches`, or names of columns of it where that is a
+        table. Batch effects are estimated at equal condition, and mixing is judged within conditions. Several columns
+        protect their combinations. What a condition with one batch only has of its own cannot be told from that batch.
     rng
         Seed, Generator, SeedSequence or None. The same seed gives the same bits, whatever the number of threads.
     dtype
@@ -113,13 +123,15 @@ def harmonize(
     Raises
     ------
     InputError
-        If the embedding or the labels cannot be used, or `max_memory` does not suffice.
+        If the embedding or the labels cannot be used, a level or column is not there, or `max_memory` does not
+        suffice.
     OutputError
         If the scratch file or the checkpoint cannot be written.
 
     Notes
     -----
-    Korsunsky et al. 2019, Nature Methods 16:1289; Patikas et al. 2026 (Harmony2).
+    Korsunsky et al. 2019, Nature Methods 16:1289; Patikas et al. 2026 (Harmony2). `reference` and `protect` are additions
+    to it: docs/algorithm.md.
 
     Examples
     --------
@@ -130,6 +142,9 @@ def harmonize(
     >>> result = harmonax.harmonize(Z, batch, rng=0)
     >>> result.embedding.shape
     (200, 5)
+    >>> fixed = harmonax.harmonize(Z, batch, reference="a", dtype=float, rng=0)
+    >>> bool((fixed.embedding[:100] == Z[:100]).all())
+    True
     """
     check_arguments(harmonize, locals())
     if params is not None and not isinstance(params, HarmonyParams):
@@ -152,6 +167,7 @@ def harmonize(
         raise InputError(
             f"the embedding has {Z.shape[0]} cells but the batch labels have {design.n_cells}; they must agree"
         )
+    plain, design = design, with_roles(design, batches, reference, protect, how)
     resolved = params.resolve(design)
     seed = kept.seed if kept is not None and kept.seed is not None and rng is None else seed_from(rng)
     dtype = result_dtype(dtype if dtype is not None else params.precision)
@@ -160,39 +176,44 @@ def harmonize(
         raise InputError(f"out has shape {np.shape(out)}; allowed is that of the embedding, {tuple(Z.shape)}")
     for name in params.without_effect():
         warn(f"{name} has no effect with flavor='{params.flavor}' and ridge='{params.ridge}'")
-    if design.n_joint == 1:
-        return _unchanged(Z, design, params, seed, np.empty(Z.shape, dtype) if out is None or lazy else out)
-    _check_tables(design, resolved, Z.shape[1])
+    if plain.n_joint == 1:
+        return _unchanged(Z, plain, params, seed, np.empty(Z.shape, dtype) if out is None or lazy else out)
+    _check_tables(design.carried, resolved, Z.shape[1])
     schedule_seed, centroid_seed = np.random.SeedSequence(seed).spawn(2)
     schedule = FixedPartition(params.n_blocks(design.n_cells), schedule_seed)
     cache = not FLAVORS[params.flavor].moves_centroids
-    placed = make_cells(Z, design, schedule, resolved, request, dtype=dtype, cache=cache, digest=digest)
+    placed = make_cells(Z, design.carried, schedule, resolved, request, dtype=dtype, cache=cache, digest=digest)
     cells = placed.cells
-    sha256 = end_digest(digest, design) if digest is not None else None
+    sha256 = end_digest(digest, plain) if digest is not None else None
+    bound = sha256 if digest is None or design is plain else end_digest(digest, design)
     seeding = np.random.default_rng(centroid_seed)
     target = None if placed.result_stays else np.empty(Z.shape, dtype) if out is None or lazy else out
     with contextlib.closing(cells), kept if kept is not None else contextlib.nullcontext():
-        run = (params, seed, str(sha256), schedule.n_blocks, resolved.sigma, placed.description)
+        run = (params, seed, str(bound), schedule.n_blocks, resolved.sigma, placed.description)
         past = kept.begin(*run) if kept is not None else []
         Y = past[-1].assigned.Y if past else seed_centroids(cells, resolved.n_clusters, seeding)
         with reporter(progress, params.max_iter_harmony) as report:
             keep = kept.keep if kept is not None else lambda ended: None
             fit = Harmony(cells, design, schedule, resolved).run(Y, target, report, past, keep)
+    if design.reference and target is not None:
+        _restore(target, Z, design)
+    levels = slice(design.n_batch_levels)
     return HarmonyResult(
         embedding=cells.embedding.astype(dtype) if placed.result_stays else target,
         status=fit.status,
         history=fit.history,
         centroids=fit.assigned.Y,
         params=params,
-        design=design,
+        design=plain,
         seed=seed,
         backend=placed.description,
         notes=fit.notes,
         next_centroids=np.where(fit.correction.skipped[:, None], fit.assigned.Y, unit(fit.correction.W0)),
-        cluster_mass=fit.mass,
-        ridge=fit.correction.W,
+        cluster_mass=fit.mass[levels],
+        ridge=fit.correction.W[levels],
         moment=fit.moment,
         data_sha256=sha256,
+        roles=named_roles(design),
         _assignments=lambda: cells.assignments(fit.assigned),
     )
 
@@ -221,6 +242,16 @@ def _unchanged(Z: Any, design: BatchDesign, params: HarmonyParams, seed: int, ou
             out[start : start + len(rows)] = rows
     none = np.empty((0, Z.shape[1]))
     return HarmonyResult(out, Status.SINGLE_BATCH, History(), none, params, design, seed, {}, [], none)
+
+
+def _restore(out: Any, Z: Any, design: BatchDesign) -> None:
+    """Give the cells of the reference the values they came with: arithmetic may have rounded them."""
+    for start, rows in slabs(Z):
+        stays = design.fixed[design.joint[start : start + len(rows)]]
+        if stays.any():
+            block = np.asarray(out[start : start + len(rows)])
+            block[stays] = np.asarray(rows)[stays]
+            out[start : start + len(rows)] = block
 
 
 def _check_tables(design: BatchDesign, resolved: ResolvedParams, n_features: int) -> None:

@@ -92,7 +92,8 @@ def begin_digest(dtype: Any, shape: tuple[int, ...]) -> Any:
 def end_digest(digest: Any, design: BatchDesign) -> str:
     """Return the hash of what a result depends on: embedding and batch labels, not the file around them."""
     digest = digest.copy()
-    digest.update(json.dumps([design.variables, design.levels, design.joint_levels.tolist()]).encode())
+    said = [design.variables, design.levels, design.joint_levels.tolist()]
+    digest.update(json.dumps(said + ([design.reference] if design.reference else [])).encode())
     digest.update(np.ascontiguousarray(design.joint))
     return digest.hexdigest()
 

@@ -1,0 +1,89 @@
+"""What must stay: levels that are a reference, and protected columns, as users name them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ..design import BatchDesign
+from ..errors import InputError, warn
+from .columns import as_table, design_from_table, level_names
+
+
+def with_roles(design: BatchDesign, batches: Any, reference: Any, protect: Any, how: dict[str, Any]) -> BatchDesign:
+    """Return the design with what must stay; `batches` is the table, if any, that protected columns may be named of.
+
+    Raises
+    ------
+    InputError
+        If a level, a variable or a column is not there, or nothing may move.
+    """
+    if reference is not None:
+        design = design.keeping(reference_levels(reference, design))
+    if protect is not None:
+        design = design.protecting(protect_design(protect, batches, how))
+        _say_where_confounded(design)
+    return design
+
+
+def named_roles(design: BatchDesign) -> dict[str, Any]:
+    """Return what stays, by name, for the record of a run."""
+    roles: dict[str, Any] = {}
+    for number in design.reference:
+        f = int(np.searchsorted(design.offsets, number, side="right")) - 1
+        name = design.levels[f][number - design.offsets[f]]
+        roles.setdefault("reference", {}).setdefault(design.variables[f], []).append(name)
+    return roles | ({"protect": design.variables[-1].split("+")} if design.protects else {})
+
+
+def reference_levels(reference: Any, design: BatchDesign) -> dict[str, list[str]]:
+    """Return the names of levels by variable, from a level, several, or a mapping of these."""
+    if not isinstance(reference, Mapping):
+        if design.n_batch_variables > 1:
+            names = ", ".join(design.variables)
+            raise InputError(
+                f"reference={reference!r}: there are several batch variables ({names}); pass a dictionary of levels by "
+                "variable"
+            )
+        reference = {design.variables[0]: reference}
+    found = {str(name): _names(levels) for name, levels in reference.items()}
+    if not any(found.values()):
+        raise InputError("reference names no level; leave it out, or name at least one")
+    return found
+
+
+def _names(levels: Any) -> list[str]:
+    if isinstance(levels, str) or not hasattr(levels, "__iter__"):
+        levels = [levels]
+    return level_names(levels)
+
+
+def protect_design(protect: Any, batches: Any, how: dict[str, Any]) -> BatchDesign:
+    """Read protected labels: a design, columns of the table `batches` by name, or labels of their own."""
+    if isinstance(protect, BatchDesign):
+        return protect
+    how = how | {"combine_keys": False}
+    if isinstance(batches, (pd.DataFrame, Mapping)):
+        table = as_table(batches)
+        names = [protect] if isinstance(protect, str) else protect
+        if isinstance(protect, str) or (isinstance(names, (list, tuple)) and set(names) <= set(table.columns)):
+            return design_from_table(table, names, where="batches", **how)
+    table = as_table(protect)
+    if table.columns.tolist() == ["batch"]:
+        table.columns = ["protected"]
+    return design_from_table(table, table.columns.tolist(), where="protect", **how)
+
+
+def _say_where_confounded(design: BatchDesign) -> None:
+    """Warn of protected levels that have one batch only."""
+    batches = np.unique(design.joint_levels[:, -1], return_counts=True)
+    alone = [design.levels[-1][level - design.n_batch_levels] for level, n in zip(*batches, strict=True) if n == 1]
+    if alone:
+        names = ", ".join(alone[:5]) + (f" and {len(alone) - 5} more" if len(alone) > 5 else "")
+        warn(
+            f"protect: {design.variables[-1]} {names}: cells of one batch only; what is particular to them cannot be "
+            "told from that batch, and stays"
+        )
