@@ -199,7 +199,7 @@ class BatchDesign:
     @cached_property
     def fixed(self) -> np.ndarray:
         """Which joint levels have a reference level, (J,) bool."""
-        return np.isin(self.joint_levels, self.reference).any(axis=1)
+        return np.asarray(np.isin(self.joint_levels, self.reference).any(axis=1))
 
     @property
     def n_variables(self) -> int:

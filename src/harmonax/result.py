@@ -117,7 +117,7 @@ class HarmonyResult:
     moment
         R^T of the corrected embedding, (K, d): with the mass and the coefficients what `HarmonyModel` is made of.
     roles
-        What stays: "reference", levels by variable, and "protect", columns; empty where neither was asked for.
+        What stays: "reference", a table of levels, and "protect", the column; empty where neither was asked for.
     data_sha256
         Hash of embedding and batch labels, where it was made: for a checkpoint, and when the embedding was read in
         pieces.

@@ -335,7 +335,6 @@ class TestOlderScripts:
     @pytest.mark.parametrize(
         ("name", "value", "says"),
         [
-            ("reference_values", ["a"], "harmonax.tl.map_query"),
             ("cluster_prior", Z[:3], "rng="),
             ("cluster_fn", "hierarchical", "k-means"),
             ("do_pca", True, "scanpy.pp.pca"),

@@ -90,6 +90,15 @@ def _param(name: str, kind: Any, says: str, default: str | None = None) -> Calla
     show_default=True,
     help="What missing batch labels are.",
 )
+@click.option(
+    "--reference",
+    type=Names(),
+    multiple=True,
+    help="Batch levels whose cells stay where they are, as LEVEL, or COLUMN=LEVEL of several batch columns.",
+)
+@click.option(
+    "--protect", type=Names(), multiple=True, help="Columns with biology that must stay, such as the condition."
+)
 @click.option("--allow-many-levels", is_flag=True, help="Accept columns that look like measurements or barcodes.")
 @click.option("--save-model", metavar="MODEL", help="Keep what was learned, for harmonax map: .h5 or .zarr.")
 @click.option(
@@ -127,13 +136,17 @@ def integrate(
     """
     with messages(quiet=options["quiet"], verbose=options["verbose"]):
         from ..files.integrate import FileJob, integrate_file
+        from ..inputs.roles import named_levels
         from ..result import Status
 
         keys = [name for names in batch_key for name in names]
         also_read = [options["config"]] if options["config"] else []
-        labels = [name for names in options["save_labels"] for name in names]
+        labels, protect, levels = (
+            [name for names in options[option] for name in names] for option in ("save_labels", "protect", "reference")
+        )
         named = {name: options[name] for name in (*_FILES, *_COLUMNS)}
-        job = FileJob(sources, keys=keys, also_read=also_read, save_labels=labels, **named)
+        job = FileJob(sources, keys=keys, also_read=also_read, save_labels=labels, protect=protect, **named)
+        job = dataclasses.replace(job, reference=named_levels(levels, keys))
         how = {ours: options[name] for name, ours in _HOW.items()}
         result = integrate_file(
             job,

@@ -17,7 +17,7 @@ from .values import Names, Numbers, common_options, read_markers
 _METHOD = [field.name for field in dataclasses.fields(HarmonyParams)]
 _COLUMNS = ["combine_keys", "missing", "allow_many_levels", "backend", "threads"]
 # Options that are lists of names.
-_LISTS = ("batch_key", "condition_key", "compare", "color_by", "genes", "recompute", "skip")
+_LISTS = ("batch_key", "condition_key", "compare", "color_by", "genes", "recompute", "skip", "reference", "protect")
 _PLAIN = (
     *("label_key", "min_genes", "max_genes", "min_cells", "max_pct_mt", "mt_prefix", "counts_layer"),
     *("decimals", "feature_type"),
@@ -79,6 +79,8 @@ def _text(name: str, says: str) -> Any:
     "(autoencoders; they need the extra jax).",
 )
 @click.option("--tune", is_flag=True, help="Choose --theta and --sigma by a sweep, without labels; see harmonax sweep.")
+@_names("reference", "Batch levels whose cells stay where they are: LEVEL, or COLUMN=LEVEL of several batch columns.")
+@_names("protect", "Columns of obs with biology that must stay, such as the condition.")
 @_number("n_neighbors", int, 15, "Neighbours of a cell in the graph.")
 @_number("min_dist", float, 0.5, "Of UMAP.")
 @click.option(

@@ -120,6 +120,8 @@ def run_harmony(
     random_state: Any = 0,
     ncores: int = 0,
     *,
+    reference: Any = None,
+    protect: str | Sequence[str] | None = None,
     precision: Literal["float32", "float64"] = "float32",
     n_threads: int | None = None,
     backend: Backend = "auto",
@@ -181,7 +183,9 @@ def run_harmony(
         Number of threads; 0: the CPUs this process may use. More take less time; the result does not depend on it.
     precision, n_threads, backend, combine_keys, missing, allow_many_levels, ridge, progress
         As in `harmonax.pp.harmony_integrate`; `n_threads` and `progress` replace `ncores` and `verbose`.
-    plot_convergence, reference_values, cluster_prior, cluster_fn, device, do_pca
+    reference_values
+        Older name of `reference`.
+    plot_convergence, cluster_prior, cluster_fn, device, do_pca
         What scripts carry from earlier versions: taken where it changes nothing, else answered with today's way.
 
     Returns
@@ -220,6 +224,8 @@ def run_harmony(
         del theirs["ncores"]
     if progress is not None and verbose:
         del theirs["verbose"]
+    if reference_values is None:
+        del theirs["reference_values"]
     options = merge(ours, theirs | older, run_harmony)
     table = _table(meta_data)
     embedding = _cells_by_features(data_mat, table)
@@ -231,10 +237,13 @@ def run_harmony(
         missing=missing,
         allow_many_levels=allow_many_levels,
     )
+    how: dict[str, Any] = {"missing": missing, "allow_many_levels": allow_many_levels}
     result = harmonize(
         embedding,
         design,
         params_of(options),
+        reference=options["reference"],
+        protect=None if protect is None else design_from_table(table, protect, where="meta_data", **how),
         rng=options["rng"],
         dtype=np.float64,
         n_threads=options["n_threads"],

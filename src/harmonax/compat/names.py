@@ -21,17 +21,16 @@ HARMONYPY = {
     "epsilon_cluster": "tol_clustering",
     "epsilon_harmony": "tol_harmony",
     "batch_prop_cutoff": "batch_prune_threshold",
+    "reference_values": "reference",
     "random_state": "rng",
     "ncores": "n_threads",
     "verbose": "progress",
 }
 
 # Arguments of earlier harmonypy and R scripts that are no parameters here: values that change nothing, and today's way.
-_MODEL = "fit a model on those cells (save_model=True) and map the others with harmonax.tl.map_query"
 OLDER: dict[str, tuple[tuple[Any, ...], str]] = {
     "plot_convergence": ((False,), "harmonax.pl.convergence(adata) draws it after the run"),
     "return_object": ((False, True), "the result is an object; its array is Z_corr (embedding)"),
-    "reference_values": ((), f"cells of a reference that must not move: {_MODEL}"),
     "cluster_prior": ((), "centroids are found by k-means++ on the cells; rng= (random_state=) makes them the same"),
     "cluster_fn": (("kmeans",), "centroids are always started by k-means"),
     "do_pca": ((False,), "compute components first, such as with scanpy.pp.pca, and pass those"),

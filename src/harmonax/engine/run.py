@@ -130,8 +130,8 @@ def harmonize(
 
     Notes
     -----
-    Korsunsky et al. 2019, Nature Methods 16:1289; Patikas et al. 2026 (Harmony2). `reference` and `protect` are additions
-    to it: docs/algorithm.md.
+    Korsunsky et al. 2019, Nature Methods 16:1289; Patikas et al. 2026 (Harmony2). `reference` and `protect` are
+    additions: docs/algorithm.md.
 
     Examples
     --------

@@ -60,6 +60,8 @@ class FileJob:
         ``"file"``: the (only) batch column is made of the names of several files.
     combine_keys, missing, allow_many_levels
         How batch columns are read: see `harmonax.pp.harmony_integrate`.
+    reference, protect
+        Batch levels whose cells stay, and columns with biology that must stay: see there too.
     save_model, save_labels
         File for what was learned (``.h5``, ``.zarr``), and label columns that go into it: see there too.
     """
@@ -79,6 +81,8 @@ class FileJob:
     allow_many_levels: bool = False
     save_model: str | None = None
     save_labels: Sequence[str] = ()
+    reference: Any = None
+    protect: Sequence[str] = ()
 
     @property
     def sources(self) -> list[str]:
@@ -126,6 +130,9 @@ def integrate_file(job: FileJob, params: HarmonyParams | None = None, **how: Any
     places = _check_places(job)
     inputs = io.Unchanged(*job.sources, job.metadata)
     source, embedding, design = _read(job, how)
+    where = "obs" if job.metadata is None else job.metadata
+    read = job.columns() | {"combine_keys": False}
+    protect = design_from_table(source.table, job.protect, where=where, **read) if job.protect else None
     clock.lap("read")
     limit, held = memory.parse_size(how.get("max_memory")), memory.peak() or 0
     if limit is not None and held > limit:
@@ -136,10 +143,10 @@ def integrate_file(job: FileJob, params: HarmonyParams | None = None, **how: Any
     needed = io.size_of(source, places.kind, n_bytes) + (math.prod(source.Z.shape) * 4 if job.save_labels else 0)
     io.check_space(places.result, needed)
     how["scratch"] = how.get("scratch") or places.result.parent
-    result = harmonize(embedding, design, params, out="lazy", **how)
+    result = harmonize(embedding, design, params, reference=job.reference, protect=protect, out="lazy", **how)
     clock.lap("harmonize")
     announce(result)
-    columns = {"keys": list(job.keys)} | job.columns()
+    columns = {"keys": list(job.keys)} | job.columns() | ({"protect": list(job.protect)} if job.protect else {})
     record = uns_record(result, job.basis, job.adjusted_basis, columns)
     made = io.Result(source, job.basis, job.adjusted_basis, result.embedding, record)
     files = [places.record, *([places.model] if places.model is not None else []), places.result]
@@ -213,7 +220,7 @@ def _read(job: FileJob, how: dict[str, Any]) -> tuple[io.Source, Embedding, Batc
         up_to = 0
     elif how.get("backend") in ("memory", "dense"):
         up_to = None
-    columns = [*job.keys, *(name for name in job.save_labels if name not in job.keys)]
+    columns = list(dict.fromkeys([*job.keys, *job.save_labels, *job.protect]))
     reading = io.Reading(up_to, names=not target.annotated and target.named)
     if len(job.sources) > 1:
         if job.metadata is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,26 +30,52 @@ def with_roles(design: BatchDesign, batches: Any, reference: Any, protect: Any, 
 
 
 def named_roles(design: BatchDesign) -> dict[str, Any]:
-    """Return what stays, by name, for the record of a run."""
+    """Return what stays, by name, for the record of a run; nothing where nothing was asked for."""
     roles: dict[str, Any] = {}
-    for number in design.reference:
-        f = int(np.searchsorted(design.offsets, number, side="right")) - 1
-        name = design.levels[f][number - design.offsets[f]]
-        roles.setdefault("reference", {}).setdefault(design.variables[f], []).append(name)
-    return roles | ({"protect": design.variables[-1].split("+")} if design.protects else {})
+    if design.reference:
+        of = [int(np.searchsorted(design.offsets, level, side="right")) - 1 for level in design.reference]
+        names = [design.levels[f][level - design.offsets[f]] for f, level in zip(of, design.reference, strict=True)]
+        # A table: a column may have any name, a key in a file may not.
+        roles["reference"] = {"batch_key": [design.variables[f] for f in of], "level": names}
+    return roles | ({"protect": design.variables[-1]} if design.protects else {})
+
+
+def named_levels(texts: Sequence[str], keys: Sequence[str]) -> dict[str, list[str]] | None:
+    """Return reference levels by column from texts "LEVEL", of the only batch column, or "COLUMN=LEVEL".
+
+    Examples
+    --------
+    >>> named_levels(["a", "b"], ["batch"]), named_levels(["lab=a"], ["lab", "donor"]), named_levels([], ["lab"])
+    ({'batch': ['a', 'b']}, {'lab': ['a']}, None)
+    """
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        column, _, level = text.partition("=")
+        if column in keys and level:
+            found.setdefault(column, []).append(level)
+        elif len(keys) == 1:
+            found.setdefault(keys[0], []).append(text)
+        else:
+            raise InputError(f"reference {text!r}: there are several batch columns; say which, as in {keys[0]}={text}")
+    return found or None
 
 
 def reference_levels(reference: Any, design: BatchDesign) -> dict[str, list[str]]:
-    """Return the names of levels by variable, from a level, several, or a mapping of these."""
-    if not isinstance(reference, Mapping):
-        if design.n_batch_variables > 1:
-            names = ", ".join(design.variables)
-            raise InputError(
-                f"reference={reference!r}: there are several batch variables ({names}); pass a dictionary of levels by "
-                "variable"
-            )
-        reference = {design.variables[0]: reference}
-    found = {str(name): _names(levels) for name, levels in reference.items()}
+    """Return the names of levels by variable, from a level, several, or a mapping of these.
+
+    Without a mapping a level is that of the one variable which has it.
+    """
+    if isinstance(reference, Mapping):
+        found = {str(name): _names(levels) for name, levels in reference.items()}
+    else:
+        found = {}
+        for level in _names(reference):
+            having = [name for name, own in zip(design.variables, design.levels, strict=True) if level in own]
+            if len(having) > 1:
+                raise InputError(
+                    f"reference: {', '.join(having)} have a level '{level}'; pass a dictionary of levels by variable"
+                )
+            found.setdefault(having[0] if having else design.variables[0], []).append(level)
     if not any(found.values()):
         raise InputError("reference names no level; leave it out, or name at least one")
     return found

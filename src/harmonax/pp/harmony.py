@@ -28,6 +28,8 @@ def harmony_integrate(
     adata: AnnData,
     key: str | Sequence[str],
     *,
+    reference: Any = None,
+    protect: str | Sequence[str] | None = None,
     basis: str = "X_pca",
     adjusted_basis: str | None = "X_pca_harmony",
     dtype: Any = np.float64,
@@ -74,6 +76,12 @@ def harmony_integrate(
     key
         Column of ``adata.obs`` that says which batch a cell is from, or several. Several are modelled as separate
         variables whose penalties multiply.
+    reference
+        Level or levels of `key` whose cells stay where they are; the others are brought to them. With several columns a
+        dictionary of levels by column.
+    protect
+        Column of ``adata.obs`` with biology that must stay, such as the condition, or several (their combinations).
+        Batch effects are estimated, and mixing is judged, within it.
     basis
         Embedding in ``adata.obsm``, (N, d): an array, a DataFrame or a sparse matrix. Of a Dask array, with a
         `distributed.Client` there, the cells stay on the cluster, and the result is a Dask array. "X_pca" finds "pca"
@@ -213,10 +221,13 @@ def harmony_integrate(
         "allow_many_levels": allow_many_levels,
     }
     design = design_from_table(adata.obs, key, **how)
+    stays = None if protect is None else design_from_table(adata.obs, protect, **how | {"combine_keys": False})
     result = harmonize(
         read_obsm(adata, basis),
         design,
         params,
+        reference=reference,
+        protect=stays,
         rng=options["rng"],
         dtype=dtype,
         n_threads=options["n_threads"] if options["n_threads"] is not None else chosen_threads(),
@@ -227,9 +238,10 @@ def harmony_integrate(
         progress=options["progress"],
     )
     adata.obsm[adjusted_basis] = result.embedding
-    adata.uns["harmonax"] = uns_record(
-        result, basis, adjusted_basis, {"keys": [str(name) for name in listed(key)]} | how
-    )
+    columns = {"keys": [str(name) for name in listed(key)]} | how
+    if protect is not None:
+        columns["protect"] = [str(name) for name in listed(protect)]
+    adata.uns["harmonax"] = uns_record(result, basis, adjusted_basis, columns)
     if keep is not None:
         keep(result, basis)
     if harmonypy.get("verbose", True):

@@ -9,6 +9,7 @@ import pandas as pd
 
 from .. import tl
 from ..inputs import expression as counts
+from ..inputs.roles import named_levels
 from ..pp.correctors import corrector_of
 from ..system.cpus import resolve_threads
 from .inputs import silent
@@ -48,6 +49,8 @@ def harmony(state: State) -> str:
         backend=options.backend,
         n_threads=options.n_threads,
         save_model=options.save_model,
+        reference=named_levels(options.reference, options.batch_key),
+        protect=options.protect or None,
         progress=state.progress,
         **options.harmony.replace(**chosen).to_dict(),
     )

@@ -13,6 +13,7 @@ from ..errors import InputError, MissingKeyError, nearest, warn
 from ..inputs import expression as counts
 from ..inputs.columns import design_from_table
 from ..inputs.lazy import is_lazy
+from ..inputs.roles import named_levels
 from ..io import Unchanged
 from ..pp.correctors import corrector_of
 from ..system.extras import need
@@ -123,6 +124,10 @@ def _check(adata: AnnData, options: WorkflowOptions) -> None:
         missing=options.missing,
         allow_many_levels=options.allow_many_levels,
     )
+    if (levels := named_levels(options.reference, options.batch_key)) is not None:
+        design.keeping(levels)
+    for name in options.protect:
+        inputs.column(adata, name, "protect")
     for key, what in ((options.label_key, "label"), *((key, "condition") for key in options.condition_keys)):
         if key is not None:
             inputs.column(adata, key, what)

@@ -93,6 +93,10 @@ class WorkflowOptions:
         Parameters of Harmony.
     tune
         Choose Harmony's theta and sigma by `harmonax.tl.sweep`, in place of those in `harmony`.
+    reference
+        Batch levels whose cells the correction leaves where they are: names, or ``"column=level"`` of several columns.
+    protect
+        Columns of ``obs`` with biology that must stay, such as the condition.
     combine_keys, missing, allow_many_levels
         How batch columns are read: see `harmonax.pp.harmony_integrate`.
     backend, n_threads
@@ -159,6 +163,8 @@ class WorkflowOptions:
     corrector: str = "harmony"
     harmony: HarmonyParams = field(default_factory=HarmonyParams)
     tune: bool = False
+    reference: tuple[str, ...] = ()
+    protect: tuple[str, ...] = ()
     combine_keys: bool = False
     missing: Missing = "error"
     allow_many_levels: bool = False
@@ -181,7 +187,7 @@ class WorkflowOptions:
 
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
-        for name in ("batch_key", "compare", "color_by", "genes", "recompute", "skip"):
+        for name in ("batch_key", "reference", "protect", "compare", "color_by", "genes", "recompute", "skip"):
             put(name, _names(name, getattr(self, name)))
         conditions = () if self.condition_key is None else _names("condition_key", self.condition_key)
         put("condition_key", conditions if len(conditions) > 1 else conditions[0] if conditions else None)
@@ -224,6 +230,8 @@ class WorkflowOptions:
             raise InputError(f"tune chooses parameters of Harmony; corrector='{self.corrector}' has none of them")
         if self.save_model:
             raise InputError(f"save_model keeps what Harmony learned; corrector='{self.corrector}' has no such model")
+        if self.reference or self.protect:
+            raise InputError(f"reference and protect are for Harmony; corrector='{self.corrector}' has neither")
 
     @property
     def condition_keys(self) -> tuple[str, ...]:

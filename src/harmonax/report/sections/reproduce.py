@@ -68,6 +68,11 @@ def python_code(own: dict[str, Any]) -> str:
     """
     keys, how = _columns(own)
     lines = [f"    {name}={_literal(value)}," for name, value in (_given(own) | how).items()]
+    if levels := _reference(own):
+        table = {column: [level for of, level in levels if of == column] for column, _ in levels}
+        lines.append(f"    reference={table!r},")
+    if protected := _protected(own):
+        lines.append(f"    protect={protected!r},")
     key = repr(keys[0]) if len(keys) == 1 else repr(keys)
     head = 'import anndata\nimport harmonax\n\nadata = anndata.read_h5ad("IN.h5ad")\nharmonax.pp.harmony_integrate(\n'
     return head + "\n".join([f"    adata,\n    {key},", *lines, f"    rng={_literal(own.get('seed'))},", ")"])
@@ -106,8 +111,21 @@ def command_line(own: dict[str, Any]) -> str:
     for name, value in how.items():
         option = f"--{name.replace('_', '-')}"
         words.append(option if value is True else f"{option} {shlex.quote(str(value))}")
+    words += [f"--reference {shlex.quote(f'{column}={level}')}" for column, level in _reference(own)]
+    words += [f"--protect {shlex.quote(key)}" for key in _protected(own)]
     words.append(f"--seed {shlex.quote(str(own.get('seed')))}")
     return " \\\n  ".join(["harmonax integrate IN.h5ad -o OUT.h5ad", *words])
+
+
+def _reference(own: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the column and name of each level of the reference, if there is one."""
+    table = dict(own.get("reference", {}))
+    return list(zip(as_names(table.get("batch_key")), as_names(table.get("level")), strict=True))
+
+
+def _protected(own: dict[str, Any]) -> list[str]:
+    """Return the protected columns."""
+    return as_names(dict(own.get("columns", {})).get("protect"))
 
 
 def _columns(own: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
