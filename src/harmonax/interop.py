@@ -12,6 +12,7 @@ from .engine.checkpoint import Checkpoint
 from .engine.run import harmonize
 from .errors import HarmonaxError, HarmonaxWarning
 from .inputs.columns import design_from_table
+from .inputs.roles import reference_levels
 from .inputs.rows import slabs
 from .mapping.build import model_of
 from .mapping.serialise import check_place
@@ -28,6 +29,7 @@ __all__ = [
     "model_of",
     "model_path",
     "params_of",
+    "reference_levels",
     "slabs",
 ]
 

@@ -186,6 +186,10 @@ def test_every_place_of_the_cells_has_the_same_answer(flavor, variables, tmp_pat
         assert found[backend].cluster_mass.sum() == pytest.approx(300 * variables)
     np.testing.assert_allclose(found["memory"].embedding, found["dense"].embedding, rtol=1e-9, atol=1e-9)
     np.testing.assert_array_equal(found["disk"].embedding, found["memory"].embedding)
+    # The same where the result takes the place of the embedding.
+    over = Z.astype(np.float32)
+    harmonax.harmonize(over, batches, reference={"b0": ["1"]}, out=over, rng=0, progress=False, n_clusters=6)
+    np.testing.assert_array_equal(over[stays], Z.astype(np.float32)[stays])
     # Nothing is held back from the others.
     assert np.abs(found["dense"].embedding - Z)[codes[:, 0] != 1].max(axis=1).min() > 0
 

@@ -22,6 +22,9 @@
 #'   `"4G"`), `scratch`, `checkpoint` (a directory from which a run that was stopped resumes), `save_model` (a file,
 #'   `.h5` or `.zarr`, for what was learned: `harmonax map --basis` maps new cells with it), what [harmony_options()]
 #'   has, and older names. An unknown argument is an error.
+#'   `reference` names batch levels whose cells stay where they are, a vector or, for several variables, a list of vectors
+#'   by variable (`reference_values` is its older name). `protect` names columns with biology that must stay, such as the
+#'   condition: batch effects are estimated, and mixing is judged, within it.
 #' @param data_mat Embedding: cells are rows or columns, depending on the number of rows of `meta_data` (where both fit,
 #'   rows).
 #' @param meta_data A data frame with one row per cell, or a vector of batch labels.
@@ -90,7 +93,7 @@ RunHarmony.default <- function(data_mat, meta_data, vars_use, theta = NULL, sigm
   table <- batch_table(meta_data, vars_use)
   input <- as_embedding(data_mat, nrow(table$data))
   check_order(input$cells, table$data)
-  columns <- batch_columns(table$data, table$names, options$missing, input$cells)
+  columns <- all_columns(table$data, table$names, options, input$cells)
   options <- seeded(options)
   fit <- correct(input$Z, columns, options, input$across, verbose, keep = return_object, cells = input$cells)
   if (plot_convergence) print(HarmonyConvergencePlot(fit$record))

@@ -11,6 +11,15 @@ batch_columns <- function(meta_data, vars_use, missing = "error", cells = NULL) 
   })
 }
 
+# The batch columns, and after them those of options$protect, which the engine tells apart by name.
+all_columns <- function(meta_data, vars_use, options, cells = NULL) {
+  both <- intersect(vars_use, options$protect)
+  if (length(both)) abort(sprintf("protect: '%s' is a batch column: what it explains is removed", both[1]))
+  batches <- batch_columns(meta_data, vars_use, options$missing, cells)
+  if (is.null(options$protect)) return(batches)
+  c(batches, batch_columns(meta_data, options$protect, options$missing, cells))
+}
+
 check_missing <- function(column, name, missing, cells) {
   if (identical(missing, "level") || !anyNA(if (is.factor(column)) levels(column)[column] else column)) return()
   gaps <- is.na(if (is.factor(column)) as.character(column) else column)

@@ -13,7 +13,7 @@ correct <- function(Z, columns, options, across = FALSE, verbose = TRUE, keep = 
   outcome <- python$correct(place, crossing, options, progress, keep)
   record <- settle(outcome)
   target <- .Call(C_new_matrix, shape[1], shape[2])
-  settle(python$deliver(outcome, .Call(C_address, target)))
+  settle(python$deliver(outcome, .Call(C_address, target), place))
   dimnames(target) <- list(cells, if (across) rownames(Z) else colnames(Z))
   summary <- in_r_words(reticulate::py_to_r(outcome$summary))
   report_end(summary, reticulate::py_to_r(outcome$converged), record$status, verbose)

@@ -5,18 +5,18 @@ ALIASES <- c(
   max_iter_kmeans = "max_iter_clustering", epsilon.harmony = "tol_harmony", epsilon_harmony = "tol_harmony",
   epsilon.cluster = "tol_clustering", epsilon_cluster = "tol_clustering", block.size = "block_proportion",
   block_size = "block_proportion", alpha = "alpha", tau = "tau", batch.prop.cutoff = "batch_prune_threshold",
-  batch_prop_cutoff = "batch_prune_threshold", ncores = "n_threads", random_state = "rng"
+  batch_prop_cutoff = "batch_prune_threshold", ncores = "n_threads", random_state = "rng",
+  reference_values = "reference"
 )
 # The engine's own names.
 PARAMETERS <- c(
   "flavor", "n_clusters", "max_iter_harmony", "max_iter_clustering", "tol_harmony", "tol_clustering", "sigma", "theta",
   "tau", "ridge", "ridge_lambda", "alpha", "batch_prune_threshold", "correction_method", "block_proportion", "precision",
   "rng", "n_threads", "backend", "max_memory", "scratch", "checkpoint", "save_model", "combine_keys", "missing",
-  "allow_many_levels"
+  "allow_many_levels", "reference", "protect"
 )
 # Arguments that older code may pass as NULL, and that have no counterpart here.
 NOT_OFFERED <- c(
-  reference_values = "a reference is not kept fixed here: correct all batches together",
   cluster_prior = "clusters cannot be given", lambda_range = "give lambda, or alpha for the dynamic one"
 )
 

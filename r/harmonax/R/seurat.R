@@ -13,8 +13,8 @@ RunHarmony.Seurat <- function(object, group.by.vars, reduction.use = "pca", dims
   check_name(reduction.use, SeuratObject::Reductions(object), "reduction")
   old <- object[[reduction.use]]
   Z <- chosen_dims(SeuratObject::Embeddings(old), dims.use)
-  meta <- seurat_columns(object, group.by.vars)
-  columns <- batch_columns(meta, group.by.vars, options$missing, rownames(Z))
+  meta <- seurat_columns(object, c(group.by.vars, options$protect))
+  columns <- all_columns(meta, group.by.vars, options, rownames(Z))
   fit <- correct(Z, columns, seeded(options), verbose = verbose, cells = rownames(Z))
   assay <- if (is.null(assay.use)) SeuratObject::DefaultAssay(old) else assay.use
   # The log takes what is called so into its name, as that of the command RunUMAP.RNA.pca.

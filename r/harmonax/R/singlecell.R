@@ -12,7 +12,7 @@ RunHarmony.SingleCellExperiment <- function(object, group.by.vars, dims.use = NU
   reduction.use <- any_case(if (is.null(reduction)) reduction.use else reduction,
                             SingleCellExperiment::reducedDimNames(object))
   Z <- chosen_dims(as.matrix(SingleCellExperiment::reducedDim(object, reduction.use)), dims.use)
-  columns <- batch_columns(SummarizedExperiment::colData(object), group.by.vars, options$missing, colnames(object))
+  columns <- all_columns(SummarizedExperiment::colData(object), group.by.vars, options, colnames(object))
   fit <- correct(Z, columns, seeded(options), verbose = verbose, cells = colnames(object))
   colnames(fit$embedding) <- paste0(reduction.save, seq_len(ncol(Z)))
   SingleCellExperiment::reducedDim(object, reduction.save) <- fit$embedding

@@ -188,6 +188,8 @@ def harmonize(
     bound = sha256 if digest is None or design is plain else end_digest(digest, design)
     seeding = np.random.default_rng(centroid_seed)
     target = None if placed.result_stays else np.empty(Z.shape, dtype) if out is None or lazy else out
+    # The result may take the place of the embedding.
+    held = _held(Z, target, design)
     with contextlib.closing(cells), kept if kept is not None else contextlib.nullcontext():
         run = (params, seed, str(bound), schedule.n_blocks, resolved.sigma, placed.description)
         past = kept.begin(*run) if kept is not None else []
@@ -196,7 +198,7 @@ def harmonize(
             keep = kept.keep if kept is not None else lambda ended: None
             fit = Harmony(cells, design, schedule, resolved).run(Y, target, report, past, keep)
     if design.reference and target is not None:
-        _restore(target, Z, design)
+        _restore(target, Z, held, design)
     levels = slice(design.n_batch_levels)
     return HarmonyResult(
         embedding=cells.embedding.astype(dtype) if placed.result_stays else target,
@@ -244,13 +246,24 @@ def _unchanged(Z: Any, design: BatchDesign, params: HarmonyParams, seed: int, ou
     return HarmonyResult(out, Status.SINGLE_BATCH, History(), none, params, design, seed, {}, [], none)
 
 
-def _restore(out: Any, Z: Any, design: BatchDesign) -> None:
+def _held(Z: Any, out: Any, design: BatchDesign) -> np.ndarray | None:
+    """Return the cells of the reference, where the result is written over them."""
+    if not (design.reference and isinstance(Z, np.ndarray) and isinstance(out, np.ndarray)):
+        return None
+    return Z[design.fixed[design.joint]] if np.may_share_memory(Z, out) else None
+
+
+def _restore(out: Any, Z: Any, held: np.ndarray | None, design: BatchDesign) -> None:
     """Give the cells of the reference the values they came with: arithmetic may have rounded them."""
+    stays = design.fixed[design.joint]
+    if held is not None:
+        out[stays] = held
+        return
     for start, rows in slabs(Z):
-        stays = design.fixed[design.joint[start : start + len(rows)]]
-        if stays.any():
+        these = stays[start : start + len(rows)]
+        if these.any():
             block = np.asarray(out[start : start + len(rows)])
-            block[stays] = np.asarray(rows)[stays]
+            block[these] = np.asarray(rows)[these]
             out[start : start + len(rows)] = block
 
 

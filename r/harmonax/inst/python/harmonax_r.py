@@ -26,6 +26,7 @@ from harmonax.interop import (
     model_of,
     model_path,
     params_of,
+    reference_levels,
     slabs,
 )
 
@@ -38,6 +39,7 @@ class Outcome:
 
     def __init__(self) -> None:
         self.rows: Any = None
+        self.stays: np.ndarray | None = None  # cells of a reference
         self.result: HarmonyResult | None = None
         self.record: dict[str, Any] = {}
         self.summary, self.converged = "", True
@@ -76,9 +78,14 @@ def correct(
         checkpoint, drawn = options.pop("checkpoint", None), options.pop("drawn", False)
         if drawn and checkpoint is not None and checkpoint_has_seed(checkpoint):
             run["rng"] = None
+        stays = {"reference": options.pop("reference", None)}
+        protect = _listed(options.pop("protect", None))
         params = params_of(options)
         table = pd.DataFrame({spec["name"]: _column(spec) for spec in columns}, copy=False)
-        design = design_from_table(table, list(table.columns), where="meta_data", **how)
+        batches = [name for name in table.columns if name not in protect]
+        design = design_from_table(table, batches, where="meta_data", **how)
+        if protect:
+            stays["protect"] = design_from_table(table, protect, where="meta_data", **how | {"combine_keys": False})
         shape = int(cells["n_cells"]), int(cells["n_features"])
         # Where memory is short, rows are read from R's memory and the result stays in the scratch file. Else it takes
         # the place of the rows, which the native cells do not need once they are laid out.
@@ -89,6 +96,7 @@ def correct(
             Z,
             design,
             params,
+            **stays,
             out="lazy" if lean else Z if backend in ("auto", "memory") else None,
             checkpoint=checkpoint,
             progress=_line(progress, params.max_iter_harmony) if progress is not None else False,
@@ -97,22 +105,28 @@ def correct(
         if model is not None:
             model_of(result).save(model, overwrite=True)
         outcome.rows = result.embedding
+        if stays["reference"] is not None:
+            kept = design.keeping(reference_levels(stays["reference"], design))
+            outcome.stays = kept.fixed[kept.joint]
         outcome.record, outcome.summary = _plain(result.record()), result.summary()
         outcome.converged = result.status is not Status.MAX_ITERATIONS
         outcome.result = result if keep else None
     return outcome
 
 
-def deliver(outcome: Outcome, address: str) -> Outcome:
+def deliver(outcome: Outcome, address: str, cells: Mapping[str, Any]) -> Outcome:
     """Write the corrected embedding to R's memory, (N, d) by columns, and release it.
 
-    A call of its own, so that R makes room for it when the engine's memory is free again.
+    A call of its own, so that R makes room for it when the engine's memory is free again. Cells of a reference get
+    the values that R has of them, whatever the engine's precision.
     """
     delivered = Outcome()
     with _caught(delivered):
         target = _view(address, outcome.rows.shape, np.float64, "F")
         for start, rows in slabs(outcome.rows):
             _transpose(rows, target[start : start + len(rows)])
+        if outcome.stays is not None:
+            target[outcome.stays] = _as_stored(cells, target.shape)[outcome.stays]
         outcome.rows = None
     return delivered
 
@@ -193,6 +207,11 @@ def _column(spec: Mapping[str, Any]) -> Any:
     codes = _view(spec["address"], (size,), np.int32)
     # R counts from 1; its NA is the smallest integer.
     return pd.Categorical.from_codes(np.where(codes > 0, codes - 1, -1), categories=list(spec["levels"]))
+
+
+def _listed(names: Any) -> list[str]:
+    """Return R's vector of names, of which one alone comes as text."""
+    return [] if names is None else [names] if isinstance(names, str) else list(names)
 
 
 def _line(show: Callable[[str], None], max_rounds: int) -> Callable[[int, int, float], None]:

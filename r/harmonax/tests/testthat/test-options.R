@@ -59,8 +59,27 @@ test_that("a parameter given twice is an error", {
 })
 
 test_that("what is not offered says so, and its NULL is accepted", {
-  expect_identical(run(reference_values = NULL), run())
-  expect_error(run(reference_values = "a"), "'reference_values' is not offered")
+  expect_identical(run(cluster_prior = NULL), run())
+  expect_error(run(cluster_prior = 1), "'cluster_prior' is not offered")
+})
+
+test_that("cells of a reference stay where they are, under both names", {
+  stays <- data$meta$batch == data$meta$batch[1]
+  for (corrected in list(run(reference = data$meta$batch[1]), run(reference_values = data$meta$batch[1]))) {
+    expect_identical(corrected[stays, ], data$Z[stays, ])
+    expect_false(any(rowSums(abs(corrected[!stays, ] - data$Z[!stays, ])) == 0))
+  }
+  expect_identical(run(reference = NULL), run())
+  expect_error(run(reference = "zzz"), "has no level 'zzz'")
+})
+
+test_that("what is protected is estimated beside the batches", {
+  meta <- transform(data$meta, condition = rep(c("a", "b"), length.out = nrow(data$meta)))
+  protected <- RunHarmony(data$Z, meta, "batch", protect = "condition", rng = 0, verbose = FALSE, max_iter = 50)
+  expect_equal(dim(protected), dim(data$Z))
+  expect_false(identical(protected, run(max_iter = 50)))
+  expect_error(run(protect = "batch"), "is a batch column")
+  expect_error(run(protect = "sex"), "sex")
 })
 
 test_that("HarmonyMatrix takes embeddings only", {

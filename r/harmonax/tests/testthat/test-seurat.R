@@ -117,3 +117,23 @@ test_that("HarmonyIntegration returns the reduction under its name", {
   expect_identical(Seurat::Embeddings(found$integrated), Seurat::Embeddings(run(object), "harmony"))
   expect_identical(attr(HarmonyIntegration, "Seurat.method"), "integration")
 })
+
+test_that("HarmonyIntegration takes several variables with a theta each, and what stays", {
+  meta <- object[[]]
+  meta$chemistry <- rep(c("v2", "v3"), length.out = nrow(meta))
+  variables <- c("batch", "chemistry")
+  groups <- object[["batch"]]
+  call <- function(...) suppressWarnings(
+    HarmonyIntegration(object = object[["RNA"]], orig = object[["pca"]], groups = groups, rng = 0, verbose = FALSE, ...),
+    classes = "harmonax_not_converged"
+  )
+  found <- call(meta_data = meta, group.by.vars = variables, theta = c(2, 0.5), protect = NULL)
+  Z <- Seurat::Embeddings(object, "pca")
+  both <- quiet(Z, meta, variables, theta = c(2, 0.5), rng = 0)
+  expect_identical(unname(Seurat::Embeddings(found$harmony)), unname(both))
+  first <- as.character(meta$batch[1])
+  fixed <- call(meta_data = meta, group.by.vars = variables, reference = list(batch = first))
+  stays <- meta$batch == first
+  expect_identical(unname(Seurat::Embeddings(fixed$harmony)[stays, ]), unname(Z[stays, ]))
+  expect_error(call(meta_data = meta), "go together")
+})
