@@ -3,7 +3,7 @@
 usage: python benchmarks/stays.py [--seeds 3] [--only reference simulated kang] [--out table.md]
 
 Reference: each batch in turn is held out, and the others are integrated. The batch is then mapped, or corrected with
-all others as ``reference=``; iLISI and accuracy as in `mapping.py`. Simulated: 5 types in 4 batches, an effect of size 2
+all others as ``reference=``; iLISI and accuracy as in `mapping.py`. Simulated: 5 types in 4 batches, an effect of 2
 of a condition in each type, more or less confounded with the batch; what is left of it along its own direction, and how
 far the batches' means lie apart within types and conditions. kang: donors are the batches, the treatment is protected.
 Data: $HARMONAX_TEST_DATA, by default ../shared/data beside this project.
