@@ -66,7 +66,7 @@ MUTANTS = [
     Mutant("algorithm/flavors.py", "objective_cells=2000.0", "objective_cells=1000.0", METHOD, "objective"),
     Mutant("algorithm/convergence.py", "WINDOW = 3", "WINDOW = 2", METHOD, "stop"),
     Mutant("algorithm/ridge.py", "f = keep / (O + lam)", "f = keep / (O + 2 * lam)", RIDGE),
-    Mutant("algorithm/ridge.py", "levels.sum(axis=0) > 1", "levels.sum(axis=0) > 0", RIDGE),
+    Mutant("algorithm/regressors.py", "levels.sum(axis=0) > 1", "levels.sum(axis=0) > 0", RIDGE),
     Mutant("algorithm/schedule.py", "self._orders.permutation(self.n_blocks)", "range(self.n_blocks)", SCHEDULE),
     Mutant("cells/dense.py", "-2.0 * (1.0 - Zn @ Y.T)", "-1.0 * (1.0 - Zn @ Y.T)", METHOD, "objective or seeding"),
     Mutant("cells/dense.py", "self.Zn = unit(self._corrected(W))", "self.Zn = self._corrected(W)", MEMORY, "dense"),

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import cells_with_batches
 
-from harmonax.algorithm.ridge import kept_levels, ridge
+from harmonax.algorithm.regressors import kept_levels
+from harmonax.algorithm.ridge import ridge
 from harmonax.design import BatchDesign
 from harmonax.params import HarmonyParams
 

@@ -12,7 +12,8 @@ from strategies import cells_with_batches
 
 import harmonax
 from harmonax.algorithm.penalty import expected_mass
-from harmonax.algorithm.ridge import kept_levels, ridge
+from harmonax.algorithm.regressors import kept_levels
+from harmonax.algorithm.ridge import ridge
 from harmonax.design import BatchDesign
 from harmonax.errors import HarmonaxWarning, InputError, MissingKeyError
 from harmonax.files import FileJob, integrate_file

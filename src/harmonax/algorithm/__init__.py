@@ -4,7 +4,7 @@ contracts     the questions that cells answer       harmony      the loop: round
 flavors       harmony1 and harmony2, as data        penalty      the diversity penalty
 objective     the objective and its terms           ridge        the correction of a cluster
 convergence   when passes and rounds stop           seeding      the first centroids
-schedule      blocks of cells, and their order
+schedule      blocks of cells, and their order      regressors   the columns of that correction
 
 May import: `harmonax.params`, `design`, `result`, `errors`. Cells are known only by their contract.
 

@@ -2,9 +2,6 @@
 
     W = (X^T diag(R_k) X + diag(0, lambda))^-1 X^T diag(R_k) Z ,   X = [1, one-hot of the kept levels]
 
-A protected variable's columns stand beside those of the batches, almost without a penalty; what they explain is not
-subtracted. Cells with a reference level have the intercept only.
-
 X^T diag(R_k) X needs only the joint-level mass: the overlap of two levels is the mass of the joint levels that have
 both. Levels that are not kept are zeroed in a boolean table rather than removed, so all clusters share one shape.
 Nothing here calls BLAS but the stated fallbacks: the bits must not depend on its threads.
@@ -12,21 +9,18 @@ Nothing here calls BLAS but the stated fallbacks: the bits must not depend on it
 
 from __future__ import annotations
 
-import itertools
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..design import BatchDesign
 from ..params import ResolvedParams
-from .penalty import expected_mass
+from .regressors import Anchor, held, kept_columns, penalties
 
 # Largest array of one chunk of clusters, in float64 values (8 MiB): larger ones take longer to get than to fill.
 _CHUNK = 1 << 20
 # A pivot below this share of its diagonal entry means that the system is singular to rounding.
 _SINGULAR = 1e-13
-# Penalty of a protected variable's levels relative to that of batches: enough to tell them from the intercept.
-_PROTECTED = 1e-3
 
 
 class Ridge(NamedTuple):
@@ -36,13 +30,6 @@ class Ridge(NamedTuple):
     W0: np.ndarray  # (K, d)
     skipped: np.ndarray  # (K,) bool: no correction, centroid unchanged
     singular: np.ndarray  # (K,) bool: minimum-norm solution
-
-
-class Anchor(NamedTuple):
-    """Cells of a reference that is held fixed: they carry the intercept and no level (Kang et al. 2021)."""
-
-    mass: np.ndarray  # (K,): N_k = sum_i R_ik
-    moment: np.ndarray  # (K, d): C_k = sum_i R_ik Zc_i
 
 
 def ridge(
@@ -55,9 +42,9 @@ def ridge(
     params = resolved.params
     O = design.fold(O_joint)
     cluster_mass = O_joint.sum(axis=0)
-    keep, skipped = _kept(design, O, params.pruning)
+    keep, skipped = kept_columns(design, O, params.pruning)
     skipped |= cluster_mass <= 0
-    lam = _penalties(design, resolved, O, cluster_mass)
+    lam = penalties(design, resolved, O, cluster_mass)
     # A cluster that is skipped still needs a solvable system.
     lam = np.where(skipped, 1.0, lam)
     keep = keep & ~skipped
@@ -66,7 +53,7 @@ def ridge(
     for f in range(design.n_batch_variables):
         active |= keep[design.joint_levels[:, f]]
     if design.reference:
-        S, O_joint, anchor = _held(design, S, O_joint, anchor, skipped)
+        S, O_joint, anchor = held(design, S, O_joint, anchor, skipped)
     O_joint = np.where(active, O_joint, 0.0)
     singular = np.zeros(O.shape[1], bool)
     if anchor is None:
@@ -83,65 +70,6 @@ def ridge(
             W, W0 = _explicit(design, S, S_all, O_joint, mass, lam, keep, np.arange(O.shape[1]), singular)
     W[:, skipped] = 0.0
     return Ridge(design.applied(W), W0, skipped, singular & ~skipped)
-
-
-def _penalties(design: BatchDesign, resolved: ResolvedParams, O: np.ndarray, cluster_mass: np.ndarray) -> np.ndarray:
-    """Return lambda of every level in every cluster, (B, K)."""
-    batch = slice(design.n_batch_levels)
-    if resolved.params.ridge == "dynamic":
-        lam = resolved.params.alpha * expected_mass(design, O, cluster_mass, batch)
-        # Nothing is expected of a batch whose protected levels are not there.
-        lam = np.where(lam > 0, lam, 1.0)
-        protected = resolved.params.alpha * _PROTECTED * cluster_mass
-    else:
-        lam = np.repeat(resolved.ridge_lambda[:, None], O.shape[1], axis=1)
-        protected = np.full(O.shape[1], _PROTECTED * resolved.ridge_lambda.min())
-    n_protected = design.n_levels - design.n_batch_levels
-    return np.concatenate([lam, np.tile(np.where(protected > 0, protected, 1.0), (n_protected, 1))])
-
-
-def _held(
-    design: BatchDesign, S: np.ndarray, O_joint: np.ndarray, anchor: Anchor | None, skipped: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, Anchor]:
-    """Return moments and mass without the cells of reference levels, which go to the anchor."""
-    mass = np.where(skipped, 0.0, O_joint[design.fixed].sum(axis=0))
-    moment = np.where(skipped[:, None], 0.0, S[design.fixed].sum(axis=0))
-    if anchor is not None:
-        mass, moment = mass + anchor.mass, moment + anchor.moment
-    others = ~design.fixed
-    return S * others[:, None, None], O_joint * others[:, None], Anchor(mass, moment)
-
-
-class _Levels(NamedTuple):
-    """As much of a design as `kept_levels` reads."""
-
-    offsets: np.ndarray
-    level_counts: np.ndarray
-
-
-def _kept(design: BatchDesign, O: np.ndarray, threshold: float | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return what `kept_levels` does of the batch levels, but those of the reference, and which others are there."""
-    batch, n = slice(design.n_batch_levels), design.n_batch_variables
-    counts = design.level_counts
-    keep, skipped = kept_levels(_Levels(design.offsets[: n + 1], counts[batch]), O[batch], threshold)
-    keep[list(design.reference)] = False
-    protected = O[batch.stop :] / counts[batch.stop :, None]
-    return np.concatenate([keep, protected > (-1 if threshold is None else threshold)]), skipped
-
-
-def kept_levels(design: Any, O: Any, threshold: float | None, xp: Any = np) -> tuple[Any, Any]:
-    """Return which levels each cluster keeps (B, K), and which clusters are skipped (K,).
-
-    A level is ok where more than `threshold` of its cells are in the cluster, and kept where its variable has two or
-    more levels that are ok. Without a threshold every level is kept.
-    """
-    if threshold is None:
-        return xp.ones(O.shape, bool), xp.zeros(O.shape[1], bool)
-    ok = O / design.level_counts[:, None] > threshold
-    own = [ok[a:b] for a, b in itertools.pairwise(design.offsets)]
-    enough = [levels.sum(axis=0) > 1 for levels in own]
-    keep = xp.concatenate([levels & several for levels, several in zip(own, enough, strict=True)])
-    return keep, xp.logical_not(xp.stack(enough).any(axis=0))
 
 
 def one_variable(S: Any, O: Any, lam: Any, keep: Any, anchor: Anchor | None = None, xp: Any = np) -> tuple[Any, Any]:

@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 
 from ..algorithm.contracts import Assignment, Cells
-from ..algorithm.ridge import Anchor, ridge
+from ..algorithm.regressors import Anchor
+from ..algorithm.ridge import ridge
 from ..algorithm.schedule import FixedPartition
 from ..design import BatchDesign
 from ..engine.placement import ResourceRequest, make_cells

@@ -28,8 +28,6 @@ def harmony_integrate(
     adata: AnnData,
     key: str | Sequence[str],
     *,
-    reference: Any = None,
-    protect: str | Sequence[str] | None = None,
     basis: str = "X_pca",
     adjusted_basis: str | None = "X_pca_harmony",
     dtype: Any = np.float64,
@@ -57,6 +55,8 @@ def harmony_integrate(
     combine_keys: bool = False,
     missing: Missing = "error",
     allow_many_levels: bool = False,
+    reference: Any = None,
+    protect: str | Sequence[str] | None = None,
     ridge: Literal["dynamic", "fixed"] | None = None,
     save_model: str | os.PathLike[str] | bool | None = None,
     save_labels: str | Sequence[str] | None = None,
@@ -76,12 +76,6 @@ def harmony_integrate(
     key
         Column of ``adata.obs`` that says which batch a cell is from, or several. Several are modelled as separate
         variables whose penalties multiply.
-    reference
-        Level or levels of `key` whose cells stay where they are; the others are brought to them. With several columns a
-        dictionary of levels by column.
-    protect
-        Column of ``adata.obs`` with biology that must stay, such as the condition, or several (their combinations).
-        Batch effects are estimated, and mixing is judged, within it.
     basis
         Embedding in ``adata.obsm``, (N, d): an array, a DataFrame or a sparse matrix. Of a Dask array, with a
         `distributed.Client` there, the cells stay on the cluster, and the result is a Dask array. "X_pca" finds "pca"
@@ -149,6 +143,12 @@ def harmony_integrate(
         makes them a batch of their own; ``"literal"`` takes such text as a batch's name.
     allow_many_levels
         Accept a column that looks like a measurement or like cell barcodes.
+    reference
+        Level or levels of `key` whose cells stay where they are; the others are brought to them. With several columns a
+        dictionary of levels by column.
+    protect
+        Column of ``adata.obs`` with biology that must stay, such as the condition, or several (their combinations).
+        Batch effects are estimated, and mixing is judged, within it.
     ridge
         ``"dynamic"`` (the default of harmony2) or ``"fixed"``.
     save_model

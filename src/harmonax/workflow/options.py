@@ -93,10 +93,8 @@ class WorkflowOptions:
         Parameters of Harmony.
     tune
         Choose Harmony's theta and sigma by `harmonax.tl.sweep`, in place of those in `harmony`.
-    reference
-        Batch levels whose cells the correction leaves where they are: names, or ``"column=level"`` of several columns.
-    protect
-        Columns of ``obs`` with biology that must stay, such as the condition.
+    reference, protect
+        Batch levels whose cells stay (names, or ``"column=level"``), and columns with biology that must stay.
     combine_keys, missing, allow_many_levels
         How batch columns are read: see `harmonax.pp.harmony_integrate`.
     backend, n_threads
@@ -196,9 +194,7 @@ class WorkflowOptions:
                 put(name, _number(name, getattr(self, name), low, high))
         put("max_memory", parse_size(self.max_memory))
         if self.feature_type is not None and not (isinstance(self.feature_type, str) and self.feature_type):
-            raise InputError(
-                f"feature_type={self.feature_type!r} must be 'genes', 'antibodies', 'peaks' or another name"
-            )
+            raise InputError(f"feature_type={self.feature_type!r} must be 'genes', 'antibodies', 'peaks' or a name")
         if self.max_genes is not None and self.max_genes < self.min_genes:
             raise InputError(f"max_genes={self.max_genes} is below min_genes={self.min_genes}: no cell could stay")
         values = self.resolutions if isinstance(self.resolutions, (tuple, list)) else (self.resolutions,)
@@ -231,7 +227,7 @@ class WorkflowOptions:
         if self.save_model:
             raise InputError(f"save_model keeps what Harmony learned; corrector='{self.corrector}' has no such model")
         if self.reference or self.protect:
-            raise InputError(f"reference and protect are for Harmony; corrector='{self.corrector}' has neither")
+            raise InputError(f"reference and protect are for Harmony, not for corrector='{self.corrector}'")
 
     @property
     def condition_keys(self) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from ...algorithm.penalty import expected
-from ...algorithm.ridge import kept_levels, one_variable
+from ...algorithm.regressors import kept_levels
+from ...algorithm.ridge import one_variable
 from ...losses.checks import varying
 from .assignment import Problem, assign, one_hot, shares
 from .config import BatchCorrectionConfig
