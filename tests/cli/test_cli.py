@@ -88,6 +88,7 @@ def test_defaults(files, asked, capsys):
     assert asked["how"] == {
         **{"rng": 0, "n_threads": None, "dtype": None, "backend": "auto", "progress": None},
         **{"max_memory": None, "checkpoint": None, "scratch": beside, "out": "lazy"},
+        **{"reference": None, "protect": None},
     }
     with h5py.File("out.h5ad") as file:
         assert file["obsm/X_pca_harmony"].dtype == np.float32
@@ -118,6 +119,14 @@ OPTIONS = {
     "--correction-method original": {"correction_method": "original"},
     "--precision float64": {"precision": "float64"},
 }
+
+
+def test_what_stays_reaches_the_run(files, asked):
+    levels = anndata.read_h5ad("in.h5ad").obs["batch"].unique().tolist()
+    options = ["--reference", f"batch={levels[0]}", "--protect", "donor", "--overwrite"]
+    assert run(["integrate", "in.h5ad", "-o", "out.h5ad", "--batch-key", "batch", *options]) == 0
+    assert asked["how"]["reference"] == {"batch": [str(levels[0])]}
+    assert asked["how"]["protect"].variables == ("donor",)
 
 
 def test_every_parameter_is_tested():
