@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import InputError, MissingKeyError, nearest, warn
+from ..pp.correctors import corrector_of
 from ..system.progress import line
 from .state import BASIS, Skip, State
 
@@ -57,10 +58,14 @@ def evaluate(state: State) -> str:
 
 
 def diagnose(state: State) -> str:
-    """Measure whether the correction took too much or too little."""
+    """Measure whether the correction took too much or too little, and which genes it changed."""
     from ..tl.diagnose import diagnose
+    from ..tl.gene_effects import gene_effects
 
     options = state.options
+    state.adata.uns.pop("harmonax_genes", None)
+    if corrector_of(options.corrector).needs == "embedding" and "PCs" in state.adata.varm:
+        gene_effects(state.adata, list(options.batch_key), basis=BASIS, adjusted_basis=state.adjusted)
     return _judged(
         lambda: diagnose(
             state.adata,

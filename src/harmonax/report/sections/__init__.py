@@ -15,6 +15,7 @@ from .composition import composition
 from .convergence import convergence
 from .diagnosis import diagnosis
 from .evaluation import evaluation
+from .genes import genes
 from .mapping import mapping
 from .maps import maps
 from .markers import markers
@@ -40,6 +41,7 @@ SECTIONS: tuple[Maker, ...] = (
     convergence,
     evaluation,
     diagnosis,
+    genes,
     check,
     reproduce,
 )
