@@ -22,6 +22,7 @@ from ..algorithm.harmony import Round
 from ..algorithm.ridge import Ridge
 from ..errors import FileFormatError, InputError, OutputError, warn
 from ..params import HarmonyParams
+from ..system.lock import locked
 from ..system.version import __version__
 
 _FORMAT = 3
@@ -133,17 +134,8 @@ class Checkpoint:
             self._lock = open(self.directory / _LOCK, "w")  # noqa: SIM115 - held until the context ends
         except OSError as error:
             raise OutputError(f"checkpoint directory {self.directory}: {error.strerror}") from None
-        try:
-            import fcntl
-        except ImportError:
-            return
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(f"another run is using the checkpoint {self.directory}; wait until it is done") from None
-        except OSError:
-            # Some network file systems have no locks.
-            return
+        if not locked(self._lock):
+            raise OutputError(f"another run is using the checkpoint {self.directory}; wait until it is done")
 
     def keep(self, ended: Round) -> None:
         """Write the next round, whole or not at all."""

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ..errors import HarmonaxError, OutputError
+from ..system.lock import locked
 from ..system.memory import human
 
 # EFBIG is what a file size limit (ulimit -f) answers.
@@ -197,19 +198,13 @@ def _ended(number: int, began: int) -> bool:
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Hold a directory while files take their places in it: of two runs, the second then finds the first's result."""
-    try:
-        import fcntl
-    except ImportError:
+    with contextlib.ExitStack() as stack:
+        # Windows does not open directories.
+        if os.name == "posix":
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)
+            locked(handle, wait=True)
         yield
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        # Some network file systems have no locks.
-        with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
 
 
 def _move(part: Path, place: Path) -> None:

@@ -24,6 +24,7 @@ from ..errors import InputError, OutputError
 from ..inputs.expression import is_sparse
 from ..inputs.lazy import is_lazy
 from ..io.annotated import nullable_strings
+from ..system.lock import locked
 from ..system.version import __version__
 from .inputs import silent
 from .state import Done, State
@@ -110,16 +111,10 @@ class Work:
             self._lock = open(self.folder / "lock", "w")  # noqa: SIM115 - held for the whole run
         except OSError as error:
             raise OutputError(f"{self.folder}: cannot be made: {error.strerror}") from None
-        try:
-            import fcntl
-
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:
-            pass
-        except OSError:
+        if not locked(self._lock):
             self._lock.close()
             self._lock = None
-            raise OutputError(f"another run is at work in {self.folder.parent}; wait until it is done") from None
+            raise OutputError(f"another run is at work in {self.folder.parent}; wait until it is done")
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             known = json.loads((self.folder / "state.json").read_text(encoding="utf-8"))
             self.finished, self.publishing = list(known["steps"]), str(known["publishing"])
