@@ -64,10 +64,10 @@ class Programs:
         self.file, self.directory, self.children = directory / "scheduler.json", directory, []
         # A task may end one worker, and no more, before it is given up.
         self.start("scheduler", "--port", "0", DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES="1")
-        until = time.time() + 60
+        until = time.time() + 600
         while not self.file.exists() and time.time() < until:
             time.sleep(0.05)
-        self.client = distributed.Client(scheduler_file=str(self.file), timeout=60, set_as_default=False)
+        self.client = distributed.Client(scheduler_file=str(self.file), timeout=600, set_as_default=False)
 
     def start(self, *command, **env) -> None:
         """Start a program and remember it."""
@@ -81,7 +81,7 @@ class Programs:
         for _ in range(n - alive):
             self.start("worker", "--no-nanny", "--nthreads", "1", "--local-directory", str(self.directory))
         if alive < n:
-            self.client.wait_for_workers(n, timeout=60)
+            self.client.wait_for_workers(n, timeout=600)
         return self.client
 
     def kill(self, address: str) -> None:
@@ -135,7 +135,7 @@ def assert_nothing_is_left(client) -> None:
 
         return len(dask_worker.state.actors) + len(partition._LIVING)
 
-    until = time.time() + 60
+    until = time.time() + 600
     while any(client.run(held).values()) and time.time() < until:
         time.sleep(0.05)
     assert not any(client.run(held).values())

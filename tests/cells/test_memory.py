@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import numpy as np
 import pytest
@@ -20,6 +19,7 @@ from harmonax.algorithm.contracts import Assignment
 from harmonax.algorithm.schedule import FixedPartition
 from harmonax.cells.dense import DenseCells
 from harmonax.cells.memory import MemoryCells
+from harmonax.cells.native import order
 from harmonax.design import BatchDesign
 from harmonax.kernels import _native
 from harmonax.params import HarmonyParams
@@ -185,18 +185,19 @@ rng = np.random.default_rng(0)
 codes = np.column_stack([rng.integers(300, size=20_000), rng.integers(70, size=20_000)])
 Z = rng.normal(size=(20_000, 20)) + rng.normal(size=(300, 20))[codes[:, 0]]
 params = harmonax.HarmonyParams(n_clusters=30, max_iter_harmony=2, max_iter_clustering=2)
-result = harmonax.harmonize(Z, codes, params, rng=3, n_threads=int(sys.argv[1]), allow_many_levels=True)
-print(hashlib.sha256(result.embedding.tobytes()).hexdigest())
+for own in map(int, sys.argv[1:]):
+    result = harmonax.harmonize(Z, codes, params, rng=3, n_threads=own, allow_many_levels=True)
+    print(hashlib.sha256(result.embedding.tobytes()).hexdigest())
 """
 
 
 def test_the_bits_do_not_depend_on_blas_threads():
-    def digest(blas: str, own: str) -> str:
+    def digests(blas: str, *own: str) -> list[str]:
         env = {**os.environ, "OPENBLAS_NUM_THREADS": blas, "OMP_NUM_THREADS": blas, "MKL_NUM_THREADS": blas}
-        done = subprocess.run([sys.executable, "-c", HASH, own], env=env, capture_output=True, text=True, check=True)
-        return done.stdout
+        done = subprocess.run([sys.executable, "-c", HASH, *own], env=env, capture_output=True, text=True, check=True)
+        return done.stdout.split()
 
-    assert len({digest("1", "1"), digest("4", "1"), digest("4", "4"), digest("1", "2")}) == 1
+    assert len({*digests("1", "1", "2"), *digests("4", "1", "4")}) == 1
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not():
@@ -209,36 +210,26 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not():
     assert not np.array_equal(Z_corr, other)
 
 
-def test_ctrl_c_is_answered_within_a_second():
-    code = """
-        import signal, time
-        import numpy as np
-        import harmonax
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        Z = np.random.default_rng(0).normal(size=(400_000, 50)).astype(np.float32)
-        batch = np.arange(400_000) % 3
-        started = False
-        def progress(*_):
-            global started
-            if not started:
-                started = True
-                print("running", flush=True)
-        try:
-            params = harmonax.HarmonyParams(tol_harmony=0, tol_clustering=0)
-            harmonax.harmonize(Z, batch, params, rng=0, progress=progress)
-        except KeyboardInterrupt:
-            print("interrupted", time.time(), flush=True)
-        """
-    child = subprocess.Popen([sys.executable, "-c", textwrap.dedent(code)], stdout=subprocess.PIPE, text=True)
-    assert child.stdout.readline() == "running\n"
-    time.sleep(0.3)
-    sent = time.time()
-    child.send_signal(signal.SIGINT)
-    out, _ = child.communicate(timeout=30)
-    word, when = out.split()
-    assert word == "interrupted"
-    assert float(when) - sent < 1.0
-    assert child.returncode == 0
+@pytest.mark.skipif(not hasattr(signal, "SIGVTALRM"), reason="this system has no timers of a process")
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_ctrl_c_is_answered_in_the_middle_of_a_call(n_threads):
+    Z, codes = cells_with_batches(200_000, 20, (3,), seed=8)
+    design, schedule = BatchDesign.from_codes(codes), FixedPartition(3, np.random.SeedSequence(0))
+    cells = MemoryCells(Z.astype(np.float32), design, schedule, n_threads=n_threads)
+    Y, sigma, logp = cells.points(np.arange(64)), np.full(64, 0.2), np.zeros((3, 3, 64))
+    R = np.full((len(Z), 64), np.nan, np.float32)
+    before = signal.signal(signal.SIGVTALRM, signal.default_int_handler)
+    try:
+        # After so much work of this process, whatever else the machine does: a small part of what the call takes.
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.01)
+        with pytest.raises(KeyboardInterrupt):
+            cells._cells.assign(Y, sigma, logp, order(design, schedule), R)
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+        signal.signal(signal.SIGVTALRM, before)
+    assert np.isnan(R).any()
+    cells._cells.assign(Y, sigma, logp, order(design, schedule), R)
+    np.testing.assert_allclose(R.sum(axis=1), 1, rtol=1e-5)
 
 
 def test_an_unknown_instruction_set_is_refused():
@@ -260,5 +251,5 @@ def test_a_fork_after_a_run_works():
             os._exit(0 if np.array_equal(first, again) else 1)
         print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=600)
     assert done.stdout == "0\n", done.stderr

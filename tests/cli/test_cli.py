@@ -430,7 +430,7 @@ ARGUMENTS = [
 
 def test_process(files):
     arguments = [*ARGUMENTS, "--backend", "auto"]
-    done = subprocess.run([*MAIN, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([*MAIN, *arguments], capture_output=True, text=True, timeout=600, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert sorted(os.listdir()) == ["in.h5ad", "out.h5ad", "out.h5ad.run.json"]
 
@@ -439,11 +439,11 @@ def test_process(files):
 def test_progress_is_shown_on_a_terminal_only(files):
     pty = pytest.importorskip("pty", reason="needs pseudo-terminals")
     arguments = [*MAIN, *ARGUMENTS[:-1], "--run-json"]
-    piped = subprocess.run([*arguments, "r1.json"], capture_output=True, timeout=60, check=True)
+    piped = subprocess.run([*arguments, "r1.json"], capture_output=True, timeout=600, check=True)
     assert b"after 1 round" in piped.stderr
     assert b"\r" not in piped.stderr
     reader, writer = pty.openpty()
-    subprocess.run([*arguments, "r2.json", "--overwrite"], stderr=writer, timeout=60, check=True)
+    subprocess.run([*arguments, "r2.json", "--overwrite"], stderr=writer, timeout=600, check=True)
     assert b"\rharmony [" in os.read(reader, 100_000)
     os.close(reader)
     os.close(writer)
@@ -472,7 +472,7 @@ def test_stopped_while_writing(files, number, code):
     process = begun(ARGUMENTS)
     assert any(name.endswith(".part") for name in os.listdir())
     process.send_signal(getattr(signal, number))
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == code
     assert "Traceback" not in err
     assert os.listdir() == ["in.h5ad"]
@@ -484,7 +484,7 @@ def test_killed_while_writing_leaves_the_old_result(files):
     Path("out.h5ad.run.json").write_bytes(b"the old record")
     process = begun([*ARGUMENTS, "--overwrite"])
     process.kill()
-    process.communicate(timeout=30)
+    process.communicate(timeout=600)
     assert Path("out.h5ad").read_bytes() == b"the old result"
     assert Path("out.h5ad.run.json").read_bytes() == b"the old record"
 
@@ -504,7 +504,7 @@ def test_stopped_while_computing(files):
         # Until the kernels are at work.
         time.sleep(1)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=600)
     finally:
         process.kill()
     assert process.returncode == 130
@@ -527,7 +527,7 @@ main()
 """
     arguments = [output if a == "out.h5ad" else a for a in ARGUMENTS]
     done = subprocess.run(
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 3, done.stderr
     assert "the disk is full: " in done.stderr

@@ -345,7 +345,7 @@ class TestCheckpoint:
         env = os.environ | {"PYTHONPATH": modules}
         child = subprocess.Popen([sys.executable, "-c", script, str(path)], env=env)
         try:
-            end = time.monotonic() + 120
+            end = time.monotonic() + 600
             while not path.exists() and child.poll() is None and time.monotonic() < end:
                 time.sleep(0.05)
             time.sleep(0.3)

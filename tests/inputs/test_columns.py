@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -259,12 +257,10 @@ def test_what_are_no_labels(batches, message):
         as_table(batches)
 
 
-def test_batch_variables_whose_tables_would_not_fit_are_refused_before_any_work():
+def test_batch_variables_whose_tables_would_not_fit_are_refused_before_any_work(monkeypatch):
+    monkeypatch.setattr("harmonax.engine.run.make_cells", None)
     n = 400_000
-    codes = np.arange(n)
-    start = time.monotonic()
     with pytest.raises(
         InputError, match=r"400000 levels in 400000 combinations need tables of \d+\.\d\d GiB; allowed are"
     ):
-        harmonax.harmonize(np.ones((n, 50), np.float32), codes, rng=0, allow_many_levels=True)
-    assert time.monotonic() - start < 10
+        harmonax.harmonize(np.ones((n, 50), np.float32), np.arange(n), rng=0, allow_many_levels=True)

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import anndata
@@ -246,31 +245,41 @@ def test_a_number_that_another_process_has_now_does_not_keep_it(tmp_path):
 
 
 TWICE = """
-import sys, time
+import sys
 from pathlib import Path
+from harmonax.errors import OutputError
 from harmonax.io import whole_or_nothing
-number, record, result = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
-with whole_or_nothing(record, result, overwrite=False, needed=0) as parts:
-    for part in parts:
-        part.write_text(number)
-    time.sleep(max(0, float(sys.argv[4]) - time.time()))
+for record, result in zip(*[map(Path, sys.argv[2:])] * 2):
+    try:
+        with whole_or_nothing(record, result, overwrite=False, needed=0) as parts:
+            for part in parts:
+                part.write_text(sys.argv[1])
+            print("ready", flush=True)
+            sys.stdin.readline()
+        print("written", flush=True)
+    except OutputError as error:
+        print(error, flush=True)
 """
 
 
 @posix
 def test_of_several_that_end_at_once_exactly_one_has_written(tmp_path):
-    for attempt in range(3):
-        record, result = tmp_path / f"{attempt}.json", tmp_path / f"{attempt}.bin"
-        at = time.time() + 2
-        runs = [
-            subprocess.Popen([sys.executable, "-c", TWICE, str(i), record, result, str(at)], stderr=subprocess.PIPE)
-            for i in range(4)
-        ]
-        said = [process.communicate()[1].decode() for process in runs]
-        winners = [i for i, process in enumerate(runs) if process.returncode == 0]
-        assert len(winners) == 1, said
-        assert record.read_text() == result.read_text() == str(winners[0])
-        assert sum("exists already" in text for text in said) == 3
+    places = [tmp_path / f"{attempt}.{ending}" for attempt in range(3) for ending in ("json", "bin")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with contextlib.ExitStack() as stack:
+        runs = []
+        for i in range(4):
+            process = subprocess.Popen([sys.executable, "-c", TWICE, str(i), *places], **pipes)
+            runs.append(stack.enter_context(process))
+            stack.callback(process.kill)
+        for record, result in zip(places[::2], places[1::2], strict=True):
+            assert {process.stdout.readline() for process in runs} == {"ready\n"}
+            for process in runs:
+                print(file=process.stdin, flush=True)
+            said = [process.stdout.readline() for process in runs]
+            winners = [str(i) for i, text in enumerate(said) if text == "written\n"]
+            assert [record.read_text()] == [result.read_text()] == winners
+            assert sum("exists already" in text for text in said) == 3
 
 
 def test_what_is_not_a_file_is_not_replaced(tmp_path):
