@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,22 +18,25 @@ from .seeding import Schedule, seed_centroids
 from .tiles import TileShape, lay_out, pick_up, slots
 
 
+class Given(NamedTuple):
+    """The cells, and all else that their correction is a function of."""
+
+    Z: jax.Array  # (N, F)
+    labels: jax.Array  # (N, variables)
+    mask: jax.Array  # (N,)
+    strengths: Hyper
+    Y: jax.Array | None  # (K, F): the first centroids; None: they are seeded
+    schedule: Schedule
+
+
 @partial(jax.jit, static_argnums=(0, 1))
-def corrected(
-    config: BatchCorrectionConfig,
-    shape: TileShape,
-    Z: jax.Array,
-    labels: jax.Array,
-    mask: jax.Array,
-    strengths: Hyper,
-    Y: jax.Array | None,
-    schedule: Schedule,
-) -> dict[str, jax.Array]:
+def corrected(config: BatchCorrectionConfig, shape: TileShape, given: Given) -> dict[str, jax.Array]:
     """Return the corrected embedding (N, F), R (N, K), and how the rounds ended."""
+    Z, labels, mask = given[:3]
     # Accelerators would otherwise multiply float32 with fewer bits.
     with jax.default_matmul_precision("highest"):
-        problem, Y, slot = _problem(config, shape, Z, labels, mask, strengths, Y, schedule)
-        state, report = _run(config, problem, Y, schedule.orders)
+        problem, Y, slot = _problem(config, shape, given)
+        state, report = _run(config, problem, Y, given.schedule.orders)
         cells, R = emit(problem, state)
         cells, Z = jnp.where(mask[:, None], pick_up(cells, slot), Z), jnp.where(mask[:, None], Z, 0)
         top = jnp.asarray(config.levels)
@@ -43,17 +46,9 @@ def corrected(
         return (forward_only(found) if config.early_stop else found) | report
 
 
-def _problem(
-    config: BatchCorrectionConfig,
-    shape: TileShape,
-    Z: jax.Array,
-    labels: jax.Array,
-    mask: jax.Array,
-    strengths: Hyper,
-    Y: jax.Array | None,
-    schedule: Schedule,
-) -> tuple[Problem, jax.Array, jax.Array]:
+def _problem(config: BatchCorrectionConfig, shape: TileShape, given: Given) -> tuple[Problem, jax.Array, jax.Array]:
     """Return the cells in tiles with the strengths, the first centroids, and each cell's place."""
+    Z, labels, mask, strengths, Y, schedule = given
     weight = mask.astype(Z.dtype)
     # NaN in padding must not reach a sum.
     Z = jnp.where(mask[:, None], Z, 0)
@@ -67,10 +62,10 @@ def _problem(
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def residual(config: BatchCorrectionConfig, shape: TileShape, *given: Any) -> jax.Array:
-    """Return the relative residual of the implicit gradient's equation; `given` as of `corrected`, and a key."""
-    problem, Y, _ = _problem(config, shape, *given[:-1])
-    return linear_residual(config, problem, Y, given[-2].orders, given[-1])
+def residual(config: BatchCorrectionConfig, shape: TileShape, given: Given, key: jax.Array) -> jax.Array:
+    """Return the relative residual of the implicit gradient's equation."""
+    problem, Y, _ = _problem(config, shape, given)
+    return linear_residual(config, problem, Y, given.schedule.orders, key)
 
 
 def _run(config: BatchCorrectionConfig, problem: Problem, Y: Any, orders: Any) -> tuple[State, dict[str, Any]]:

@@ -16,10 +16,11 @@ from ...params import HarmonyParams
 from .assignment import Hyper
 from .checks import check
 from .config import BatchCorrectionConfig
+from .correction import Given
 from .correction import corrected as _correct
 from .correction import residual as _residual
 from .seeding import Schedule, draw, seed_centroids
-from .tiles import tile_shape
+from .tiles import TileShape, tile_shape
 
 
 class DifferentiableHarmony(nnx.Module):
@@ -131,12 +132,7 @@ class DifferentiableHarmony(nnx.Module):
         NotConvergedError
             If implicit differentiation finds no fixed point (inside jit: see ``fixed_point_change``).
         """
-        Z, labels, mask, Y = check(self.config, data)
-        if Y is None and self.centroids is not None:
-            Y = self.centroids[...]
-        schedule = self._schedule(len(Z))
-        shape = tile_shape(schedule.block, schedule.orders.shape[-1], self.config.levels, self.config.n_features)
-        found = _correct(self.config.structure, shape, Z, labels, mask, self._tables(Z.dtype), Y, schedule)
+        found = _correct(*self._given(data))
         self._refuse_no_fixed_point(found.get("fixed_point_change"))
         return {**data, **found}, state, metadata
 
@@ -176,12 +172,7 @@ class DifferentiableHarmony(nnx.Module):
             Norm of what is left over the norm of the right-hand side: near rounding where it is solved. Above 0.01
             gradients are NaN.
         """
-        Z, labels, mask, Y = check(self.config, data)
-        Y = self.centroids[...] if Y is None and self.centroids is not None else Y
-        schedule = self._schedule(len(Z))
-        shape = tile_shape(schedule.block, schedule.orders.shape[-1], self.config.levels, self.config.n_features)
-        given = (self.config.structure, shape, Z, labels, mask, self._tables(Z.dtype), Y, schedule)
-        return float(_residual(*given, jax.random.key(rng)))
+        return float(_residual(*self._given(data), jax.random.key(rng)))
 
     def seed_from(self, data: dict[str, Any]) -> None:
         """Set the learnable centroids to those that this data would be seeded with.
@@ -197,6 +188,15 @@ class DifferentiableHarmony(nnx.Module):
         schedule = self._schedule(len(Z))
         Y = _seeded(self.config.n_clusters, Z, mask, schedule.sample, schedule.first)
         self.centroids[...] = Y.astype(self.centroids[...].dtype)
+
+    def _given(self, data: dict[str, Any]) -> tuple[BatchCorrectionConfig, TileShape, Given]:
+        """Check the data; return what a correction is compiled for, and what it is a function of."""
+        Z, labels, mask, Y = check(self.config, data)
+        if Y is None and self.centroids is not None:
+            Y = self.centroids[...]
+        schedule = self._schedule(len(Z))
+        shape = tile_shape(schedule.block, schedule.orders.shape[-1], self.config.levels, self.config.n_features)
+        return self.config.structure, shape, Given(Z, labels, mask, self._tables(Z.dtype), Y, schedule)
 
     def _tables(self, dtype: Any) -> Hyper:
         """Spread the strengths over levels and clusters."""
