@@ -48,8 +48,9 @@ def _compile_quickly(config):
     if "not slow" in config.option.markexpr:
         os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
         if _has_older_emitters():
-            # A compilation takes half the time.
-            os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+            # A compilation takes half the time, and an eighth less again where a program is not divided into parts.
+            quickly = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+            os.environ.setdefault("XLA_FLAGS", f"{quickly} --xla_cpu_enable_concurrency_optimized_scheduler=false")
 
 
 def _has_older_emitters() -> bool:

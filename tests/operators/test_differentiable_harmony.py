@@ -86,8 +86,8 @@ OTHERS = {
 
 @pytest.mark.usefixtures("no_stop")
 class TestForward:
-    @pytest.mark.parametrize("x64", [False, True], ids=["float32", "float64"])
-    @pytest.mark.parametrize("levels", LEVELS, ids=str)
+    # Each design to the last digits; in float32 the one that has the most to round.
+    @pytest.mark.parametrize(("levels", "x64"), [*((levels, True) for levels in LEVELS), (LEVELS[-1], False)], ids=str)
     @pytest.mark.parametrize("flavor", FLAVORS)
     def test_equals_the_engine(self, flavor, levels, x64):
         with jax.enable_x64(x64):
@@ -186,10 +186,9 @@ def weighted(op, data, seed=0):
 def check_against_differences(op, data, names):
     """Compare the gradient in a random direction with central differences."""
     loss, parameters = weighted(op, data)
-    value, (by_cell, by_parameter) = (
-        jax.jit(loss),
-        jax.jit(jax.grad(loss, argnums=(0, 1)))(data["embeddings"], parameters),
-    )
+    # One program for values and gradients: compiling takes nearly all the time.
+    both = jax.jit(jax.value_and_grad(loss, argnums=(0, 1)))
+    by_cell, by_parameter = both(data["embeddings"], parameters)[1]
     rng, h = np.random.default_rng(1), 1e-5
 
     def compare(at, gradient, shape):
@@ -199,13 +198,13 @@ def check_against_differences(op, data, names):
         np.testing.assert_allclose((gradient * direction).sum(), difference, rtol=1e-4)
 
     Z = data["embeddings"]
-    compare(lambda step: value(Z + step, parameters), by_cell, Z.shape)
+    compare(lambda step: both(Z + step, parameters)[0], by_cell, Z.shape)
     for name in names:
 
         def at(step, name=name):
             moved = jax.tree.map(lambda x: x, parameters)
             moved[name] = moved[name].replace(moved[name][...] + step)
-            return value(Z, moved)
+            return both(Z, moved)[0]
 
         compare(at, by_parameter[name][...], parameters[name][...].shape)
 
@@ -265,8 +264,8 @@ class TestGradient:
             def loss(op, data, Z):
                 return jnp.square(op.apply({**data, "embeddings": Z}, {}, None)[0]["corrected_embeddings"][:100]).sum()
 
-            plain = nnx.grad(loss)(op, {**data, "centroids": Y}, data["embeddings"])
-            masked, gradient = nnx.grad(loss, argnums=(0, 2))(op, padded, padded["embeddings"])
+            plain = nnx.jit(nnx.grad(loss))(op, {**data, "centroids": Y}, data["embeddings"])
+            masked, gradient = nnx.jit(nnx.grad(loss, argnums=(0, 2)))(op, padded, padded["embeddings"])
             for one, other in zip(jax.tree.leaves(plain), jax.tree.leaves(masked), strict=True):
                 np.testing.assert_allclose(one, other, rtol=1e-8)
             assert not gradient[100:].any()
@@ -277,7 +276,7 @@ class TestGradient:
         Z = data["embeddings"].at[:3].set(0.0)
         labels = jnp.where(data["batch_labels"] == 1, 0, data["batch_labels"])
         loss, parameters = weighted(op, {**data, "batch_labels": labels})
-        for leaf in jax.tree.leaves(jax.grad(loss, argnums=(0, 1))(Z, parameters)):
+        for leaf in jax.tree.leaves(jax.jit(jax.grad(loss, argnums=(0, 1)))(Z, parameters)):
             assert jnp.isfinite(leaf).all()
 
 
@@ -301,6 +300,17 @@ EXAMPLES = {f"key {key}": (lambda data_dir, key=key: newcomer(key)) for key in (
 EXAMPLES |= {variant: second(variant) for variant in ("balanced", "separate", "unbalanced")}
 
 
+@nnx.jit
+def learn(op, data, loss):
+    """Return the loss of what is corrected, that, and the gradient: one program for all examples of one shape."""
+
+    def unmixed(op):
+        corrected = op.apply(data, {}, None)[0]["corrected_embeddings"]
+        return loss(corrected, data["batch_labels"]), corrected
+
+    return nnx.value_and_grad(unmixed, has_aux=True)(op)
+
+
 @pytest.mark.parametrize("read", EXAMPLES.values(), ids=EXAMPLES)
 def test_a_first_example_works_as_it_stands(read, data_dir):
     from sklearn.cluster import KMeans
@@ -313,17 +323,8 @@ def test_a_first_example_works_as_it_stands(read, data_dir):
     n_batches, kind = int(batch.max()) + 1, np.asarray(kind)
     sizes = {"n_clusters": 20, "n_features": cells.shape[1], "n_batches": n_batches, "n_iterations": 10}
     op = DifferentiableHarmony(BatchCorrectionConfig(temperature=1.0, **sizes), rngs=nnx.Rngs(42))
-    loss, data = BatchMixingLoss(15, n_batches), {"embeddings": cells, "batch_labels": batch}
-
-    @nnx.jit
-    def learn(op):
-        def unmixed(op):
-            corrected = op.apply(data, {}, None)[0]["corrected_embeddings"]
-            return loss(corrected, batch), corrected
-
-        return nnx.value_and_grad(unmixed, has_aux=True)(op)
-
-    (_, corrected), gradient = learn(op)
+    data = {"embeddings": cells, "batch_labels": batch}
+    (_, corrected), gradient = learn(op, data, BatchMixingLoss(15, n_batches))
     for leaf in jax.tree.leaves(gradient):
         assert jnp.isfinite(leaf).all()
         assert float(jnp.abs(leaf).max()) > 0
@@ -439,11 +440,15 @@ class TestOneBatch:
         n_variables = np.size(n_batches)
         op, data = problem(flavor=flavor, n_batches=n_batches, batch_prune_threshold=prune)
         data["batch_labels"] = jnp.zeros((240, n_variables), int) + (0 if n_batches == 1 else 1)
-        result, _, _ = op.apply(data, {}, None)
+
+        def total(Z):
+            result, _, _ = op.apply({**data, "embeddings": Z}, {}, None)
+            return result["corrected_embeddings"].sum(), result
+
+        (_, result), gradient = jax.jit(jax.value_and_grad(total, has_aux=True))(data["embeddings"])
         np.testing.assert_array_equal(result["corrected_embeddings"], data["embeddings"])
         np.testing.assert_allclose(result["cluster_assignments"].sum(axis=1), 1, rtol=1e-5)
-        gradient = jax.grad(lambda Z: op.apply({**data, "embeddings": Z}, {})[0]["corrected_embeddings"].sum())
-        np.testing.assert_array_equal(gradient(data["embeddings"]), 1.0)
+        np.testing.assert_array_equal(gradient, 1.0)
 
 
 class TestMask:
@@ -510,9 +515,9 @@ class TestTransformations:
             moved = jax.tree.map(lambda x: x + step, parameters)
             return nnx.merge(graph, moved).apply(data, {}, None)[0]["corrected_embeddings"]
 
-        together = jax.vmap(corrected)(steps)
+        together, alone = jax.jit(jax.vmap(corrected))(steps), jax.jit(corrected)
         for step, one in zip(steps, together, strict=True):
-            np.testing.assert_allclose(one, corrected(step), atol=1e-4)
+            np.testing.assert_allclose(one, alone(step), atol=1e-4)
         assert relative(together[0], np.asarray(together[2])) > 1e-3
 
     def test_nnx_grad_and_a_descent_step(self):
@@ -520,13 +525,15 @@ class TestTransformations:
 
         def loss(op, data):
             corrected = op.apply(data, {}, None)[0]["corrected_embeddings"]
-            means = jnp.stack([corrected[data["batch_labels"][:, 0] == b].mean(axis=0) for b in range(3)])
+            own = jax.nn.one_hot(data["batch_labels"][:, 0], 3)
+            means = own.T @ corrected / own.sum(axis=0)[:, None]
             return means.var(axis=0).sum()
 
-        before, gradient = nnx.value_and_grad(loss)(op, data)
+        both = nnx.jit(nnx.value_and_grad(loss))
+        before, gradient = both(op, data)
         graph, parameters = nnx.split(op)
         smaller = jax.tree.map(lambda p, g: p - 0.1 * jnp.sign(g), parameters, gradient)
-        assert loss(nnx.merge(graph, smaller), data) < before
+        assert both(nnx.merge(graph, smaller), data)[0] < before
 
     def test_data_state_and_metadata_are_left_alone(self):
         op, data = problem()
