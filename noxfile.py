@@ -146,7 +146,8 @@ def tutorials(session: nox.Session) -> None:
         "tests/evaluation/test_further.py",
         NEIGHBOURS,
     )
-    session.run(python, "-m", "pytest", "-m", "slow", *pages, external=True)
+    # A test at a time on two processes: they are few and long.
+    session.run(python, "-m", "pytest", "-m", "slow", "-n", "2", *pages, external=True)
 
 
 @nox.session
