@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from strategies import cells_with_batches
 
-from harmonax.algorithm.regressors import kept_levels
+from harmonax.algorithm.regressors import Anchor, kept_levels
 from harmonax.algorithm.ridge import ridge
 from harmonax.design import BatchDesign
 from harmonax.params import HarmonyParams
@@ -136,11 +136,36 @@ def test_an_empty_cluster_is_skipped_in_both_flavors():
         assert not got.W[:, 2].any()
 
 
-def test_large_tables_are_solved_in_chunks_alike(monkeypatch):
-    import harmonax.algorithm.ridge as module
+@pytest.mark.parametrize("levels", [(40, 3, 2), (3, 40), (6, 5, 4, 3)])
+def test_the_bits_do_not_depend_on_threads(levels):
+    Z, _, R, design = problem(9, levels, n_cells=400, n_clusters=37)
+    resolved = HarmonyParams(n_clusters=37).resolve(design)
+    one, three, many = (ridge(design, resolved, *sums(Z, design, R), n_threads=n) for n in (1, 3, 64))
+    for found, expected in zip((*three, *many), (*one, *one), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    exact = HarmonyParams(n_clusters=37, correction_method="original").resolve(design)
+    np.testing.assert_allclose(one.W, ridge(design, exact, *sums(Z, design, R)).W, rtol=1e-9, atol=1e-9)
 
-    Z, _, R, design = problem(9, (5, 3, 2))
-    resolved = HarmonyParams(n_clusters=5).resolve(design)
-    whole = ridge(design, resolved, *sums(Z, design, R))
-    monkeypatch.setattr(module, "_CHUNK", 1)
-    np.testing.assert_allclose(ridge(design, resolved, *sums(Z, design, R)).W, whole.W, rtol=1e-10, atol=1e-12)
+
+def test_an_anchor_pulls_on_the_intercept_alone():
+    """The anchor is a joint level without levels: cells of X = [1, 0, ...] with these sums."""
+    Z, _, R, design = problem(2, (4, 3), n_cells=300)
+    anchor = Anchor(np.full(5, 50.0), np.random.default_rng(0).normal(size=(5, 4)))
+    S, O = sums(Z, design, R)
+    for levels in (design, BatchDesign.from_codes(design.joint_levels[design.joint, 0])):
+        S, O = sums(Z, levels, R)
+        fast, exact = (
+            ridge(levels, HarmonyParams(n_clusters=5, correction_method=how).resolve(levels), S, O, anchor)
+            for how in ("fast", "original")
+        )
+        np.testing.assert_allclose(fast.W, exact.W, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(fast.W0, exact.W0, rtol=1e-9, atol=1e-9)
+        # Without a level, X^T diag(R) X and the right-hand side get what the anchor adds: W0 of the normal equations.
+        k = 1
+        lam = 0.2 * levels.level_shares * R[:, k].sum()
+        X = np.column_stack([np.ones(300), *(levels.joint_levels[levels.joint][:, f][:, None] == np.arange(a, b)
+            for f, (a, b) in enumerate(zip(levels.offsets, levels.offsets[1:], strict=False)))])  # fmt: skip
+        A = X.T @ (R[:, [k]] * X) + np.diag(np.concatenate([[50.0], lam]))
+        right = X.T @ (R[:, [k]] * Z)
+        right[0] += anchor.moment[k]
+        np.testing.assert_allclose(fast.W0[k], np.linalg.solve(A, right)[0], rtol=1e-9, atol=1e-9)

@@ -58,6 +58,7 @@ class Harmony:
     """One run over some cells: where they live, their batches, their blocks, and the parameters for this data.
 
     The cells have the levels of ``design.carried``; those beyond the batch variables have no penalty.
+    `n_threads` is for what is done between passes; the bits do not depend on it.
     """
 
     def __init__(
@@ -66,8 +67,10 @@ class Harmony:
         design: BatchDesign,
         schedule: FixedPartition | RecordedSchedule,
         resolved: ResolvedParams,
+        n_threads: int = 1,
     ) -> None:
         self.cells, self.design, self.schedule, self.resolved = cells, design, schedule, resolved
+        self.n_threads = n_threads
         self.flavor = resolved.params.flavor
         self.rules = FLAVORS[self.flavor]
 
@@ -116,7 +119,7 @@ class Harmony:
             if passes_converged(self.flavor, [J.total for J in objectives], pass_, p.tol_clustering):
                 break
         assigned = Assignment(Y, logp, self.resolved.sigma)
-        correction = ridge(self.design, self.resolved, *self.cells.moments(assigned))
+        correction = ridge(self.design, self.resolved, *self.cells.moments(assigned), n_threads=self.n_threads)
         ended = Round(assigned, correction, mass, np.array(objectives), history.initial)
         history.extend(ended.objective)
         return ended

@@ -157,7 +157,7 @@ def harmonize(
         rng, n_threads, progress = asked["rng"], asked["n_threads"], asked["progress"]
     if backend not in (allowed := ("auto", *BACKENDS)):
         raise InputError(f"backend={backend!r} is not known; allowed are {', '.join(map(repr, allowed))}")
-    resolve_threads(n_threads)
+    threads = resolve_threads(n_threads)
     request = ResourceRequest.of(backend, n_threads, max_memory, scratch, out)
     kept = _checkpoint(checkpoint)
     Z, digest = _embedding(Z, hashed=kept is not None)
@@ -196,7 +196,7 @@ def harmonize(
         Y = past[-1].assigned.Y if past else seed_centroids(cells, resolved.n_clusters, seeding)
         with reporter(progress, params.max_iter_harmony) as report:
             keep = kept.keep if kept is not None else lambda ended: None
-            fit = Harmony(cells, design, schedule, resolved).run(Y, target, report, past, keep)
+            fit = Harmony(cells, design, schedule, resolved, threads).run(Y, target, report, past, keep)
     if design.reference and target is not None:
         _restore(target, Z, held, design)
     levels = slice(design.n_batch_levels)

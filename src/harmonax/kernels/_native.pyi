@@ -56,4 +56,20 @@ class _Cells:
 class Cells32(_Cells): ...
 class Cells64(_Cells): ...
 
+def solve_ridge(
+    *,
+    joint_levels: np.ndarray,
+    largest: int,
+    first: int,
+    stop: int,
+    S: np.ndarray,
+    mass: np.ndarray,
+    active: np.ndarray,
+    lam: np.ndarray,
+    keep: np.ndarray,
+    anchor_moment: np.ndarray,
+    anchor_mass: np.ndarray,
+    least: float,
+    n_threads: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
 def instruction_sets() -> list[str]: ...

@@ -1,5 +1,6 @@
 // Python's view of the cells. Shapes are checked here, in one place; everything behind trusts them.
 #include "cells.hpp"
+#include "ridge.hpp"
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
@@ -228,6 +229,52 @@ struct PyCells {
     }
 };
 
+nb::tuple ridge_of(Array<int32_t, 2> joint_levels, int64_t largest, int64_t first, int64_t stop, Array<double, 3> S,
+                   Array<double, 2> mass, Array<bool, 2> active, Array<double, 2> lambda, Array<bool, 2> keep,
+                   Array<double, 2> anchor_moment, Array<double, 1> anchor_mass, double least, int n_threads) {
+    const int64_t J = (int64_t)S.shape(0), K = (int64_t)S.shape(1), d = (int64_t)S.shape(2);
+    const int64_t B = (int64_t)lambda.shape(0), F = (int64_t)joint_levels.shape(1);
+    require((int64_t)joint_levels.shape(0) == J && (int64_t)mass.shape(0) == J, "S, mass and joint_levels differ");
+    require((int64_t)active.shape(0) == J && (int64_t)active.shape(1) == K, "active must be n_joint x K");
+    require((int64_t)mass.shape(1) == K && (int64_t)lambda.shape(1) == K,
+            "mass and lambda need one column per cluster");
+    require((int64_t)keep.shape(0) == B && (int64_t)keep.shape(1) == K, "keep must be n_levels x K");
+    require((int64_t)anchor_moment.shape(0) == K && (int64_t)anchor_moment.shape(1) == d &&
+                (int64_t)anchor_mass.shape(0) == K,
+            "the anchor must have K x d and K values");
+    require(0 <= largest && largest < F && 0 <= first && first < stop && stop <= B, "no such variable");
+    for (int64_t i = 0; i < J * F; ++i) {
+        const int64_t level = joint_levels.data()[i];
+        require(0 <= level && level < B && (i % F == largest) == (first <= level && level < stop),
+                "joint_levels has a level that is not one of its variable");
+    }
+    require(n_threads >= 1, "n_threads must be at least 1");
+    double *W, *W0;
+    nb::object W_array = nb::cast(new_array(&W, B, K, d)), W0_array = nb::cast(new_array(&W0, K, d));
+    bool* singular = new bool[K + 1]();
+    nb::capsule owner(singular, [](void* p) noexcept { delete[] static_cast<bool*>(p); });
+    const size_t size = (size_t)K;
+    nb::ndarray<nb::numpy, bool> singular_array(singular, 1, &size, owner);
+    const RidgeSystem system{view(joint_levels),
+                             J,
+                             F,
+                             B,
+                             K,
+                             d,
+                             largest,
+                             first,
+                             stop,
+                             S.data(),
+                             mass.data(),
+                             active.data(),
+                             lambda.data(),
+                             keep.data(),
+                             anchor_moment.data(),
+                             anchor_mass.data()};
+    unlocked([&] { solve_ridge(system, least, W, W0, singular, n_threads, interrupted); });
+    return nb::make_tuple(W_array, W0_array, singular_array);
+}
+
 void bind_plan(nb::module_& m) {
     nb::class_<PyPlan>(m, "Plan")
         .def(
@@ -279,6 +326,8 @@ NB_MODULE(_native, m) {
     harmonax::bind_plan(m);
     harmonax::bind<float>(m, "Cells32");
     harmonax::bind<double>(m, "Cells64");
+    m.def("solve_ridge", &harmonax::ridge_of, nb::kw_only(), "joint_levels"_a, "largest"_a, "first"_a, "stop"_a, "S"_a,
+          "mass"_a, "active"_a, "lam"_a, "keep"_a, "anchor_moment"_a, "anchor_mass"_a, "least"_a, "n_threads"_a);
     m.def("instruction_sets", [] {
         nb::list names;
         for (const char* name : harmonax::instruction_sets()) names.append(name);
