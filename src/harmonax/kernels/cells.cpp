@@ -285,18 +285,9 @@ typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp,
         for (int64_t row = 0; row < n_tables * B; ++row)
             for (int64_t k = 0; k < K_pad; ++k)
                 p.logp.data()[row * K_pad + k] = k < K ? (T)logp[row * K + k] : (T)-1e30;
-    std::vector<double> sum(W && W_of_joint ? K * d : 0);
-    for (int64_t i = 0; W && i < n_W; ++i) {
-        const int32_t* levels = plan_.joint_levels.data + i * plan_.n_variables;
-        const double* from = W + (W_of_joint ? levels[0] : i) * K * d;
-        if (W_of_joint && plan_.n_variables > 1) {
-            std::copy(from, from + K * d, sum.begin());
-            for (int64_t f = 1; f < plan_.n_variables; ++f)
-                for (int64_t j = 0; j < K * d; ++j) sum[j] += W[levels[f] * K * d + j];
-            from = sum.data();
-        }
-        ops_->pack_panels(from, K, d, d, 1, p.W.data() + i * K * d_pad);
-    }
+    if (W)
+        parallel_for(team_, n_W, n_threads_, nullptr,
+                     [&](int64_t i, int) { pack_W(c, W, i, W_of_joint, p.W.data() + i * K * d_pad); });
     p.tables = {p.Y.data(),
                 p.base.data(),
                 logp ? p.logp.data() : nullptr,
@@ -305,8 +296,25 @@ typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp,
                 one_sigma,
                 bounded,
                 W ? p.W.data() : nullptr,
-                W_of_joint};
+                W_of_joint,
+                K * d_pad};
     return p;
+}
+
+// Pack the W of one level, or the sum over a joint level's.
+template <typename T>
+void Cells<T>::pack_W(const Centroids& c, const double* W, int64_t i, bool of_joint, T* to) const {
+    const int64_t size = c.K * d_;
+    const int32_t* levels = plan_.joint_levels.data + i * plan_.n_variables;
+    const double* from = W + (of_joint ? levels[0] : i) * size;
+    std::vector<double> sum;
+    if (of_joint && plan_.n_variables > 1) {
+        sum.assign(from, from + size);
+        for (int64_t f = 1; f < plan_.n_variables; ++f)
+            for (int64_t j = 0; j < size; ++j) sum[j] += W[levels[f] * size + j];
+        from = sum.data();
+    }
+    ops_->pack_panels(from, c.K, d_, d_, 1, to);
 }
 
 template <typename T>
@@ -348,7 +356,8 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
     const Packed p = pack(c, logp, 1, nullptr);
     const int64_t g0 = plan_.block_grain[block], n_grains = plan_.block_grain[block + 1] - g0;
     const int64_t s0 = plan_.block_segment[block], n_segments = plan_.block_segment[block + 1] - s0;
-    std::vector<double> segment_mass(n_segments * K, 0.0), grain_moment(moment ? n_grains * d * K_pad : 0, 0.0);
+    segment_mass_.assign(n_segments * K, 0.0);
+    std::vector<double> grain_moment(moment ? n_grains * d * K_pad : 0, 0.0);
     std::vector<GrainSums> sums(n_grains);
     const int64_t table = d * K_pad;
     const bool collect = last && n_segments * table * (int64_t)sizeof(double) <= MAX_COLLECTED;
@@ -360,7 +369,7 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
     std::vector<Worker> workers = make_workers(n_grains, c);
     parallel_for(team_, n_grains, n_threads_, poll, [&](int64_t g, int worker) {
         const int64_t s = plan_.grain_segment[g0 + g], stop = plan_.grain_segment[g0 + g + 1];
-        sums[g] = {segment_mass.data() + (s - s0) * K, 0, 0, moment ? grain_moment.data() + g * table : nullptr,
+        sums[g] = {segment_mass_.data() + (s - s0) * K, 0, 0, moment ? grain_moment.data() + g * table : nullptr,
                    collect ? segment_S_.data() + (s - s0) * table : nullptr};
         Worker& w = workers[worker];
         w.take(s, stop, collect, moment);
@@ -375,7 +384,7 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
     for (int64_t s = 0; s < n_segments; ++s)
         for (int64_t f = 0; f < plan_.n_variables; ++f) {
             double* to = mass + plan_.joint_levels[plan_.segment_joint[s0 + s] * plan_.n_variables + f] * K;
-            for (int64_t k = 0; k < K; ++k) to[k] += segment_mass[s * K + k];
+            for (int64_t k = 0; k < K; ++k) to[k] += segment_mass_[s * K + k];
         }
     if (moment) {
         std::fill(moment, moment + K * d, 0.0);
@@ -394,7 +403,7 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
     for (int64_t s = 0; s < n_segments; ++s) {
         const int64_t j = plan_.segment_joint[s0 + s];
         for (int64_t i = 0; i < table; ++i) collected_S_[j * table + i] += segment_S_[s * table + i];
-        for (int64_t k = 0; k < K; ++k) collected_mass_[j * K + k] += segment_mass[s * K + k];
+        for (int64_t k = 0; k < K; ++k) collected_mass_[j * K + k] += segment_mass_[s * K + k];
     }
     return total;
 }
@@ -482,9 +491,34 @@ void Cells<T>::correct_blocks(const Centroids& c, const double* logp, const doub
     }
 }
 
+// One joint level after the other, so that W of thousands of them is packed when it is needed, and stays in the cache.
+template <typename T>
+void Cells<T>::correct_joint_levels(const Centroids& c, const double* logp, const double* W, const Poll& poll) {
+    const Packed p = pack(c, logp, plan_.n_blocks, nullptr);
+    std::vector<Worker> workers = make_workers(plan_.n_units, c);
+    std::vector<Buffer<T>> own;
+    for (size_t i = 0; i < workers.size(); ++i) own.emplace_back(c.K * padded(d_, ops_->width));
+    parallel_for(team_, plan_.n_units, n_threads_, poll, [&](int64_t u, int worker) {
+        Worker& w = workers[worker];
+        Tables<T> tables = p.tables;
+        tables.W = own[worker].data(), tables.W_of_joint = true, tables.W_stride = 0;
+        const int64_t begin = plan_.unit_segment[u];
+        pack_W(c, W, plan_.segment_joint[plan_.segments_by_joint[begin]], true, own[worker].data());
+        for (int64_t i = begin; i < plan_.unit_segment[u + 1]; ++i) {
+            const int64_t s = plan_.segments_by_joint[i];
+            w.take(s, s + 1, true);
+            ops_->correct(w.x, tables, s, s + 1, w.scratch.data(), nullptr, nullptr, nullptr);
+        }
+    });
+}
+
 template <typename T>
 void Cells<T>::correct(const Centroids& c, const double* logp, const double* W, double* moment, const Poll& poll) {
-    correct_blocks(c, logp, W, moment, nullptr, nullptr, false, poll);
+    // The same bits: no row's result depends on others. A file is better read grain by grain.
+    if (!moment && !in_file() && plan_.n_joint <= plan_.n_levels)
+        correct_joint_levels(c, logp, W, poll);
+    else
+        correct_blocks(c, logp, W, moment, nullptr, nullptr, false, poll);
     std::fill(kept_.known.begin(), kept_.known.end(), false);
 }
 

@@ -93,12 +93,14 @@ class Cells {
     struct Packed;
     struct Worker;
     Packed pack(const Centroids&, const double* logp, int64_t n_tables, const double* W) const;
+    void pack_W(const Centroids&, const double* W, int64_t level, bool of_joint, T* to) const;
     // One for each thread that n_items pieces of work can keep busy.
     std::vector<Worker> make_workers(int64_t n_items, const Centroids&) const;
     // Whether the weights of a block are at hand.
     bool knows(int64_t block) const { return block < (int64_t)kept_.known.size() && kept_.known[block]; }
     bool are_kept(const Centroids&) const;
     void begin_keeping(const Centroids&);
+    void correct_joint_levels(const Centroids&, const double* logp, const double* W, const Poll&);
     void correct_blocks(const Centroids&, const double* logp, const double* W, double* moment, float* out32,
                         double* out64, bool in_place, const Poll&) const;
 
@@ -112,6 +114,7 @@ class Cells {
     // The moments so far of a last pass: of how many blocks, n_joint x d x K_pad, n_joint x K; and one block's, by segment.
     int64_t collected_ = 0;
     std::vector<double> collected_S_, collected_mass_, segment_S_;
+    std::vector<double> segment_mass_; // of the block that is swept
     // Weights of the first blocks, of which centroids they are, and of which blocks they are there.
     struct Kept {
         int64_t bytes = 0;

@@ -34,8 +34,9 @@ struct Tables {
     const T* sigma;      // K_pad, 0 in the padding
     bool one_sigma;
     bool bounded;    // exp(-4 / sigma_k) is far from underflow for every k: see segment_penalty
-    const T* W;      // n_levels x (K x d_pad in panels), for corrections
-    bool W_of_joint; // it has one for each joint level instead, the sum over its levels
+    const T* W;       // n_levels x (K x d_pad in panels), for corrections
+    bool W_of_joint;  // it has one for each joint level instead, the sum over its levels
+    int64_t W_stride; // then, from one joint level's to the next; 0 where all that is asked for is one joint level
 };
 
 // Which reassigned sums a grain returns. `mass` has one row of K doubles per segment of the grain, `S` (R^T Z, or null)

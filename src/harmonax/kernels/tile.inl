@@ -542,7 +542,7 @@ void moments(const Layout<T>& x, const Tables<T>& t, int64_t s, T* memory, doubl
 template <typename T>
 const T* segment_W(const Layout<T>& x, const Tables<T>& t, int64_t s, Scratch<T>& m) {
     const int64_t size = x.n_clusters * m.d_pad;
-    if (t.W_of_joint) return t.W + x.segment_joint[s] * size;
+    if (t.W_of_joint) return t.W + x.segment_joint[s] * t.W_stride;
     const int32_t* levels = x.joint_levels + x.segment_joint[s] * x.n_variables;
     if (x.n_variables == 1) return t.W + levels[0] * size;
     memcpy(m.W, t.W + levels[0] * size, size * sizeof(T));
