@@ -49,10 +49,11 @@ def passes(cells: Any, design: BatchDesign, schedule: FixedPartition, n: int, me
     run = Harmony(cells, design, schedule, params.resolve(design))
     Y = unit(np.random.default_rng(1).normal(size=(K, D)))
     run._assign_without_penalty(Y)
+    logp = np.zeros((schedule.n_blocks, design.n_levels, K))
     counted = []
     for _ in range(n):
         before = meter()
-        run._one_pass(Y, last=False)
+        run._one_pass(Y, logp, last=False)
         counted.append({name: value - before[name] for name, value in meter().items()})
     return counted
 

@@ -63,7 +63,7 @@ def sweep_rate(Z: np.ndarray, codes: np.ndarray, K: int, penalised: bool) -> tup
         for block in schedule.all_blocks():
             cells.sweep(block, Y, sigma, logp, moment=False)
 
-    return 2 * Z.size * K / best_seconds(call) / 1e9, cells.instruction_set
+    return 2 * Z.size * K / best_seconds(call) / 1e9, cells.arithmetic.instruction_set
 
 
 def main() -> None:

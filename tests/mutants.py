@@ -60,7 +60,7 @@ MUTANTS = [
         METHOD,
         "skipped",
     ),
-    Mutant("algorithm/harmony.py", "O = O - self.cells.mass(block)", "O = O * 1.0", METHOD, "objective"),
+    Mutant("algorithm/harmony.py", "O -= self.cells.mass(block)", "O -= 0.0", METHOD, "objective"),
     Mutant("algorithm/penalty.py", "* -theta[:, None]", "* theta[:, None]", METHOD, "penalty"),
     Mutant("algorithm/flavors.py", "/ (2 * E + 1)", "/ (2 * E + 2)", METHOD, "penalty or objective"),
     Mutant("algorithm/flavors.py", "objective_cells=2000.0", "objective_cells=1000.0", METHOD, "objective"),

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import harmonax
+from harmonax import HarmonyParams
+from harmonax.design import BatchDesign
+from harmonax.engine.budget import table_size
+from harmonax.engine.run import MAX_TABLES
 from harmonax.errors import InputError, MissingKeyError
 from harmonax.inputs.columns import as_table, combined, design_from_table
 
@@ -264,3 +272,46 @@ def test_batch_variables_whose_tables_would_not_fit_are_refused_before_any_work(
         InputError, match=r"400000 levels in 400000 combinations need tables of \d+\.\d\d GiB; allowed are"
     ):
         harmonax.harmonize(np.ones((n, 50), np.float32), np.arange(n), rng=0, allow_many_levels=True)
+
+
+def test_donors_nested_in_two_variables_fit_as_far_as_they_are_solved():
+    """The largest variable is eliminated: no table has a square of its levels."""
+    donor = np.repeat(np.arange(30_000), 20)
+    design = BatchDesign.from_codes(np.column_stack([donor, donor % 50, donor % 6]))
+    fast, whole = (
+        table_size(design, HarmonyParams(n_clusters=100, correction_method=how).resolve(design), 20, 2)
+        for how in ("fast", "original")
+    )
+    assert fast < MAX_TABLES < 4 * 8 * 30_000**2 < whole
+    # Crossed variables leave a system of the smaller one for each thread.
+    crossed = BatchDesign.from_codes(np.column_stack([donor, donor // 6]))
+    more = table_size(crossed, HarmonyParams(n_clusters=100).resolve(crossed), 20, 2)
+    assert more > fast + 2 * 8 * 5_000**2
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux")
+@pytest.mark.parametrize(("n_donors", "n_studies", "crossed"), [(3000, 50, False), (1200, 900, True)])
+def test_tables_take_what_was_estimated(n_donors, n_studies, crossed):
+    code = f"""
+import numpy as np
+from pathlib import Path
+from harmonax import HarmonyParams, harmonize
+from harmonax.design import BatchDesign
+from harmonax.engine.budget import table_size
+from harmonax.system.memory import peak, resident
+rng = np.random.default_rng(0)
+donor = np.concatenate([np.arange({n_donors}), rng.integers({n_donors}, size=6000)])
+study = rng.integers({n_studies}, size=len(donor)) if {crossed} else donor % {n_studies}
+design = BatchDesign.from_codes(np.column_stack([donor, study]))
+Z = rng.normal(size=(len(donor), 20)).astype(np.float32)
+params = HarmonyParams(n_clusters=60, max_iter_harmony=2, max_iter_clustering=2, tol_harmony=0, tol_clustering=0)
+harmonize(Z[:500], donor[:500] % 3, params, rng=0, backend="memory", n_threads=2, progress=False)
+Path("/proc/self/clear_refs").write_text("5")
+before = resident()
+harmonize(Z, design, params, rng=0, backend="memory", n_threads=2, progress=False)
+print(table_size(design, params.resolve(design), 20, 2), peak() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    estimated, taken = map(int, done.stdout.split())
+    # Cells take some megabytes beside them.
+    assert 0.5 * estimated < taken < 1.2 * estimated + (16 << 20), (estimated >> 20, taken >> 20)

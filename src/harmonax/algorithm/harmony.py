@@ -97,6 +97,7 @@ class Harmony:
         while ended is None or status is None:
             if ended is not None:
                 Y, moment = self._next_round(ended)
+                ended = None  # with thousands of levels its tables are large
             ended = self._one_round(Y, moment, history, progress)
             notes += _notes(len(history.passes), ended)
             keep(ended)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..cells import BACKENDS, BackendEntry, Situation
 from ..cells.disk import SLAB_BYTES
 from ..cells.native import cache_size
@@ -71,19 +73,30 @@ def estimate(
 
     `cache` says whether its rounds have centroids that stay, so that something can be kept of each.
     """
-    n, K, itemsize = design.n_cells, resolved.n_clusters, 4 if resolved.params.precision == "float32" else 8
-    n_blocks = resolved.params.n_blocks(n)
-    moments = design.n_joint * K * n_features
-    rounds = design.n_levels * K * (n_features + 3 * n_blocks)
+    n, itemsize = design.n_cells, 4 if resolved.params.precision == "float32" else 8
     # Half of the order's bytes is of a slab only on disk.
     return MemoryEstimate(
         cells=n * n_features * itemsize,
         to_load=n * n_features * n_loaded,
         result=n * n_features * n_result,
         each=n * _ORDER,
-        tables=8 * (3 * moments + 2 * rounds) + n_threads * (4 << 20),
+        tables=table_size(design, resolved, n_features, n_threads) + n_threads * (4 << 20),
         cache=cache_size(n, resolved.sigma, resolved.params.precision) if cache else 0,
     )
+
+
+def table_size(design: BatchDesign, resolved: ResolvedParams, n_features: int, n_threads: int) -> int:
+    """Return the bytes of all that grows with levels and clusters, when there is most of it."""
+    n, K, largest = design.n_levels, resolved.n_clusters, int(np.diff(design.offsets).max())
+    # Beside the moments, coefficients as they are solved and as the kernels take them.
+    moments = (design.n_joint + 2 * n) * K * n_features
+    # Of each block: penalties, the mass, and penalties as the kernels take them.
+    blocks = 3 * resolved.params.n_blocks(design.n_cells) * n * K
+    # The ridge: a cluster's whole system and its factors; or each thread's, without the largest variable.
+    rest = 1 + n - largest
+    whole = resolved.params.correction_method == "original"
+    systems = 4 * (1 + n) ** 2 if whole else n_threads * rest * (rest + n_features)
+    return 8 * (moments + blocks + systems)
 
 
 def choose(wanted: str, size: MemoryEstimate, max_memory: int | None, *, on_cluster: bool = False) -> BackendChoice:

@@ -28,6 +28,7 @@ from ..system.cpus import resolve_threads
 from ..system.memory import human
 from ..system.progress import reporter
 from ..system.rng import seed_from
+from .budget import table_size
 from .older import named_one_by_one
 from .placement import ResourceRequest, make_cells
 
@@ -178,7 +179,7 @@ def harmonize(
         warn(f"{name} has no effect with flavor='{params.flavor}' and ridge='{params.ridge}'")
     if plain.n_joint == 1:
         return _unchanged(Z, plain, params, seed, np.empty(Z.shape, dtype) if out is None or lazy else out)
-    _check_tables(design.carried, resolved, Z.shape[1])
+    _check_tables(design.carried, resolved, Z.shape[1], threads)
     schedule_seed, centroid_seed = np.random.SeedSequence(seed).spawn(2)
     schedule = FixedPartition(params.n_blocks(design.n_cells), schedule_seed)
     cache = not FLAVORS[params.flavor].moves_centroids
@@ -267,13 +268,9 @@ def _restore(out: Any, Z: Any, held: np.ndarray | None, design: BatchDesign) -> 
             out[start : start + len(rows)] = block
 
 
-def _check_tables(design: BatchDesign, resolved: ResolvedParams, n_features: int) -> None:
+def _check_tables(design: BatchDesign, resolved: ResolvedParams, n_features: int, n_threads: int) -> None:
     """Refuse batch variables whose tables would not be small."""
-    moments = design.n_joint * resolved.n_clusters * n_features
-    penalties = resolved.params.n_blocks(design.n_cells) * design.n_levels * resolved.n_clusters
-    # With several variables each cluster has a ridge system, and that its factors.
-    systems = 4 * (1 + design.n_levels) ** 2 if design.n_variables > 1 else 0
-    size = 8 * (2 * moments + 3 * penalties + systems)
+    size = table_size(design, resolved, n_features, n_threads)
     if size > MAX_TABLES:
         raise InputError(
             f"{', '.join(design.variables)}: {design.n_levels} levels in {design.n_joint} combinations need tables of "

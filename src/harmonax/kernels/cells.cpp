@@ -49,7 +49,8 @@ std::vector<const InstructionSet*> available() {
     return sets;
 }
 
-// Moments are summed during a last pass where those of one block, by segment, take at most this many bytes.
+// Moments are summed during a last pass where those of one block, by segment, take at most this many bytes, and those of
+// all joint levels four times as many.
 constexpr int64_t MAX_COLLECTED = 16 << 20;
 
 // Vectors want whole cache lines.
@@ -360,7 +361,8 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
     std::vector<double> grain_moment(moment ? n_grains * d * K_pad : 0, 0.0);
     std::vector<GrainSums> sums(n_grains);
     const int64_t table = d * K_pad;
-    const bool collect = last && n_segments * table * (int64_t)sizeof(double) <= MAX_COLLECTED;
+    const bool collect =
+        last && std::max(n_segments, plan_.n_joint / 4) * table * (int64_t)sizeof(double) <= MAX_COLLECTED;
     if (collect) segment_S_.assign(n_segments * table, 0.0);
     // What centroids that stay for the round are asked for first.
     const bool first = kept_.bytes > 0 && !logp && !moment && p.tables.bounded;

@@ -33,7 +33,7 @@ struct Tables {
     int64_t logp_stride; // from one block's logp to the next; 0 where all that is asked for is one block
     const T* sigma;      // K_pad, 0 in the padding
     bool one_sigma;
-    bool bounded;    // exp(-4 / sigma_k) is far from underflow for every k: see segment_penalty
+    bool bounded;     // exp(-4 / sigma_k) is far from underflow for every k: see segment_penalty
     const T* W;       // n_levels x (K x d_pad in panels), for corrections
     bool W_of_joint;  // it has one for each joint level instead, the sum over its levels
     int64_t W_stride; // then, from one joint level's to the next; 0 where all that is asked for is one joint level
