@@ -73,7 +73,8 @@ class UnlabelledCells:
     near, x, batch
         Neighbours, the embedding of all cells, and the code of each one's batch.
     before, after
-        Nearest cells of the same combination of batches, in the baseline and in this embedding, as places among those asked for.
+        Nearest cells of the same combination of batches, in the baseline and in this embedding, as places among those
+        asked for.
     """
 
     near: Near

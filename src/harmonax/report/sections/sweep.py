@@ -13,9 +13,10 @@ from ..parts import Parts
 from ..text import as_float, label, number
 from .section import Section, frame
 
-_FIRST = ("theta", "sigma", "n_clusters", "mixing", "kept", "score", "verdict", "chosen")
+_FIRST = ("theta", "sigma", "n_clusters", "mixing", "kept", "structure", "score", "verdict", "chosen")
 # Scores that look at other neighbourhoods than those of the same name elsewhere on the page.
 _HEADS = {"mixing": "Mixing of 15 neighbours", "kept": "Kept of 50 neighbours"}
+_HEADS |= {"structure": "Distances within batches, correlation"}
 MAX_RUNS, MAX_COLUMNS = 200, 16
 
 
