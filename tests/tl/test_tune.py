@@ -173,7 +173,7 @@ class TestTune:
         assert tune(cells, "batch", rng=0, **QUICK).chosen == "defaults"
 
     def test_is_never_behind_the_sweep(self, cells):
-        swept = hx.tl.sweep(cells.copy(), "batch", rng=0)
+        swept = hx.tl.sweep(cells.copy(), "batch", n_clusters=QUICK["n_clusters"], rng=0)
         found = tune(cells, "batch", rng=0, **QUICK)
         runs = found.table.index[1:-2]
         pd.testing.assert_frame_equal(
