@@ -12,6 +12,7 @@ from harmonax import tl
 from harmonax.evaluation.after.advice import from_sweep
 from harmonax.evaluation.findings import Finding
 from harmonax.evaluation.scores.choice import Judge
+from harmonax.evaluation.verdict import overall
 
 
 def made(shift: float = 4.0, n: int = 360, seed: int = 0) -> anndata.AnnData:
@@ -113,3 +114,61 @@ def test_a_page_of_a_sweep_that_tore_says_which_run_keeps_more():
     adata.uns["harmonax"]["sweep"] = table
     finding, _ = advised(adata, "neighbours_kept")
     assert "In the sweep theta 1 would keep 90% of the neighbours in place of 40%" in finding.advice
+
+
+def one_sided(n: int = 400, seed: int = 0) -> anndata.AnnData:
+    """Two batches that share one type of three: the other two must not be mixed, which a high theta does."""
+    gen = np.random.default_rng(seed)
+    batch = np.arange(n) % 2
+    kind = np.where(batch == 0, np.arange(n) // 2 % 2, np.where(np.arange(n) // 2 % 5 == 0, 1, 2))
+    Z = gen.normal(size=(n, 8)) + 4 * np.eye(8)[kind] + 3 * batch[:, None] * np.linspace(0.5, 1.5, 8)
+    obs = pd.DataFrame({"batch": np.array(["a", "b"])[batch], "kind": np.array(["T", "B", "M"])[kind]})
+    obs.index = [f"c{i}" for i in range(n)]
+    return anndata.AnnData(np.ones((n, 2), np.float32), obs=obs, obsm={"X_pca": Z.astype(np.float32)})
+
+
+@pytest.fixture(scope="module")
+def mixed_too_much() -> tuple[dict[str, Finding], dict[str, Finding], anndata.AnnData, anndata.AnnData]:
+    """The findings on a correction that merged types, and on one with the advised theta; and their cells."""
+    pytest.importorskip("scib_metrics")
+    found = []
+    for theta in (60.0, 1.0):
+        adata = corrected(one_sided(), theta=theta)
+        tl.evaluate(adata, "batch", label_key="kind")
+        tl.verdict(adata, label_key="kind")
+        found.append(({finding.code: finding for finding in overall(adata.uns).findings}, adata))
+    (before, first), (after, second) = found
+    return before, after, first, second
+
+
+def test_lower_theta_where_the_labels_fell(mixed_too_much):
+    before, after, first, second = mixed_too_much
+    assert "lower theta (1)" in before["labels_fell"].advice
+    assert "labels_fell" not in after
+    bio = [
+        a.uns["harmonax_evaluation"]["scores"].query("metric == 'bio'").set_index("embedding")["value"]
+        for a in (first, second)
+    ]
+    assert bio[1]["X_pca_harmony"] > bio[0]["X_pca_harmony"] + 0.05
+
+
+def test_lower_theta_where_types_were_merged(mixed_too_much):
+    before, after, first, second = mixed_too_much
+    codes = {"types_merged", "types_blended"} & set(before)
+    assert codes
+    for code in codes:
+        assert "ower theta (1)" in before[code].advice
+        # What a program cannot do, look at markers, says of which cells.
+        assert "markers of these types" in before[code].advice
+        assert " in a (" in before[code].message or " in b (" in before[code].message
+    assert not codes & set(after)
+    pure = [a.uns["harmonax_diagnosis"]["types"].set_index(["type", "batch"])["pure_after"] for a in (first, second)]
+    assert (pure[1] - pure[0]).loc[[("T", "a"), ("M", "b")]].min() > 0.05
+
+
+def test_lower_theta_where_a_state_of_one_batch_was_merged(mixed_too_much):
+    before, after, *_, second = mixed_too_much
+    assert "lower theta (1)" in before["one_batch_state_merged"].advice
+    assert "T of a" in before["one_batch_state_merged"].message
+    assert "one_batch_state_merged" not in after
+    assert (second.uns["harmonax_diagnosis"]["one_batch_states"]["verdict"] == "kept apart").all()

@@ -115,3 +115,30 @@ def test_the_same_cells_are_asked_everywhere(judged, most):
     if most > judged.n_obs:
         assert of["X_pca_harmony", "iLISI", "batch"] == of["X_pca_harmony", "iLISI", "label-free"]
         assert found.kept.mean() == pytest.approx(found.numbers["neighbours_kept"])
+
+
+def test_several_batch_columns_have_one_definition(judged, tmp_path):
+    adata = judged.copy()
+    lane = np.random.default_rng(2).integers(0, 2, adata.n_obs)
+    adata.obs["lane"] = np.array(["x", "y"])[lane]
+    adata.obsm["X_pca"] = adata.obsm["X_pca"] + np.float32(0.5) * lane[:, None] * np.eye(8, dtype=np.float32)[0]
+    keys = ["lane", "batch"]
+    hx.pp.harmony_integrate(adata, keys, rng=0)
+    hx.tl.check(adata, keys, label_key="cell_type")
+    scores = hx.tl.evaluate(adata, keys, label_key="cell_type").scores
+    found = hx.tl.diagnose(adata, label_key="cell_type", null=False)
+    of = scores.set_index(["embedding", "metric", "kind", "batch_key"])["value"].xs("label-free", level="kind")
+    kept = found.numbers["neighbours_kept"]
+    assert kept < 1
+    assert [of["X_pca_harmony", "own-batch neighbors kept", key] for key in keys] == pytest.approx([kept, kept])
+    # Batches lie further apart than lanes.
+    for when, name in (("before", "X_pca"), ("after", "X_pca_harmony")):
+        explained = found.numbers[f"explained_{when}"]
+        assert of[name, "variance not explained by batch", "batch"] == pytest.approx(1 - explained, abs=1e-6)
+    rows = found.mixing.set_index("batch_key")
+    assert rows["before"].idxmax() == "batch"
+    assert found.numbers["excess_after"] == rows["after"]["batch"]
+    mixing = hx.tl.check(adata, keys, label_key="cell_type").mixing.set_index("batch_key")
+    assert mixing["explained"]["batch"] == pytest.approx(found.numbers["explained_before"], abs=1e-6)
+    page = text(write_report(adata, tmp_path / "page.html").read_text())
+    assert page.count("Of “batch”, whose batches lay furthest apart.") == 3

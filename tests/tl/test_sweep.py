@@ -43,19 +43,20 @@ class TestJudge:
         apart = self.Z + 50 * self.batch[:, None]
         judge = Judge.of(apart, self.batch, 2000, 0)
         # Batches that are moved as wholes keep their neighbours, mixed or not.
-        assert judge.scores(apart) == {"mixing": 0.0, "kept": 1.0, "score": pytest.approx(0.25)}
+        assert judge.scores(apart) == {"mixing": 0.0, "kept": 1.0, "structure": 1.0, "score": pytest.approx(0.5)}
         assert judge.scores(self.Z)["mixing"] > 0.95
         assert judge.scores(self.Z)["kept"] == 1.0
         # All cells shuffled: perfectly mixed, and about a third of the 33 neighbours of 99 kept by chance.
         shuffled = judge.scores(self.Z[np.random.default_rng(2).permutation(300)])
         assert shuffled["mixing"] > 0.95
         assert shuffled["kept"] == pytest.approx(1 / 3, abs=0.03)
+        assert shuffled["structure"] < 0.1
         assert judge.scores(self.Z)["score"] > max(shuffled["score"], judge.scores(apart)["score"])
 
     def test_width_and_scale_do_not_count(self):
         judge = Judge.of(self.Z, self.batch, 2000, 0)
         wider = np.hstack([self.Z * 7, np.zeros((300, 4))])
-        assert judge.scores(wider) == judge.scores(self.Z)
+        assert judge.scores(wider) == pytest.approx(judge.scores(self.Z), abs=1e-6)
 
     def test_a_sample_is_the_same_for_every_run(self):
         judge = Judge.of(self.Z, self.batch, 90, 0)
@@ -87,11 +88,24 @@ class TestChoice:
         gen = np.random.default_rng(1)
         Z, batch = gen.normal(size=(300, 5)), np.repeat([0, 1, 2], 100)
         judge = Judge.of(Z + 2 * batch[:, None], batch, 2000, 0)
-        after = Z + 0.7 * batch[:, None]
-        mixing, kept = (values.mean() for values in judge.by_cell(after))
+        after = Z + 0.7 * batch[:, None] + 0.5 * gen.normal(size=Z.shape)
+        mixing, structure = (values.mean() for values in judge.by_cell(after))
         excess = own_batch_excess(after, batch, gen, k=15).overall
-        assert mixing == pytest.approx(1 - excess)
-        assert judge.scores(after)["score"] == pytest.approx(0.75 * mixing + 0.25 * kept)
+        # Apart from the few cells that have fewer neighbours of their batch than by chance.
+        assert mixing == pytest.approx(1 - excess, abs=0.05)
+        assert structure == pytest.approx(judge.scores(after)["structure"])
+        distances = [np.linalg.norm(of[:100, None] - of[:100], axis=2) for of in (Z, after)]
+        expected = np.mean([np.corrcoef(a, b)[0, 1] for a, b in zip(*distances, strict=True)])
+        assert structure == pytest.approx(expected, abs=0.02)
+        assert judge.scores(after)["score"] == pytest.approx((mixing + structure) / 2)
+
+    def test_cells_mixed_more_than_by_chance_make_up_for_none(self):
+        # Half of the cells have no neighbour of their own batch, the others no other: both are far from chance.
+        gen = np.random.default_rng(0)
+        Z, batch = gen.normal(size=(400, 3)), np.repeat([0, 1], 200)
+        judge = Judge.of(Z, batch, 2000, 0)
+        crowds = np.concatenate([np.arange(200) % 2, np.where(np.arange(200) < 100, 0, 2)])
+        assert judge.scores(Z)["mixing"] > judge.scores(Z + 50 * crowds[:, None])["mixing"] + 0.2
 
 
 class TestSweep:
@@ -103,7 +117,7 @@ class TestSweep:
         assert found.chosen == best or found.chosen == first
         assert found.table.loc[best, "score"] - found.table.loc[found.chosen, "score"] < 0.05
         assert found.table.loc[found.table["chosen"]].index.tolist() == [found.chosen]
-        np.testing.assert_allclose(found.table["score"], 0.75 * found.table["mixing"] + 0.25 * found.table["kept"])
+        np.testing.assert_allclose(found.table["score"], (found.table["mixing"] + found.table["structure"]) / 2)
         assert set(found.table["verdict"]) <= {
             *("trust", "caution", "do_not_trust", "not_needed", "impossible", "unknown"),
         }
@@ -142,7 +156,9 @@ class TestSweep:
         cells.write_h5ad(tmp_path / "a.h5ad")
         stored = anndata.read_h5ad(tmp_path / "a.h5ad").uns["harmonax"]["sweep"]
         assert stored["run"].tolist() == found.table.index.tolist()
-        assert {"theta", "sigma", "n_clusters", "mixing", "kept", "score", "verdict", "chosen"} <= set(stored)
+        assert {"theta", "sigma", "n_clusters", "mixing", "kept", "structure", "score", "verdict", "chosen"} <= set(
+            stored
+        )
         np.testing.assert_allclose(stored["score"], found.table["score"])
         assert hx.tl.verdict(cells, label_key="kind").code
         assert found.pareto(show=False) is not None

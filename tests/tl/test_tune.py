@@ -111,6 +111,16 @@ class TestLearnStrength:
         first = int((history["slope"] > 1e-6).idxmax())
         assert history["sigma"].iloc[first + 1] / history["sigma"].iloc[first] == pytest.approx(1, abs=0.15)
 
+    def test_patience_ends_what_no_longer_falls(self):
+        Z, batch, _ = shifted()
+        long = learn_strength(Z, batch, dataclasses.replace(SMALL, steps=15, learning_rate=2.0)).history
+        short = learn_strength(Z, batch, dataclasses.replace(SMALL, steps=15, learning_rate=2.0, patience=2)).history
+        pd.testing.assert_frame_equal(short, long.iloc[: len(short)], check_exact=True)
+        assert len(short) < len(long)
+        assert short["loss"].idxmin() == len(short) - 3
+        with pytest.raises(InputError, match="patience=0"):
+            StrengthConfig(patience=0)
+
     def test_same_seed_same_bits(self):
         Z, batch, _ = shifted()
         first, second = (learn_strength(Z, batch, SMALL).history for _ in range(2))
@@ -145,8 +155,11 @@ class TestTune:
     def test_beats_the_defaults_and_runs_the_engine_with_the_choice(self, cells):
         found = tune(cells, "batch", rng=0, **QUICK)
         assert isinstance(found, Tuning)
-        assert list(found.table.index) == ["defaults", "preservation 0.3", "preservation 3"]
-        assert found.table.loc[found.chosen, "score"] == found.table["score"].max()
+        # What the sweep tries lies between.
+        assert list(found.table.index[[0, -2, -1]]) == ["defaults", "preservation 0.3", "preservation 3"]
+        assert len(found.table) == 17
+        allowed = found.table[found.table["verdict"] != "do_not_trust"]
+        assert found.table.loc[found.chosen, "score"] == allowed["score"].max()
         assert found.table["mixing"].between(0, 1).all()
         again = hx.harmonize(cells.obsm["X_pca"], cells.obs[["batch"]], found.params, rng=0, progress=False)
         np.testing.assert_array_equal(np.asarray(cells.obsm["X_pca_harmony"], np.float32), again.embedding)
@@ -158,6 +171,23 @@ class TestTune:
         monkeypatch.setattr(sys.modules["harmonax.tl.tune"], "_as_learned", spoilt)
         cells.obsm["X_pca"] = cells.obsm["X_pca"] - 4 * (cells.obs["batch"] == "b").to_numpy()[:, None]
         assert tune(cells, "batch", rng=0, **QUICK).chosen == "defaults"
+
+    def test_tries_what_the_sweep_tries_and_judges_it_alike(self, cells, monkeypatch):
+        module = sys.modules["harmonax.training.strength"]
+
+        def learn(Z, codes, config, **options):
+            # Nothing is learned, so nothing is compiled.
+            return module.LearnedStrength(
+                config.operator(Z.shape[1], (2,), 0), pd.DataFrame({"step": [0], "loss": [0.0]}), 0
+            )
+
+        monkeypatch.setattr(module, "learn_strength", learn)
+        swept = hx.tl.sweep(cells.copy(), "batch", n_clusters=QUICK["n_clusters"], rng=0).table
+        swept = swept.rename(lambda name: name.removesuffix(", 6 clusters"))
+        found = tune(cells, "batch", rng=0, **QUICK)
+        runs, columns = found.table.index[1:-2], ["mixing", "structure", "score", "verdict"]
+        assert len(runs) == 14
+        pd.testing.assert_frame_equal(found.table.loc[runs, columns], swept.loc[runs, columns])
 
     def test_is_written_and_read_back(self, cells, tmp_path):
         found = tune(cells, "batch", rng=0, **QUICK)

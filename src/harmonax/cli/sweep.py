@@ -72,7 +72,7 @@ def sweep(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any) -
     """Correct IN with several parameters, judge every result, and write the best to OUT.
 
     Every combination of --theta, --sigma and --n-clusters is run, and so are the defaults. The score that decides
-    looks at no labels: 0.75 times how well batches mix, and 0.25 times the neighbours that each batch keeps. The table
+    looks at no labels: the mean of how well batches mix, and of how well each batch keeps its distances. The table
     goes to the screen and into uns["harmonax"]["sweep"] of OUT.
 
     \b

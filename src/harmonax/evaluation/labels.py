@@ -35,6 +35,11 @@ class Cells:
         return len(next(iter(self.batches.values())))
 
     @property
+    def combined(self) -> np.ndarray:
+        """Code of each cell's combination of levels of all batch variables, (n,)."""
+        return np.unique(np.column_stack(list(self.batches.values())), axis=0, return_inverse=True)[1].ravel()
+
+    @property
     def labelled(self) -> np.ndarray:
         """Rows of the cells that have a label."""
         return np.flatnonzero(self.labels >= 0) if self.labels is not None else np.array([], np.int64)

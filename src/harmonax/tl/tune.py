@@ -13,16 +13,19 @@ import pandas as pd
 from ..adata import storable
 from ..engine.run import harmonize
 from ..errors import InputError
-from ..evaluation.scores.choice import Judge, choose
+from ..evaluation.neighbours import sample
+from ..evaluation.scores.choice import Judge
 from ..inputs.columns import Missing, design_from_table
 from ..inputs.embedding import either_spelling, read_obsm
 from ..params import Flavor, HarmonyParams
 from ..pp import harmony_integrate
+from ..result import HarmonyResult
 from ..system.arguments import check_arguments
 from ..system.extras import need
 from ..system.log import chosen_threads, say
 from ..system.rng import seed_from
 from ..system.validate import whole_number
+from .trial import Court, best_of, candidates
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -32,7 +35,9 @@ if TYPE_CHECKING:
     from ..training.strength import LearnedStrength
 
 DEFAULTS = "defaults"
-_NUMBERS = ("mixing", "neighbors kept", "score")
+# Cells that are learned from, and steps without a lower loss after which learning ends.
+_LEARNED_FROM, _PATIENCE = 1000, 5
+_NUMBERS = ("mixing", "neighbors kept", "structure", "score")
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +51,10 @@ class Tuning:
     chosen
         Their row in the table.
     table
-        One row per weight of preservation and one for the defaults: ``preservation`` (the weight), ``theta`` (comma
-        between several), ``sigma``, ``alpha`` (``ridge_lambda`` for harmony1), ``mixing``, ``neighbors kept`` and
-        ``score``, all three from 0 to 1, higher is better, of the exact engine's result.
+        A row for the defaults, one for each run of `harmonax.tl.sweep` by its name there, and one per weight of
+        preservation: ``preservation`` (the weight), ``theta`` (comma between several), ``sigma``, ``alpha``
+        (``ridge_lambda`` for harmony1), ``mixing``, ``neighbors kept``, ``structure`` and ``score``, all from 0 to 1,
+        higher is better, and ``verdict``, of the exact engine's result.
     history
         Losses and strengths at each step of learning, for all weights (``run``).
     """
@@ -102,9 +108,9 @@ def tune(
 
     Theta, sigma and the ridge penalty are learned by gradient through Harmony on a sample of the cells: batches should
     mix (`BatchMixingLoss`) and each batch should keep its neighbourhoods (`NeighborhoodPreservationLoss`), once for
-    each weight of the second. The exact engine then runs on all cells with each of the results, and with the defaults;
-    the run with the highest score is chosen and written, if it is higher than the defaults' by more than chance: the
-    score and the rule of `harmonax.tl.sweep`, 0.75 mixing + 0.25 kept. `harmonax.tl.sweep` takes less time.
+    each weight of the second. The exact engine then runs on all cells with each of the results, with the defaults, and
+    with what `harmonax.tl.sweep` tries. The choice is made as there: the run with the highest score, the mean of mixing
+    and structure, if it is higher than the defaults' by more than chance. `harmonax.tl.sweep` takes less time.
 
     Parameters
     ----------
@@ -117,9 +123,11 @@ def tune(
     weights
         Weights of preservation, one run of learning each; higher is gentler.
     steps, learning_rate
-        Of learning: steps of Adam on the logarithms of the strengths, and how far one goes.
+        Of learning: at most so many steps of Adam on the logarithms of the strengths (it ends after five that lower the
+        loss no more), and how far one goes.
     max_cells
-        Of more cells, a sample of this size is learned from and scored. Time grows with its square.
+        Of more cells, a sample of this size is judged, and at most 1,000 of it are learned from. Higher values take
+        more time and judge more surely.
     n_clusters
         Number of soft clusters. None: as `harmonax.pp.harmony_integrate` for all cells; in learning at most a tenth
         of the sample.
@@ -154,10 +162,8 @@ def tune(
 
     Notes
     -----
-    Mixing is 1 less the share of 15 neighbours from the same batch beyond what chance gives; neighbours kept is the
-    share of 50 nearest neighbours within the batch that stay. Where batches hold
-    different cell types, mixing them is wrong, and no label-free score can know: look at ``tuning.table``, and give
-    higher `weights`.
+    Mixing, structure and neighbours kept are those of `harmonax.tl.sweep`. Where batches hold different cell types,
+    mixing them is wrong, and no label-free score can know: look at ``tuning.table``, and give higher `weights`.
 
     Examples
     --------
@@ -186,33 +192,39 @@ def tune(
     start = start.replace(n_clusters=start.resolve(design).n_clusters)
     seed = seed_from(rng)
     judge = Judge.of(Z, design.joint, whole_number(max_cells, "max_cells", minimum=30), seed)
-    codes = design.joint_levels[design.joint[judge.rows]] - np.asarray(design.offsets[: design.n_variables])
+    court = Court(adata, batch_key, basis, adjusted_basis, None, judge, columns)
+    # Time grows with the square of the cells that are learned from.
+    some = judge.rows[sample(len(judge.rows), _LEARNED_FROM, seed)]
+    codes = design.joint_levels[design.joint[some]] - np.asarray(design.offsets[: design.n_variables])
     learned: dict[str, LearnedStrength] = {}
     for weight in preservation:
         config = strength.StrengthConfig(
-            n_clusters=min(start.n_clusters or 2, max(2, len(judge.rows) // 10)),
+            n_clusters=min(start.n_clusters or 2, max(2, len(some) // 10)),
             flavor=flavor,
             theta=(2.0,) * design.n_variables if design.n_variables > 1 else 2.0,
             preservation=weight,
             steps=steps,
             learning_rate=learning_rate,
+            patience=_PATIENCE,
         )
         name = f"preservation {weight:g}"
         tell = None if progress is None else (lambda step, _, name=name: progress(name, step, steps))
-        learned[name] = strength.learn_strength(Z[judge.rows], codes.astype(np.int32), config, rng=seed, report=tell)
-    candidates = {DEFAULTS: start} | {name: _as_learned(start, found.params) for name, found in learned.items()}
-    rows, cells = {}, {}
-    for name, params in candidates.items():
-        if progress is not None:
-            progress(f"engine: {name}", 0, 1)
+        learned[name] = strength.learn_strength(Z[some], codes.astype(np.int32), config, rng=seed, report=tell)
+    first, *others = candidates(start, design).items()
+    tried = {DEFAULTS: first[1], **dict(others)}
+    tried |= {name: _as_learned(start, found.params) for name, found in learned.items()}
+
+    def attempt(params: HarmonyParams) -> tuple[HarmonyResult, dict[str, Any], Any]:
         run = harmonize(embedding, design, params, rng=seed, n_threads=n_threads or chosen_threads(), progress=False)
-        rows[name] = _strengths(params) | dict(zip(_NUMBERS, judge.scores(run.embedding).values(), strict=True))
-        cells[name] = judge.by_cell(run.embedding)
+        row = _strengths(params) | dict(zip(_NUMBERS, judge.scores(run.embedding).values(), strict=True))
+        return run, row | {"verdict": court.verdict(run, seed)}, judge.by_cell(run.embedding)
+
+    said = None if progress is None else (lambda name, done, of: progress(f"engine: {name}", done, of))
+    chosen, _, rows = best_of(tried, attempt, said)
     table = pd.DataFrame.from_dict(rows, orient="index")
-    table.insert(0, "preservation", [np.nan, *preservation])
-    chosen = choose(cells, list(cells))
+    table.insert(0, "preservation", [*[np.nan] * (len(tried) - len(preservation)), *preservation])
     history = pd.concat([found.history.assign(run=name) for name, found in learned.items()], ignore_index=True)
-    tuning = Tuning(candidates[chosen], chosen, table, history)
+    tuning = Tuning(tried[chosen], chosen, table, history)
     say(logging.INFO, f"tune: {chosen}, score {table.loc[chosen, 'score']:.3f}")
     _integrate(adata, batch_key, basis, adjusted_basis, tuning.params, rng=seed, n_threads=n_threads, **columns)
     adata.uns[key_added] = tuning.to_uns()

@@ -60,6 +60,9 @@ class StrengthConfig:
     steps, learning_rate
         Number of updates of Adam, default 100, and their size, default 0.1, on the logarithms of the strengths. More
         steps come closer to the optimum, and take more time; higher rates learn faster, and may overshoot.
+    patience
+        Steps without a lower loss after which learning ends; None, the default: it takes all steps. Higher values may
+        find a lower one, and take more time.
 
     Raises
     ------
@@ -77,10 +80,13 @@ class StrengthConfig:
     n_neighbors: int = 15
     steps: int = 100
     learning_rate: float = 0.1
+    patience: int | None = None
 
     def __post_init__(self) -> None:
         for name, low in (("steps", 0), ("n_neighbors", 1)):
             object.__setattr__(self, name, whole_number(getattr(self, name), name, minimum=low))
+        if self.patience is not None:
+            object.__setattr__(self, "patience", whole_number(self.patience, "patience", minimum=1))
         for name in ("preservation", "learning_rate"):
             object.__setattr__(self, name, number(getattr(self, name), name, minimum=0))
 
@@ -217,6 +223,8 @@ def _descend(
             best, lowest = params, row["loss"]
         if report is not None:
             report(step, rows[-1])
+        if begun and step - int(np.argmin([seen["loss"] for seen in rows])) >= (config.patience or math.inf):
+            break
         begun = begun or row["slope"] > _FLAT
         params = after if begun else _widened(graph, params)
     return best, rows

@@ -50,11 +50,13 @@ class Diagnosis:
         ``neighbours_kept`` (mean over cells, as `harmonax.tl.evaluate` has it), same-batch neighbours in excess
         (``excess_before``, ``excess_after``: 0 mixed as by chance, 1 apart), variance explained by batch
         (``explained_before``, ``explained_after``), squared ``movement`` as a share of the variance, and
-        ``movement_apart``, the mean move apart from the batch (nan where the embeddings have other widths).
+        ``movement_apart``, the mean move apart from the batch (nan where the embeddings have other widths). With
+        several batch variables, excess and variance are those of the one whose batches lay furthest apart, as
+        `harmonax.tl.evaluate` has them for it; neighbours are sought within their combinations, there as well.
     null
         The distortion where there was nothing to correct; None where it was not measured.
     mixing, batches, groups, one_batch_states, markers, types
-        Tables: per batch variable (the numbers have the one that was furthest apart), per batch, per group, per state
+        Tables: per batch variable, per batch, per group, per state
         that one batch alone has, per marker gene, per cell type and batch (see `types.type_table`).
     kept, moved
         Per cell, (N,): share of same-batch neighbours kept (nan where a sample was taken), and movement.
@@ -149,7 +151,6 @@ def diagnose(case: Case, *, correct: Correct | None = None, max_cells: int = 20_
     null = calibrate(part.before, part.batch, part.levels, correct, rng) if correct is not None else None
     labels = part.labels if part.labels is not None else np.full(len(rows), "")
     groups = next((g for g in (part.groups, part.labels) if g is not None), np.full(len(rows), "all cells"))
-    clusters = group_table(groups, part.batch, part.before, kept[rows], moved[rows], after.all)
     states = one_batch_states(part.before, labels, part.batch, part.levels, after.all)
     markers = pd.DataFrame(columns=["cell_type", "gene", "before", "after"])
     if part.expression is not None:
@@ -164,7 +165,9 @@ def diagnose(case: Case, *, correct: Correct | None = None, max_cells: int = 20_
     if composition:
         mixing["needed"] = False
     types = type_table(before, after, labels, part.levels)
-    numbers = _numbers(part, mixing, kept[asked], moved)
+    furthest, codes = _furthest(part, mixing)
+    clusters = group_table(groups, part.batch, part.before, kept[rows], moved[rows], after.all, codes)
+    numbers = _numbers(part, furthest, codes, kept[asked], moved)
     measured = Measured(
         numbers=numbers,
         mixing=mixing,
@@ -236,15 +239,22 @@ def _level_name(part: Case, variable: str, code: int) -> str:
     return part.levels[code] if len(part.variables) < 2 else f"{variable} {code}"
 
 
-def _numbers(part: Case, mixing: pd.DataFrame, kept: np.ndarray, moved: np.ndarray) -> dict[str, float]:
-    """Return the numbers of a diagnosis; mixing is that of the variable whose batches lay furthest apart."""
-    codes = np.unique(part.batch, return_inverse=True)[1]
+def _furthest(part: Case, mixing: pd.DataFrame) -> tuple[pd.Series, np.ndarray]:
+    """Return the row of the variable whose batches lay furthest apart, and its codes, (N,)."""
+    row = mixing.iloc[int(np.argmax(mixing["before"].fillna(-np.inf)))]
+    codes = (part.variables or {"batch": part.batch})[row["batch_key"]]
+    return row, np.unique(codes, return_inverse=True)[1]
+
+
+def _numbers(
+    part: Case, furthest: pd.Series, codes: np.ndarray, kept: np.ndarray, moved: np.ndarray
+) -> dict[str, float]:
+    """Return the numbers of a diagnosis, `codes` being the batches of the row `furthest` of mixing."""
     explained = [float(np.prod(explained_by_batch(Z, codes), axis=0).sum()) for Z in (part.before, part.after)]
-    worst = mixing.iloc[int(np.argmax(mixing["before"].fillna(-np.inf)))]
     return {
         "neighbours_kept": float(np.nanmean(kept)) if np.isfinite(kept).any() else float("nan"),
-        "excess_before": float(worst["before"]),
-        "excess_after": float(worst["after"]),
+        "excess_before": float(furthest["before"]),
+        "excess_after": float(furthest["after"]),
         "explained_before": explained[0],
         "explained_after": explained[1],
         "movement": moved_share(np.asarray(part.before, np.float64), np.asarray(part.after, np.float64))

@@ -37,7 +37,13 @@ def batch_table(batch: np.ndarray, levels: list[str], kept: np.ndarray) -> pd.Da
 
 
 def group_table(
-    groups: np.ndarray, batch: np.ndarray, before: np.ndarray, kept: np.ndarray, moved: np.ndarray, near: np.ndarray
+    groups: np.ndarray,
+    batch: np.ndarray,
+    before: np.ndarray,
+    kept: np.ndarray,
+    moved: np.ndarray,
+    near: np.ndarray,
+    mixed: np.ndarray,
 ) -> pd.DataFrame:
     """Return one row per group: its size, batches, neighbours kept, same-batch neighbours in excess, and movement.
 
@@ -57,14 +63,16 @@ def group_table(
         Of each cell, (N,).
     near
         Nearest cells after the correction, (N, k).
+    mixed
+        Code of each cell's level of the batch variable whose mixing is told, (N,); of several, one.
     """
-    share = np.bincount(batch) / len(batch)
+    share = np.bincount(mixed) / len(mixed)
     offsets = _batch_offsets(groups, batch, before)
-    own = (batch[near] == batch[:, None]).mean(axis=1)
+    own = (mixed[near] == mixed[:, None]).mean(axis=1)
     rows = []
     for name in sorted(set(groups) - {""}):
         cells = groups == name
-        expected = share[batch[cells]].mean()
+        expected = share[mixed[cells]].mean()
         rows.append(
             {
                 "group": name,

@@ -118,13 +118,16 @@ def _score_all(
 ) -> dict[_Row, list[float]]:
     """Return every score of every sample, by kind."""
     found: dict[_Row, list[float]] = {}
-    baseline: dict[str, np.ndarray] = {}
+    combined, baseline = cells.combined, None
     for done, name in enumerate(cells.embeddings):
         tell = _teller(progress, done, len(cells.embeddings), name)
         tell("")
         near = labelfree.near_of(cells.embeddings[name], np.concatenate(anyone))
+        own = own_batch_neighbours(cells.embeddings[name][near.rows], combined[near.rows], OF_BATCH)
+        baseline = own if baseline is None else baseline
         scores = chain(
-            _without_labels(cells, name, near, len(anyone), baseline), _with_labels(cells, name, near, labelled, tell)
+            _without_labels(cells, name, near, len(anyone), (baseline, own)),
+            _with_labels(cells, name, near, labelled, tell),
         )
         for row, value in scores:
             found.setdefault(row, []).append(value)
@@ -140,13 +143,11 @@ def _teller(progress: Progress | None, done: int, of: int, name: str) -> Callabl
 
 
 def _without_labels(
-    cells: Cells, name: str, near: labelfree.Near, n_samples: int, baseline: dict[str, np.ndarray]
+    cells: Cells, name: str, near: labelfree.Near, n_samples: int, own: tuple[np.ndarray, np.ndarray]
 ) -> Iterator[tuple[_Row, float]]:
-    """Score samples of one embedding; `baseline` keeps the first embedding's neighbours for those that follow."""
-    x = cells.embeddings[name]
+    """Score samples of one embedding; `own` are their neighbours in their batch, in the first embedding and in this."""
     for key, batch in cells.batches.items():
-        own = own_batch_neighbours(x[near.rows], batch[near.rows], OF_BATCH)
-        seen = labelfree.UnlabelledCells(near, x, batch, baseline.setdefault(key, own), own)
+        seen = labelfree.UnlabelledCells(near, cells.embeddings[name], batch, *own)
         values = registry.cell_values(seen)
         for part in np.split(values, n_samples):
             for metric, value in registry.scores_of(part).items():

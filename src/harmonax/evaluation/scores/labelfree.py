@@ -13,7 +13,9 @@ also where only some are scored: so the score of a sample is that of all cells, 
                                variance
     own-batch neighbors kept   share of a cell's 15 nearest neighbours in its own batch of the baseline embedding that
                                are still among them; 1 for the baseline. Among the cells that are scored, as the
-                               diagnosis has it: of more cells, neighbours are nearer, and fewer of them are kept
+                               diagnosis has it: of more cells, neighbours are nearer, and fewer of them are kept.
+                               Of several batch columns, a cell's own batch is its combination of levels, also as
+                               there: what differs in any of them is moved apart or together by right
 """
 
 from __future__ import annotations
@@ -71,7 +73,8 @@ class UnlabelledCells:
     near, x, batch
         Neighbours, the embedding of all cells, and the code of each one's batch.
     before, after
-        Nearest cells of the same batch, in the baseline and in this embedding, as places among those asked for.
+        Nearest cells of the same combination of batches, in the baseline and in this embedding, as places among those
+        asked for.
     """
 
     near: Near

@@ -59,6 +59,7 @@ def _numbers(own: dict[str, Any]) -> list[tuple[str, str, str]]:
         )
 
     near = "Share of a cell's same-batch neighbours that are still its neighbours."
+    of = furthest(own)
     moves = "Squared length of all moves, as a share of the variance."
     shown = (
         (
@@ -67,11 +68,20 @@ def _numbers(own: dict[str, Any]) -> list[tuple[str, str, str]]:
             percent(values.get("neighbours_kept")),
             near + calm("neighbours_kept"),
         ),
-        ("excess_before", _EXCESS, change(values, "excess"), "0%: mixed as by chance; 100%: fully separate."),
-        ("explained_before", "Variance that batches explain", change(values, "explained", 1), "Before and after."),
+        ("excess_before", _EXCESS, change(values, "excess"), "0%: mixed as by chance; 100%: fully separate." + of),
+        ("explained_before", "Variance that batches explain", change(values, "explained", 1), "Before and after." + of),
         ("movement", "Movement", percent(values.get("movement"), 1), moves + calm("movement", 1)),
     )
     return [(name, value, says) for key, name, value, says in shown if not pd.isna(as_float(values.get(key)))]
+
+
+def furthest(own: dict[str, Any]) -> str:
+    """Say of which batch variable the numbers of a diagnosis are, where there are several."""
+    held = frame(own.get("mixing"), ("batch_key", "before"))
+    if held is None or len(held) < 2:
+        return ""
+    row = held.iloc[int(held["before"].map(as_float).fillna(-1.0).argmax())]
+    return f" Of “{clean(row['batch_key'])}”, whose batches lay furthest apart."
 
 
 def change(values: dict[str, Any], key: str, places: int = 0) -> str:

@@ -13,9 +13,10 @@ from ..parts import Parts
 from ..text import as_float, label, number
 from .section import Section, frame
 
-_FIRST = ("theta", "sigma", "n_clusters", "mixing", "kept", "score", "verdict", "chosen")
+_FIRST = ("theta", "sigma", "n_clusters", "mixing", "kept", "structure", "score", "verdict", "chosen")
 # Scores that look at other neighbourhoods than those of the same name elsewhere on the page.
 _HEADS = {"mixing": "Mixing of 15 neighbours", "kept": "Kept of 50 neighbours"}
+_HEADS |= {"structure": "Distances kept"}
 MAX_RUNS, MAX_COLUMNS = 200, 16
 
 
@@ -26,7 +27,8 @@ def sweep(parts: Parts, figures: Figures) -> Section | None:
         return None
     table = table.iloc[:MAX_RUNS].reset_index(drop=True)
     columns = [name for name in _FIRST if name in table]
-    columns += [name for name in table if name not in columns][: MAX_COLUMNS - len(columns)]
+    # A run's name is made of its parameters.
+    columns += [name for name in table if name not in columns and name != "run"][: MAX_COLUMNS - len(columns)]
     at = np.flatnonzero([_truth(v) for v in table["chosen"]]) if "chosen" in table else np.array([], int)
     chosen = int(at[0]) if len(at) else None
     chart: Chart | None = None

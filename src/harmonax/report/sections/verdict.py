@@ -11,7 +11,7 @@ from ..figures import Figures
 from ..parts import Parts
 from ..points import correction
 from ..text import as_float, number, percent
-from .diagnosis import change
+from .diagnosis import change, furthest
 from .section import Section, findings_of, frame, why_skipped
 
 _CODES = ("trust", "caution", "do_not_trust", "not_needed", "impossible", "unknown")
@@ -61,6 +61,7 @@ def _evidence(parts: Parts) -> list[tuple[str, str, str]]:
     before, after = as_float(values.get("excess_before")), as_float(values.get("excess_after"))
     if not (math.isnan(before) or math.isnan(after)):
         says = "Same-batch neighbours beyond chance, before and after: 0% is fully mixed, 100% fully separate."
+        says += furthest(diagnosis)
         made.append(("Are the batches mixed?", change(values, "excess"), says))
     kept = as_float(values.get("neighbours_kept"))
     if not math.isnan(kept):
