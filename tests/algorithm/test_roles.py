@@ -24,7 +24,7 @@ K = 4
 
 
 def explicit(Z, R_k, one_hot, lam):
-    """Solve one cluster by least squares; columns without a cell drop out."""
+    """Solve one cluster by least squares."""
     X = np.column_stack([np.ones(len(Z)), one_hot])
     root = np.sqrt(R_k)[:, None]
     A = np.concatenate([root * X, np.diag(np.sqrt(np.concatenate([[0.0], lam])))])
@@ -45,11 +45,12 @@ def tables(Z, design, R):
     held=st.integers(0, 2),
     fixed=st.booleans(),
     method=st.sampled_from(["fast", "original"]),
+    threshold=st.sampled_from([None, 0.2]),
 )
-@settings(max_examples=60)
-def test_the_ridge_equals_an_explicit_design_matrix(seed, levels, protected, held, fixed, method):
+@settings(max_examples=80)
+def test_the_ridge_equals_an_explicit_design_matrix(seed, levels, protected, held, fixed, method, threshold):
     Z, codes = cells_with_batches(150, 3, (*levels, 3), seed)
-    R = np.random.default_rng(seed).dirichlet(np.full(K, 0.5), size=len(Z))
+    R = np.random.default_rng(seed).dirichlet(np.full(K, 0.2), size=len(Z))
     plain = BatchDesign.from_codes(codes[:, :-1])
     names = plain.levels[0][: min(held, len(plain.levels[0]) - 1)]
     design = plain.keeping({plain.variables[0]: names}) if names else plain
@@ -57,17 +58,26 @@ def test_the_ridge_equals_an_explicit_design_matrix(seed, levels, protected, hel
     design = design.protecting(condition) if protected else design
     params = HarmonyParams(
         n_clusters=K, ridge="fixed" if fixed else "dynamic", ridge_lambda=0.7, correction_method=method,
-        batch_prune_threshold=None,
+        batch_prune_threshold=threshold,
     )  # fmt: skip
     found = ridge(design, params.resolve(design), *tables(Z, design, R))
 
     cell_levels = design.joint_levels[design.joint]
     one_hot = (cell_levels[:, :, None] == np.arange(design.n_levels)).any(axis=1).astype(float)
     stays = np.isin(cell_levels, design.reference).any(axis=1)
+    mass_of, n = one_hot.T @ R, plain.n_levels
+    there = mass_of / one_hot.sum(axis=0)[:, None] > (-1 if threshold is None else threshold)
     one_hot[stays] = 0.0
-    columns = np.array([b not in design.reference for b in range(design.n_levels)])
-    n = plain.n_levels
     for k in range(K):
+        columns = there[:, k].copy()
+        for first, last in zip(plain.offsets[:-1], plain.offsets[1:], strict=True):
+            columns[first:last] &= there[first:last, k].sum() > 1 or threshold is None
+        assert found.skipped[k] == (not columns[:n].any())
+        if found.skipped[k]:
+            continue
+        columns[list(design.reference)] = False
+        # Cells of a reference, and cells with a batch level that is kept.
+        part = stays | one_hot[:, :n][:, columns[:n]].any(axis=1)
         if fixed:
             lam = np.where(np.arange(design.n_levels) < n, 0.7, 0.7e-3)
         else:
@@ -78,7 +88,7 @@ def test_the_ridge_equals_an_explicit_design_matrix(seed, levels, protected, hel
                 for b in range(n)
             ])  # fmt: skip
             lam = np.concatenate([0.2 * share @ mass, np.full(design.n_levels - n, 0.2e-3 * R[:, k].sum())])
-        W0, W = explicit(Z, R[:, k], one_hot[:, columns], np.where(lam > 0, lam, 1.0)[columns])
+        W0, W = explicit(Z[part], R[part, k], one_hot[part][:, columns], np.where(lam > 0, lam, 1.0)[columns])
         want = np.zeros((design.n_levels, 3))
         want[columns] = W
         np.testing.assert_allclose(found.W0[k], W0, rtol=1e-6, atol=1e-6)
