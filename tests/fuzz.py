@@ -308,16 +308,18 @@ def main(words: list[str] | None = None) -> int:
             print(answer if given.worker else f"{kind}:{number} {answer}", flush=True)
             _alarm()
         return 0
-    began, start, counted, bad = time.monotonic(), 0, Counter[str](), list[str]()
+    began, start, bad = time.monotonic(), 0, list[str]()
+    counted = {kind: Counter[str]() for kind in given.kinds or KINDS}
     while start == 0 or time.monotonic() - began < 60 * given.minutes:
-        for kind in given.kinds or KINDS:
+        for kind in counted:
             for i, answer in enumerate(watched(kind, range(start, start + given.tries), given.seed)):
-                counted[answer.split()[0]] += 1
+                counted[kind][answer.split()[0]] += 1
                 if answer.startswith("BAD"):
                     bad.append(f"{kind}:{start + i} {answer}")
                     print(bad[-1], flush=True)
         start += given.tries
-    print(", ".join(f"{count} {word}" for word, count in sorted(counted.items())), f"(seed {given.seed})")
+    for kind, words_of in [*counted.items(), ("all", sum(counted.values(), Counter()))]:
+        print(f"{kind}:", ", ".join(f"{count} {word}" for word, count in sorted(words_of.items())), f"(seed {given.seed})")
     return int(bool(bad))
 
 
