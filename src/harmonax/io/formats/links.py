@@ -10,11 +10,18 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...errors import FileFormatError
+from .heaps import check_heaps
+
+if TYPE_CHECKING:
+    import h5py
 
 # Far above what anndata writes; a copy goes through as many.
 _MAX_DEPTH, _MAX_GROUPS = 100, 100_000
+# Values of a data set this large are not searched for text.
+_LARGE = 1 << 20
 _REMEDY = "write it anew with anndata, which brings all into one file"
 
 
@@ -37,6 +44,7 @@ def _check_hdf5(path: str, *state: int) -> None:
 
     with h5py.File(path, "r") as file:
         todo: list[tuple[h5py.Group, tuple[int, ...]]] = [(file, ())]
+        large: list[tuple[int, int]] = []
         n_groups = 0
         while todo:
             group, above = todo.pop()
@@ -51,10 +59,23 @@ def _check_hdf5(path: str, *state: int) -> None:
                 item = group.get(name)
                 if item is None:
                     raise FileFormatError(f"{place} is a link that leads nowhere: {_REMEDY}")
-                if isinstance(item, h5py.Dataset) and (item.is_virtual or item.external):
-                    raise FileFormatError(f"{place} is a data set whose values are in other files: {_REMEDY}")
+                if isinstance(item, h5py.Dataset):
+                    if item.is_virtual or item.external:
+                        raise FileFormatError(f"{place} is a data set whose values are in other files: {_REMEDY}")
+                    large += _stored(item) if item.id.get_storage_size() > _LARGE else []
                 if isinstance(item, h5py.Group):
                     todo.append((item, (*above, address)))
+    check_heaps(path, large)
+
+
+def _stored(data: h5py.Dataset) -> list[tuple[int, int]]:
+    """Return where the file has the values of a data set."""
+    if data.chunks is None:
+        start = data.id.get_offset()
+        return [] if start is None else [(start, start + data.id.get_storage_size())]
+    found: list[tuple[int, int]] = []
+    data.id.chunk_iter(lambda chunk: found.append((chunk.byte_offset, chunk.byte_offset + chunk.size)))
+    return found
 
 
 @functools.lru_cache(256)
