@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <cstdint>
 #include <limits>
 #include <memory>
 #include <new>
@@ -35,6 +36,12 @@ using Out = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 void require(bool ok, const char* what) {
     if (!ok) throw std::invalid_argument(what);
+}
+
+// Whole values: what is vectorised may not read others.
+template <typename A>
+void require_aligned(const A& array) {
+    require((uintptr_t)array.data() % sizeof(typename A::Scalar) == 0, "an array is not aligned to its values");
 }
 
 // Run pending signal handlers; true when one of them raised. Only Python's main thread runs any.
@@ -78,6 +85,7 @@ auto view(const A& array) {
 // Values of an array that nobody else can change.
 template <typename A>
 auto copy(const A& array) {
+    require_aligned(array);
     return std::vector<std::remove_const_t<typename A::Scalar>>(array.data(), array.data() + array.size());
 }
 
@@ -139,6 +147,7 @@ struct PyCells {
 
     template <typename Source>
     PyCells(const Strided<Source>& Z, const PyPlan& laid_out, const std::string& set, int n_threads) : plan(laid_out) {
+        require_aligned(Z);
         require((int64_t)Z.shape(0) >= plan.plan.n_cells, "the order is longer than Z");
         require(Z.shape(1) >= 1, "Z has no features");
         require(plan.has_order, "cells in memory need an order");
@@ -174,17 +183,21 @@ struct PyCells {
     }
 
     Centroids centroids(const Array<double, 2>& Y, const Array<double, 1>& sigma) const {
+        require_aligned(Y);
+        require_aligned(sigma);
         require((int64_t)Y.shape(1) == cells->d(), "Y has the wrong number of features");
         require(sigma.shape(0) == Y.shape(0), "sigma needs one value per cluster");
         require(Y.shape(0) >= 1, "Y has no clusters");
         return {Y.data(), sigma.data(), (int64_t)Y.shape(0)};
     }
     void check_logp(const Array<double, 3>& logp, int64_t K) const {
+        require_aligned(logp);
         require((int64_t)logp.shape(0) == cells->plan().n_blocks && (int64_t)logp.shape(1) == cells->plan().n_levels &&
                     (int64_t)logp.shape(2) == K,
                 "logp must be n_blocks x n_levels x K");
     }
     void check_W(const Array<double, 3>& W, int64_t K) const {
+        require_aligned(W);
         require((int64_t)W.shape(0) == cells->plan().n_levels && (int64_t)W.shape(1) == K &&
                     (int64_t)W.shape(2) == cells->d(),
                 "W must be n_levels x K x d");
@@ -194,6 +207,7 @@ struct PyCells {
                     const std::optional<Array<double, 2>>& logp, bool want_moment, bool last) {
         const Plan& p = cells->plan();
         const Centroids c = centroids(Y, sigma);
+        if (logp) require_aligned(*logp);
         require(block >= 0 && block < p.n_blocks, "no such block");
         require(!logp || ((int64_t)logp->shape(0) == p.n_levels && (int64_t)logp->shape(1) == c.K),
                 "logp must be n_levels x K");
@@ -201,8 +215,8 @@ struct PyCells {
         nb::object mass_array = nb::cast(new_array(&mass, p.n_levels, c.K));
         nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, cells->d()));
         const double* table = logp ? logp->data() : nullptr;
-        const BlockSums s = use(
-            [&] { return cells->sweep(block, c, table, mass, want_moment ? moment : nullptr, last, interrupted); });
+        const BlockSums s =
+            use([&] { return cells->sweep(block, c, table, mass, want_moment ? moment : nullptr, last, interrupted); });
         return nb::make_tuple(mass_array, s.log_partition, s.entropy, moment_array);
     }
 
@@ -235,6 +249,7 @@ struct PyCells {
         check_logp(logp, c.K);
         check_W(W, c.K);
         require(!cells->in_file(), "cells in a file are emitted in place");
+        require_aligned(out);
         require((int64_t)out.shape(0) == cells->plan().n_cells && (int64_t)out.shape(1) == cells->d(),
                 "out must be n_cells x d");
         float* out32 = nullptr;
@@ -245,8 +260,7 @@ struct PyCells {
             out64 = out.data();
         double* moment;
         nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, cells->d()));
-        use(
-            [&] { cells->emit(c, logp.data(), W.data(), want_moment ? moment : nullptr, out32, out64, interrupted); });
+        use([&] { cells->emit(c, logp.data(), W.data(), want_moment ? moment : nullptr, out32, out64, interrupted); });
         return moment_array;
     }
 
@@ -266,7 +280,9 @@ struct PyCells {
                 const Array<int64_t, 1>& order, Out<T> out) {
         const Centroids c = centroids(Y, sigma);
         check_logp(logp, c.K);
+        require_aligned(order);
         check_order(view(order), cells->plan().n_cells);
+        require_aligned(out);
         require((int64_t)out.shape(0) == cells->plan().n_cells && (int64_t)out.shape(1) == c.K,
                 "out must be n_cells x K");
         use([&] { cells->assign(c, logp.data(), order.data(), out.data(), interrupted); });

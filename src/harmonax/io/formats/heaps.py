@@ -1,8 +1,8 @@
 """The heaps in which an HDF5 file has its text: damaged in one way, HDF5 (2.0) reads them without end, and cannot be
 interrupted.
 
-A collection is "GCOL", its version, its size, and objects of which each begins with its number and its size. Number 0 is
-what is free, the rest of the collection; where it claims another size, HDF5 follows it, for ever if it is 0.
+A collection is "GCOL", its version, its size, and objects of which each begins with its number and its size. Number 0
+is what is free, the rest of the collection; where it claims another size, HDF5 follows it, for ever if it is 0.
 """
 
 from __future__ import annotations

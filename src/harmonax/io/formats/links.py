@@ -50,6 +50,7 @@ def _check_hdf5(path: str, *state: int) -> None:
             group, above = todo.pop()
             address = int(h5py.h5o.get_info(group.id).addr)
             n_groups += 1
+            _check_types(path, group)
             if address in above or len(above) > _MAX_DEPTH or n_groups > _MAX_GROUPS:
                 raise FileFormatError(f"{path}: {group.name} is in a circle of groups, or in too many: {_REMEDY}")
             for name in group:
@@ -62,10 +63,23 @@ def _check_hdf5(path: str, *state: int) -> None:
                 if isinstance(item, h5py.Dataset):
                     if item.is_virtual or item.external:
                         raise FileFormatError(f"{place} is a data set whose values are in other files: {_REMEDY}")
+                    _check_types(path, item)
                     large += _stored(item) if item.id.get_storage_size() > _LARGE else []
                 if isinstance(item, h5py.Group):
                     todo.append((item, (*above, address)))
     check_heaps(path, large)
+
+
+def _check_types(path: str, item: h5py.Group | h5py.Dataset) -> None:
+    """Refuse values of variable length that are of no kind: HDF5 (2.0) ends the process where it reads them."""
+    import h5py
+
+    types = [h5py.h5a.open(item.id, index=i).get_type() for i in range(h5py.h5a.get_num_attrs(item.id))]
+    types += [item.id.get_type()] if isinstance(item, h5py.Dataset) else []
+    for kind in types:
+        # Four bytes into what HDF5 writes of a type: 0 is a sequence, and text has a class of its own.
+        if kind.get_class() == h5py.h5t.VLEN and kind.encode()[3] & 0xF:
+            raise FileFormatError(f"{path} is damaged: the type of {item.name}, or of its attributes, is unknown")
 
 
 def _stored(data: h5py.Dataset) -> list[tuple[int, int]]:
