@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <new>
@@ -93,6 +94,27 @@ template <typename T>
 View<T> view(const std::vector<T>& values) {
     return {values.data(), (int64_t)values.size()};
 }
+
+// Numbers to read: those of an array, or a copy where that is not aligned, as arrays from a message of Dask may be.
+template <int N>
+class Table {
+  public:
+    explicit Table(const Array<double, N>& array) : array_(array), data_(array.data()) {
+        if ((uintptr_t)data_ % sizeof(double) == 0) return;
+        own_.resize(array.size());
+        std::memcpy(own_.data(), static_cast<const void*>(data_), array.size() * sizeof(double));
+        data_ = own_.data();
+    }
+    Table(const Table&) = delete;
+    Table& operator=(const Table&) = delete;
+    const double* data() const { return data_; }
+    size_t shape(size_t axis) const { return array_.shape(axis); }
+
+  private:
+    const Array<double, N>& array_;
+    const double* data_;
+    std::vector<double> own_;
+};
 
 // A plan that was checked, and its own copy of the arrays: what the kernels index by stays as it was checked.
 struct PyPlan {
@@ -182,32 +204,31 @@ struct PyCells {
         use([&] { cells->release(); });
     }
 
-    Centroids centroids(const Array<double, 2>& Y, const Array<double, 1>& sigma) const {
-        require_aligned(Y);
-        require_aligned(sigma);
+    Centroids centroids(const Table<2>& Y, const Table<1>& sigma) const {
         require((int64_t)Y.shape(1) == cells->d(), "Y has the wrong number of features");
         require(sigma.shape(0) == Y.shape(0), "sigma needs one value per cluster");
         require(Y.shape(0) >= 1, "Y has no clusters");
         return {Y.data(), sigma.data(), (int64_t)Y.shape(0)};
     }
-    void check_logp(const Array<double, 3>& logp, int64_t K) const {
-        require_aligned(logp);
+    void check_logp(const Table<3>& logp, int64_t K) const {
         require((int64_t)logp.shape(0) == cells->plan().n_blocks && (int64_t)logp.shape(1) == cells->plan().n_levels &&
                     (int64_t)logp.shape(2) == K,
                 "logp must be n_blocks x n_levels x K");
     }
-    void check_W(const Array<double, 3>& W, int64_t K) const {
-        require_aligned(W);
+    void check_W(const Table<3>& W, int64_t K) const {
         require((int64_t)W.shape(0) == cells->plan().n_levels && (int64_t)W.shape(1) == K &&
                     (int64_t)W.shape(2) == cells->d(),
                 "W must be n_levels x K x d");
     }
 
-    nb::tuple sweep(int64_t block, const Array<double, 2>& Y, const Array<double, 1>& sigma,
-                    const std::optional<Array<double, 2>>& logp, bool want_moment, bool last) {
+    nb::tuple sweep(int64_t block, const Array<double, 2>& Y_, const Array<double, 1>& sigma_,
+                    const std::optional<Array<double, 2>>& logp_, bool want_moment, bool last) {
+        const Table<2> Y(Y_);
+        const Table<1> sigma(sigma_);
+        std::optional<Table<2>> logp;
+        if (logp_) logp.emplace(*logp_);
         const Plan& p = cells->plan();
         const Centroids c = centroids(Y, sigma);
-        if (logp) require_aligned(*logp);
         require(block >= 0 && block < p.n_blocks, "no such block");
         require(!logp || ((int64_t)logp->shape(0) == p.n_levels && (int64_t)logp->shape(1) == c.K),
                 "logp must be n_levels x K");
@@ -220,7 +241,10 @@ struct PyCells {
         return nb::make_tuple(mass_array, s.log_partition, s.entropy, moment_array);
     }
 
-    nb::tuple moments(const Array<double, 2>& Y, const Array<double, 1>& sigma, const Array<double, 3>& logp) {
+    nb::tuple moments(const Array<double, 2>& Y_, const Array<double, 1>& sigma_, const Array<double, 3>& logp_) {
+        const Table<2> Y(Y_);
+        const Table<1> sigma(sigma_);
+        const Table<3> logp(logp_);
         const Plan& p = cells->plan();
         const Centroids c = centroids(Y, sigma);
         check_logp(logp, c.K);
@@ -231,8 +255,12 @@ struct PyCells {
         return nb::make_tuple(S_array, mass_array);
     }
 
-    nb::object correct(const Array<double, 2>& Y, const Array<double, 1>& sigma, const Array<double, 3>& logp,
-                       const Array<double, 3>& W, bool want_moment) {
+    nb::object correct(const Array<double, 2>& Y_, const Array<double, 1>& sigma_, const Array<double, 3>& logp_,
+                       const Array<double, 3>& W_, bool want_moment) {
+        const Table<2> Y(Y_);
+        const Table<1> sigma(sigma_);
+        const Table<3> logp(logp_);
+        const Table<3> W(W_);
         const Centroids c = centroids(Y, sigma);
         check_logp(logp, c.K);
         check_W(W, c.K);
@@ -243,8 +271,12 @@ struct PyCells {
     }
 
     template <typename O>
-    nb::object emit(const Array<double, 2>& Y, const Array<double, 1>& sigma, const Array<double, 3>& logp,
-                    const Array<double, 3>& W, Out<O> out, bool want_moment) {
+    nb::object emit(const Array<double, 2>& Y_, const Array<double, 1>& sigma_, const Array<double, 3>& logp_,
+                    const Array<double, 3>& W_, Out<O> out, bool want_moment) {
+        const Table<2> Y(Y_);
+        const Table<1> sigma(sigma_);
+        const Table<3> logp(logp_);
+        const Table<3> W(W_);
         const Centroids c = centroids(Y, sigma);
         check_logp(logp, c.K);
         check_W(W, c.K);
@@ -264,8 +296,12 @@ struct PyCells {
         return moment_array;
     }
 
-    nb::object emit_in_place(const Array<double, 2>& Y, const Array<double, 1>& sigma, const Array<double, 3>& logp,
-                             const Array<double, 3>& W, bool want_moment) {
+    nb::object emit_in_place(const Array<double, 2>& Y_, const Array<double, 1>& sigma_, const Array<double, 3>& logp_,
+                             const Array<double, 3>& W_, bool want_moment) {
+        const Table<2> Y(Y_);
+        const Table<1> sigma(sigma_);
+        const Table<3> logp(logp_);
+        const Table<3> W(W_);
         const Centroids c = centroids(Y, sigma);
         check_logp(logp, c.K);
         check_W(W, c.K);
@@ -276,8 +312,11 @@ struct PyCells {
         return moment_array;
     }
 
-    void assign(const Array<double, 2>& Y, const Array<double, 1>& sigma, const Array<double, 3>& logp,
+    void assign(const Array<double, 2>& Y_, const Array<double, 1>& sigma_, const Array<double, 3>& logp_,
                 const Array<int64_t, 1>& order, Out<T> out) {
+        const Table<2> Y(Y_);
+        const Table<1> sigma(sigma_);
+        const Table<3> logp(logp_);
         const Centroids c = centroids(Y, sigma);
         check_logp(logp, c.K);
         require_aligned(order);
