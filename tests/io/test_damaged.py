@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -56,6 +57,24 @@ def test_texts_beside_much_data_are_still_found(tmp_path):
     data[first : first + 16] = bytes(16)
     path.write_bytes(data)
     with pytest.raises(FileFormatError, match="damaged"):
+        check_links(path)
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_more_texts_than_an_array_has_place_for(version, tmp_path):
+    zarr = pytest.importorskip("zarr")
+    path = tmp_path / "in.zarr"
+    group = zarr.open_group(path, mode="w", zarr_format=version)
+    names = group.create_array("names", shape=(2,), chunks=(2,), dtype=str, compressors=None)
+    names[:] = np.array(["a", "bc"])
+    check_links(path)
+    (chunk,) = (file for file in path.rglob("*") if file.is_file() and b"bc" in file.read_bytes())
+    data = bytearray(chunk.read_bytes())
+    assert data[:4] == bytes([2, 0, 0, 0])
+    data[3] = 0x80
+    chunk.write_bytes(data)
+    os.utime(path, (0, 0))
+    with pytest.raises(FileFormatError, match="is damaged: it claims more texts than its array has place for"):
         check_links(path)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ...errors import FileFormatError
 from .heaps import check_heaps
+from .texts import check_texts
 
 if TYPE_CHECKING:
     import h5py
@@ -96,7 +97,8 @@ def _stored(data: h5py.Dataset) -> list[tuple[int, int]]:
 def _check_store(path: str, *state: int) -> None:
     folders = [path]
     while folders:
-        with os.scandir(folders.pop()) as entries:
+        check_texts(folder := folders.pop())
+        with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
                     raise FileFormatError(
