@@ -177,7 +177,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def kernels(session: nox.Session) -> None:
-    """The kernels' own test executable under sanitizers, on 1 to 64 threads: address and undefined behaviour; threads."""
+    """The kernels' own tests under sanitizers: address and undefined behaviour, then threads; on 1 to 64 threads."""
     session.install("cmake", "ninja")
     for sanitizers, threads in (("address,undefined", ("1", "3", "64")), ("thread", ("2", "64"))):
         folder = f"build/kernel-tests-{sanitizers.partition(',')[0]}"
