@@ -177,11 +177,14 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def kernels(session: nox.Session) -> None:
-    """The kernels' own test executable under the address and undefined-behaviour sanitizers."""
+    """The kernels' own tests under sanitizers: address and undefined behaviour, then threads; on 1 to 64 threads."""
     session.install("cmake", "ninja")
-    session.run("cmake", "-S", ".", "-B", "build/kernel-tests", "-G", "Ninja", "-DHARMONAX_KERNEL_TESTS=ON")
-    session.run("cmake", "--build", "build/kernel-tests")
-    session.run("build/kernel-tests/test_kernels", external=True)
+    for sanitizers, threads in (("address,undefined", ("1", "3", "64")), ("thread", ("2", "64"))):
+        folder = f"build/kernel-tests-{sanitizers.partition(',')[0]}"
+        options = ("-DHARMONAX_KERNEL_TESTS=ON", f"-DHARMONAX_SANITIZERS={sanitizers}")
+        session.run("cmake", "-S", ".", "-B", folder, "-G", "Ninja", *options)
+        session.run("cmake", "--build", folder)
+        session.run(f"{folder}/test_kernels", *threads, external=True)
 
 
 @nox.session(python=False)
@@ -263,6 +266,20 @@ def package(session: nox.Session) -> None:
     session.run("python", "-m", "build", "--outdir", "dist")
     session.run("python", "-m", "twine", "check", "--strict", *map(str, Path("dist").iterdir()))
     session.run("python", ".ci/check_package.py", "dist")
+
+
+@nox.session(default=False)
+def sbom(session: nox.Session) -> None:
+    """What an installation of the wheel in dist/ consists of, in dist/harmonax.cdx.json (CycloneDX)."""
+    (wheel,) = map(str, Path("dist").glob("*.whl"))
+    session.install("cyclonedx-bom>=7")
+    with tempfile.TemporaryDirectory() as folder:
+        session.run("python", "-m", "venv", folder)
+        python = str(Path(folder, BIN, f"python{EXE}"))
+        session.run(python, "-m", "pip", "install", "--quiet", wheel, external=True)
+        session.run(python, "-m", "pip", "uninstall", "--quiet", "--yes", "setuptools", "pip", external=True)
+        about = ("--pyproject", "pyproject.toml", "--mc-type", "library", "--output-reproducible")
+        session.run("cyclonedx-py", "environment", python, *about, "-o", "dist/harmonax.cdx.json")
 
 
 @nox.session(python=False)

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 import traceback
 import warnings
 from collections import Counter
@@ -182,6 +183,26 @@ def embedding_h5(folder: Path) -> Any:
         return file["obsm/X_pca"][:].tobytes(), file["obs/batch/codes"][:].tobytes()
 
 
+def arrays_10x(folder: Path) -> Any:
+    with h5py.File(folder / "in.h5") as file:
+        return [file[f"matrix/{name}"][:].tobytes() for name in ("data", "indices", "indptr", "shape")]
+
+
+def arrays_zarr(folder: Path) -> Any:
+    import zarr
+
+    group = zarr.open_group(folder / "in.zarr", mode="r")
+    return [group[name][:].tobytes() for name in ("obsm/X_pca", "obs/batch/codes", "obs/batch/categories")]
+
+
+def frame(read: Callable[..., pd.DataFrame], name: str, **how: Any) -> Callable[[Path], Any]:
+    def of(folder: Path) -> Any:
+        found = read(folder / name, **how)
+        return found.to_numpy(np.float32).tobytes(), list(found.index)
+
+    return of
+
+
 class Kind(NamedTuple):
     make: Callable[[Path], None]
     use: Callable[[Path], np.ndarray]
@@ -191,17 +212,23 @@ class Kind(NamedTuple):
 
 KINDS = {
     "h5ad": Kind(make_h5ad, copied("in.h5ad"), embedding_h5),
-    "zarr": Kind(make_zarr, copied("in.zarr")),
+    "zarr": Kind(make_zarr, copied("in.zarr"), arrays_zarr),
     "npy": Kind(
         make_bare("npy"), integrate("in.npy", "--metadata", "{}/table.csv"), lambda p: np.load(p / "in.npy").tobytes()
     ),
-    "csv": Kind(make_bare("csv"), integrate("in.csv", "--metadata", "{}/table.csv")),
-    "parquet": Kind(make_bare("parquet"), integrate("in.parquet", "--metadata", "{}/table.csv")),
-    "10x": Kind(make_10x, counts("in.h5")),
+    "csv": Kind(
+        make_bare("csv"), integrate("in.csv", "--metadata", "{}/table.csv"), frame(pd.read_csv, "in.csv", index_col=0)
+    ),
+    "parquet": Kind(
+        make_bare("parquet"),
+        integrate("in.parquet", "--metadata", "{}/table.csv"),
+        frame(pd.read_parquet, "in.parquet"),
+    ),
+    "10x": Kind(make_10x, counts("in.h5"), arrays_10x),
     "mtx": Kind(make_mtx, counts("in")),
     "model": Kind(make_model, mapped, lambda _: "a checksum is over all of it"),
     "checkpoint": Kind(make_checkpoint, resumed, lambda _: "a round that is not as it was is made again"),
-    "toml": Kind(make_toml, configured),
+    "toml": Kind(make_toml, configured, lambda p: tomllib.loads((p / "in.toml").read_text(encoding="utf-8"))),
 }
 
 
@@ -308,16 +335,20 @@ def main(words: list[str] | None = None) -> int:
             print(answer if given.worker else f"{kind}:{number} {answer}", flush=True)
             _alarm()
         return 0
-    began, start, counted, bad = time.monotonic(), 0, Counter[str](), list[str]()
+    began, start, bad = time.monotonic(), 0, list[str]()
+    counted = {kind: Counter[str]() for kind in given.kinds or KINDS}
     while start == 0 or time.monotonic() - began < 60 * given.minutes:
-        for kind in given.kinds or KINDS:
+        for kind in counted:
             for i, answer in enumerate(watched(kind, range(start, start + given.tries), given.seed)):
-                counted[answer.split()[0]] += 1
+                counted[kind][answer.split()[0]] += 1
                 if answer.startswith("BAD"):
                     bad.append(f"{kind}:{start + i} {answer}")
                     print(bad[-1], flush=True)
         start += given.tries
-    print(", ".join(f"{count} {word}" for word, count in sorted(counted.items())), f"(seed {given.seed})")
+    for kind, words_of in [*counted.items(), ("all", sum(counted.values(), Counter()))]:
+        print(
+            f"{kind}:", ", ".join(f"{count} {word}" for word, count in sorted(words_of.items())), f"(seed {given.seed})"
+        )
     return int(bool(bad))
 
 

@@ -11,6 +11,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from . import _interpreter  # noqa: F401
 from .compat import moved
 from .compat.harmonypy import run_harmony
 from .engine.run import harmonize

@@ -110,7 +110,7 @@ def _text(name: str, says: str) -> Any:
     "made of these data; else counts; of IN without counts, pca or hvg]",
 )
 @click.option("--from-counts", is_flag=True, help="Use no result that IN has: the same as --start-from counts.")
-@_names("skip", "Steps to leave out: qc, check, umap, umap_uncorrected, markers, evaluate, diagnose.")
+@_names("skip", "Steps to leave out: qc, check, umap, umap_uncorrected, leiden, markers, evaluate, diagnose.")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed gives the same result."
 )

@@ -6,6 +6,7 @@ command line.
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -75,7 +76,7 @@ def run_demo(out_dir: str | Path, *, n_cells: int = 5000, seed: int = 0, quiet: 
     """
     if n_cells < _MIN_CELLS:
         raise InputError(f"n_cells={n_cells} is too few for a demo; pass at least {_MIN_CELLS}")
-    for module in ("scanpy", "umap", "igraph", "sklearn", "plotly", "jinja2"):
+    for module in ("scanpy", "umap", "sklearn", "plotly", "jinja2"):
         need(module, "demo")
     h5ad, png, html = _destinations(Path(out_dir))
     adata = _integrated(datasets.simulate(n_cells, np.random.default_rng(seed)), seed, quiet)
@@ -85,7 +86,8 @@ def run_demo(out_dir: str | Path, *, n_cells: int = 5000, seed: int = 0, quiet: 
     with whole_or_nothing(h5ad, png, overwrite=True, needed=needed) as (h5ad_part, png_part):
         adata.write_h5ad(h5ad_part, compression="gzip")
         _draw(adata, png_part)
-    write_report(adata, html, title="harmonax demo", color_by=[*_COLUMNS, "leiden"])
+    colours = [name for name in (*_COLUMNS, "leiden") if name in adata.obs]
+    write_report(adata, html, title="harmonax demo", color_by=colours)
     if not quiet:
         print(_summary(adata, demo))
     return demo
@@ -108,7 +110,8 @@ def _integrated(adata: AnnData, seed: int, quiet: bool) -> AnnData:
         label_key="cell_type",
         rng=seed,
         progress=False if quiet else None,
-        skip=_SKIPPED,
+        # igraph, which finds the clusters, is GPL and not everywhere.
+        skip=_SKIPPED if find_spec("igraph") else (*_SKIPPED, "leiden"),
         n_top_genes=_N_GENES,
         n_comps=_N_COMPONENTS,
     )

@@ -7,7 +7,7 @@ import numpy as np
 class Plan:
     """How cells are laid out (`cells/native.py`, `plan`), checked: ValueError names the array that is wrong.
 
-    The arrays are kept, not copied, and must not change.
+    The arrays are copied: to change them later changes nothing here.
     """
 
     def __init__(
@@ -29,6 +29,8 @@ class Plan:
     def n_cells(self) -> int: ...
 
 class _Cells:
+    """Cells of one run, for one call at a time: RuntimeError where another thread is in one."""
+
     deepest: float  # largest 4 / sigma for which weights can be kept
     @overload
     def __init__(self, Z: np.ndarray, plan: Plan, *, instruction_set: str, n_threads: int) -> None: ...

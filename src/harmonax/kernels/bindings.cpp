@@ -8,14 +8,20 @@
 #include <nanobind/stl/string.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <limits>
 #include <memory>
+#include <new>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <system_error>
 #include <type_traits>
 #include <utility>
+#include <vector>
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -32,6 +38,12 @@ using Out = nb::ndarray<T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 
 void require(bool ok, const char* what) {
     if (!ok) throw std::invalid_argument(what);
+}
+
+// Whole values: what is vectorised may not read others.
+template <typename A>
+void require_aligned(const A& array) {
+    require((uintptr_t)array.data() % sizeof(typename A::Scalar) == 0, "an array is not aligned to its values");
 }
 
 // Run pending signal handlers; true when one of them raised. Only Python's main thread runs any.
@@ -58,7 +70,10 @@ auto unlocked(const Work& work) {
 template <typename... Size>
 nb::ndarray<nb::numpy, double> new_array(double** data, Size... size) {
     size_t shape[] = {(size_t)size...}, total = 1;
-    for (size_t s : shape) total *= s;
+    for (size_t s : shape) {
+        if (s && total > std::numeric_limits<size_t>::max() / sizeof(double) / s) throw std::bad_alloc();
+        total *= s;
+    }
     *data = new double[total ? total : 1];
     nb::capsule owner(*data, [](void* p) noexcept { delete[] static_cast<double*>(p); });
     return nb::ndarray<nb::numpy, double>(*data, sizeof...(size), shape, owner);
@@ -69,45 +84,96 @@ auto view(const A& array) {
     return View<std::remove_const_t<typename A::Scalar>>{array.data(), (int64_t)array.size()};
 }
 
-// A plan that was checked, and its arrays, kept alive with it.
+// Values of an array that nobody else can change.
+template <typename A>
+auto copy(const A& array) {
+    require_aligned(array);
+    return std::vector<std::remove_const_t<typename A::Scalar>>(array.data(), array.data() + array.size());
+}
+
+template <typename T>
+View<T> view(const std::vector<T>& values) {
+    return {values.data(), (int64_t)values.size()};
+}
+
+// Numbers to read: those of an array, or a copy where that is not aligned, as arrays from a message of Dask may be.
+template <int N>
+class Table {
+  public:
+    explicit Table(const Array<double, N>& array) : array_(array), data_(array.data()) {
+        if ((uintptr_t)data_ % sizeof(double) == 0) return;
+        own_.resize(array.size());
+        std::memcpy(own_.data(), static_cast<const void*>(data_), array.size() * sizeof(double));
+        data_ = own_.data();
+    }
+    Table(const Table&) = delete;
+    Table& operator=(const Table&) = delete;
+    const double* data() const { return data_; }
+    size_t shape(size_t axis) const { return array_.shape(axis); }
+
+  private:
+    const Array<double, N>& array_;
+    const double* data_;
+    std::vector<double> own_;
+};
+
+// A plan that was checked, and its own copy of the arrays: what the kernels index by stays as it was checked.
 struct PyPlan {
     struct Arrays {
-        Array<int64_t, 1> segment_start;
-        Array<int32_t, 1> segment_joint, segment_block;
-        Array<int32_t, 2> joint_levels;
-        Array<int64_t, 1> block_segment, block_grain, grain_segment, segments_by_joint, unit_segment;
-        std::optional<Array<int64_t, 1>> order;
-    } arrays;
+        std::vector<int64_t> segment_start;
+        std::vector<int32_t> segment_joint, segment_block, joint_levels;
+        std::vector<int64_t> block_segment, block_grain, grain_segment, segments_by_joint, unit_segment, order;
+    };
+    std::shared_ptr<const Arrays> arrays;
+    bool has_order;
     Plan plan;
 
-    PyPlan(Arrays a, int64_t n_levels) : arrays(std::move(a)) {
+    PyPlan(Arrays&& a, int64_t n_levels, int64_t n_variables, bool ordered)
+        : arrays(std::make_shared<const Arrays>(std::move(a))), has_order(ordered) {
         plan.n_levels = n_levels;
-        plan.n_variables = (int64_t)arrays.joint_levels.shape(1);
-        plan.segment_start = view(arrays.segment_start);
-        plan.segment_joint = view(arrays.segment_joint);
-        plan.segment_block = view(arrays.segment_block);
-        plan.joint_levels = view(arrays.joint_levels);
-        plan.block_segment = view(arrays.block_segment);
-        plan.block_grain = view(arrays.block_grain);
-        plan.grain_segment = view(arrays.grain_segment);
-        plan.segments_by_joint = view(arrays.segments_by_joint);
-        plan.unit_segment = view(arrays.unit_segment);
-        if (arrays.order) plan.order = view(*arrays.order);
+        plan.n_variables = n_variables;
+        plan.segment_start = view(arrays->segment_start);
+        plan.segment_joint = view(arrays->segment_joint);
+        plan.segment_block = view(arrays->segment_block);
+        plan.joint_levels = view(arrays->joint_levels);
+        plan.block_segment = view(arrays->block_segment);
+        plan.block_grain = view(arrays->block_grain);
+        plan.grain_segment = view(arrays->grain_segment);
+        plan.segments_by_joint = view(arrays->segments_by_joint);
+        plan.unit_segment = view(arrays->unit_segment);
+        plan.order = view(arrays->order);
         plan.check();
-        require(!arrays.order || plan.order.size == plan.n_cells, "order is empty, but there are cells");
+        require(!has_order || plan.order.size == plan.n_cells, "order is empty, but there are cells");
     }
+};
+
+// Cells in use by one call: another at the same time, from another thread or a signal handler, is refused.
+class InUse {
+  public:
+    explicit InUse(std::atomic<bool>& busy) : busy_(busy) {
+        if (busy_.exchange(true))
+            throw std::runtime_error("these cells are in use by another thread; give each thread its own");
+    }
+    ~InUse() { busy_ = false; }
+    InUse(const InUse&) = delete;
+    InUse& operator=(const InUse&) = delete;
+
+  private:
+    std::atomic<bool>& busy_;
 };
 
 template <typename T>
 struct PyCells {
     PyPlan plan;
     std::unique_ptr<Cells<T>> cells;
+    std::atomic<bool> busy{false};
 
     template <typename Source>
     PyCells(const Strided<Source>& Z, const PyPlan& laid_out, const std::string& set, int n_threads) : plan(laid_out) {
+        require_aligned(Z);
         require((int64_t)Z.shape(0) >= plan.plan.n_cells, "the order is longer than Z");
         require(Z.shape(1) >= 1, "Z has no features");
-        require(plan.arrays.order.has_value(), "cells in memory need an order");
+        require(plan.has_order, "cells in memory need an order");
         require(n_threads >= 1, "n_threads must be at least 1");
         const InstructionSet& chosen = instruction_set(set.c_str());
         cells = unlocked([&] {
@@ -117,6 +183,7 @@ struct PyCells {
     }
 
     PyCells(int file, int64_t d, const PyPlan& laid_out, const std::string& set, int n_threads) : plan(laid_out) {
+        require(file >= 0, "file is not a file descriptor");
         require(d >= 1 && d <= (int64_t(1) << 60) / std::max<int64_t>(plan.plan.n_cells, 1), "d is out of range");
         require(n_threads >= 1, "n_threads must be at least 1");
         const InstructionSet& chosen = instruction_set(set.c_str());
@@ -124,30 +191,43 @@ struct PyCells {
             unlocked([&] { return std::make_unique<Cells<T>>(plan.plan, d, file, chosen, n_threads, interrupted); });
     }
 
-    void keep_weights(int64_t bytes) { cells->keep_weights(bytes); }
-    void release() {
-        unlocked([&] { cells->release(); });
+    // Run `work` on the cells without the GIL.
+    template <typename Work>
+    auto use(const Work& work) {
+        const InUse here(busy);
+        return unlocked(work);
     }
 
-    Centroids centroids(const Array<double, 2>& Y, const Array<double, 1>& sigma) const {
+    void keep_weights(int64_t bytes) {
+        use([&] { cells->keep_weights(bytes); });
+    }
+    void release() {
+        use([&] { cells->release(); });
+    }
+
+    Centroids centroids(const Table<2>& Y, const Table<1>& sigma) const {
         require((int64_t)Y.shape(1) == cells->d(), "Y has the wrong number of features");
         require(sigma.shape(0) == Y.shape(0), "sigma needs one value per cluster");
         require(Y.shape(0) >= 1, "Y has no clusters");
         return {Y.data(), sigma.data(), (int64_t)Y.shape(0)};
     }
-    void check_logp(const Array<double, 3>& logp, int64_t K) const {
+    void check_logp(const Table<3>& logp, int64_t K) const {
         require((int64_t)logp.shape(0) == cells->plan().n_blocks && (int64_t)logp.shape(1) == cells->plan().n_levels &&
                     (int64_t)logp.shape(2) == K,
                 "logp must be n_blocks x n_levels x K");
     }
-    void check_W(const Array<double, 3>& W, int64_t K) const {
+    void check_W(const Table<3>& W, int64_t K) const {
         require((int64_t)W.shape(0) == cells->plan().n_levels && (int64_t)W.shape(1) == K &&
                     (int64_t)W.shape(2) == cells->d(),
                 "W must be n_levels x K x d");
     }
 
-    nb::tuple sweep(int64_t block, const Array<double, 2>& Y, const Array<double, 1>& sigma,
-                    const std::optional<Array<double, 2>>& logp, bool want_moment, bool last) {
+    nb::tuple sweep(int64_t block, const Array<double, 2>& Y_, const Array<double, 1>& sigma_,
+                    const std::optional<Array<double, 2>>& logp_, bool want_moment, bool last) {
+        const Table<2> Y(Y_);
+        const Table<1> sigma(sigma_);
+        std::optional<Table<2>> logp;
+        if (logp_) logp.emplace(*logp_);
         const Plan& p = cells->plan();
         const Centroids c = centroids(Y, sigma);
         require(block >= 0 && block < p.n_blocks, "no such block");
@@ -157,40 +237,52 @@ struct PyCells {
         nb::object mass_array = nb::cast(new_array(&mass, p.n_levels, c.K));
         nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, cells->d()));
         const double* table = logp ? logp->data() : nullptr;
-        const BlockSums s = unlocked(
-            [&] { return cells->sweep(block, c, table, mass, want_moment ? moment : nullptr, last, interrupted); });
+        const BlockSums s =
+            use([&] { return cells->sweep(block, c, table, mass, want_moment ? moment : nullptr, last, interrupted); });
         return nb::make_tuple(mass_array, s.log_partition, s.entropy, moment_array);
     }
 
-    nb::tuple moments(const Array<double, 2>& Y, const Array<double, 1>& sigma, const Array<double, 3>& logp) {
+    nb::tuple moments(const Array<double, 2>& Y_, const Array<double, 1>& sigma_, const Array<double, 3>& logp_) {
+        const Table<2> Y(Y_);
+        const Table<1> sigma(sigma_);
+        const Table<3> logp(logp_);
         const Plan& p = cells->plan();
         const Centroids c = centroids(Y, sigma);
         check_logp(logp, c.K);
         double *S, *mass;
         nb::object S_array = nb::cast(new_array(&S, p.n_joint, c.K, cells->d())),
                    mass_array = nb::cast(new_array(&mass, p.n_joint, c.K));
-        unlocked([&] { cells->moments(c, logp.data(), S, mass, interrupted); });
+        use([&] { cells->moments(c, logp.data(), S, mass, interrupted); });
         return nb::make_tuple(S_array, mass_array);
     }
 
-    nb::object correct(const Array<double, 2>& Y, const Array<double, 1>& sigma, const Array<double, 3>& logp,
-                       const Array<double, 3>& W, bool want_moment) {
+    nb::object correct(const Array<double, 2>& Y_, const Array<double, 1>& sigma_, const Array<double, 3>& logp_,
+                       const Array<double, 3>& W_, bool want_moment) {
+        const Table<2> Y(Y_);
+        const Table<1> sigma(sigma_);
+        const Table<3> logp(logp_);
+        const Table<3> W(W_);
         const Centroids c = centroids(Y, sigma);
         check_logp(logp, c.K);
         check_W(W, c.K);
         double* moment;
         nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, cells->d()));
-        unlocked([&] { cells->correct(c, logp.data(), W.data(), want_moment ? moment : nullptr, interrupted); });
+        use([&] { cells->correct(c, logp.data(), W.data(), want_moment ? moment : nullptr, interrupted); });
         return moment_array;
     }
 
     template <typename O>
-    nb::object emit(const Array<double, 2>& Y, const Array<double, 1>& sigma, const Array<double, 3>& logp,
-                    const Array<double, 3>& W, Out<O> out, bool want_moment) {
+    nb::object emit(const Array<double, 2>& Y_, const Array<double, 1>& sigma_, const Array<double, 3>& logp_,
+                    const Array<double, 3>& W_, Out<O> out, bool want_moment) {
+        const Table<2> Y(Y_);
+        const Table<1> sigma(sigma_);
+        const Table<3> logp(logp_);
+        const Table<3> W(W_);
         const Centroids c = centroids(Y, sigma);
         check_logp(logp, c.K);
         check_W(W, c.K);
         require(!cells->in_file(), "cells in a file are emitted in place");
+        require_aligned(out);
         require((int64_t)out.shape(0) == cells->plan().n_cells && (int64_t)out.shape(1) == cells->d(),
                 "out must be n_cells x d");
         float* out32 = nullptr;
@@ -201,31 +293,39 @@ struct PyCells {
             out64 = out.data();
         double* moment;
         nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, cells->d()));
-        unlocked(
-            [&] { cells->emit(c, logp.data(), W.data(), want_moment ? moment : nullptr, out32, out64, interrupted); });
+        use([&] { cells->emit(c, logp.data(), W.data(), want_moment ? moment : nullptr, out32, out64, interrupted); });
         return moment_array;
     }
 
-    nb::object emit_in_place(const Array<double, 2>& Y, const Array<double, 1>& sigma, const Array<double, 3>& logp,
-                             const Array<double, 3>& W, bool want_moment) {
+    nb::object emit_in_place(const Array<double, 2>& Y_, const Array<double, 1>& sigma_, const Array<double, 3>& logp_,
+                             const Array<double, 3>& W_, bool want_moment) {
+        const Table<2> Y(Y_);
+        const Table<1> sigma(sigma_);
+        const Table<3> logp(logp_);
+        const Table<3> W(W_);
         const Centroids c = centroids(Y, sigma);
         check_logp(logp, c.K);
         check_W(W, c.K);
         require(cells->in_file(), "cells in memory are emitted to an array");
         double* moment;
         nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, cells->d()));
-        unlocked([&] { cells->emit_in_place(c, logp.data(), W.data(), want_moment ? moment : nullptr, interrupted); });
+        use([&] { cells->emit_in_place(c, logp.data(), W.data(), want_moment ? moment : nullptr, interrupted); });
         return moment_array;
     }
 
-    void assign(const Array<double, 2>& Y, const Array<double, 1>& sigma, const Array<double, 3>& logp,
+    void assign(const Array<double, 2>& Y_, const Array<double, 1>& sigma_, const Array<double, 3>& logp_,
                 const Array<int64_t, 1>& order, Out<T> out) {
+        const Table<2> Y(Y_);
+        const Table<1> sigma(sigma_);
+        const Table<3> logp(logp_);
         const Centroids c = centroids(Y, sigma);
         check_logp(logp, c.K);
+        require_aligned(order);
         check_order(view(order), cells->plan().n_cells);
+        require_aligned(out);
         require((int64_t)out.shape(0) == cells->plan().n_cells && (int64_t)out.shape(1) == c.K,
                 "out must be n_cells x K");
-        unlocked([&] { cells->assign(c, logp.data(), order.data(), out.data(), interrupted); });
+        use([&] { cells->assign(c, logp.data(), order.data(), out.data(), interrupted); });
     }
 };
 
@@ -283,9 +383,10 @@ void bind_plan(nb::module_& m) {
                Array<int32_t, 1> segment_block, Array<int32_t, 2> joint_levels, Array<int64_t, 1> block_segment,
                Array<int64_t, 1> block_grain, Array<int64_t, 1> grain_segment, Array<int64_t, 1> segments_by_joint,
                Array<int64_t, 1> unit_segment, int64_t n_levels, std::optional<Array<int64_t, 1>> order) {
-                new (self) PyPlan({segment_start, segment_joint, segment_block, joint_levels, block_segment,
-                                   block_grain, grain_segment, segments_by_joint, unit_segment, order},
-                                  n_levels);
+                new (self) PyPlan({copy(segment_start), copy(segment_joint), copy(segment_block), copy(joint_levels),
+                                   copy(block_segment), copy(block_grain), copy(grain_segment), copy(segments_by_joint),
+                                   copy(unit_segment), order ? copy(*order) : std::vector<int64_t>{}},
+                                  n_levels, (int64_t)joint_levels.shape(1), order.has_value());
             },
             nb::kw_only(), "segment_start"_a, "segment_joint"_a, "segment_block"_a, "joint_levels"_a, "block_segment"_a,
             "block_grain"_a, "grain_segment"_a, "segments_by_joint"_a, "unit_segment"_a, "n_levels"_a,

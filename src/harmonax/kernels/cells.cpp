@@ -398,6 +398,7 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
         collected_ = 0;
         return total;
     }
+    if (collected_mass_.size() != (size_t)(plan_.n_joint * K)) collected_ = 0;
     if (collected_++ == 0) {
         collected_S_.assign(plan_.n_joint * table, 0.0);
         collected_mass_.assign(plan_.n_joint * K, 0.0);
@@ -413,7 +414,8 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
 template <typename T>
 void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double* mass, const Poll& poll) {
     const int64_t K = c.K, d = d_, K_pad = padded(K, ops_->width);
-    if (std::exchange(collected_, 0) == plan_.n_blocks) {
+    // Of other clusters they would be too few or too many.
+    if (std::exchange(collected_, 0) == plan_.n_blocks && collected_mass_.size() == (size_t)(plan_.n_joint * K)) {
         std::fill(S, S + plan_.n_joint * K * d, 0.0);
         for (int64_t j = 0; j < plan_.n_joint; ++j)
             add_transposed(collected_S_.data() + j * d * K_pad, K, d, K_pad, S + j * K * d);

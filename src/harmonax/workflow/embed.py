@@ -164,6 +164,8 @@ def leiden(state: State) -> str:
 def markers(state: State) -> str:
     """Rank the genes of each cluster against the rest (Wilcoxon)."""
     adata = state.adata
+    if "leiden" in state.options.skip:
+        raise Skip("there are no clusters without the step leiden")
     if state.beyond and adata.X is None:
         raise Skip("the expression is beyond memory")
     kind = counts.kind_of(adata.X)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from ..errors import InputError, MissingKeyError, nearest, warn
+from ..errors import InputError, MissingExtraError, MissingKeyError, nearest, warn
 from ..inputs import expression as counts
 from ..inputs.columns import design_from_table
 from ..inputs.lazy import is_lazy
@@ -34,7 +35,11 @@ Intents = dict[str, steps.Intent]
 
 def execute(job: Job) -> AnnData:
     """Do, keep, bring back or skip every step of a run; write its files; return the data."""
-    need("igraph", "workflow")
+    if "leiden" not in job.options.skip and find_spec("igraph") is None:
+        raise MissingExtraError(
+            "igraph, which finds the clusters and is GPL, is not installed; pip install igraph, or leave the clusters "
+            "and their markers out: skip='leiden' (--skip leiden)"
+        )
     need("umap", "workflow")
     if job.options.hvg_flavor.startswith("seurat_v3"):
         need("skmisc", "workflow")
@@ -151,7 +156,8 @@ def _check(adata: AnnData, options: WorkflowOptions) -> None:
 
 def _written(options: WorkflowOptions) -> set[str]:
     """Return the columns of obs that the run makes."""
-    return {"leiden", *map(leiden_key, options.resolutions), *_MEASURED}
+    clusters = () if "leiden" in options.skip else ("leiden", *map(leiden_key, options.resolutions))
+    return {*clusters, *_MEASURED}
 
 
 def _check_own_columns(adata: AnnData, options: WorkflowOptions) -> None:

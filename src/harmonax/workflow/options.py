@@ -30,9 +30,9 @@ STEPS = (
     "evaluate",
     "diagnose",
 )
-# What nothing else is made from, and QC, which leaves the data as they are.
-OPTIONAL = ("qc", "check", "umap", "umap_uncorrected", "markers", "evaluate", "diagnose")
-STARTS = ("counts", *(step for step in STEPS if step not in OPTIONAL))
+# What nothing else is made from, QC, which leaves the data as they are, and the clusters, which only the markers need.
+OPTIONAL = ("qc", "check", "umap", "umap_uncorrected", "leiden", "markers", "evaluate", "diagnose")
+STARTS = ("counts", "normalise", "hvg", "pca", "harmony", "neighbors", "leiden")
 
 # Smallest and largest value of each number; whole where the smallest is.
 _RANGES: dict[str, tuple[float, float]] = {
@@ -127,7 +127,8 @@ class WorkflowOptions:
     recompute
         Steps whose results in the input are not kept, with those that follow from them, or ``"all"``.
     skip
-        Steps to leave out, of `OPTIONAL`.
+        Steps to leave out, of `OPTIONAL`. Without ``"leiden"`` there are no clusters and no markers, and igraph, which
+        is GPL, need not be installed.
     seed
         The same seed gives the same result.
 
@@ -210,6 +211,8 @@ class WorkflowOptions:
             one_of(name, "recompute", ("all", *STEPS))
         for name in self.skip:
             one_of(name, "skip", OPTIONAL)
+        if self.start_from is not None and self.start_from in self.skip:
+            raise InputError(f"start_from='{self.start_from}' uses what skip='{self.start_from}' leaves out")
         if not isinstance(self.harmony, HarmonyParams):
             raise InputError(f"harmony is a {type(self.harmony).__name__}; it must be HarmonyParams")
         if corrector_of(self.corrector).name != "harmony":

@@ -183,7 +183,8 @@ def _umaps(adata: AnnData, path: Path, options: Any) -> bool:
     # Where a UMAP was skipped, the first two dimensions of the embeddings themselves.
     both = all(name in adata.obsm for name in BEFORE_AFTER)
     bases = BEFORE_AFTER if both else ("X_pca", corrector_of(options.corrector).adjusted_basis)
-    embedding(adata, [*options.batch_key, *labels, "leiden"], bases=bases, show=False, save=path)
+    clusters = [] if "leiden" in options.skip else ["leiden"]
+    embedding(adata, [*options.batch_key, *labels, *clusters], bases=bases, show=False, save=path)
     return True
 
 

@@ -10,8 +10,11 @@ scGraph                Wang et al. 2024, bioRxiv 2024.04.02.587824: distances be
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import numpy as np
 
+from ...errors import warn
 from ..lisi import quiet
 from .population import FEWEST_OF_LABEL, scaled_lisi
 from .scib import LabelledCells
@@ -58,8 +61,14 @@ def isolated_asw(cells: LabelledCells) -> float:
 
 
 def isolated_f1(cells: LabelledCells) -> float:
-    """Return how well some cluster, at some resolution, is an isolated label: the mean over these labels."""
+    """Return how well some cluster, at some resolution, is an isolated label: the mean over these labels.
+
+    nan without igraph, which finds the clusters and is GPL: it enters no mean.
+    """
     labels = isolated(cells)
+    if find_spec("igraph") is None:
+        warn("isolated labels (F1) is left out: igraph, which finds its clusters, is not installed")
+        return float("nan")
     if not len(labels) or len(np.unique(cells.label)) < 2:
         return float("nan")
     clusterings = cells.graph.leiden

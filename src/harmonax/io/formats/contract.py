@@ -116,8 +116,11 @@ def reading(path: Path, kind: NamedFormat) -> Iterator[None]:
         raise InputError(f"{path} cannot be read: permission denied") from None
     except BlockingIOError:
         raise InputError(f"{path} is being written by another program; wait until it is done") from None
-    except MemoryError:
-        raise
+    # A damaged size asks for more than any machine has.
+    except MemoryError as error:
+        raise FileFormatError(
+            f"{path} takes more memory to read than there is: truncated or corrupt, or too large for this machine"
+        ) from error
     # Readers raise nearly every kind of error on damaged files: zlib's, struct's, KeyError, RuntimeError, ...
     except Exception as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
