@@ -35,11 +35,7 @@ class Cells:
 
         A function of the seed and the step alone, so that a resumed run sees what an uninterrupted one would.
         """
-        if self.size == self.n_cells:
-            return None
-        order = np.random.default_rng([self.seed, step // self.epoch]).permutation(self.n_cells)
-        rows = order[step % self.epoch * self.size :][: self.size]
-        return np.pad(rows, (0, self.size - len(rows)), constant_values=-1)
+        return None if self.size == self.n_cells else epoch_rows(self.n_cells, self.size, self.seed, step)
 
     def take(self, rows: Any) -> dict[str, jax.Array]:
         """Return the data of the given rows, with a ``mask`` that says which are cells; of all if `rows` is None."""
@@ -50,6 +46,32 @@ class Cells:
         taken = {name: array[jnp.maximum(rows, 0)] for name, array in self.per_cell.items()}
         mask = taken["mask"].astype(bool) & there if "mask" in taken else there
         return {**taken, **self.whole, "mask": mask}
+
+    @property
+    def first(self) -> Mapping[str, jax.Array]:
+        """The data of the first update."""
+        return self.take(self.rows(0))
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What a checkpoint knows the data by."""
+        return {**self.per_cell, **self.whole}
+
+    def split(self, share: float) -> tuple[Cells, dict[str, jax.Array]]:
+        """Return the cells to learn from, and the data of those held out, drawn at random."""
+        held = max(1, round(share * self.n_cells))
+        order = np.random.default_rng([self.seed, 1 << 20]).permutation(self.n_cells)
+        parts = [{name: a[np.sort(part)] for name, a in self.per_cell.items()} for part in (order[held:], order[:held])]
+        n = self.n_cells - held
+        return Cells(parts[0], self.whole, n, min(self.size, n), self.seed), {**parts[1], **self.whole}
+
+
+def epoch_rows(n_cells: int, size: int, seed: int, step: int) -> np.ndarray:
+    """Return the rows of a step's minibatch, -1 to fill up the last of an epoch; shuffled anew each epoch."""
+    epoch = -(-n_cells // size)
+    order = np.random.default_rng([seed, step // epoch]).permutation(n_cells)
+    rows = order[step % epoch * size :][:size]
+    return np.pad(rows, (0, size - len(rows)), constant_values=-1)
 
 
 jax.tree_util.register_dataclass(Cells, data_fields=["per_cell", "whole"], meta_fields=["n_cells", "size", "seed"])

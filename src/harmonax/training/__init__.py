@@ -16,6 +16,7 @@ for _module in ("jax", "flax", "optax"):
 from ..fitting.loop import fit  # noqa: E402
 from ..fitting.outcome import EarlyStopping, FitResult, FitStatus  # noqa: E402
 from ..fitting.presets import WEIGHTS, correction_losses  # noqa: E402
+from ..fitting.streams import batches_of  # noqa: E402
 from .encoder import EncoderConfig, TrainedEncoder, train_encoder  # noqa: E402
 from .strength import LearnedStrength, StrengthConfig, learn_strength  # noqa: E402
 
@@ -28,6 +29,7 @@ __all__ = [
     "LearnedStrength",
     "StrengthConfig",
     "TrainedEncoder",
+    "batches_of",
     "correction_losses",
     "fit",
     "learn_strength",

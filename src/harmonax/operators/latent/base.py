@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from ...errors import InputError
 from ..checks import Cells, read_cells
 from .autoencoder import AutoencoderConfig, BatchAutoencoder
 from .discrepancy import composition_weights, standardised
@@ -123,6 +124,8 @@ class LatentCorrection(nnx.Module):
     def _latent(self, cells: Cells, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Return the latent, (N, latent_dim); with `rngs`, as in training: of cells with part of their genes hidden."""
         shown, hide = cells.values, self.config.gene_dropout
+        if rngs is not None and len(shown) < 2:
+            raise InputError("expression has 1 cell, and training compares cells: raise batch_size to at least 2")
         if rngs is not None and hide:
             centre = self.autoencoder.centre[...]
             seen = jax.random.bernoulli(rngs(), 1 - hide, shown.shape)
