@@ -19,7 +19,8 @@ from harmonax.datasets import simulate
 from harmonax.errors import InputError, MissingKeyError
 from harmonax.evaluation.entropy import chance_entropy, neighbourhood_entropy
 from harmonax.evaluation.neighbours import nearest_cells
-from harmonax.training.encoder import EncoderConfig, HarmonyEncoder, scaled_log_counts, train_encoder
+from harmonax.training.encoder import EncoderConfig, HarmonyEncoder, train_encoder
+from harmonax.training.scaling import scaled_log_counts
 
 TINY = EncoderConfig(n_genes=50, hidden_dim=8, latent_dim=4, n_clusters=3, n_iterations=1)
 QUICK = {"config": TINY, "steps": 3, "batch_size": 90, "progress": False}

@@ -8,6 +8,7 @@ terms         which losses there are, and their weights
 presets       weights by situation, and the losses that they weigh
 minibatches   which cells an update sees
 streams       cells that come one minibatch after the other, from an iterator or from disk
+saved         trained models in files
 checkpoint    a run's state in one file, written whole or not at all
 outcome       FitResult, FitStatus, EarlyStopping
 """

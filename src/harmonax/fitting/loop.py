@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -36,6 +37,7 @@ def fit(
     trainable: Any = nnx.Param,
     held_out: float | Mapping[str, Any] | None = None,
     held_out_every: int = 10,
+    one_batch: float = 0.0,
     balance: bool = False,
     steps_at_once: int = 1,
     checkpoint: Any = None,
@@ -80,6 +82,10 @@ def fit(
         ``EarlyStopping(monitor="held_out total")`` stops where they no longer fall.
     held_out_every
         Steps between two looks at them, the last step included. Lower values see more, and take more time.
+    one_batch
+        Share of the updates, from 0 to 1, whose cells are all of one batch, drawn at random; needs `batch_size`. Higher
+        values have differences between cells, not between batches, learned more often; losses that compare batches are
+        0 in these.
     balance
         Divide each loss's gradient by a running mean of its norm, so that weights say how much each loss moves the
         parameters, whatever its unit. Takes one backward pass for each loss.
@@ -132,6 +138,10 @@ def fit(
     seed = seed_from(rng)
     terms, groups = read_terms(operator, losses, weights), groups_of(operator, trainable)
     cells: Any = read_cells(data, batch_size, seed) if isinstance(data, Mapping) else read_stream(data)
+    if one_batch := number(one_batch, "one_batch", minimum=0, maximum=1):
+        if isinstance(cells, Stream) or batch_size is None or np.ndim(cells.per_cell.get("batch_labels", 0)) != 1:
+            raise InputError("one_batch needs arrays with batch_labels (N,), and a batch_size")
+        cells = replace(cells, one_batch=one_batch)
     cells, held = _held_out(cells, held_out)
     rules = _rules(optimizer, groups)
     graph, state = start(operator, groups, rules)
@@ -152,7 +162,7 @@ def fit(
         named = sorted({*(losses or {}), *terms.weights})
         settings: dict[str, Any] = {"losses": [[name, _shown(terms, name)] for name in named]}
         settings |= {"batch_size": cells.size, "seed": seed} | _seeds(operator)
-        settings |= {"balance": True} if balance else {}
+        settings |= {name: value for name, value in (("balance", bool(balance)), ("one_batch", one_batch)) if value}
         run.keep(checkpoint, checkpoint_every, settings)
     with line(progress, _progress) as report:
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ class Cells:
     n_cells: int  # number of cells
     size: int  # cells in an update
     seed: int  # seed of the order in which they are seen
+    one_batch: float = 0.0  # share of the updates whose cells are of one batch
 
     @property
     def epoch(self) -> int:
@@ -35,6 +36,11 @@ class Cells:
 
         A function of the seed and the step alone, so that a resumed run sees what an uninterrupted one would.
         """
+        if self.one_batch:
+            rng, labels = np.random.default_rng([self.seed, 1 << 21, step]), np.asarray(self.per_cell["batch_labels"])
+            if rng.random() < self.one_batch:
+                own = rng.permutation(np.flatnonzero(labels == rng.choice(np.unique(labels))))[: self.size]
+                return np.pad(own, (0, self.size - len(own)), constant_values=-1)
         return None if self.size == self.n_cells else epoch_rows(self.n_cells, self.size, self.seed, step)
 
     def take(self, rows: Any) -> dict[str, jax.Array]:
@@ -63,7 +69,7 @@ class Cells:
         order = np.random.default_rng([self.seed, 1 << 20]).permutation(self.n_cells)
         parts = [{name: a[np.sort(part)] for name, a in self.per_cell.items()} for part in (order[held:], order[:held])]
         n = self.n_cells - held
-        return Cells(parts[0], self.whole, n, min(self.size, n), self.seed), {**parts[1], **self.whole}
+        return replace(self, per_cell=parts[0], n_cells=n, size=min(self.size, n)), {**parts[1], **self.whole}
 
 
 def epoch_rows(n_cells: int, size: int, seed: int, step: int) -> np.ndarray:
@@ -74,7 +80,8 @@ def epoch_rows(n_cells: int, size: int, seed: int, step: int) -> np.ndarray:
     return np.pad(rows, (0, size - len(rows)), constant_values=-1)
 
 
-jax.tree_util.register_dataclass(Cells, data_fields=["per_cell", "whole"], meta_fields=["n_cells", "size", "seed"])
+_FIXED = ["n_cells", "size", "seed", "one_batch"]
+jax.tree_util.register_dataclass(Cells, data_fields=["per_cell", "whole"], meta_fields=_FIXED)
 
 
 def read_cells(data: Mapping[str, Any], batch_size: int | None, seed: int) -> Cells:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ..errors import InputError, MissingKeyError, nearest
+from ..errors import InputError, MissingKeyError, nearest, warn
 from .presets import WEIGHTS
 
 Loss = Callable[..., Any]
@@ -105,6 +105,8 @@ def read_terms(operator: Any, losses: Mapping[str, Loss] | None, weights: Mappin
     for name, value in weights.items():
         if not np.isfinite(float(value(0)) if callable(value) else value):
             raise InputError(f"the weight of '{name}' is {value}; allowed is a finite number")
+        if not callable(value) and value < 0:
+            warn(f"the weight of '{name}' is {value:g}: that loss is maximised; losses here are minimised, mixing too")
         if name not in losses and not has_losses:
             raise MissingKeyError(f"there is a weight for '{name}' but no such loss; {nearest(name, losses)}")
     return Terms(of_result, of_model, weights)

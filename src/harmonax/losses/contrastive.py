@@ -168,7 +168,10 @@ def _loss(
         near = partner[rows]
         hits = jnp.zeros(s.shape, bool).at[jnp.arange(len(rows))[:, None], jnp.maximum(near, 0)].max(near >= 0)
         lonely = ~hits.any(axis=1, keepdims=True)
-        mean = lambda there: jax.nn.logsumexp(s, axis=1, b=there) - jnp.log(jnp.maximum(there.sum(axis=1), 1))  # noqa: E731
+
+        def mean(there: jax.Array) -> jax.Array:
+            return jax.nn.logsumexp(s, axis=1, b=there) - jnp.log(jnp.maximum(there.sum(axis=1), 1))
+
         # A row without a partner would have the logarithm of 0, and a gradient that is not a number.
         return jnp.where(lonely[:, 0], 0, mean(others | lonely) - mean(hits | lonely))
 

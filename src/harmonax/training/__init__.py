@@ -1,6 +1,7 @@
 """Learning through a batch correction: operators and losses in, a fitted operator out (JAX, Optax).
 
     strength.py      learn_strength: theta, sigma and the ridge penalty of Harmony, without labels
+    scaling.py       log counts, scaled as those of other cells
     encoder.py       train_encoder: an encoder of log counts, learned through Harmony
 
 The training loop itself is `harmonax.fitting`.

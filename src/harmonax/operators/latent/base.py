@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Self, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ import optax
 from flax import nnx
 
 from ...errors import InputError
-from ..checks import Cells, read_cells
+from ...fitting.saved import load_module, save_module
+from ..checks import Cells, read_cells, read_values
 from .autoencoder import AutoencoderConfig, BatchAutoencoder
 from .discrepancy import composition_weights, standardised
 
@@ -112,6 +114,52 @@ class LatentCorrection(nnx.Module):
         self.calibrate(data)
         options = {"optimizer": self.optimizer(steps, learning_rate), **options}
         return fit(self, data, steps=steps, batch_size=batch_size, rng=rng, **options)
+
+    def encode(self, data: Mapping[str, Any]) -> jax.Array:
+        """Return the latent of cells, (N, latent_dim), also of new ones and of batches that were not trained on.
+
+        Parameters
+        ----------
+        data
+            As for `apply`; ``batch_labels`` are needed with ``batch_in_encoder`` only.
+
+        Raises
+        ------
+        MissingKeyError
+            If an entry is missing.
+        InputError
+            If a shape is wrong or, outside jit, a value is not finite.
+        """
+        if self.config.batch_in_encoder or "batch_labels" in data or "batch_ids" in data:
+            return self._latent(self._cells(data))
+        values = read_values(data, "expression", self.config.n_genes)
+        return self.autoencoder.encode(values, jnp.zeros(len(values), int))
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to a file, whole or not at all; `load` reads it.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        save_module(path, type(self).__name__, self.config, self)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Return the model of a file that `save` wrote.
+
+        Raises
+        ------
+        FileFormatError
+            If it is something else, damaged, or of a later version.
+        """
+
+        def make(config: dict[str, Any], _: Any) -> Self:
+            # The class's own annotation says which configuration it takes.
+            return cls(get_type_hints(cls)["config"](**config), rngs=nnx.Rngs(0))
+
+        return load_module(path, cls.__name__, make)[0]
 
     def optimizer(self, steps: int, learning_rate: float = 1e-3) -> Any:
         """Return the optimiser of Optax that `fit` uses, for a custom loop."""
