@@ -148,7 +148,7 @@ def _balanced(found: Any, pull: Any, norms: dict[str, jax.Array], weight: Callab
     for name in found:
         chosen = {other: jnp.asarray(1.0 if other == name else 0.0, value.dtype) for other, value in found.items()}
         slope = pull(chosen)[0]
-        norm = optax.global_norm(slope)
+        norm = jnp.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(slope)))
         past = norms.get(name, NO_NORM)
         norms[name] = jnp.where(past < 0, norm, _REMEMBER * past + (1 - _REMEMBER) * norm)
         scale = weight(name) / jnp.where(norms[name] > 0, norms[name], 1)
