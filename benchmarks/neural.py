@@ -1,4 +1,4 @@
-"""MMD, WGAN, an encoder, ComBat, Harmony and swept Harmony on real data: who wins, over seeds, how long it takes, and what the verdict says.
+"""MMD, WGAN, an encoder, ComBat, Harmony and a sweep of it on real data: who wins, how long, and the verdict.
 
 "Another PCA" corrects nothing: the genes are scaled first.
 

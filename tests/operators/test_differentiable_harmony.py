@@ -479,7 +479,8 @@ class TestMask:
 
 class TestTransformations:
     def test_jit_equals_eager_and_neither_retraces(self):
-        op, data = problem(levels=(3, 2), n_clusters=7)
+        # A weak ridge would carry the last bits further than this test allows.
+        op, data = problem(levels=(3, 2), n_clusters=7, sigma=0.25, alpha=0.05)
         graph, parameters = nnx.split(op)
         traces = []
 
@@ -529,9 +530,9 @@ class TestTransformations:
             return means.var(axis=0).sum()
 
         before, gradient = nnx.value_and_grad(loss)(op, data)
-        graph, parameters = nnx.split(op)
+        graph, parameters, rest = nnx.split(op, nnx.Param, ...)
         smaller = jax.tree.map(lambda p, g: p - 0.1 * jnp.sign(g), parameters, gradient)
-        assert loss(nnx.merge(graph, smaller), data) < before
+        assert loss(nnx.merge(graph, smaller, rest), data) < before
 
     def test_data_state_and_metadata_are_left_alone(self):
         op, data = problem()
