@@ -53,5 +53,6 @@ def load_module(
     found = [plain[f"state {i}"] for i in range(about["n_leaves"])]
     if [np.shape(leaf) for leaf in leaves] != [np.shape(array) for array in found]:
         raise FileFormatError(f"{path} holds a {kind} of other sizes than its configuration says; train it anew")
-    nnx.update(module, tree.unflatten([jnp.asarray(a, leaf.dtype) for a, leaf in zip(found, leaves, strict=True)]))
+    pairs = zip(found, leaves, strict=True)
+    nnx.update(module, jax.tree.unflatten(tree, [jnp.asarray(a, leaf.dtype) for a, leaf in pairs]))
     return module, plain

@@ -270,7 +270,7 @@ def train_encoder(
         "reconstruction": config.reconstruction,
         **{name: WEIGHTS[preset][name] for name in losses if name in WEIGHTS[preset]},
     }
-    more = {"progress": progress, "one_batch": one_batch}
+    more: dict[str, Any] = {"progress": progress, "one_batch": one_batch}
     fitted = fit(model, data, losses, weights, rule, steps, min(batch_size, len(x)), seed, **more)
     result = model.apply({"expression": jnp.asarray(x), "batch_labels": jnp.asarray(codes)})[0]
     latent, embedding = (np.asarray(result[name]) for name in ("embeddings", "corrected_embeddings"))

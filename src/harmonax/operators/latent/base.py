@@ -155,11 +155,12 @@ class LatentCorrection(nnx.Module):
             If it is something else, damaged, or of a later version.
         """
 
-        def make(config: dict[str, Any], _: Any) -> Self:
+        def make(config: dict[str, Any], _: Any) -> Any:
             # The class's own annotation says which configuration it takes.
             return cls(get_type_hints(cls)["config"](**config), rngs=nnx.Rngs(0))
 
-        return load_module(path, cls.__name__, make)[0]
+        found: Self = load_module(path, cls.__name__, make)[0]
+        return found
 
     def optimizer(self, steps: int, learning_rate: float = 1e-3) -> Any:
         """Return the optimiser of Optax that `fit` uses, for a custom loop."""
