@@ -163,7 +163,7 @@ class DifferentiableHarmony(nnx.Module):
         --------
         >>> from harmonax.operators import BatchCorrectionConfig, DifferentiableHarmony
         >>> DifferentiableHarmony(BatchCorrectionConfig(n_batches=2, temperature=2.0)).harmony_params().sigma
-        0.5
+        0.47
         """
         base = self.config.params
         learnt: dict[str, Any] = {}
