@@ -22,7 +22,7 @@ RECIPES = Path(__file__).resolve().parents[2] / "docs" / "recipes"
 PAGES = sorted(path for path in RECIPES.glob("*.md") if path.name != "README.md")
 KINDS = {"python", "text", "sh", "console", "toml"}
 _BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_NEEDED = {"scib_metrics", "scanpy", "igraph", "plotly", "jinja2", "distributed"}
+_NEEDED = {"scib_metrics", "scanpy", "igraph", "plotly", "jinja2", "distributed", "jax", "flax", "optax"}
 
 
 def blocks(text: str) -> Iterator[tuple[str, str, int]]:

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from harmonax.training import WEIGHTS, EarlyStopping, FitStatus, correction_losses, fit
+from harmonax.training import WEIGHTS, EarlyStopping, FitStatus, batches_of, correction_losses, fit
 
 
 class Shift(nnx.Module):
@@ -460,3 +460,114 @@ class TestRefusals:
     def test_early_stopping_is_checked(self, given):
         with pytest.raises(InputError, match=next(iter(given))):
             EarlyStopping(**given)
+
+
+class TestRealProjects:
+    def test_held_out_cells_are_looked_at_and_can_stop_a_fit(self):
+        data = cells(60)
+        result = fit(Shift(), data, {"means": means}, None, optax.adam(0.1), 12, held_out=0.25, held_out_every=5)
+        seen = result.history["held_out means"]
+        assert np.flatnonzero(np.isfinite(seen)).tolist() == [4, 9, 11]
+        assert seen[11] < seen[4]
+        assert result.history["held_out total"][4] == seen[4]
+        other = {"embeddings": data["embeddings"][:9], "batch_labels": data["batch_labels"][:9]}
+        early = EarlyStopping(patience=2, min_delta=1e9, monitor="held_out total")
+        result = fit(Shift(), data, {"means": means}, held_out=other, held_out_every=4, early_stopping=early, steps=99)
+        assert (result.status, result.n_steps) == (FitStatus.EARLY_STOPPED, 12)
+
+    def test_a_weight_may_be_a_schedule(self):
+        warm = {"slope": optax.linear_schedule(0.0, 1.0, 4)}
+        result = fit(Plain(), {"x": np.zeros(3)}, weights=warm, optimizer=optax.sgd(0.1), steps=6)
+        h, ramp = result.history, np.minimum(np.arange(6) / 4, 1)
+        np.testing.assert_allclose(h["total"], h["square"] + ramp * h["slope"], rtol=1e-6)
+
+    @pytest.mark.parametrize("kind", ["iterator", "function", "disk"])
+    def test_minibatches_from_elsewhere_are_those_of_memory(self, kind, tmp_path):
+        data = cells(50)
+        with h5py.File(tmp_path / "cells.h5", "w") as file:
+            for name, values in data.items():
+                file[name] = values
+            read = batches_of(dict(file) if kind == "disk" else data, 16, rng=3)
+            source = (read(step) for step in range(8)) if kind == "iterator" else read
+            whole = run(Shift(), steps=8)
+            found = fit(Shift(), source, {"means": means}, optimizer=optax.adam(0.1), steps=8, rng=3)
+        np.testing.assert_allclose(found.history["means"], whole.history["means"], rtol=1e-4)
+
+    def test_a_stream_that_ends_or_changes_its_shape_is_refused(self):
+        read = batches_of(cells(50), 16)
+        given = dict(losses={"means": means}, steps=5)
+        with pytest.raises(InputError, match="ended after 2 minibatches"):
+            fit(Shift(), iter([read(0), read(1)]), **given)
+        with pytest.raises(InputError, match="the minibatch of step 1 has shapes"):
+            fit(Shift(), [read(0), cells(7)], **given)
+        with pytest.raises(InputError, match="pass the data of the cells held out"):
+            fit(Shift(), read, held_out=0.1, **given)
+
+    def test_several_steps_at_once_are_those_steps(self, tmp_path):
+        one, four, resumed = Shift(), Shift(), Shift()
+        want = run(one, steps=10)
+        found = run(four, steps=10, steps_at_once=4)
+        np.testing.assert_allclose(found.history["means"], want.history["means"], rtol=1e-5)
+        run(resumed, tmp_path / "a.h5", steps=4, steps_at_once=4)
+        assert run(resumed, tmp_path / "a.h5", steps=10, steps_at_once=4).n_steps == 10
+        assert same(four, resumed)
+
+    def test_what_is_not_finite_ends_several_steps_too(self):
+        class Cliff(Plain):
+            def training_losses(self, data, rngs):
+                return {"log": jnp.log(self.x[...])}
+
+        ends = []
+        for at_once in (1, 5):
+            operator = Cliff()
+            with pytest.warns(HarmonaxWarning, match=r"step 3 \(log, total\)"):
+                result = fit(operator, {"x": np.zeros(3)}, optimizer=optax.sgd(5.0), steps_at_once=at_once, steps=9)
+            ends.append((result.n_steps, len(result.history["log"]), round(float(operator.x[...]), 4)))
+        assert ends[0] == ends[1]
+
+    def test_balanced_losses_move_parameters_alike_whatever_their_units(self):
+        class Two(Plain):
+            def training_losses(self, data, rngs):
+                return {"up": -1000 * self.x[...], "down": 0.5 * self.x[...]}
+
+        plain, balanced = Two(), Two()
+        fit(plain, {"x": np.zeros(3)}, optimizer=optax.sgd(0.1), steps=3)
+        fit(balanced, {"x": np.zeros(3)}, optimizer=optax.sgd(0.1), steps=3, balance=True, weights={"down": 2.0})
+        assert float(plain.x[...]) > 200
+        # Gradients of one unit each, of which one counts double: 4 - 3 * 0.1.
+        assert float(balanced.x[...]) == pytest.approx(3.7, abs=1e-5)
+
+    def test_orbax_keeps_and_resumes(self, tmp_path):
+        ocp = pytest.importorskip("orbax.checkpoint")
+        whole, halves = Shift(), Shift()
+        run(whole)
+        with ocp.CheckpointManager(tmp_path / "orbax") as manager:
+            run(halves, manager, steps=7)
+            halves = Shift(rngs=nnx.Rngs(99))
+            assert run(halves, manager).n_steps == 12
+            assert same(whole, halves)
+            with pytest.raises(InputError, match="its seed differ: 3 there, 4 here"):
+                run(Shift(), manager, rng=4)
+
+    def test_a_loss_that_ignores_the_mask_is_noticed(self):
+        def careless(result):
+            return (result["corrected_embeddings"] ** 2).mean()
+
+        given = dict(losses={"means": means, "careless": careless}, steps=1)
+        with pytest.warns(HarmonaxWarning, match="loss 'careless' changes with what padding holds"):
+            fit(Shift(), cells(50), batch_size=16, **given)
+        fit(Shift(), cells(50), batch_size=25, **given)
+
+    def test_a_negative_weight_is_noticed(self):
+        with pytest.warns(HarmonaxWarning, match="weight of 'means' is -1: that loss is maximised"):
+            fit(Shift(), cells(), {"means": means}, {"means": -1.0}, steps=1)
+
+    def test_an_operator_of_another_seed_is_another_run(self, tmp_path):
+        from harmonax.operators import BatchCorrectionConfig, DifferentiableHarmony
+
+        config = BatchCorrectionConfig(n_clusters=2, n_features=3, n_batches=2, n_iterations=1, n_passes=1)
+        losses = {"size": lambda result: (result["corrected_embeddings"] ** 2).mean()}
+        given = dict(losses=losses, steps=1, checkpoint=tmp_path / "a.h5")
+        fit(DifferentiableHarmony(config, rngs=nnx.Rngs(0)), cells(), **given)
+        with pytest.raises(InputError, match="seeds of the operator differ"):
+            fit(DifferentiableHarmony(config, rngs=nnx.Rngs(1)), cells(), **given)

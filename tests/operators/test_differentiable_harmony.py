@@ -26,7 +26,7 @@ import jax.numpy as jnp  # noqa: E402
 from flax import nnx  # noqa: E402
 
 from harmonax.operators import BatchCorrectionConfig, DifferentiableHarmony  # noqa: E402
-from harmonax.operators.harmony import operator as module  # noqa: E402
+from harmonax.operators.harmony.correction import corrected as compiled_correction  # noqa: E402
 
 FLAVORS = ["harmony1", "harmony2"]
 LEVELS = [(3,), (3, 2), (4, 3, 2)]
@@ -155,16 +155,25 @@ def test_the_public_engine_gives_the_same_for_the_same_seed():
     assert relative(op.apply(data, {})[0]["corrected_embeddings"], result.embedding) < 1e-4
 
 
-@pytest.mark.parametrize("flavor", FLAVORS)
-def test_early_stop_stops_where_the_engine_does(flavor):
+@pytest.mark.parametrize(
+    ("flavor", "strengths", "converges"),
+    [
+        ("harmony1", {"sigma": 0.1, "alpha": 0.2}, True),
+        ("harmony2", {"sigma": 0.1, "alpha": 0.2}, True),
+        # Wide clusters and a weak ridge move on for long: both run all rounds, each with as many passes as it needs.
+        ("harmony2", {"sigma": 0.25, "alpha": 0.05}, False),
+    ],
+)
+def test_early_stop_stops_where_the_engine_does(flavor, strengths, converges):
     with jax.enable_x64(True):
         stops = {"n_iterations": 60, "n_passes": 50, "early_stop": True}
-        op, data = problem(flavor=flavor, dtype=float, levels=(3, 2), sigma=0.1, alpha=0.2, **stops)
+        op, data = problem(flavor=flavor, dtype=float, levels=(3, 2), **strengths, **stops)
         result, _, _ = op.apply(data, {}, None)
         Z, _, fit = engine(op, data)
-        assert 1 < len(fit.history.passes) < 60
+        assert 1 < max(fit.history.passes) < 50
+        assert (len(fit.history.passes) < 60) == converges
         assert int(result["n_rounds"]) == len(fit.history.passes)
-        assert bool(result["converged"])
+        assert bool(result["converged"]) == converges
         assert relative(result["corrected_embeddings"], Z) < 1e-9
 
 
@@ -336,20 +345,16 @@ def test_a_first_example_works_as_it_stands(read, data_dir):
         means = [[cells[(codes == b) & (kind == t)].mean(axis=0) for b in range(n_batches)] for t in np.unique(kind)]
         return float(np.var(means, axis=1).sum())
 
-    assert between(corrected) < 0.3 * between(cells)
+    assert between(corrected) < 0.1 * between(cells)
     chance = chance_entropy(np.asarray(corrected), np.asarray(batch), np.random.default_rng(0), groups=kind)
     mixing = neighbourhood_entropy(np.asarray(corrected), np.asarray(batch)) / chance
-    assert mixing > MIXED.get(read, 0.95)
+    assert mixing >= 0.95
     if kind.any():
         found = KMeans(2, n_init=10, random_state=0).fit_predict(corrected)
         assert adjusted_rand_score(kind, found) == 1
     # At equal parameters it is the engine.
     engine = harmonax.harmonize(np.asarray(cells), np.asarray(batch), op.harmony_params(), rng=op.seed, progress=False)
     assert relative(corrected, engine.embedding) < 1e-3
-
-
-# Batches of unequal proportions of types ask for narrower clusters than batches that lie apart do.
-MIXED = {EXAMPLES["unbalanced"]: 0.75, EXAMPLES["balanced"]: 0.9}
 
 
 def test_a_fixed_point_is_refused_where_there_is_none():
@@ -372,11 +377,11 @@ def small(**changes):
 def test_implicit_second_derivatives_mix_both_modes(solver):
     with jax.enable_x64(True):
         op, cells, labels = small(differentiation="implicit", n_iterations=150, sigma=1.0, linear_solver=solver)
-        graph, strengths = nnx.split(op)
+        graph, strengths, rest = nnx.split(op, nnx.Param, ...)
         weight = np.random.default_rng(1).normal(size=cells.shape)
 
         def loss(step):
-            moved = nnx.merge(graph, jax.tree.map(lambda x: x + step, strengths))
+            moved = nnx.merge(graph, jax.tree.map(lambda x: x + step, strengths), rest)
             return (
                 moved.apply({"embeddings": cells, "batch_labels": labels}, {})[0]["corrected_embeddings"] * weight
             ).sum()
@@ -479,7 +484,8 @@ class TestMask:
 
 class TestTransformations:
     def test_jit_equals_eager_and_neither_retraces(self):
-        op, data = problem(levels=(3, 2), n_clusters=7)
+        # A weak ridge would carry the last bits further than this test allows.
+        op, data = problem(levels=(3, 2), n_clusters=7, sigma=0.25, alpha=0.05)
         graph, parameters = nnx.split(op)
         traces = []
 
@@ -489,7 +495,7 @@ class TestTransformations:
             return nnx.merge(graph, parameters).apply(data, {}, None)[0]
 
         eager, _, _ = op.apply(data, {}, None)
-        compiled = module._correct._cache_size()
+        compiled = compiled_correction._cache_size()
         for changed in (
             data,
             {**data, "embeddings": data["embeddings"] + 1, "batch_labels": data["batch_labels"][::-1]},
@@ -503,17 +509,17 @@ class TestTransformations:
         other = dataclasses.replace(op.config, theta=0.5, sigma=(0.2,) * 7, alpha=0.3, temperature=2.0)
         DifferentiableHarmony(other, rngs=nnx.Rngs(0)).apply(data, {}, None)
         assert len(traces) == 1
-        assert module._correct._cache_size() == compiled
+        assert compiled_correction._cache_size() == compiled
         assert set(eager) == {"embeddings", "batch_labels", "corrected_embeddings", "cluster_assignments"}
 
     def test_vmap_over_strengths_equals_one_at_a_time(self):
         op, data = problem()
-        graph, parameters = nnx.split(op)
+        graph, parameters, rest = nnx.split(op, nnx.Param, ...)
         steps = jnp.array([-0.5, 0.0, 0.7])
 
         def corrected(step):
             moved = jax.tree.map(lambda x: x + step, parameters)
-            return nnx.merge(graph, moved).apply(data, {}, None)[0]["corrected_embeddings"]
+            return nnx.merge(graph, moved, rest).apply(data, {}, None)[0]["corrected_embeddings"]
 
         together, alone = jax.jit(jax.vmap(corrected))(steps), jax.jit(corrected)
         for step, one in zip(steps, together, strict=True):
@@ -531,9 +537,9 @@ class TestTransformations:
 
         both = nnx.jit(nnx.value_and_grad(loss))
         before, gradient = both(op, data)
-        graph, parameters = nnx.split(op)
+        graph, parameters, rest = nnx.split(op, nnx.Param, ...)
         smaller = jax.tree.map(lambda p, g: p - 0.1 * jnp.sign(g), parameters, gradient)
-        assert both(nnx.merge(graph, smaller), data)[0] < before
+        assert both(nnx.merge(graph, smaller, rest), data)[0] < before
 
     def test_data_state_and_metadata_are_left_alone(self):
         op, data = problem()
@@ -587,6 +593,40 @@ WRONG_DATA = {
     "centroids": ({"centroids": np.zeros((3, 6))}, r"allowed is \(n_clusters, n_features\) = \(8, 6\)"),
     "NaN centroids": ({"centroids": np.full((8, 6), np.nan)}, "NaN"),
 }
+
+
+class TestSeed:
+    """The seed is part of the state: an operator restored from a state is the same."""
+
+    def test_a_restored_operator_is_the_same(self):
+        op, cells, labels = small()
+        other = DifferentiableHarmony(op.config, rngs=nnx.Rngs(7))
+        data = {"embeddings": cells, "batch_labels": labels}
+        correct = lambda op: op.apply(data, {}, None)[0]["corrected_embeddings"]  # noqa: E731
+        right = correct(op)
+        assert other.seed != op.seed
+        assert relative(correct(other), right) > 1e-4
+        nnx.update(other, nnx.state(op))
+        # Traced code cannot draw another schedule than that of the seed it knows: not silently.
+        assert jnp.isnan(nnx.jit(correct)(other)).all()
+        assert other.seed == op.seed
+        np.testing.assert_array_equal(correct(other), right)
+        np.testing.assert_allclose(nnx.jit(correct)(other), right, atol=1e-5)
+        merged = nnx.merge(*nnx.split(op))
+        np.testing.assert_array_equal(correct(merged), right)
+
+    def test_an_operator_made_in_traced_code_says_what_it_needs(self):
+        op, cells, labels = small()
+        made = nnx.jit(lambda: DifferentiableHarmony(op.config, rngs=nnx.Rngs(0)))()
+        with pytest.raises(InputError, match="made in traced code; read its `seed`"):
+            nnx.jit(lambda op: op.apply({"embeddings": cells, "batch_labels": labels}, {})[0])(made)
+        assert made.seed == op.seed
+
+    def test_a_seed_that_an_optimiser_changed_is_refused(self):
+        op, cells, labels = small()
+        op.seed_halves[...] += 0.5
+        with pytest.raises(InputError, match=r"optimise nnx\.Param only"):
+            op.apply({"embeddings": cells, "batch_labels": labels}, {})
 
 
 class TestErrors:

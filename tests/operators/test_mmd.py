@@ -13,7 +13,7 @@ import pytest
 from corrections import VARIANTS, judged, tutorial, two_batches
 from scipy.spatial.distance import pdist
 
-from harmonax.errors import HarmonaxWarning, InputError, MissingKeyError
+from harmonax.errors import FileFormatError, HarmonaxWarning, InputError, MissingKeyError
 
 for name in ("jax", "flax", "optax"):
     pytest.importorskip(name, reason="needs harmonax[jax]")
@@ -204,6 +204,24 @@ class TestOperator:
         own = data["batch_labels"] == 1
         assert (corrected[own] == data["expression"][own]).all()
         assert (corrected[~own] - data["expression"][~own]).mean() > 1
+
+    def test_a_saved_model_encodes_and_corrects_new_cells(self, fitted, tmp_path):
+        fitted.save(tmp_path / "mmd.h5")
+        loaded, new = type(fitted).load(tmp_path / "mmd.h5"), two_batches(seed=9)
+        assert loaded.config == fitted.config
+        want, got = applied(fitted, new), applied(loaded, new)
+        np.testing.assert_array_equal(got["corrected_expression"], want["corrected_expression"])
+        # Their batch need not be known, nor need there be more than one of them.
+        alone = loaded.encode({"expression": new["expression"][:1]})
+        np.testing.assert_allclose(alone, want["latent"][:1], rtol=1e-4, atol=1e-5)
+        assert loaded.apply({name: values[:1] for name, values in new.items()}, {}, None)[0]["mmd_loss"] == 0
+        (tmp_path / "mmd.h5").write_bytes(b"no model")
+        with pytest.raises(FileFormatError):
+            type(fitted).load(tmp_path / "mmd.h5")
+
+    def test_minibatches_of_one_cell_are_refused(self):
+        with pytest.raises(InputError, match="raise batch_size to at least 2"):
+            operator().fit(two_batches(), steps=1, batch_size=1)
 
     def test_jit_equals_eager_and_does_not_trace_again(self, fitted):
         graph, state = nnx.split(fitted)

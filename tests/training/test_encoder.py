@@ -16,10 +16,12 @@ from flax import nnx
 
 import harmonax as hx
 from harmonax.datasets import simulate
-from harmonax.errors import InputError, MissingKeyError
+from harmonax.errors import FileFormatError, InputError, MissingKeyError
 from harmonax.evaluation.entropy import chance_entropy, neighbourhood_entropy
 from harmonax.evaluation.neighbours import nearest_cells
-from harmonax.training.encoder import EncoderConfig, HarmonyEncoder, scaled_log_counts, train_encoder
+from harmonax.operators import DifferentiableMMDBatchCorrection
+from harmonax.training.encoder import EncoderConfig, HarmonyEncoder, TrainedEncoder, train_encoder
+from harmonax.training.scaling import scaled_log_counts
 
 TINY = EncoderConfig(n_genes=50, hidden_dim=8, latent_dim=4, n_clusters=3, n_iterations=1)
 QUICK = {"config": TINY, "steps": 3, "batch_size": 90, "progress": False}
@@ -104,6 +106,29 @@ class TestTrainEncoder:
         counts, batch = adata.X.toarray(), adata.obs["batch"].to_numpy()
         again = train_encoder(counts, batch, **QUICK)
         np.testing.assert_array_equal(again.embedding, trained[1].embedding)
+
+    def test_a_saved_encoder_encodes_new_cells_as_it_did(self, trained, tmp_path):
+        adata, found = trained
+        np.testing.assert_allclose(found.encode(adata.X), found.latent, atol=1e-5)
+        found.save(tmp_path / "encoder.h5")
+        loaded = TrainedEncoder.load(tmp_path / "encoder.h5")
+        np.testing.assert_array_equal(loaded.encode(adata.X[:7]), found.encode(adata.X[:7]))
+        np.testing.assert_array_equal(loaded.embedding, found.embedding)
+        assert loaded.model.harmony.seed == found.model.harmony.seed
+        assert loaded.fitted is None
+        # New cells alone are scaled as those trained on, not by themselves.
+        np.testing.assert_allclose(found.encode(adata.X[:1]), found.latent[:1], atol=1e-5)
+        with pytest.raises(InputError, match="the encoder reads column"):
+            found.encode(np.ones((3, 2)))
+        with pytest.raises(FileFormatError, match="not a DifferentiableMMDBatchCorrection"):
+            DifferentiableMMDBatchCorrection.load(tmp_path / "encoder.h5")
+
+    def test_minibatches_may_be_of_one_batch(self, adata):
+        found = train_encoder(adata, "batch", one_batch=1.0, **{**QUICK, "batch_size": 40})
+        # There is nothing to mix in them, and so nothing to lose.
+        assert not found.fitted.history["mixing"].any()
+        with pytest.raises(InputError, match="one_batch=2"):
+            train_encoder(adata, "batch", one_batch=2, **QUICK)
 
     def test_named_errors(self, adata):
         with pytest.raises(MissingKeyError, match="balanced"):

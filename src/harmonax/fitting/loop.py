@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -11,31 +11,36 @@ import numpy as np
 import optax
 from flax import nnx
 
-from ..errors import MissingKeyError, nearest, warn
+from ..errors import InputError, MissingKeyError, nearest, warn
 from ..system.progress import Report, bar, line
 from ..system.rng import seed_from
-from ..system.validate import whole_number
-from . import checkpoint as files
-from .minibatches import Cells, read_cells
+from ..system.validate import number, whole_number
+from .held_out import evaluation, warn_of_padding
+from .minibatches import read_cells
 from .outcome import EarlyStopping, FitResult, FitStatus
-from .terms import Group, Loss, groups_of, read_terms
-from .updates import State, Step, start, step_function
-
-Callback = Callable[[int, Mapping[str, float]], Any]
+from .run import Callback, Run
+from .streams import Stream, read_stream
+from .terms import Group, Loss, Terms, Weight, groups_of, read_terms
+from .updates import NO_NORM, start, step_function
 
 
 def fit(
     operator: Any,
-    data: Mapping[str, Any],
+    data: Any,
     losses: Mapping[str, Loss] | None = None,
-    weights: Mapping[str, float] | str | None = None,
+    weights: Mapping[str, Weight] | str | None = None,
     optimizer: optax.GradientTransformation | Mapping[str, optax.GradientTransformation] | None = None,
     steps: int = 200,
     batch_size: int | None = None,
     rng: Any = 0,
     *,
     trainable: Any = nnx.Param,
-    checkpoint: str | Path | None = None,
+    held_out: float | Mapping[str, Any] | None = None,
+    held_out_every: int = 10,
+    one_batch: float = 0.0,
+    balance: bool = False,
+    steps_at_once: int = 1,
+    checkpoint: Any = None,
     checkpoint_every: int = 100,
     early_stopping: EarlyStopping | None = None,
     progress: bool | Report | None = None,
@@ -50,12 +55,16 @@ def fit(
         method ``training_losses(data, rngs)`` that returns a dict, are minimised too. A method ``training_groups()``
         has groups of parameters learn in turn (see `harmonax.fitting.terms.groups_of`).
     data
-        What the operator reads, such as ``embeddings`` and ``batch_labels``: arrays.
+        What the operator reads, such as ``embeddings`` and ``batch_labels``: arrays. Or minibatches, dicts of arrays of
+        one shape: an iterator of them, or a function of the step's number, such as `batches_of` returns for arrays on
+        disk; `batch_size` is then theirs.
     losses
-        By name: functions of the operator's result (a dict that has the data as well), or of (operator, data).
+        By name: functions of the operator's result (a dict that has the data as well), or of (operator, data). One of
+        your own that changes with what padding holds is warned of.
     weights
         By name, 1 where none is given; or the name of a preset in `WEIGHTS`. A higher weight lowers that loss more, at
-        the others' expense; 0 leaves it out of the sum.
+        the others' expense; 0 leaves it out of the sum. A schedule, a function of the step such as Optax has, changes
+        it: ``{"mixing": optax.linear_schedule(0.0, 1.0, 200)}`` warms up.
     optimizer
         An optimiser of Optax; None: Adam with a learning rate of 0.01. With groups, also a dict of them.
     steps
@@ -67,9 +76,25 @@ def fit(
         Seed of everything that is random: None, an integer, or a Generator or SeedSequence of NumPy.
     trainable
         Which parameters are trained: a filter of Flax NNX.
+    held_out
+        Cells that are not learned from: their share of `data`, drawn at random, or data of their own, read at once.
+        Their losses are in the history as "held_out NAME", NaN where they were not looked at;
+        ``EarlyStopping(monitor="held_out total")`` stops where they no longer fall.
+    held_out_every
+        Steps between two looks at them, the last step included. Lower values see more, and take more time.
+    one_batch
+        Share of the updates, from 0 to 1, whose cells are all of one batch, drawn at random; needs `batch_size`. Higher
+        values have differences between cells, not between batches, learned more often; losses that compare batches are
+        0 in these.
+    balance
+        Divide each loss's gradient by a running mean of its norm, so that weights say how much each loss moves the
+        parameters, whatever its unit. Takes one backward pass for each loss.
+    steps_at_once
+        Steps that are made before losses are looked at, in one compiled loop. Higher values spare waiting between
+        device and host; callbacks, stops and checkpoints then come after so many steps.
     checkpoint
-        File to resume from, where there is one, and to write. A resumed run gives the same bits as one that was never
-        interrupted.
+        File to resume from, where there is one, and to write; or an ``orbax.checkpoint.CheckpointManager``, whose
+        latest step is resumed from. A resumed run gives the same bits as one that was never interrupted.
     checkpoint_every
         Steps between two writes; one more comes at the end. Lower values lose less of a killed run, and write more.
     early_stopping
@@ -112,14 +137,33 @@ def fit(
     checkpoint_every = whole_number(checkpoint_every, "checkpoint_every", minimum=1)
     seed = seed_from(rng)
     terms, groups = read_terms(operator, losses, weights), groups_of(operator, trainable)
-    cells, rules = read_cells(data, batch_size, seed), _rules(optimizer, groups)
+    cells: Any = read_cells(data, batch_size, seed) if isinstance(data, Mapping) else read_stream(data)
+    if one_batch := number(one_batch, "one_batch", minimum=0, maximum=1):
+        if isinstance(cells, Stream) or batch_size is None or np.ndim(cells.per_cell.get("batch_labels", 0)) != 1:
+            raise InputError("one_batch needs arrays with batch_labels (N,), and a batch_size")
+        cells = replace(cells, one_batch=one_batch)
+    cells, held = _held_out(cells, held_out)
+    rules = _rules(optimizer, groups)
     graph, state = start(operator, groups, rules)
-    run = _Run(state, cells, step_function(graph, groups, rules, terms), jax.random.key(seed))
+    step, key = step_function(graph, groups, rules, terms, balanced=bool(balance)), jax.random.key(seed)
+    if balance:
+        names = jax.eval_shape(step, state, cells, cells.rows(0), key, np.uint32(0))[0].norms
+        state = state._replace(norms=dict.fromkeys(names, NO_NORM))
+    evaluate = evaluation(graph, groups, terms)
+    own = [name for name, loss in (losses or {}).items() if not (loss.__module__ or "").startswith("harmonax.")]
+    warn_of_padding(evaluate, state, cells.take(cells.rows(cells.epoch - 1)), own)
+    run = Run(state, cells, step, key, whole_number(steps_at_once, "steps_at_once", minimum=1))
+    if held is not None:
+        run.look_at(
+            lambda state, number: evaluate(state, held, number),
+            whole_number(held_out_every, "held_out_every", minimum=1),
+        )
     if checkpoint is not None:
         named = sorted({*(losses or {}), *terms.weights})
-        settings: dict[str, Any] = {"losses": [[name, terms.weights.get(name, 1.0)] for name in named]}
-        settings |= {"batch_size": cells.size, "seed": seed}
-        run.keep(Path(checkpoint), checkpoint_every, settings)
+        settings: dict[str, Any] = {"losses": [[name, _shown(terms, name)] for name in named]}
+        settings |= {"batch_size": cells.size, "seed": seed} | _seeds(operator)
+        settings |= {name: value for name, value in (("balance", bool(balance)), ("one_batch", one_batch)) if value}
+        run.keep(checkpoint, checkpoint_every, settings)
     with line(progress, _progress) as report:
         try:
             status = run.until(steps, early_stopping, report, callbacks)
@@ -134,82 +178,28 @@ def fit(
     return FitResult(operator, history, status, run.n_updates, message)
 
 
-class _Run:
-    """A fit in progress."""
+def _held_out(cells: Any, held_out: Any) -> tuple[Any, Any]:
+    """Return the cells to learn from, and the data of those held out, or None."""
+    if held_out is None:
+        return cells, None
+    if isinstance(held_out, Mapping):
+        held = read_cells(held_out, None, 0)
+        return cells, {**held.per_cell, **held.whole}
+    if isinstance(cells, Stream):
+        raise InputError("held_out is a share, but data come in minibatches; pass the data of the cells held out")
+    return cells.split(number(held_out, "held_out", minimum=0, maximum=1, exclusive=True))
 
-    def __init__(self, state: State, cells: Cells, step: Step, key: jax.Array) -> None:
-        self.state, self.cells, self.step, self.key = state, cells, step, key
-        self.history: dict[str, list[float]] = {}
-        self.wrong: list[str] = []
-        self.n_updates = 0
-        self._path: Path | None = None
 
-    def __len__(self) -> int:
-        return len(next(iter(self.history.values()), []))
+def _seeds(operator: Any) -> dict[str, Any]:
+    """Return what modules draw from a seed of their own by: a state of another seed is another run."""
+    seeds = [node.seed for _, node in nnx.iter_graph(operator) if isinstance(getattr(node, "seed", None), int)]
+    return {"seeds of the operator": seeds} if seeds else {}
 
-    def keep(self, path: Path, every: int, settings: dict[str, Any]) -> None:
-        """Write checkpoints from now on, and resume from an existing one."""
-        self._path, self._every = path, every
-        self._identity = files.identity(self.state, settings, {**self.cells.per_cell, **self.cells.whole})
-        if path.exists():
-            self.state, self.history = files.load(path, self.state, self._identity)
-            self.n_updates = len(self)
 
-    def until(
-        self, steps: int, early: EarlyStopping | None, report: Report | None, callbacks: Sequence[Callback]
-    ) -> FitStatus:
-        """Make steps; return why they ended. A checkpoint is left unless a value was not finite."""
-        saved, former = len(self), (self.state, self.n_updates)
-        stops = self._watch(early)
-        if any([stops(values) for values in self._past()]):
-            return FitStatus.EARLY_STOPPED
-        status = FitStatus.COMPLETED
-        while len(self) < steps and status is FitStatus.COMPLETED:
-            number = len(self)
-            new, found = self.step(self.state, self.cells, self.cells.rows(number), self.key, np.uint32(number))
-            found = jax.device_get(found)
-            values = {name: float(value) for name, value in found.losses.items()}
-            for name, value in values.items():
-                self.history.setdefault(name, []).append(value)
-            if not (found.losses_finite and found.state_finite):
-                self.wrong = [name for name, value in values.items() if not np.isfinite(value)] or ["gradient"]
-                if not found.losses_finite:
-                    # A state whose losses are not finite is not good either: the one before it was.
-                    self.state, self.n_updates = former
-                return FitStatus.NOT_FINITE
-            former = self.state, self.n_updates
-            self.state, self.n_updates = new, number + 1
-            if self._path is not None and len(self) - saved >= self._every:
-                saved = self._save()
-            if report is not None:
-                report(number + 1, steps, values["total"])
-            if any([callback(number, values) is True for callback in callbacks]):
-                status = FitStatus.CALLBACK
-            elif stops(values):
-                status = FitStatus.EARLY_STOPPED
-        if self._path is not None and len(self) > saved:
-            self._save()
-        return status
-
-    def _past(self) -> list[dict[str, float]]:
-        return [{name: values[i] for name, values in self.history.items()} for i in range(len(self))]
-
-    def _watch(self, early: EarlyStopping | None) -> Callable[[Mapping[str, float]], bool]:
-        if early is None:
-            return lambda values: False
-        stops = early.watch(self.cells.epoch)
-
-        def look(values: Mapping[str, float]) -> bool:
-            if early.monitor not in values:
-                raise MissingKeyError(f"there is no loss '{early.monitor}' to watch; {nearest(early.monitor, values)}")
-            return stops(values[early.monitor])
-
-        return look
-
-    def _save(self) -> int:
-        assert self._path is not None
-        files.save(self._path, self.state, self.history, self._identity)
-        return len(self)
+def _shown(terms: Terms, name: str) -> Any:
+    """Return what a checkpoint knows a weight by: a schedule by some of its values."""
+    weight = terms.weights.get(name, 1.0)
+    return [float(weight(step)) for step in (0, 1, 10, 100, 1000, 10000)] if callable(weight) else weight
 
 
 def _rules(optimizer: Any, groups: Sequence[Group]) -> list[optax.GradientTransformation]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -24,6 +24,7 @@ class Cells:
     n_cells: int  # number of cells
     size: int  # cells in an update
     seed: int  # seed of the order in which they are seen
+    one_batch: float = 0.0  # share of the updates whose cells are of one batch
 
     @property
     def epoch(self) -> int:
@@ -35,11 +36,12 @@ class Cells:
 
         A function of the seed and the step alone, so that a resumed run sees what an uninterrupted one would.
         """
-        if self.size == self.n_cells:
-            return None
-        order = np.random.default_rng([self.seed, step // self.epoch]).permutation(self.n_cells)
-        rows = order[step % self.epoch * self.size :][: self.size]
-        return np.pad(rows, (0, self.size - len(rows)), constant_values=-1)
+        if self.one_batch:
+            rng, labels = np.random.default_rng([self.seed, 1 << 21, step]), np.asarray(self.per_cell["batch_labels"])
+            if rng.random() < self.one_batch:
+                own = rng.permutation(np.flatnonzero(labels == rng.choice(np.unique(labels))))[: self.size]
+                return np.pad(own, (0, self.size - len(own)), constant_values=-1)
+        return None if self.size == self.n_cells else epoch_rows(self.n_cells, self.size, self.seed, step)
 
     def take(self, rows: Any) -> dict[str, jax.Array]:
         """Return the data of the given rows, with a ``mask`` that says which are cells; of all if `rows` is None."""
@@ -51,8 +53,35 @@ class Cells:
         mask = taken["mask"].astype(bool) & there if "mask" in taken else there
         return {**taken, **self.whole, "mask": mask}
 
+    @property
+    def first(self) -> Mapping[str, jax.Array]:
+        """The data of the first update."""
+        return self.take(self.rows(0))
 
-jax.tree_util.register_dataclass(Cells, data_fields=["per_cell", "whole"], meta_fields=["n_cells", "size", "seed"])
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        """What a checkpoint knows the data by."""
+        return {**self.per_cell, **self.whole}
+
+    def split(self, share: float) -> tuple[Cells, dict[str, jax.Array]]:
+        """Return the cells to learn from, and the data of those held out, drawn at random."""
+        held = max(1, round(share * self.n_cells))
+        order = np.random.default_rng([self.seed, 1 << 20]).permutation(self.n_cells)
+        parts = [{name: a[np.sort(part)] for name, a in self.per_cell.items()} for part in (order[held:], order[:held])]
+        n = self.n_cells - held
+        return replace(self, per_cell=parts[0], n_cells=n, size=min(self.size, n)), {**parts[1], **self.whole}
+
+
+def epoch_rows(n_cells: int, size: int, seed: int, step: int) -> np.ndarray:
+    """Return the rows of a step's minibatch, -1 to fill up the last of an epoch; shuffled anew each epoch."""
+    epoch = -(-n_cells // size)
+    order = np.random.default_rng([seed, step // epoch]).permutation(n_cells)
+    rows = order[step % epoch * size :][:size]
+    return np.pad(rows, (0, size - len(rows)), constant_values=-1)
+
+
+_FIXED = ["n_cells", "size", "seed", "one_batch"]
+jax.tree_util.register_dataclass(Cells, data_fields=["per_cell", "whole"], meta_fields=_FIXED)
 
 
 def read_cells(data: Mapping[str, Any], batch_size: int | None, seed: int) -> Cells:

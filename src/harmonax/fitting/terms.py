@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ..errors import InputError, MissingKeyError, nearest
+from ..errors import InputError, MissingKeyError, nearest, warn
 from .presets import WEIGHTS
 
 Loss = Callable[..., Any]
+Weight = float | Callable[[Any], Any]  # or a schedule: a function of the step
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,17 @@ class Terms:
 
     of_result: Mapping[str, Loss]  # functions of the operator's result
     of_model: Mapping[str, Loss]  # functions of the operator and the data
-    weights: Mapping[str, float]  # by name; 1 where none is given
+    weights: Mapping[str, Weight]  # by name; 1 where none is given
+
+    def weight(self, name: str, step: Any) -> Any:
+        """Return a loss's weight at a step."""
+        weight = self.weights.get(name, 1.0)
+        return weight(step) if callable(weight) else weight
 
     def __call__(
         self, model: Any, data: Mapping[str, Any], rngs: nnx.Rngs, group: Group, *, last: bool
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Return the weighted sum and each loss; the user's losses belong to the last group."""
+    ) -> dict[str, jax.Array]:
+        """Return each loss, unweighted; the user's losses belong to the last group."""
         found: dict[str, Any] = {}
         if hasattr(model, "training_losses"):
             arguments = (data, rngs) if group.name is None else (data, rngs, group.name)
@@ -59,9 +65,7 @@ class Terms:
                 result = model.apply(data, {}, None)[0]
                 found |= {name: loss(result) for name, loss in self.of_result.items()}
             found |= {name: loss(model, data) for name, loss in self.of_model.items()}
-        found = {name: scalar(name, value) for name, value in found.items()}
-        total = sum((self.weights.get(name, 1.0) * value for name, value in found.items()), jnp.zeros(()))
-        return total, found
+        return {name: scalar(name, value) for name, value in found.items()}
 
 
 def scalar(name: str, value: Any) -> jax.Array:
@@ -72,7 +76,7 @@ def scalar(name: str, value: Any) -> jax.Array:
     return value
 
 
-def read_terms(operator: Any, losses: Mapping[str, Loss] | None, weights: Mapping[str, float] | str | None) -> Terms:
+def read_terms(operator: Any, losses: Mapping[str, Loss] | None, weights: Mapping[str, Weight] | str | None) -> Terms:
     """Sort losses by what they are called with, and look up weights.
 
     Raises
@@ -97,10 +101,12 @@ def read_terms(operator: Any, losses: Mapping[str, Loss] | None, weights: Mappin
                 f"weights='{weights}' weigh a loss '{missing[0]}' that was not passed; {nearest(missing[0], losses)}"
             )
         weights = WEIGHTS[weights]
-    weights = {name: float(value) for name, value in (weights or {}).items()}
+    weights = {name: value if callable(value) else float(value) for name, value in (weights or {}).items()}
     for name, value in weights.items():
-        if not np.isfinite(value):
+        if not np.isfinite(float(value(0)) if callable(value) else value):
             raise InputError(f"the weight of '{name}' is {value}; allowed is a finite number")
+        if not callable(value) and value < 0:
+            warn(f"the weight of '{name}' is {value:g}: that loss is maximised; losses here are minimised, mixing too")
         if name not in losses and not has_losses:
             raise MissingKeyError(f"there is a weight for '{name}' but no such loss; {nearest(name, losses)}")
     return Terms(of_result, of_model, weights)

@@ -11,7 +11,6 @@ import optax
 from flax import nnx
 
 from ..errors import InputError
-from .minibatches import Cells
 from .terms import Group, Terms
 
 
@@ -21,6 +20,7 @@ class State(NamedTuple):
     params: tuple[Any, ...]
     optimizers: tuple[Any, ...]
     rest: Any
+    norms: dict[str, Any]  # of each loss's gradient, a running mean by name, where losses are balanced
 
 
 class Outcome(NamedTuple):
@@ -31,7 +31,10 @@ class Outcome(NamedTuple):
     state_finite: jax.Array
 
 
-Step = Callable[[State, Cells, Any, jax.Array, Any], tuple[State, Outcome]]
+Step = Callable[[State, Any, Any, jax.Array, Any], tuple[State, Outcome]]
+# How much of a running mean stays at each step.
+_REMEMBER = 0.9
+NO_NORM = -1.0
 
 
 def start(operator: Any, groups: Sequence[Group], rules: Sequence[optax.GradientTransformation]) -> tuple[Any, State]:
@@ -49,51 +52,109 @@ def start(operator: Any, groups: Sequence[Group], rules: Sequence[optax.Gradient
             named = "" if group.name is None else f" in the group '{group.name}'"
             raise InputError(f"{type(operator).__name__} has no parameters to train{named}; see `trainable`")
     optimizers = tuple(rule.init(values) for rule, values in zip(rules, params, strict=True))
-    return graph, State(tuple(params), optimizers, rest)
+    return graph, State(tuple(params), optimizers, rest, {})
 
 
 def step_function(
-    graph: Any, groups: Sequence[Group], rules: Sequence[optax.GradientTransformation], terms: Terms
+    graph: Any,
+    groups: Sequence[Group],
+    rules: Sequence[optax.GradientTransformation],
+    terms: Terms,
+    *,
+    balanced: bool = False,
 ) -> Step:
-    """Return the compiled step of a fit.
+    """Return the step of a fit, to be compiled.
 
     A function of the state, the cells, the rows of this step (None: all), the run's key and the step's number. Groups
     are updated in turn, each as often as it asks to be.
     """
 
-    def update(index: int, state: State, data: Any, key: jax.Array) -> tuple[State, Any]:
+    def update(index: int, state: State, data: Any, key: jax.Array, number: Any) -> tuple[State, Any]:
         group, last = groups[index], index == len(groups) - 1
 
-        def objective(values: Any) -> tuple[jax.Array, Any]:
+        def each(values: Any) -> tuple[dict[str, jax.Array], Any]:
             params = (*state.params[:index], values, *state.params[index + 1 :])
             # Copies: what is not trained may change too, which only variables of this trace may.
             model = nnx.merge(graph, *params, state.rest, copy=True)
-            total, found = terms(model, data, nnx.Rngs(key), group, last=last)
+            found = terms(model, data, nnx.Rngs(key), group, last=last)
             # Statistics of a normalisation and counters of random streams move on.
-            rest = nnx.split(model, *(g.which for g in groups), ...)[-1]
-            return total, (found, rest)
+            return found, nnx.split(model, *(g.which for g in groups), ...)[-1]
 
-        values = state.params[index]
-        (total, (found, rest)), slope = jax.value_and_grad(objective, has_aux=True)(values)
+        def objective(values: Any) -> tuple[jax.Array, Any]:
+            found, rest = each(values)
+            return weighted(found), (found, rest)
+
+        def weighted(found: Any) -> jax.Array:
+            return sum((terms.weight(name, number) * value for name, value in found.items()), jnp.zeros(()))
+
+        values, norms = state.params[index], state.norms
+        if balanced:
+            found, pull, rest = jax.vjp(each, values, has_aux=True)
+            total = weighted(found)
+            slope, norms = _balanced(found, pull, norms, lambda name: terms.weight(name, number))
+        else:
+            (total, (found, rest)), slope = jax.value_and_grad(objective, has_aux=True)(values)
         changes, optimizer = rules[index].update(slope, state.optimizers[index], values)
         new = optax.apply_updates(values, changes)
         params = (*state.params[:index], new, *state.params[index + 1 :])
         optimizers = (*state.optimizers[:index], optimizer, *state.optimizers[index + 1 :])
         found["total" if last else f"total of {group.name}"] = total
-        return State(params, optimizers, rest), found
+        return State(params, optimizers, rest, norms), found
 
-    @jax.jit
-    def step(state: State, cells: Cells, rows: Any, key: jax.Array, number: Any) -> tuple[State, Outcome]:
+    def step(state: State, cells: Any, rows: Any, key: jax.Array, number: Any) -> tuple[State, Outcome]:
+        start = number
         data, key = cells.take(rows), jax.random.fold_in(key, number)
         losses: dict[str, jax.Array] = {}
         for index, group in enumerate(groups):
             for _ in range(group.updates):
                 key, used = jax.random.split(key)
-                state, found = update(index, state, data, used)
+                state, found = update(index, state, data, used, start)
                 losses |= found
         return state, Outcome(losses, finite(losses), finite(state))
 
     return step
+
+
+def several(step: Step) -> Callable[..., tuple[State, State, Outcome]]:
+    """Return a function that makes as many steps as it is given rows and numbers for, compiled as one.
+
+    Of the state, the one before its last update, and cells, rows, key and numbers; returns both states, and the outcome
+    of each step. Where one is not finite, the next ones change nothing.
+    """
+
+    def run(state: State, former: State, cells: Any, rows: Any, key: jax.Array, numbers: Any) -> Any:
+        def one(carry: Any, xs: Any) -> Any:
+            state, former, alive = carry
+            new, found = step(state, cells, xs[0], key, xs[1])
+            # A state whose losses are not finite is not good either: the one before it was.
+            good = alive & found.losses_finite & found.state_finite
+            back = alive & ~found.losses_finite
+            return (_chosen(good, new, _chosen(back, former, state)), _chosen(good, state, former), good), found
+
+        (state, former, _), found = jax.lax.scan(one, (state, former, jnp.asarray(True)), (rows, numbers))
+        return state, former, found
+
+    return jax.jit(run)
+
+
+def _chosen(condition: jax.Array, one: State, other: State) -> State:
+    return jax.tree.map(lambda a, b: jax.lax.select(jnp.broadcast_to(condition, jnp.shape(a)), a, b), one, other)
+
+
+def _balanced(found: Any, pull: Any, norms: dict[str, jax.Array], weight: Callable[[str], Any]) -> tuple[Any, Any]:
+    """Return the weighted sum of the losses' gradients, each over a running mean of its norm, and these means."""
+    total: Any = None
+    norms = dict(norms)
+    for name in found:
+        chosen = {other: jnp.asarray(1.0 if other == name else 0.0, value.dtype) for other, value in found.items()}
+        slope = pull(chosen)[0]
+        norm = jnp.sqrt(sum((leaf**2).sum() for leaf in jax.tree.leaves(slope)))
+        past = norms.get(name, NO_NORM)
+        norms[name] = jnp.where(past < 0, norm, _REMEMBER * past + (1 - _REMEMBER) * norm)
+        scale = weight(name) / jnp.where(norms[name] > 0, norms[name], 1)
+        part = jax.tree.map(lambda x, s=scale: s * x, slope)
+        total = part if total is None else jax.tree.map(jnp.add, total, part)
+    return total, norms
 
 
 def finite(tree: Any) -> jax.Array:

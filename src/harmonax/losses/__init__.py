@@ -7,11 +7,15 @@
     preservation.py  NeighborhoodPreservationLoss: cells keep the neighbours that they had
     clustering.py    ClusteringCompactnessLoss
     diversity.py     ShannonDiversityLoss, SimpsonDiversityLoss
+    sinkhorn.py      SinkhornLoss: the debiased Sinkhorn divergence between batches
+    contrastive.py   MutualNeighborLoss: mutual nearest neighbours of other batches, pulled together
     velocity.py      VelocityConsistencyLoss
 
 Every loss is a Flax NNX module without parameters: built once, then called with arrays, it returns a scalar that works
 under ``jax.jit``, ``jax.grad`` and ``jax.vmap``. `mask` marks the cells that count, for minibatches filled up to one
 size. Needs ``pip install 'harmonax[jax]'``.
+
+Each class stores parameters and calls a pure function of the same name in `harmonax.functional`.
 
 A mixing loss alone can be won by destroying the biology: combine it with `NeighborhoodPreservationLoss`.
 """
@@ -22,18 +26,22 @@ for _module in ("jax", "flax"):
     need(_module, "jax")
 
 from .clustering import ClusteringCompactnessLoss  # noqa: E402
+from .contrastive import MutualNeighborLoss  # noqa: E402
 from .diversity import ShannonDiversityLoss, SimpsonDiversityLoss  # noqa: E402
 from .lisi import LISILoss  # noqa: E402
 from .mixing import BatchMixingLoss  # noqa: E402
 from .preservation import NeighborhoodPreservationLoss  # noqa: E402
+from .sinkhorn import SinkhornLoss  # noqa: E402
 from .velocity import VelocityConsistencyLoss  # noqa: E402
 
 __all__ = [
     "BatchMixingLoss",
     "ClusteringCompactnessLoss",
     "LISILoss",
+    "MutualNeighborLoss",
     "NeighborhoodPreservationLoss",
     "ShannonDiversityLoss",
     "SimpsonDiversityLoss",
+    "SinkhornLoss",
     "VelocityConsistencyLoss",
 ]

@@ -68,6 +68,20 @@ def cells(name: str, array: Any, mask: jax.Array | None = None, *, like: jax.Arr
     return array
 
 
+def several_cells(name: str, array: Any, mask: jax.Array | None = None) -> jax.Array:
+    """Return cells as `cells` does, where cells are compared with others: one alone is refused.
+
+    Raises
+    ------
+    InputError
+        If there are fewer than 2, or as for `cells`.
+    """
+    array = cells(name, array, mask)
+    if len(array) < 2:
+        raise InputError(f"{name} has 1 cell, and cells are compared with others: at least 2 are needed (batch_size)")
+    return array
+
+
 def labels(name: str, codes: Any, n_cells: int, n_labels: int, mask: jax.Array | None = None) -> jax.Array:
     """Return one integer label per cell; -1, which is not a label, for cells that `mask` leaves out.
 

@@ -83,10 +83,33 @@ class ClusteringCompactnessLoss(nnx.Module):
         jax.Array
             A scalar, in the units of distance.
         """
-        mask = checks.cell_mask(mask, checks.rows_of(embeddings))
-        x = checks.cells("embeddings", embeddings, mask)
-        a = checks.shares("assignments", assignments, mask, n_cells=len(x)).astype(x.dtype)
-        return _loss(x, a, mask, self.separation_weight, self.min_separation, self.relative)
+        how = {"separation_weight": self.separation_weight, "min_separation": self.min_separation}
+        return compactness(embeddings, assignments, mask, **how, relative=self.relative)
+
+
+def compactness(
+    embeddings: Any,
+    assignments: Any,
+    mask: Any = None,
+    *,
+    separation_weight: float = 1.0,
+    min_separation: float = 1.0,
+    relative: bool = False,
+) -> jax.Array:
+    """Return how tight clusters are, less how far apart, in units of distance: see `ClusteringCompactnessLoss`.
+
+    Arguments, errors, and what raising and lowering a parameter does are that class's.
+
+    Examples
+    --------
+    >>> x, hard = jnp.array([[0.0], [2.0], [10.0], [12.0]]), jnp.repeat(jnp.eye(2), 2, axis=0)
+    >>> float(compactness(x, hard, min_separation=20))
+    -9.0
+    """
+    mask = checks.cell_mask(mask, checks.rows_of(embeddings))
+    x = checks.cells("embeddings", embeddings, mask)
+    a = checks.shares("assignments", assignments, mask, n_cells=len(x)).astype(x.dtype)
+    return _loss(x, a, mask, separation_weight, min_separation, relative)
 
 
 @partial(jax.jit, static_argnames=("relative",))

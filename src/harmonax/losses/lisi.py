@@ -74,14 +74,7 @@ class LISILoss(nnx.Module):
 
     def __call__(self, embeddings: Any, labels: Any, mask: Any = None) -> jax.Array:
         """Return the loss, a scalar; the parameters are those of `index`."""
-        mask = checks.cell_mask(mask, checks.rows_of(embeddings))
-        index = self.index(embeddings, labels, mask)
-        codes = checks.as_array("labels", labels, "whole numbers")
-        counted = codes[:, None] == jnp.arange(self.n_labels)
-        n_present = (counted if mask is None else counted & mask[:, None]).any(axis=0).sum()
-        excess = (checks.mean_over(index, mask) - 1) / jnp.maximum(n_present - 1, 1)
-        # A wrong label or value made the index NaN, and with it this.
-        return jnp.where(n_present > 1, -excess if self.mix else excess, 0 * excess)
+        return lisi_loss(embeddings, labels, mask, n_labels=self.n_labels, perplexity=self.perplexity, mix=self.mix)
 
     def index(self, embeddings: Any, labels: Any, mask: Any = None) -> jax.Array:
         """Return the index of each cell, (N,), between 1 and the number of labels.
@@ -95,17 +88,54 @@ class LISILoss(nnx.Module):
         mask
             Which cells count, (N,); None: all. The index of the others means nothing.
         """
-        mask = checks.cell_mask(mask, checks.rows_of(embeddings))
-        x = checks.cells("embeddings", embeddings, mask)
-        codes = checks.labels("labels", labels, len(x), self.n_labels, mask)
-        k = int(3 * self.perplexity) - 1
-        counting = len(x) if mask is None or not checks.known(mask) else int(mask.sum())
-        if counting <= k:
-            raise InputError(
-                f"perplexity={self.perplexity:g} needs more than {k} cells, but there are {counting}; take a lower one"
-            )
-        value = _index(x, codes, mask, k, self.n_labels, self.perplexity)
-        return checks.poisoned(value, checks.usable(x), checks.in_range(codes, self.n_labels, mask))
+        return lisi(embeddings, labels, mask, n_labels=self.n_labels, perplexity=self.perplexity)
+
+
+def lisi(embeddings: Any, labels: Any, mask: Any = None, *, n_labels: int = 3, perplexity: float = 30.0) -> jax.Array:
+    """Return the local inverse Simpson index of each cell, (N,), from 1 to the number of labels: see `LISILoss`.
+
+    Arguments, errors, and what raising and lowering a parameter does are that class's.
+
+    Examples
+    --------
+    >>> x, label = jax.random.normal(jax.random.key(0), (200, 3)), jnp.arange(200) % 2
+    >>> bool(lisi(x, label, n_labels=2).mean() > 1.8)
+    True
+    """
+    mask = checks.cell_mask(mask, checks.rows_of(embeddings))
+    x = checks.cells("embeddings", embeddings, mask)
+    codes = checks.labels("labels", labels, len(x), n_labels, mask)
+    k = int(3 * perplexity) - 1
+    counting = len(x) if mask is None or not checks.known(mask) else int(mask.sum())
+    if counting <= k:
+        raise InputError(
+            f"perplexity={perplexity:g} needs more than {k} cells, but there are {counting}; take a lower one"
+        )
+    value = _index(x, codes, mask, k, n_labels, perplexity)
+    return checks.poisoned(value, checks.usable(x), checks.in_range(codes, n_labels, mask))
+
+
+def lisi_loss(
+    embeddings: Any, labels: Any, mask: Any = None, *, n_labels: int = 3, perplexity: float = 30.0, mix: bool = True
+) -> jax.Array:
+    """Return the mean index, scaled to -1 (mixed) to 0 (apart), or with ``mix=False`` its negative: see `LISILoss`.
+
+    Arguments, errors, and what raising and lowering a parameter does are that class's.
+
+    Examples
+    --------
+    >>> x, label = jax.random.normal(jax.random.key(0), (200, 3)), jnp.arange(200) % 2
+    >>> bool(lisi_loss(x, label, n_labels=2) < -0.8)
+    True
+    """
+    mask = checks.cell_mask(mask, checks.rows_of(embeddings))
+    index = lisi(embeddings, labels, mask, n_labels=n_labels, perplexity=perplexity)
+    codes = checks.as_array("labels", labels, "whole numbers")
+    counted = codes[:, None] == jnp.arange(n_labels)
+    n_present = (counted if mask is None else counted & mask[:, None]).any(axis=0).sum()
+    excess = (checks.mean_over(index, mask) - 1) / jnp.maximum(n_present - 1, 1)
+    # A wrong label or value made the index NaN, and with it this.
+    return jnp.where(n_present > 1, -excess if mix else excess, 0 * excess)
 
 
 @partial(jax.jit, static_argnames=("k", "n_labels"))

@@ -109,13 +109,39 @@ class BatchMixingLoss(nnx.Module):
         jax.Array
             A scalar, from 0 (apart) to about -1 (mixed); in traced code NaN where values or labels cannot be used.
         """
-        mask = checks.cell_mask(mask, checks.rows_of(embeddings))
-        x = checks.cells("embeddings", embeddings, mask)
-        codes = checks.labels("batch_labels", batch_labels, len(x), self.n_batches, mask)
-        if len(x) < 2:
-            return x.sum() * 0
-        value = _loss(x, codes, mask, min(self.n_neighbors, len(x) - 1), self.n_batches, self.temperature)
-        return checks.poisoned(value, checks.usable(x), checks.in_range(codes, self.n_batches, mask))
+        how: dict[str, Any] = {
+            "n_neighbors": self.n_neighbors,
+            "n_batches": self.n_batches,
+            "temperature": self.temperature,
+        }
+        return mixing(embeddings, batch_labels, mask, **how)
+
+
+def mixing(
+    embeddings: Any,
+    batch_labels: Any,
+    mask: Any = None,
+    *,
+    n_neighbors: int = 15,
+    n_batches: int = 3,
+    temperature: float = 1.0,
+) -> jax.Array:
+    """Return minus how mixed the batches are, a scalar from 0 (apart) to about -1 (mixed): see `BatchMixingLoss`.
+
+    Arguments, errors, and what raising and lowering a parameter does are that class's.
+
+    Examples
+    --------
+    >>> apart = jnp.repeat(jnp.arange(2), 50)
+    >>> x = jax.random.normal(jax.random.key(0), (100, 3)) + 100 * apart[:, None]
+    >>> bool(mixing(x, apart, n_batches=2) > -0.1)
+    True
+    """
+    mask = checks.cell_mask(mask, checks.rows_of(embeddings))
+    x = checks.several_cells("embeddings", embeddings, mask)
+    codes = checks.labels("batch_labels", batch_labels, len(x), n_batches, mask)
+    value = _loss(x, codes, mask, min(n_neighbors, len(x) - 1), n_batches, temperature)
+    return checks.poisoned(value, checks.usable(x), checks.in_range(codes, n_batches, mask))
 
 
 @partial(jax.jit, static_argnames=("k", "n_batches"))

@@ -22,6 +22,8 @@ _GATHERED = 1 << 22
 _MIN_WIDTH = 0.01
 # Cells further out than this many times the data's scale are taken to be as far: squares stay finite in float32.
 _FARTHEST = 1e6
+# Cells further out than this many times the median distance have no part in where the others' middle is.
+_FAR_OUT = 10.0
 # Squared distances below this, of standardised data, are none.
 NO_DISTANCE = 1e-12
 
@@ -51,6 +53,24 @@ def _median(x: jax.Array, rows: jax.Array) -> jax.Array:
     """Return the (lower) median of each column over the rows that count."""
     middle = jnp.maximum(rows.sum() - 1, 0) // 2
     return jnp.take(jnp.sort(jnp.where(rows, x, jnp.inf), axis=0), middle, axis=0)
+
+
+def scaled(x: jax.Array, mask: jax.Array | None) -> jax.Array:
+    """Return cells about their mean, at unit mean distance from it, of the cells that are not far out; differentiable.
+
+    For functions of `x` that scaling does change: the gradient goes through centre and scale, which those of
+    `standardised` leave out.
+    """
+    x = standardised(x, mask)
+    square = (x**2).sum(axis=1)
+    near = square <= _FAR_OUT**2 if mask is None else mask & (square <= _FAR_OUT**2)
+    number = jnp.maximum(near.sum(), 1)
+    x = x - jnp.where(near[:, None], x, 0).sum(axis=0) / number
+    square = (x**2).sum(axis=1)
+    counted = near & (square > NO_DISTANCE)
+    scale = jnp.where(counted, jnp.sqrt(jnp.where(counted, square, 1)), 0).sum() / number
+    x = x / jnp.where(scale > 0, scale, 1)
+    return x if mask is None else jnp.where(mask[:, None], x, 0)
 
 
 def nearest(x: jax.Array, k: int, n_groups: int, admits: Callable[[jax.Array, Any], jax.Array]) -> jax.Array:

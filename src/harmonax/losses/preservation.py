@@ -81,18 +81,39 @@ class NeighborhoodPreservationLoss(nnx.Module):
         jax.Array
             A scalar of at least 0; in traced code NaN where values cannot be used.
         """
-        mask = checks.cell_mask(mask, checks.rows_of(embeddings))
-        x = checks.cells("embeddings", embeddings, mask)
-        if checks.rows_of(reference) != len(x):
-            raise InputError(f"reference has {checks.rows_of(reference)} rows, embeddings {len(x)}: all must agree")
-        before = checks.cells("reference", reference, mask)
-        codes = jnp.zeros(len(x), int) if batch_labels is None else batch_labels
-        codes = checks.labels("batch_labels", codes, len(x), jnp.iinfo(jnp.int32).max, mask)
-        if len(x) < 2:
-            return x.sum() * 0
-        value = _loss(x, before, codes, mask, min(self.n_neighbors, len(x) - 1), self.temperature)
-        right = checks.in_range(codes, jnp.iinfo(jnp.int32).max, mask)
-        return checks.poisoned(value, checks.usable(x), checks.usable(before), right)
+        how: dict[str, Any] = {"n_neighbors": self.n_neighbors, "temperature": self.temperature}
+        return preservation(embeddings, reference, batch_labels, mask, **how)
+
+
+def preservation(
+    embeddings: Any,
+    reference: Any,
+    batch_labels: Any = None,
+    mask: Any = None,
+    *,
+    n_neighbors: int = 15,
+    temperature: float = 0.3,
+) -> jax.Array:
+    """Return how much neighbourhoods differ from those of a reference, in nats: see `NeighborhoodPreservationLoss`.
+
+    Arguments, errors, and what raising and lowering a parameter does are that class's.
+
+    Examples
+    --------
+    >>> x = jnp.arange(60.0).reshape(20, 3) ** 0.5
+    >>> bool(abs(preservation(3 * x + 1, x)) < 1e-5)
+    True
+    """
+    mask = checks.cell_mask(mask, checks.rows_of(embeddings))
+    x = checks.several_cells("embeddings", embeddings, mask)
+    if checks.rows_of(reference) != len(x):
+        raise InputError(f"reference has {checks.rows_of(reference)} rows, embeddings {len(x)}: all must agree")
+    before = checks.cells("reference", reference, mask)
+    codes = jnp.zeros(len(x), int) if batch_labels is None else batch_labels
+    codes = checks.labels("batch_labels", codes, len(x), jnp.iinfo(jnp.int32).max, mask)
+    value = _loss(x, before, codes, mask, min(n_neighbors, len(x) - 1), temperature)
+    right = checks.in_range(codes, jnp.iinfo(jnp.int32).max, mask)
+    return checks.poisoned(value, checks.usable(x), checks.usable(before), right)
 
 
 @partial(jax.jit, static_argnames=("k",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from ..system.log import say
 from ..system.rng import seed_from
 from ..system.validate import entry_name, expect_anndata, listed
 from ..system.version import __version__
+from .judge import judged
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -53,6 +55,7 @@ def mmd_integrate(
     missing: Missing = "error",
     allow_many_levels: bool = False,
     progress: Progress = None,
+    model_path: str | Path | None = None,
 ) -> None:
     """Remove batch effects from expression with an autoencoder and the maximum mean discrepancy.
 
@@ -99,12 +102,16 @@ def mmd_integrate(
         Accept a column that looks like a measurement or like cell barcodes.
     progress
         Show a progress line on stderr; None: where that is a terminal. Or a function of (step, steps, loss).
+    model_path
+        File for the trained model, which `harmonax.operators.DifferentiableMMDBatchCorrection.load` reads; its
+        ``encode`` and ``apply`` take new cells' expression of the same genes, log-normalised alike. None: nowhere.
 
     Returns
     -------
     None
         Writes ``adata.obsm[adjusted_basis]``, where asked for ``adata.obsm[corrected]``, and
-        ``adata.uns["harmonax_mmd"]``: parameters, seed, losses of each step and versions.
+        ``adata.uns["harmonax_mmd"]``: parameters, seed, losses of each step, versions, and from 100 cells on the
+        ``verdict`` of `harmonax.tl.diagnose` against principal components of the expression.
 
     Raises
     ------
@@ -118,7 +125,8 @@ def mmd_integrate(
     Warns
     -----
     HarmonaxWarning
-        If there is one batch only, or a loss was not finite: the model is then that of the last good step.
+        If there is one batch only, a loss was not finite (the model is then that of the last good step), or the
+        verdict is that too little or too much was corrected.
 
     Examples
     --------
@@ -160,6 +168,7 @@ def wgan_integrate(
     missing: Missing = "error",
     allow_many_levels: bool = False,
     progress: Progress = None,
+    model_path: str | Path | None = None,
 ) -> None:
     """Remove batch effects from expression with an autoencoder and critics that try to tell batches apart.
 
@@ -175,7 +184,7 @@ def wgan_integrate(
     adversarial_weight
         Weight of the critics' distance against the reconstruction. Higher values mix batches more strongly, at the risk
         of merging types; lower values keep more of every difference.
-    gene_dropout, latent_noise, steps, batch_size, learning_rate, rng, missing, allow_many_levels, progress
+    gene_dropout, latent_noise, steps, batch_size, learning_rate, rng, missing, allow_many_levels, progress, model_path
         As for `harmonax.pp.mmd_integrate`.
 
     Returns
@@ -221,6 +230,8 @@ def _integrate(name: str, kinds: tuple[Any, Any], asked: Mapping[str, Any], mode
     # Compiled, so that the losses of all cells, which are not used, are not computed.
     names = ("latent", "corrected_expression")
     result = nnx.jit(lambda op, data: {item: op.apply(data, {}, None)[0][item] for item in names})(operator, data)
+    if asked["model_path"] is not None:
+        operator.save(asked["model_path"])
     adata.obsm[asked["adjusted_basis"]] = np.asarray(result["latent"])
     if asked["corrected"] is not None:
         values = np.asarray(result["corrected_expression"])
@@ -231,6 +242,8 @@ def _integrate(name: str, kinds: tuple[Any, Any], asked: Mapping[str, Any], mode
         | {"keys": list(design.variables), "levels": levels, "n_genes": len(genes), "history": dict(fitted.history)}
         | {"versions": {"harmonax": __version__} | {m: need(m, "jax").__version__ for m in ("jax", "flax", "optax")}}
     )
+    after = adata.obsm[asked["adjusted_basis"]]
+    adata.uns[f"harmonax_{name}"] |= judged(name, design, data["expression"], np.asarray(after), seed)
     losses = ", ".join(f"{item} {values[-1]:.3g}" for item, values in fitted.history.items())
     say(logging.INFO, f"{name}: {fitted.message}; {losses}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,15 +18,14 @@ from ..errors import InputError, MissingKeyError, nearest
 from ..fitting.loop import fit
 from ..fitting.outcome import FitResult
 from ..fitting.presets import WEIGHTS, correction_losses
+from ..fitting.saved import load_module, save_module
 from ..inputs.columns import design_from_table
-from ..inputs.expression import dense, layer_of
+from ..inputs.expression import layer_of
 from ..operators.harmony.operator import BatchCorrectionConfig, DifferentiableHarmony
 from ..params import HarmonyParams
 from ..system.rng import seed_from
 from ..system.validate import whole_number
-
-# Standard deviations beyond which a gene's value is cut: one outlier must not be what is learned.
-_MAX_SCALED = 10.0
+from .scaling import checked_counts, learned_scaling, scaled
 
 
 @dataclass(frozen=True)
@@ -128,16 +128,63 @@ class TrainedEncoder:
     embedding
         The same after Harmony, all cells at once; without Harmony, the latent.
     fitted
-        History of the losses and how the training ended.
+        History of the losses and how the training ended; None where it was loaded from a file.
     genes
         Columns of the counts that were used.
+    scaling
+        How log counts of these genes were scaled: the total that counts are divided to, mean and spread, (1 + 2 G,).
     """
 
     model: HarmonyEncoder
     latent: np.ndarray
     embedding: np.ndarray
-    fitted: FitResult
+    fitted: FitResult | None
     genes: np.ndarray
+    scaling: np.ndarray
+
+    def encode(self, counts: Any) -> np.ndarray:
+        """Return the latent z of other cells, (N, latent_dim), scaled as those trained on: new batches, too.
+
+        `counts` have the same columns. Correct z as any embedding, with `harmonax.harmonize` or ``tl.map_query``.
+
+        Raises
+        ------
+        InputError
+            If the counts are negative or not finite, or have other columns.
+        """
+        values = checked_counts(counts)
+        if self.genes.max() >= values.shape[1]:
+            raise InputError(f"the counts have {values.shape[1]} columns; the encoder reads column {self.genes.max()}")
+        return np.asarray(self.model.encode(jnp.asarray(scaled(values, self.genes, self.scaling))))
+
+    def save(self, path: str | Path) -> None:
+        """Write the model, its genes and its scaling to a file, whole or not at all; `load` reads it.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        extra = {"genes": self.genes, "scaling": self.scaling, "latent": self.latent, "embedding": self.embedding}
+        save_module(path, "HarmonyEncoder", self.model.config, self.model, extra | {"n_batches": self.model.n_batches})
+
+    @classmethod
+    def load(cls, path: str | Path) -> TrainedEncoder:
+        """Return what a file that `save` wrote holds; without `fitted`.
+
+        Raises
+        ------
+        FileFormatError
+            If it is something else, damaged, or of a later version.
+        """
+
+        def make(config: dict[str, Any], plain: Any) -> HarmonyEncoder:
+            sizes = len(plain["genes"]), int(plain["n_batches"])
+            return HarmonyEncoder(EncoderConfig(**config), *sizes, rngs=nnx.Rngs(0))
+
+        model, plain = load_module(path, "HarmonyEncoder", make)
+        latent, embedding, genes, scaling = (plain[name] for name in ("latent", "embedding", "genes", "scaling"))
+        return cls(model, latent, embedding, None, genes, scaling)
 
 
 def train_encoder(
@@ -150,6 +197,7 @@ def train_encoder(
     steps: int = 400,
     batch_size: int = 256,
     learning_rate: float = 2e-3,
+    one_batch: float = 0.0,
     rng: Any = 0,
     progress: bool | Callable[[int, int, float], None] | None = None,
     key_added: str = "X_encoder",
@@ -175,6 +223,8 @@ def train_encoder(
     steps, batch_size, learning_rate
         Number of updates, cells in each, and the learning rate of Adam. More steps fit better, larger updates are
         steadier, and both take more time; a higher learning rate learns faster, and may diverge.
+    one_batch
+        Share of the updates whose cells are all of one batch; default 0. See `fit`.
     rng
         Seed, Generator, SeedSequence or None.
     progress
@@ -206,7 +256,7 @@ def train_encoder(
     if preset not in WEIGHTS:
         raise MissingKeyError(f"there are no weights named '{preset}'; {nearest(preset, WEIGHTS)}")
     values, codes = _read(counts, batch, layer)
-    x, genes = scaled_log_counts(values, config.n_genes)
+    x, genes, scaling = learned_scaling(values, config.n_genes)
     seed = seed_from(rng)
     data = {"expression": x, "batch_labels": codes}
     n_batches = int(codes.max()) + 1
@@ -220,39 +270,13 @@ def train_encoder(
         "reconstruction": config.reconstruction,
         **{name: WEIGHTS[preset][name] for name in losses if name in WEIGHTS[preset]},
     }
-    fitted = fit(model, data, losses, weights, rule, steps, min(batch_size, len(x)), seed, progress=progress)
+    more: dict[str, Any] = {"progress": progress, "one_batch": one_batch}
+    fitted = fit(model, data, losses, weights, rule, steps, min(batch_size, len(x)), seed, **more)
     result = model.apply({"expression": jnp.asarray(x), "batch_labels": jnp.asarray(codes)})[0]
     latent, embedding = (np.asarray(result[name]) for name in ("embeddings", "corrected_embeddings"))
     if hasattr(counts, "obsm"):
         counts.obsm[key_added] = embedding
-    return TrainedEncoder(model, latent, embedding, fitted, genes)
-
-
-def scaled_log_counts(counts: Any, n_genes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the log counts of the most variable genes, (N, n), each with mean 0 and variance 1, and which they are.
-
-    Counts are divided by their cell's sum and multiplied by the median sum before the logarithm of one more.
-
-    Examples
-    --------
-    >>> x, genes = scaled_log_counts(np.array([[1, 4, 0], [1, 0, 4]]), 2)
-    >>> x.tolist(), genes.tolist()
-    ([[1.0, -1.0], [-1.0, 1.0]], [1, 2])
-    """
-    values = dense(counts, np.float64)
-    if values.ndim != 2 or not values.size:
-        raise InputError(f"the counts have shape {values.shape}; allowed is (cells, genes), at least one of each")
-    if not np.isfinite(values).all() or values.min() < 0:
-        raise InputError("the counts have negative, infinite or missing values; pass counts, not scaled expression")
-    totals = values.sum(axis=1, keepdims=True)
-    logs = np.log1p(values / np.where(totals > 0, totals, 1) * np.median(totals))
-    spread = logs.std(axis=0)
-    genes = np.sort(np.argsort(-spread, kind="stable")[:n_genes])
-    genes = genes[spread[genes] > 0]
-    if not len(genes):
-        raise InputError("no gene varies between the cells; there is nothing to encode")
-    x = (logs[:, genes] - logs[:, genes].mean(axis=0)) / spread[genes]
-    return np.clip(x, -_MAX_SCALED, _MAX_SCALED).astype(np.float32), genes
+    return TrainedEncoder(model, latent, embedding, fitted, genes, scaling)
 
 
 def _read(counts: Any, batch: Any, layer: str | None) -> tuple[Any, np.ndarray]:

@@ -1,6 +1,7 @@
 """Differentiable Harmony: the method of `harmonax.algorithm`, traced.
 
 operator     DifferentiableHarmony
+function     harmony, a pure function, which DifferentiableHarmony calls
 config       BatchCorrectionConfig
 checks       checks of the input
 correction   one correction, compiled

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,17 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from ...errors import InputError, NotConvergedError
-from ...losses.checks import known
+from ...errors import InputError
+from ...losses.checks import known, poisoned
 from ...params import HarmonyParams
-from .assignment import Hyper
-from .checks import check
 from .config import BatchCorrectionConfig
-from .correction import Given
-from .correction import corrected as _correct
-from .correction import residual as _residual
-from .seeding import Schedule, draw, seed_centroids
-from .tiles import TileShape, tile_shape
+from .function import linear_residual, run, seeded
 
 
 class DifferentiableHarmony(nnx.Module):
@@ -47,7 +41,10 @@ class DifferentiableHarmony(nnx.Module):
         ``nnx.Param`` (K, F) with `learnable_centroids`, scaled to unit length in use; else None. Random directions
         until `seed_from` sets them from data.
     seed
-        The integer from which all of the run's randomness is derived.
+        The integer from which all of the run's randomness is derived; None where the operator was made in traced code.
+        It is part of the state, as ``nnx.Variable`` `seed_halves`, so that an operator restored from a state is the
+        same. The schedule that follows from it is drawn outside traced code: read `seed` once after restoring and
+        before ``nnx.jit``, which otherwise returns NaN. Optimisers are for ``nnx.Param`` only.
 
     Notes
     -----
@@ -72,13 +69,32 @@ class DifferentiableHarmony(nnx.Module):
     def __init__(self, config: BatchCorrectionConfig, *, rngs: nnx.Rngs | None = None) -> None:
         rngs = rngs if rngs is not None else nnx.Rngs(0)
         self.config = config
-        self.seed = int(jax.random.bits(rngs.params(), dtype=jnp.uint32))
+        bits = jax.random.bits(rngs.params(), dtype=jnp.uint32)
+        # As floats, which hold 16 bits exactly: a gradient for the whole state then exists, and is 0 here.
+        self.seed_halves = nnx.Variable(jnp.stack([bits >> 16, bits & 0xFFFF]).astype(jnp.float32))
+        self._seed = int(bits) if known(bits) else None
         learnt = lambda name, value: nnx.Param(jnp.zeros(np.shape(value))) if name in config.learn else None  # noqa: E731
         self.log_theta = learnt("theta", config.theta)
         self.log_sigma = learnt("sigma", config.sigma)
         self.log_ridge = learnt("ridge", config.alpha if config.ridge == "dynamic" else config.ridge_lambda)
         shape = (config.n_clusters, config.n_features)
         self.centroids = nnx.Param(jax.random.normal(rngs.params(), shape)) if config.learnable_centroids else None
+
+    @property
+    def seed(self) -> int | None:
+        """The integer from which all of the run's randomness is derived."""
+        halves = self.seed_halves[...]
+        if known(halves):
+            high, low = np.asarray(halves, np.float64)
+            if not (high % 1 == low % 1 == 0 and min(high, low) >= 0 and max(high, low) < 1 << 16):
+                raise InputError(
+                    f"seed_halves holds {high}, {low}; allowed are whole numbers below 65536: optimise nnx.Param only"
+                )
+            seed = (int(high) << 16) | int(low)
+            if seed != self._seed:
+                # Not a change of what the module is, so allowed at any level of tracing.
+                object.__setattr__(self, "_seed", seed)
+        return self._seed
 
     @property
     def theta(self) -> jax.Array:
@@ -132,8 +148,12 @@ class DifferentiableHarmony(nnx.Module):
         NotConvergedError
             If implicit differentiation finds no fixed point (inside jit: see ``fixed_point_change``).
         """
-        found = _correct(*self._given(data))
-        self._refuse_no_fixed_point(found.get("fixed_point_change"))
+        seed = self._known_seed()
+        found = run(self.config, self._begun(data), self._strengths, seed)
+        halves = self.seed_halves[...]
+        if not known(halves):
+            same = (halves == jnp.asarray([seed >> 16, seed & 0xFFFF], halves.dtype)).all()
+            found = {name: poisoned(value, same) if value.ndim else value for name, value in found.items()}
         return {**data, **found}, state, metadata
 
     def harmony_params(self) -> HarmonyParams:
@@ -143,7 +163,7 @@ class DifferentiableHarmony(nnx.Module):
         --------
         >>> from harmonax.operators import BatchCorrectionConfig, DifferentiableHarmony
         >>> DifferentiableHarmony(BatchCorrectionConfig(n_batches=2, temperature=2.0)).harmony_params().sigma
-        0.5
+        0.47
         """
         base = self.config.params
         learnt: dict[str, Any] = {}
@@ -172,7 +192,7 @@ class DifferentiableHarmony(nnx.Module):
             Norm of what is left over the norm of the right-hand side: near rounding where it is solved. Above 0.01
             gradients are NaN.
         """
-        return float(_residual(*self._given(data), jax.random.key(rng)))
+        return linear_residual(self.config, self._begun(data), self._strengths, self._known_seed(), rng)
 
     def seed_from(self, data: dict[str, Any]) -> None:
         """Set the learnable centroids to those that this data would be seeded with.
@@ -184,44 +204,22 @@ class DifferentiableHarmony(nnx.Module):
         """
         if self.centroids is None:
             raise InputError("the centroids are not learnable; pass learnable_centroids=True to the configuration")
-        Z, _, mask, _ = check(self.config, data)
-        schedule = self._schedule(len(Z))
-        Y = _seeded(self.config.n_clusters, Z, mask, schedule.sample, schedule.first)
-        self.centroids[...] = Y.astype(self.centroids[...].dtype)
+        self.centroids[...] = seeded(self.config, data, self._known_seed()).astype(self.centroids[...].dtype)
 
-    def _given(self, data: dict[str, Any]) -> tuple[BatchCorrectionConfig, TileShape, Given]:
-        """Check the data; return what a correction is compiled for, and what it is a function of."""
-        Z, labels, mask, Y = check(self.config, data)
-        if Y is None and self.centroids is not None:
-            Y = self.centroids[...]
-        schedule = self._schedule(len(Z))
-        shape = tile_shape(schedule.block, schedule.orders.shape[-1], self.config.levels, self.config.n_features)
-        return self.config.structure, shape, Given(Z, labels, mask, self._tables(Z.dtype), Y, schedule)
+    @property
+    def _strengths(self) -> dict[str, jax.Array]:
+        return {"theta": self.theta, "sigma": self.sigma, "ridge": self.ridge}
 
-    def _tables(self, dtype: Any) -> Hyper:
-        """Spread the strengths over levels and clusters."""
-        config = self.config
-        theta, sigma, ridge = (jnp.ravel(value).astype(dtype) for value in (self.theta, self.sigma, self.ridge))
-        n_levels = config.offsets[-1]
-        which = np.zeros(n_levels, int) if config.ridge == "dynamic" else config.index_per_level("ridge_lambda")
-        return Hyper(
-            theta=theta[config.index_per_level("theta")],
-            sigma=jnp.broadcast_to(sigma * config.temperature, (config.n_clusters,)),
-            ridge=ridge[which],
-        )
+    def _begun(self, data: dict[str, Any]) -> dict[str, Any]:
+        """Return the data with the learned centroids, where these are learned and no others are given."""
+        if self.centroids is None or not isinstance(data, Mapping) or data.get("centroids") is not None:
+            return data
+        return {**data, "centroids": self.centroids[...]}
 
-    def _refuse_no_fixed_point(self, change: Any) -> None:
-        allowed = self.config.tol_fixed_point
-        if change is not None and known(change) and not float(change) <= allowed:
-            raise NotConvergedError(
-                f"after {self.config.n_iterations} rounds another one moves a unit-length cell by {float(change):.1e}; "
-                f"implicit differentiation allows {allowed:.1e}: raise n_iterations, or use differentiation='unrolled'"
-            )
-
-    def _schedule(self, n_cells: int) -> Schedule:
-        config = self.config
-        n_blocks = config.params.n_blocks(n_cells)
-        return draw(self.seed, n_cells, n_blocks, config.n_clusters, config.n_iterations, config.n_passes)
+    def _known_seed(self) -> int:
+        if (seed := self.seed) is None:
+            raise InputError("the operator was made in traced code; read its `seed` outside of it before it is used")
+        return seed
 
 
 def _strength(start: float | tuple[float, ...], log: nnx.Param | None) -> jax.Array:
@@ -229,8 +227,3 @@ def _strength(start: float | tuple[float, ...], log: nnx.Param | None) -> jax.Ar
     if log is None:
         return jnp.asarray(start, jnp.result_type(float))
     return jnp.asarray(start, log[...].dtype) * jnp.exp(log[...])
-
-
-_seeded = partial(jax.jit, static_argnums=0)(
-    lambda n_clusters, Z, mask, sample, first: seed_centroids(Z, mask, sample, first, n_clusters)
-)

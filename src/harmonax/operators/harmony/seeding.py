@@ -58,7 +58,9 @@ def seed_centroids(Z: jax.Array, mask: jax.Array, sample: Any, first: Any, n_clu
 
     Where the rows drawn as first centroids are masked, the next of `first` stand in for them.
     """
-    chosen = first[jnp.argsort(~mask[first], stable=True)[:n_clusters]]
+    # A mask that is a constant would be sorted while compiling: slowly.
+    masked = jax.lax.optimization_barrier(~mask[first])
+    chosen = first[jnp.argsort(masked, stable=True)[:n_clusters]]
     Y = unit(Z[chosen])
     slab = min(_SLAB, len(sample))
     n_slabs = -(-len(sample) // slab)

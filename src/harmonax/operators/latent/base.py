@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Self, get_type_hints
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from ..checks import Cells, read_cells
+from ...errors import InputError
+from ...fitting.saved import load_module, save_module
+from ..checks import Cells, read_cells, read_values
 from .autoencoder import AutoencoderConfig, BatchAutoencoder
 from .discrepancy import composition_weights, standardised
 
@@ -112,6 +115,53 @@ class LatentCorrection(nnx.Module):
         options = {"optimizer": self.optimizer(steps, learning_rate), **options}
         return fit(self, data, steps=steps, batch_size=batch_size, rng=rng, **options)
 
+    def encode(self, data: Mapping[str, Any]) -> jax.Array:
+        """Return the latent of cells, (N, latent_dim), also of new ones and of batches that were not trained on.
+
+        Parameters
+        ----------
+        data
+            As for `apply`; ``batch_labels`` are needed with ``batch_in_encoder`` only.
+
+        Raises
+        ------
+        MissingKeyError
+            If an entry is missing.
+        InputError
+            If a shape is wrong or, outside jit, a value is not finite.
+        """
+        if self.config.batch_in_encoder or "batch_labels" in data or "batch_ids" in data:
+            return self._latent(self._cells(data))
+        values = read_values(data, "expression", self.config.n_genes)
+        return self.autoencoder.encode(values, jnp.zeros(len(values), int))
+
+    def save(self, path: str | Path) -> None:
+        """Write the model to a file, whole or not at all; `load` reads it.
+
+        Raises
+        ------
+        OutputError
+            If it cannot be written.
+        """
+        save_module(path, type(self).__name__, self.config, self)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Return the model of a file that `save` wrote.
+
+        Raises
+        ------
+        FileFormatError
+            If it is something else, damaged, or of a later version.
+        """
+
+        def make(config: dict[str, Any], _: Any) -> Any:
+            # The class's own annotation says which configuration it takes.
+            return cls(get_type_hints(cls)["config"](**config), rngs=nnx.Rngs(0))
+
+        found: Self = load_module(path, cls.__name__, make)[0]
+        return found
+
     def optimizer(self, steps: int, learning_rate: float = 1e-3) -> Any:
         """Return the optimiser of Optax that `fit` uses, for a custom loop."""
         schedule = optax.cosine_decay_schedule(learning_rate, steps)
@@ -123,6 +173,8 @@ class LatentCorrection(nnx.Module):
     def _latent(self, cells: Cells, rngs: nnx.Rngs | None = None) -> jax.Array:
         """Return the latent, (N, latent_dim); with `rngs`, as in training: of cells with part of their genes hidden."""
         shown, hide = cells.values, self.config.gene_dropout
+        if rngs is not None and len(shown) < 2:
+            raise InputError("expression has 1 cell, and training compares cells: raise batch_size to at least 2")
         if rngs is not None and hide:
             centre = self.autoencoder.centre[...]
             seen = jax.random.bernoulli(rngs(), 1 - hide, shown.shape)

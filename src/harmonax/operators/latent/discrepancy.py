@@ -14,6 +14,8 @@ import numpy as np
 
 # Widths of the kernels in units of `kernel_bandwidth` x the median distance.
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
+# Frequencies of the random features: a multiple of the number of widths.
+_FREQUENCIES = 250
 # Cells whose distances give the median: with more, sorting the distances would be most of the time of a training step.
 _LANDMARKS = 100
 # Cells that a density is estimated from: a fixed number, so that the time is linear in N.
@@ -53,6 +55,8 @@ def median_distance(points: jax.Array, weight: jax.Array | None = None) -> jax.A
     3.0
     """
     rows = _sample(len(points), _LANDMARKS)
+    if len(rows) < 2:
+        return jnp.ones((), points.dtype)
     sampled, there = points[rows], jnp.ones(len(rows)) if weight is None else weight[rows]
     i, j = np.triu_indices(len(rows), 1)
     counts = (there[i] > 0) & (there[j] > 0)
@@ -103,6 +107,32 @@ def batch_discrepancy(phi: jax.Array, labels: jax.Array, n_batches: int, weight:
     there = count > 1
     counted = there[:, None] & there[None, :] & ~jnp.eye(n_batches, dtype=bool)
     return jnp.where(counted, between, 0.0).sum() / jnp.maximum(counted.sum(), 1)
+
+
+def mmd(
+    points: jax.Array,
+    labels: jax.Array,
+    n_batches: int,
+    weight: jax.Array | None = None,
+    *,
+    bandwidth: float = 1.0,
+    key: jax.Array | None = None,
+) -> jax.Array:
+    """Return `batch_discrepancy` by kernels as wide as `bandwidth` median distances; points are of unit scale.
+
+    `key` draws the frequencies; None: always the same ones.
+
+    Examples
+    --------
+    >>> labels = jnp.arange(40) % 2
+    >>> points = jax.random.normal(jax.random.key(1), (40, 2))
+    >>> bool(mmd(points + labels[:, None], labels, 2) > mmd(points, labels, 2))
+    True
+    """
+    width = bandwidth * jax.lax.stop_gradient(median_distance(points, weight))
+    key = jax.random.key(0) if key is None else key
+    frequencies = jax.random.normal(key, (points.shape[1], _FREQUENCIES), points.dtype)
+    return batch_discrepancy(fourier_features(points, frequencies, width), labels, n_batches, weight)
 
 
 def composition_weights(points: jax.Array, labels: jax.Array, n_batches: int, weight: jax.Array) -> jax.Array:

@@ -13,10 +13,7 @@ from ...system.validate import number
 from ..checks import Cells
 from .autoencoder import AutoencoderConfig
 from .base import LatentCorrection
-from .discrepancy import batch_discrepancy, fourier_features, median_distance, standardised
-
-# Frequencies of the random features: a multiple of the number of kernel widths.
-_FREQUENCIES = 250
+from .discrepancy import mmd, standardised
 
 
 @dataclass(frozen=True)
@@ -113,6 +110,4 @@ class DifferentiableMMDBatchCorrection(LatentCorrection):
         }
 
     def _discrepancy(self, points: jax.Array, labels: jax.Array, weight: jax.Array, key: jax.Array) -> jax.Array:
-        bandwidth = self.config.kernel_bandwidth * jax.lax.stop_gradient(median_distance(points, weight))
-        frequencies = jax.random.normal(key, (points.shape[1], _FREQUENCIES), points.dtype)
-        return batch_discrepancy(fourier_features(points, frequencies, bandwidth), labels, self.config.n_slots, weight)
+        return mmd(points, labels, self.config.n_slots, weight, bandwidth=self.config.kernel_bandwidth, key=key)
