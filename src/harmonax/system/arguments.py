@@ -10,6 +10,7 @@ import functools
 import inspect
 import numbers
 import os
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,7 +27,8 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> N
     Parameters
     ----------
     function
-        Whose annotations say what is allowed. Those that only a type checker knows, and ``Any``, allow everything.
+        Whose annotations say what is allowed (or a class). Those that only a type checker knows, and ``Any``, allow
+        everything.
     given
         Arguments by name; others than the function's are not looked at.
 
@@ -56,7 +58,7 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> N
 @functools.cache
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the annotations that can be had at run time; ``Any`` for the others."""
-    space, found = vars(builtins) | function.__globals__, {}  # type: ignore[attr-defined]
+    space, found = vars(builtins) | vars(sys.modules[function.__module__]), {}
     for name, parameter in inspect.signature(function).parameters.items():
         if (
             parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)

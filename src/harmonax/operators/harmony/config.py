@@ -13,6 +13,7 @@ import numpy as np
 from ...algorithm.flavors import FLAVORS, FlavorRules
 from ...errors import InputError
 from ...params import Flavor, HarmonyParams
+from ...system.arguments import check_arguments
 from ...system.validate import number, one_of, whole_number
 
 LEARNABLE = ("theta", "sigma", "ridge")
@@ -139,6 +140,7 @@ class BatchCorrectionConfig:
         put("block_proportion", shared.block_proportion)
         for name in ("temperature", "tol_fixed_point"):
             put(name, number(getattr(self, name), name, minimum=0, exclusive=True))
+        check_arguments(BatchCorrectionConfig, vars(self))
         put("learn", (self.learn,) if isinstance(self.learn, str) else tuple(self.learn))
         unknown = [name for name in self.learn if name not in LEARNABLE]
         if unknown:
@@ -197,6 +199,7 @@ class BatchCorrectionConfig:
 
     def index_per_level(self, name: str) -> np.ndarray:
         """Return which of the values given for `name` each of the B levels has, (B,)."""
+        one_of(name, "name", ("theta", "ridge_lambda"))
         size, n_levels, n_variables = np.size(getattr(self, name)), self.offsets[-1], len(self.levels)
         if size == n_levels:
             return np.arange(n_levels)

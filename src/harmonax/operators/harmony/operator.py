@@ -13,6 +13,8 @@ from flax import nnx
 from ...errors import InputError, NotConvergedError
 from ...losses.checks import known
 from ...params import HarmonyParams
+from ...system.arguments import check_arguments
+from ...system.rng import seed_from
 from .assignment import Hyper
 from .checks import check
 from .config import BatchCorrectionConfig
@@ -70,6 +72,7 @@ class DifferentiableHarmony(nnx.Module):
     """
 
     def __init__(self, config: BatchCorrectionConfig, *, rngs: nnx.Rngs | None = None) -> None:
+        check_arguments(DifferentiableHarmony.__init__, locals())
         rngs = rngs if rngs is not None else nnx.Rngs(0)
         self.config = config
         self.seed = int(jax.random.bits(rngs.params(), dtype=jnp.uint32))
@@ -172,7 +175,7 @@ class DifferentiableHarmony(nnx.Module):
             Norm of what is left over the norm of the right-hand side: near rounding where it is solved. Above 0.01
             gradients are NaN.
         """
-        return float(_residual(*self._given(data), jax.random.key(rng)))
+        return float(_residual(*self._given(data), jax.random.key(seed_from(rng) % (1 << 32))))
 
     def seed_from(self, data: dict[str, Any]) -> None:
         """Set the learnable centroids to those that this data would be seeded with.
