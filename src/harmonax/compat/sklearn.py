@@ -287,8 +287,8 @@ ridge_lambda, alpha, batch_prune_threshold, correction_method, block_proportion,
 
 
 def _rows(X: Any) -> Any:
-    """Refuse what is no table of numbers at all; scikit-learn judges the rest."""
-    if isinstance(X, (type, Mapping, Set)) or not (hasattr(X, "shape") or hasattr(X, "__array__") or np.iterable(X)):
+    """Refuse what is not a table at all; scikit-learn judges the rest."""
+    if isinstance(X, (Mapping, Set)) or not (hasattr(X, "__array__") or hasattr(X, "__len__")):
         raise InputError(f"X is a {type(X).__name__}; allowed is an array or a table of shape (n_cells, n_features)")
     return X
 

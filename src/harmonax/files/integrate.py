@@ -27,7 +27,7 @@ from ..params import HarmonyParams
 from ..result import HarmonyResult, announce
 from ..system import memory
 from ..system.arguments import check_arguments
-from ..system.validate import entry_name
+from ..system.validate import entry_name, listed
 
 log = logging.getLogger("harmonax")
 
@@ -70,7 +70,7 @@ class FileJob:
 
     source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
     output: str | os.PathLike[str]
-    keys: Sequence[str]
+    keys: str | Sequence[str]
     basis: str = "X_pca"
     adjusted_basis: str = "X_pca_harmony"
     metadata: str | os.PathLike[str] | None = None
@@ -82,12 +82,16 @@ class FileJob:
     missing: Missing = "error"
     allow_many_levels: bool = False
     save_model: str | os.PathLike[str] | None = None
-    save_labels: Sequence[str] = ()
+    save_labels: str | Sequence[str] = ()
     reference: Any = None
-    protect: Sequence[str] = ()
+    protect: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_arguments(FileJob, vars(self))
+        for name in ("keys", "save_labels", "protect"):
+            object.__setattr__(self, name, listed(getattr(self, name)))
+        if not self.sources:
+            raise InputError("no input; name at least one file")
 
     @property
     def sources(self) -> list[str]:

@@ -15,6 +15,7 @@ from ..inputs.columns import design_from_table
 from ..mapping.build import read_model
 from ..mapping.query import Mapped, QueryOptions, check_places, map_cells, project
 from ..system.arguments import check_arguments
+from ..system.validate import listed, one_of
 
 log = logging.getLogger("harmonax")
 
@@ -53,7 +54,7 @@ class MapJob:
     source: str | os.PathLike[str]
     model: str | os.PathLike[str]
     output: str | os.PathLike[str]
-    keys: Sequence[str] = ()
+    keys: str | Sequence[str] = ()
     basis: str | None = None
     layer: str | None = None
     adjusted_basis: str = "X_pca_harmony"
@@ -64,6 +65,9 @@ class MapJob:
 
     def __post_init__(self) -> None:
         check_arguments(MapJob, vars(self))
+        object.__setattr__(self, "keys", listed(self.keys))
+        for name in self.columns:
+            one_of(name, "columns", ("missing", "allow_many_levels", "combine_keys"))
 
 
 def map_file(job: MapJob, wanted: QueryOptions) -> Mapped:

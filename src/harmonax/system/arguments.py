@@ -45,7 +45,7 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> N
             continue
         value, kinds = given[name], list(_kinds(hint))
         # Columns of a table may be called anything that can be looked up; files are named by text.
-        is_file = any((get_origin(kind) or kind) is os.PathLike for kind in kinds)
+        is_file = any(_is_path(kind) for kind in kinds)
         text = (str,) if is_file else (str, np.generic, numbers.Number, tuple)
         if any(_fits(value, kind, text) for kind in kinds):
             continue
@@ -82,6 +82,10 @@ def _kinds(hint: Any) -> Iterator[Any]:
         yield hint
 
 
+# Whose classes stand for anything that can be gone through.
+_LISTS = ("builtins", "collections", "numpy", "pandas")
+
+
 def _fits(value: Any, kind: Any, text: tuple[type, ...]) -> bool:
     origin = get_origin(kind) or kind
     if origin is Any or origin is typing.Any or kind is object:
@@ -105,9 +109,20 @@ def _fits(value: Any, kind: Any, text: tuple[type, ...]) -> bool:
         and issubclass(origin, Iterable)
         and origin is not Mapping
         and not issubclass(origin, Mapping)
+        and origin.__module__.partition(".")[0] in _LISTS
     ):
-        return isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+        # A file would be read, line by line.
+        if not isinstance(value, Iterable) or isinstance(value, (str, bytes, Mapping)) or hasattr(value, "read"):
+            return False
+        members = list(_kinds(get_args(kind)[0])) if get_args(kind) else []
+        files = any(map(_is_path, members))
+        return not files or all(any(_fits(each, member, (str,)) for member in members) for each in value)
     return not isinstance(origin, type) or isinstance(value, origin)
+
+
+def _is_path(kind: Any) -> bool:
+    origin = get_origin(kind) or kind
+    return isinstance(origin, type) and issubclass(origin, os.PathLike)
 
 
 def _is_number(value: Any) -> bool:
