@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Set
 from dataclasses import fields
 from numbers import Integral, Real
 from typing import Any, ClassVar, get_args
@@ -14,6 +13,7 @@ import pandas as pd
 from ..design import BatchDesign
 from ..engine.run import harmonize
 from ..errors import InputError, MissingExtraError, warn
+from ..inputs.arrays import as_rows
 from ..inputs.columns import as_table, design_from_table, table_like
 from ..mapping import HarmonyModel
 from ..mapping.symphony import KnownBatches
@@ -223,7 +223,7 @@ ridge_lambda, alpha, batch_prune_threshold, correction_method, block_proportion,
             Before `fit`.
         """
         check_is_fitted(self, "model_")
-        X = validate_data(self, _rows(X), dtype=_DTYPES, reset=False)
+        X = validate_data(self, as_rows(X), dtype=_DTYPES, reset=False)
         if batch is None and not self.batch_names_in_:
             return X.copy()
         # The one level of a fit without labels has no name that a label could share.
@@ -248,7 +248,7 @@ ridge_lambda, alpha, batch_prune_threshold, correction_method, block_proportion,
         # check_random_state would turn an int into another seed than that of `harmonize`.
         rng = check_random_state(None) if self.random_state is None else self.random_state
         seed = seed_from(rng, "random_state")
-        X = validate_data(self, _rows(X), dtype=_DTYPES, ensure_min_samples=2)
+        X = validate_data(self, as_rows(X), dtype=_DTYPES, ensure_min_samples=2)
         table = as_table(batch if batch is not None else np.repeat("reference", len(X)))
         design = self._design(table)
         if batch is None:
@@ -284,13 +284,6 @@ ridge_lambda, alpha, batch_prune_threshold, correction_method, block_proportion,
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
-
-
-def _rows(X: Any) -> Any:
-    """Refuse what is not a table at all; scikit-learn judges the rest."""
-    if isinstance(X, (Mapping, Set)) or not (hasattr(X, "__array__") or hasattr(X, "__len__")):
-        raise InputError(f"X is a {type(X).__name__}; allowed is an array or a table of shape (n_cells, n_features)")
-    return X
 
 
 def _threads(n_jobs: Any) -> int:
