@@ -112,6 +112,12 @@ def larger():
     return adata
 
 
+def with_loadings():
+    adata = done()
+    adata.varm["PCs"] = np.linalg.qr(np.random.default_rng(0).normal(size=(adata.n_vars, Z.shape[1])))[0]
+    return adata
+
+
 def model():
     return harmonax.mapping.build.read_model(_done())
 
@@ -183,6 +189,7 @@ CALLS = {
     "tl.check": lambda: {"adata": cells(), "batch_key": "batch"},
     "tl.diagnose": lambda: {"adata": done(), "null": False},
     "tl.evaluate": lambda: {"adata": done(), "batch_key": "batch"},
+    "tl.gene_effects": lambda: {"adata": with_loadings()},
     "tl.map_query": lambda: {"query": cells(), "reference": model(), "basis": "X_pca"},
     "tl.random_split": lambda: {"adata": larger(), "n_splits": 1},
     "tl.sweep": lambda: {"adata": cells(), "key": "batch", "theta": 1.0, "sigma": 0.1, "max_iter_harmony": 1},

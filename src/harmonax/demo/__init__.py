@@ -6,7 +6,6 @@ command line.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Demo", "run_demo"]
 
-_MIN_CELLS, _MAX_CELLS = 100, 1e9
+_MIN_CELLS, _MAX_CELLS = 100, 10**9
 _COLUMNS = ["batch", "cell_type"]
 # The simulated cells have nothing that quality control would remove, and genes without names that say anything. The
 # scores are made without labels afterwards, as those with labels need JAX, which takes long to install and to load.
@@ -77,7 +76,7 @@ def run_demo(out_dir: str | Path, *, n_cells: int = 5000, seed: int = 0, quiet: 
         If the directory cannot be written.
     """
     check_arguments(run_demo, locals())
-    n_cells = whole_number(n_cells, "n_cells", minimum=-math.inf, maximum=_MAX_CELLS)
+    n_cells = whole_number(n_cells, "n_cells", minimum=-_MAX_CELLS, maximum=_MAX_CELLS)
     seed = whole_number(seed, "seed", minimum=0)
     if n_cells < _MIN_CELLS:
         raise InputError(f"n_cells={n_cells} is too few for a demo; pass at least {_MIN_CELLS}")
