@@ -141,7 +141,7 @@ def integrate_file(job: FileJob, params: HarmonyParams | None = None, **how: Any
     places = _check_places(job)
     inputs = io.Unchanged(*job.sources, job.metadata)
     source, embedding, design = _read(job, how)
-    where = "obs" if job.metadata is None else job.metadata
+    where = "obs" if job.metadata is None else str(job.metadata)
     read = job.columns() | {"combine_keys": False}
     protect = design_from_table(source.table, job.protect, where=where, **read) if job.protect else None
     clock.lap("read")
