@@ -6,15 +6,14 @@ import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
+from .design import BatchDesign
 from .errors import InputError
+from .system.arguments import check_arguments
 from .system.validate import number, one_of, whole_number
-
-if TYPE_CHECKING:
-    from .design import BatchDesign
 
 Flavor = Literal["harmony2", "harmony1"]
 # The tolerance that no change is below.
@@ -152,11 +151,13 @@ class HarmonyParams:
 
     def n_blocks(self, n_cells: int) -> int:
         """Return the number of blocks the cells are cut into."""
+        n_cells = whole_number(n_cells, "n_cells", minimum=1)
         # round, not floor: 1 // 0.05 is 19 in floating point.
         return max(1, round(min(n_cells, 1.0 / self.block_proportion)))
 
     def resolve(self, design: BatchDesign) -> ResolvedParams:
         """Return the per-cluster and per-level arrays for this data."""
+        check_arguments(HarmonyParams.resolve, locals())
         n_cells = design.n_cells
         n_clusters = self.n_clusters if self.n_clusters is not None else max(2, min(100, round(n_cells / 30)))
         if n_clusters > n_cells:

@@ -13,6 +13,7 @@ import pandas as pd
 from ..design import BatchDesign
 from ..engine.run import harmonize
 from ..errors import InputError, MissingExtraError, warn
+from ..inputs.arrays import as_rows
 from ..inputs.columns import as_table, design_from_table, table_like
 from ..mapping import HarmonyModel
 from ..mapping.symphony import KnownBatches
@@ -222,7 +223,7 @@ ridge_lambda, alpha, batch_prune_threshold, correction_method, block_proportion,
             Before `fit`.
         """
         check_is_fitted(self, "model_")
-        X = validate_data(self, X, dtype=_DTYPES, reset=False)
+        X = validate_data(self, as_rows(X), dtype=_DTYPES, reset=False)
         if batch is None and not self.batch_names_in_:
             return X.copy()
         # The one level of a fit without labels has no name that a label could share.
@@ -247,7 +248,7 @@ ridge_lambda, alpha, batch_prune_threshold, correction_method, block_proportion,
         # check_random_state would turn an int into another seed than that of `harmonize`.
         rng = check_random_state(None) if self.random_state is None else self.random_state
         seed = seed_from(rng, "random_state")
-        X = validate_data(self, X, dtype=_DTYPES, ensure_min_samples=2)
+        X = validate_data(self, as_rows(X), dtype=_DTYPES, ensure_min_samples=2)
         table = as_table(batch if batch is not None else np.repeat("reference", len(X)))
         design = self._design(table)
         if batch is None:

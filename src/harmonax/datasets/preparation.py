@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 from scipy import linalg, sparse
 
+from ..errors import MissingKeyError, nearest
 from ..system.arguments import check_arguments
+from ..system.validate import expect_anndata, whole_number
 
 _TARGET = 1e4
 _BINS = 20
@@ -20,10 +22,15 @@ def prepare(adata: ad.AnnData, *, n_genes: int = 1000, n_components: int = 30) -
     Also ``var["highly_variable_nbatches"]``, as scanpy does with a `batch_key`.
     """
     check_arguments(prepare, locals())
+    expect_anndata(adata, parts=("X", "obs", "var", "obsm"))
+    n_genes = whole_number(n_genes, "n_genes", minimum=1)
+    n_components = whole_number(n_components, "n_components", minimum=1)
+    if "batch" not in adata.obs:
+        raise MissingKeyError(f"obs has no column 'batch'; {nearest('batch', adata.obs.columns)}")
     counts = sparse.csr_matrix(adata.X, dtype=np.float64)
     totals = np.asarray(counts.sum(axis=1)).ravel()
     normalised = sparse.diags_array(_TARGET / np.maximum(totals, 1.0)) @ counts
-    batch = adata.obs["batch"].cat.codes.to_numpy()
+    batch = pd.factorize(adata.obs["batch"], sort=True)[0]
     chosen = variable_genes(normalised, batch, n_genes)
     adata.var["highly_variable"] = chosen
     alone = [variable_genes(normalised[batch == b], batch[batch == b], n_genes) for b in np.unique(batch)]

@@ -98,7 +98,7 @@ def simulate(n_cells: int, rng: Any = 0) -> ad.AnnData:
     (100, 2000)
     """
     check_arguments(simulate, locals())
-    n_cells = whole_number(n_cells, "n_cells", minimum=1)
+    n_cells = whole_number(n_cells, "n_cells", minimum=1, maximum=1e9)
     rng = rng if isinstance(rng, np.random.Generator) else np.random.default_rng(seed_from(rng))
     types = [node for node in TREE if node.abundance > 0]
     batch, cell_type = _labels(n_cells, types, rng)

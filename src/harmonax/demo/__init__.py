@@ -18,7 +18,9 @@ from ..errors import InputError, OutputError
 from ..io import check_destination, whole_or_nothing
 from ..pl.embedding import embedding
 from ..report import write_report
+from ..system.arguments import check_arguments
 from ..system.extras import need
+from ..system.validate import whole_number
 from ..tl.evaluate import evaluate
 from ..workflow import run
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Demo", "run_demo"]
 
-_MIN_CELLS = 100
+_MIN_CELLS, _MAX_CELLS = 100, 10**9
 _COLUMNS = ["batch", "cell_type"]
 # The simulated cells have nothing that quality control would remove, and genes without names that say anything. The
 # scores are made without labels afterwards, as those with labels need JAX, which takes long to install and to load.
@@ -74,6 +76,9 @@ def run_demo(out_dir: str | Path, *, n_cells: int = 5000, seed: int = 0, quiet: 
     OutputError
         If the directory cannot be written.
     """
+    check_arguments(run_demo, locals())
+    n_cells = whole_number(n_cells, "n_cells", minimum=-_MAX_CELLS, maximum=_MAX_CELLS)
+    seed = whole_number(seed, "seed", minimum=0)
     if n_cells < _MIN_CELLS:
         raise InputError(f"n_cells={n_cells} is too few for a demo; pass at least {_MIN_CELLS}")
     for module in ("scanpy", "umap", "sklearn", "plotly", "jinja2"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ from ..inputs.values import data_hash
 from ..params import HarmonyParams
 from ..result import HarmonyResult, announce
 from ..system import memory
-from ..system.validate import entry_name
+from ..system.arguments import check_arguments
+from ..system.validate import entry_name, listed
 
 log = logging.getLogger("harmonax")
 
@@ -66,27 +68,35 @@ class FileJob:
         File for what was learned (``.h5``, ``.zarr``), and label columns that go into it: see there too.
     """
 
-    source: str | Sequence[str]
-    output: str
-    keys: Sequence[str]
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+    output: str | os.PathLike[str]
+    keys: str | Sequence[str]
     basis: str = "X_pca"
     adjusted_basis: str = "X_pca_harmony"
-    metadata: str | None = None
-    run_json: str | None = None
+    metadata: str | os.PathLike[str] | None = None
+    run_json: str | os.PathLike[str] | None = None
     overwrite: bool = False
-    also_read: Sequence[str] = ()
+    also_read: Sequence[str | os.PathLike[str]] = ()
     batch_from: Literal["file"] | None = None
     combine_keys: bool = False
     missing: Missing = "error"
     allow_many_levels: bool = False
-    save_model: str | None = None
-    save_labels: Sequence[str] = ()
+    save_model: str | os.PathLike[str] | None = None
+    save_labels: str | Sequence[str] = ()
     reference: Any = None
-    protect: Sequence[str] = ()
+    protect: str | Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        check_arguments(FileJob, vars(self))
+        for name in ("keys", "save_labels", "protect"):
+            object.__setattr__(self, name, listed(getattr(self, name)))
+        if not self.sources:
+            raise InputError("no input; name at least one file")
 
     @property
     def sources(self) -> list[str]:
-        return [self.source] if isinstance(self.source, str) else [str(path) for path in self.source]
+        one = isinstance(self.source, (str, os.PathLike))
+        return [str(path) for path in ([self.source] if one else self.source)]  # type: ignore[list-item, union-attr]
 
     def columns(self) -> dict[str, Any]:
         """Return how batch columns are read."""
@@ -125,12 +135,13 @@ def integrate_file(job: FileJob, params: HarmonyParams | None = None, **how: Any
     >>> job = FileJob("atlas.h5ad", "corrected.h5ad", ["donor", "chemistry"])
     >>> integrate_file(job, rng=0)  # doctest: +SKIP
     """
+    check_arguments(integrate_file, locals())
     clock = _Clock()
     params = params if params is not None else HarmonyParams()
     places = _check_places(job)
     inputs = io.Unchanged(*job.sources, job.metadata)
     source, embedding, design = _read(job, how)
-    where = "obs" if job.metadata is None else job.metadata
+    where = "obs" if job.metadata is None else str(job.metadata)
     read = job.columns() | {"combine_keys": False}
     protect = design_from_table(source.table, job.protect, where=where, **read) if job.protect else None
     clock.lap("read")
@@ -232,10 +243,11 @@ def _read(job: FileJob, how: dict[str, Any]) -> tuple[io.Source, Embedding, Batc
     elif job.batch_from == "file":
         raise InputError("there is one input only: its name cannot make batches")
     else:
-        source = io.read_source(job.sources[0], columns, basis=job.basis, metadata=job.metadata, how=reading)
+        metadata = None if job.metadata is None else str(job.metadata)
+        source = io.read_source(job.sources[0], columns, basis=job.basis, metadata=metadata, how=reading)
     for note in source.notes:
         log.warning(note)
-    where = "obs" if job.metadata is None else job.metadata
+    where = "obs" if job.metadata is None else str(job.metadata)
     design = design_from_table(source.table, job.keys, where=where, **job.columns())
     if job.save_labels:
         from ..mapping.build import check_labels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,8 @@ from ..adata import storable
 from ..inputs.columns import design_from_table
 from ..mapping.build import read_model
 from ..mapping.query import Mapped, QueryOptions, check_places, map_cells, project
+from ..system.arguments import check_arguments
+from ..system.validate import listed, one_of
 
 log = logging.getLogger("harmonax")
 
@@ -48,17 +51,23 @@ class MapJob:
         How batch columns are read: ``missing``, ``allow_many_levels``.
     """
 
-    source: str
-    model: str
-    output: str
-    keys: Sequence[str] = ()
+    source: str | os.PathLike[str]
+    model: str | os.PathLike[str]
+    output: str | os.PathLike[str]
+    keys: str | Sequence[str] = ()
     basis: str | None = None
     layer: str | None = None
     adjusted_basis: str = "X_pca_harmony"
     projected_basis: str = "X_pca_reference"
     overwrite: bool = False
-    also_read: Sequence[str] = ()
+    also_read: Sequence[str | os.PathLike[str]] = ()
     columns: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_arguments(MapJob, vars(self))
+        object.__setattr__(self, "keys", listed(self.keys))
+        for name in self.columns:
+            one_of(name, "columns", ("missing", "allow_many_levels", "combine_keys"))
 
 
 def map_file(job: MapJob, wanted: QueryOptions) -> Mapped:
@@ -78,6 +87,7 @@ def map_file(job: MapJob, wanted: QueryOptions) -> Mapped:
     OutputError
         If the result cannot be written.
     """
+    check_arguments(map_file, locals())
     kind, target = io.format_of(job.source, io.ANNOTATED), io.format_of(job.output, io.ANNOTATED)
     io.check_writable(target)
     place = io.check_destination(job.output, inputs=[job.source, job.model, *job.also_read], overwrite=job.overwrite)
@@ -89,13 +99,13 @@ def map_file(job: MapJob, wanted: QueryOptions) -> Mapped:
     if job.basis is not None:
         # The output is a copy, names and all.
         reading = io.Reading(up_to, names=False)
-        source = io.read_source(job.source, job.keys, basis=job.basis, metadata=None, how=reading)
+        source = io.read_source(str(job.source), job.keys, basis=job.basis, metadata=None, how=reading)
         Z, obsm = source.Z, {}
     else:
         path = Path(job.source)
-        stored, genes, table = io.read_expression(path, kind, job.keys, job.layer)
+        stored, var, table = io.read_expression(path, kind, job.keys, job.layer)
         what = "X" if job.layer is None else f"layers['{job.layer}']"
-        Z, matched, X = project(model, stored, genes, wanted, what=what)
+        Z, matched, X = project(model, stored, var, wanted, what=what)
         if Z.nbytes <= up_to:
             Z = Z[:]
         source, obsm = io.Source(path, kind, Z, table, False), {job.projected_basis: Z}

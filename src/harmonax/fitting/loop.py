@@ -12,6 +12,7 @@ import optax
 from flax import nnx
 
 from ..errors import InputError, MissingKeyError, nearest, warn
+from ..system.arguments import check_arguments
 from ..system.progress import Report, bar, line
 from ..system.rng import seed_from
 from ..system.validate import number, whole_number
@@ -133,6 +134,7 @@ def fit(
     >>> result.status.value, bool(result.history["square"][-1] < 0.01)
     ('completed', True)
     """
+    check_arguments(fit, locals())
     steps = whole_number(steps, "steps", minimum=1)
     checkpoint_every = whole_number(checkpoint_every, "checkpoint_every", minimum=1)
     seed = seed_from(rng)

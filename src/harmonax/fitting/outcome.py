@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..system.arguments import check_arguments
 from ..system.validate import number, whole_number
 
 
@@ -91,11 +92,13 @@ class EarlyStopping:
     monitor: str = "total"
 
     def __post_init__(self) -> None:
+        check_arguments(EarlyStopping, vars(self))
         object.__setattr__(self, "patience", whole_number(self.patience, "patience", minimum=1))
         object.__setattr__(self, "min_delta", number(self.min_delta, "min_delta", minimum=0))
 
     def watch(self, epoch: int) -> Callable[[float], bool]:
         """Return a function to call with the value of each step, which says whether to stop; `epoch` steps are one."""
+        epoch = whole_number(epoch, "epoch", minimum=1)
         best, since, values = np.inf, 0, []
 
         def stops(value: float) -> bool:

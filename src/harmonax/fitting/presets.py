@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from ..losses import BatchMixingLoss, ClusteringCompactnessLoss, NeighborhoodPreservationLoss
+from ..system.arguments import check_arguments
 
 WEIGHTS: Mapping[str, Mapping[str, float]] = MappingProxyType(
     {
@@ -62,6 +63,7 @@ def correction_losses(
     >>> sorted(correction_losses(2))
     ['clustering', 'mixing', 'preservation']
     """
+    check_arguments(correction_losses, locals())
     mix, compact = BatchMixingLoss(n_neighbors, n_batches, temperature), ClusteringCompactnessLoss(relative=relative)
     keep = NeighborhoodPreservationLoss(n_neighbors)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,13 @@ def as_table(value: Any, name: str = "batch") -> Any:
             label = getattr(value, "name", None)
             return pd.Series(getattr(value, method)(), name=label if isinstance(label, str) and label else name)
     return as_numpy(value, name) if _is_tensor(value) else value
+
+
+def as_rows(X: Any) -> Any:
+    """Return what may be a table of numbers as it is; refuse what is not a table at all."""
+    if isinstance(X, (Mapping, Set)) or not (hasattr(X, "__array__") or hasattr(X, "__len__")):
+        raise InputError(f"X is a {type(X).__name__}; allowed is an array or a table of shape (n_cells, n_features)")
+    return X
 
 
 def of_numbers(array: np.ndarray, what: str) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,7 +82,8 @@ def reference_levels(reference: Any, design: BatchDesign) -> dict[str, list[str]
 
 
 def _names(levels: Any) -> list[str]:
-    if isinstance(levels, str) or not hasattr(levels, "__iter__"):
+    # A file would be read, line by line.
+    if isinstance(levels, str) or not hasattr(levels, "__iter__") or hasattr(levels, "read"):
         levels = [levels]
     return level_names(levels)
 
@@ -95,7 +96,8 @@ def protect_design(protect: Any, batches: Any, how: dict[str, Any]) -> BatchDesi
     if isinstance(batches, (pd.DataFrame, Mapping)):
         table = as_table(batches)
         names = [protect] if isinstance(protect, str) else protect
-        if isinstance(protect, str) or (isinstance(names, (list, tuple)) and set(names) <= set(table.columns)):
+        known = lambda name: isinstance(name, Hashable) and name in table.columns  # noqa: E731
+        if isinstance(protect, str) or (isinstance(names, (list, tuple)) and all(map(known, names))):
             return design_from_table(table, names, where="batches", **how)
     table = as_table(protect)
     if table.columns.tolist() == ["batch"]:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import FileFormatError, InputError, MissingKeyError, nearest
+from ..inputs.features import COLUMNS
 from ..inputs.sparse import check_stored, intact
 from .annotated import quiet, read_obs
 from .formats import AnnotatedFormat, reading
@@ -101,8 +102,8 @@ def has_X(root: Any) -> bool:
 
 def read_expression(
     path: Path, kind: AnnotatedFormat, keys: Sequence[str], layer: str | None = None
-) -> tuple[StoredExpression, np.ndarray, pd.DataFrame]:
-    """Return the expression of a file, the genes' names, and these columns of obs, indexed by 0..N-1."""
+) -> tuple[StoredExpression, pd.DataFrame, pd.DataFrame]:
+    """Return the expression of a file, the names and kinds of its features, and these columns of obs of 0..N-1."""
     X = StoredExpression(path, kind, layer)
     with reading(path, kind), kind.open(path) as root, quiet():
         from anndata.io import read_elem
@@ -110,5 +111,10 @@ def read_expression(
         if "obs" not in root or "var" not in root:
             raise FileFormatError(f"{path} is not an AnnData file: it has no obs and var")
         var = root["var"]
-        names = np.array([str(name) for name in np.asarray(read_elem(var[var.attrs["_index"]]), object)])
-        return X, names, read_obs(path, root["obs"], keys, names=False)
+        names = [str(name) for name in np.asarray(read_elem(var[var.attrs["_index"]]), object)]
+        kinds = {name: np.asarray(read_elem(var[name]), object) for name in COLUMNS if name in var}
+        return (
+            X,
+            pd.DataFrame(kinds, index=pd.Index(names, dtype=object)),
+            read_obs(path, root["obs"], keys, names=False),
+        )

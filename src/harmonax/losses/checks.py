@@ -30,7 +30,7 @@ def as_array(name: str, values: Any, allowed: str) -> jax.Array:
     """Return an array of JAX; what it cannot hold, such as text, is refused by name."""
     try:
         return jnp.asarray(values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         if isinstance(values, jax.core.Tracer):
             raise
         kind = getattr(values, "dtype", type(values).__name__)
@@ -117,9 +117,10 @@ def shares(name: str, array: Any, mask: jax.Array | None = None, *, n_cells: int
     InputError
         If the shape is wrong, a share is negative, or a row does not sum to one within 1 %.
     """
+    n_rows = rows_of(array := as_array(name, array, "numbers"))
+    if n_cells is not None and n_rows != n_cells:
+        raise InputError(f"{name} has {n_rows} rows, but there are {n_cells} cells; allowed is one row per cell")
     array = cells(name, array, mask)
-    if n_cells is not None and len(array) != n_cells:
-        raise InputError(f"{name} has {len(array)} rows, but there are {n_cells} cells; allowed is one row per cell")
     if known(array):
         values = np.asarray(array)
         wrong = (values < 0).any(axis=1) | (np.abs(values.sum(axis=1) - 1) > 0.01)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 
+from ..system.arguments import check_arguments
 from ..system.validate import number
 from . import checks
 
@@ -61,6 +62,7 @@ class ClusteringCompactnessLoss(nnx.Module):
         relative: bool = False,
         rngs: nnx.Rngs | None = None,
     ) -> None:
+        check_arguments(ClusteringCompactnessLoss.__init__, locals())
         self.separation_weight = number(separation_weight, "separation_weight", minimum=0)
         self.min_separation = number(min_separation, "min_separation", minimum=0)
         self.relative = bool(relative)

@@ -11,6 +11,7 @@ from flax import nnx
 from jax import lax
 
 from ..errors import InputError
+from ..system.arguments import check_arguments
 from ..system.validate import number, whole_number
 from . import checks
 from .neighbourhoods import nearest, per_cell, squared_distances, standardised
@@ -68,6 +69,7 @@ class LISILoss(nnx.Module):
     def __init__(
         self, n_labels: int = 3, perplexity: float = 30.0, *, mix: bool = True, rngs: nnx.Rngs | None = None
     ) -> None:
+        check_arguments(LISILoss.__init__, locals())
         self.n_labels = whole_number(n_labels, "n_labels", minimum=1)
         self.perplexity = number(perplexity, "perplexity", minimum=1)
         self.mix = bool(mix)

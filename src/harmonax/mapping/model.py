@@ -17,6 +17,7 @@ from ..errors import InputError
 from ..inputs.columns import as_table
 from ..inputs.embedding import as_array
 from ..result import HarmonyResult, Status
+from ..system.arguments import check_arguments
 from ..system.validate import number
 from . import serialise
 from .novelty import by_distance, sample_rows
@@ -79,6 +80,7 @@ class HarmonyModel(ModelTables):
 
         A run over one batch made no clusters; here it gets those that a run begins with, and no correction.
         """
+        check_arguments(HarmonyModel.from_result, locals())
         design, resolved = result.design, result.params.resolve(result.design)
         Y, mass, moment, ridge = result.centroids, result.cluster_mass, result.moment, result.ridge
         if result.status is Status.SINGLE_BATCH:
@@ -188,6 +190,7 @@ class HarmonyModel(ModelTables):
         OutputError
             If it cannot be written, or is there and `overwrite` is not set.
         """
+        check_arguments(HarmonyModel.save, locals())
         serialise.save(self, path, overwrite=overwrite)
 
     @classmethod

@@ -11,6 +11,7 @@ import pandas as pd
 
 from ..design import BatchDesign
 from ..errors import InputError, warn
+from ..inputs.features import Columns, kinds_of, listed_kinds, of_the_kinds_of
 from ..inputs.rows import slabs
 from ..system.memory import parse_size, resident
 from ..system.validate import entry_name, number
@@ -76,15 +77,19 @@ def check_places(*names: str) -> None:
 
 
 def project(
-    model: HarmonyModel, X: Any, genes: Any, wanted: QueryOptions, *, what: str = "X"
+    model: HarmonyModel, X: Any, var: pd.DataFrame, wanted: QueryOptions, *, what: str = "X"
 ) -> tuple[Projected, Matched, Expression]:
-    """Return the embedding of new cells, as rows that are computed when they are read, and what it is made of."""
+    """Return the embedding of new cells, as rows that are computed when they are read, and what it is made of.
+
+    `var` has the features of X as its index; of several kinds, those of the model's kind are taken.
+    """
     if model.projection is None:
         raise InputError("the model has no loadings: give the query's embedding in the reference's components (basis=)")
+    X, genes, aside = _of_one_kind(model, X, var)
     matched = model.projection.match(genes, wanted.min_genes)
     expression = Expression(model.projection, X, what, wanted.target_sum)
     expression.check_share(matched.column)
-    notes = list(expression.notes)
+    notes = [*aside, *expression.notes]
     if len(matched.missing):
         n, of = len(matched.missing), len(matched.column)
         missing = f"{n} of the reference's {of} genes ({n / of:.1%}) are missing from the query: taken as its mean"
@@ -92,6 +97,19 @@ def project(
     if notes:
         warn(". ".join(notes))
     return matched.project(expression), matched, expression
+
+
+def _of_one_kind(model: HarmonyModel, X: Any, var: pd.DataFrame) -> tuple[Any, pd.Index, list[str]]:
+    """Return expression and names of the features of the model's kind, and a word on the others."""
+    names, found = pd.Index(np.asarray(var.index, str)), kinds_of(var)
+    if found is None or found[1].str.casefold().nunique() < 2:
+        return X, names, []
+    keep = of_the_kinds_of(model.projection.genes, names, found[1])  # type: ignore[union-attr]
+    if keep.all() or not keep.any():
+        return X, names, []
+    aside = f"{int((~keep).sum()):,} of the query's {len(keep):,} features are left aside, of kinds that the reference "
+    word = f"{aside}does not have: {listed_kinds(found[1][~keep])} in var['{found[0]}']"
+    return Columns(X, np.flatnonzero(keep)), names[keep], [word]
 
 
 def map_cells(

@@ -45,7 +45,7 @@ def write(plain: Mapping[str, Any], part: Path, path: str | os.PathLike[str]) ->
 
 
 def check_place(
-    path: str | os.PathLike[str], *, inputs: Sequence[str] = (), overwrite: bool = False
+    path: str | os.PathLike[str], *, inputs: Sequence[str | os.PathLike[str]] = (), overwrite: bool = False
 ) -> tuple[io.AnnotatedFormat, Path]:
     """Refuse, before any work, a place where no model can be written; return its format and the place.
 

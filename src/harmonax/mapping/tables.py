@@ -9,6 +9,8 @@ import numpy as np
 
 from ..algorithm.penalty import expected, log_penalty
 from ..algorithm.seeding import unit
+from ..errors import InputError
+from ..inputs.embedding import as_array
 from ..params import HarmonyParams
 from .novelty import Novelty
 from .projection import Projection
@@ -56,6 +58,9 @@ class ModelTables:
 
     def nearest_cluster(self, Z: np.ndarray) -> np.ndarray:
         """Return the likeliest soft cluster of each cell in the corrected space, (N,)."""
+        Z = as_array(Z, "the embedding")
+        if Z.ndim != 2 or Z.shape[1] != self.n_features:
+            raise InputError(f"the embedding has shape {Z.shape}; allowed is (cells, {self.n_features})")
         toward = unit(np.asarray(Z, np.float32)) @ self.centroids.T.astype(np.float32)
         if np.ptp(self.sigma) > 0:
             toward = (toward - 1) / self.sigma.astype(np.float32)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from ..errors import InputError
+from ..system.arguments import check_arguments
 from ..system.validate import number, whole_number
 from .checks import read_mask, read_values
 
@@ -87,6 +88,7 @@ class SoftKMeansClustering(nnx.Module):
     """
 
     def __init__(self, config: SoftClusteringConfig, *, rngs: nnx.Rngs) -> None:
+        check_arguments(SoftKMeansClustering.__init__, locals())
         self.config = config
         kind = nnx.Param if config.learnable_centroids else nnx.Variable
         self.centroids = kind(jax.random.normal(rngs.params(), (config.n_clusters, config.n_features)))

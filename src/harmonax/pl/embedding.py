@@ -94,6 +94,8 @@ def embedding(
         raise InputError("color is empty; name a column of obs or a gene")
     columns = [_values(adata, name) for name in colors]
     shown_views = views(adata, bases)
+    if not shown_views:
+        raise InputError("bases is empty; name an embedding of obsm")
     groups = [categories(c, adata.uns.get(f"{c.name}_colors")) if is_categorical(c) else None for c in columns]
     size = (len(shown_views) * _SIDE + max(_room(g) for g in groups), len(colors) * (_SIDE + 0.3) + 0.3)
     canvas = Canvas(len(colors), len(shown_views), size, axes, layout="compressed")

@@ -11,7 +11,7 @@ from ..errors import HarmonaxError, InputError, warn
 from ..io import Unchanged, check_destination, whole_or_nothing
 from ..system.arguments import check_arguments
 from ..system.rng import seed_from
-from ..system.validate import whole_number
+from ..system.validate import listed, whole_number
 from .figures import Figures
 from .page import page
 from .parts import Parts, parts_of
@@ -136,4 +136,4 @@ def _run(parts: Parts) -> list[tuple[str, str]]:
 
 
 def _list(names: Sequence[str] | None) -> list[str] | None:
-    return [names] if isinstance(names, str) else None if names is None else [str(name) for name in names]
+    return None if names is None else [str(name) for name in listed(names)]

@@ -10,6 +10,7 @@ import functools
 import inspect
 import numbers
 import os
+import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,7 +27,8 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> N
     Parameters
     ----------
     function
-        Whose annotations say what is allowed. Those that only a type checker knows, and ``Any``, allow everything.
+        Whose annotations say what is allowed (or a class). Those that only a type checker knows, and ``Any``, allow
+        everything.
     given
         Arguments by name; others than the function's are not looked at.
 
@@ -43,7 +45,7 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> N
             continue
         value, kinds = given[name], list(_kinds(hint))
         # Columns of a table may be called anything that can be looked up; files are named by text.
-        is_file = any((get_origin(kind) or kind) is os.PathLike for kind in kinds)
+        is_file = any(_is_path(kind) for kind in kinds)
         text = (str,) if is_file else (str, np.generic, numbers.Number, tuple)
         if any(_fits(value, kind, text) for kind in kinds):
             continue
@@ -56,7 +58,7 @@ def check_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> N
 @functools.cache
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the annotations that can be had at run time; ``Any`` for the others."""
-    space, found = vars(builtins) | function.__globals__, {}  # type: ignore[attr-defined]
+    space, found = vars(builtins) | vars(sys.modules[function.__module__]), {}
     for name, parameter in inspect.signature(function).parameters.items():
         if (
             parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
@@ -78,6 +80,10 @@ def _kinds(hint: Any) -> Iterator[Any]:
             yield from _kinds(member)
     else:
         yield hint
+
+
+# Whose classes stand for anything that can be gone through.
+_LISTS = ("builtins", "collections", "numpy", "pandas")
 
 
 def _fits(value: Any, kind: Any, text: tuple[type, ...]) -> bool:
@@ -103,9 +109,20 @@ def _fits(value: Any, kind: Any, text: tuple[type, ...]) -> bool:
         and issubclass(origin, Iterable)
         and origin is not Mapping
         and not issubclass(origin, Mapping)
+        and origin.__module__.partition(".")[0] in _LISTS
     ):
-        return isinstance(value, Iterable) and not isinstance(value, (str, bytes, Mapping))
+        # A file would be read, line by line.
+        if not isinstance(value, Iterable) or isinstance(value, (str, bytes, Mapping)) or hasattr(value, "read"):
+            return False
+        members = list(_kinds(get_args(kind)[0])) if get_args(kind) else []
+        files = any(map(_is_path, members))
+        return not files or all(any(_fits(each, member, (str,)) for member in members) for each in value)
     return not isinstance(origin, type) or isinstance(value, origin)
+
+
+def _is_path(kind: Any) -> bool:
+    origin = get_origin(kind) or kind
+    return isinstance(origin, type) and issubclass(origin, os.PathLike)
 
 
 def _is_number(value: Any) -> bool:

@@ -68,7 +68,8 @@ def one_of(value: Any, name: str, allowed: Iterable[str]) -> Any:
 
 def listed(names: Any) -> list[Any]:
     """Return one name, several or none as a list; refuse what no column or entry can be called."""
-    one = isinstance(names, (str, bytes)) or not isinstance(names, Iterable)
+    # A file would be read, line by line.
+    one = isinstance(names, (str, bytes)) or not isinstance(names, Iterable) or hasattr(names, "read")
     found = [] if names is None else [names] if one else list(names)
     for name in found:
         if not isinstance(name, Hashable) or isinstance(name, (bytes, bool)):

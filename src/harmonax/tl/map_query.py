@@ -65,7 +65,8 @@ def map_query(
     Parameters
     ----------
     query
-        N new cells. X (or `layer`) has counts or log-normalised expression of all genes; not scaled. What was
+        N new cells. X (or `layer`) has counts or log-normalised expression of all genes; not scaled. Of features of
+        several kinds (``var["feature_types"]``) those of the reference's kind are taken, with a warning. What was
         normalised to another total than the reference (scanpy's default takes each data set's median) is rescaled to
         the reference's, where its numbers show that total; else there is a warning.
     reference
@@ -193,7 +194,7 @@ def _projected(query: AnnData, model: HarmonyModel, wanted: QueryOptions, basis:
     X, what = layer_of(query, layer, "query.layers")
     if X is None:
         raise InputError("the query has no X: pass layer=, or basis= for cells that are projected already")
-    Z, matched, expression = project(model, X, query.var_names, wanted, what=what)
+    Z, matched, expression = project(model, X, query.var, wanted, what=what)
     # Computed once, where it may be in memory.
     whole = Z.nbytes <= _MAX_IN_MEMORY and wanted.how.get("max_memory") is None
     return Z[:] if whole else Z, matched, expression

@@ -15,8 +15,9 @@ from ..inputs.columns import design_from_table
 from ..inputs.embedding import read_obsm
 from ..inputs.expression import dense, layer_of
 from ..params import HarmonyParams
+from ..system.arguments import check_arguments
 from ..system.rng import seed_from
-from ..system.validate import whole_number
+from ..system.validate import expect_anndata, whole_number
 from .diagnose import harmony_as, level_names, logarithms
 
 if TYPE_CHECKING:
@@ -102,6 +103,8 @@ def random_split(
     >>> still.mean[["neighbours_kept", "displacement", "cluster_concordance"]].tolist()
     [1.0, 0.0, 1.0]
     """
+    check_arguments(random_split, locals())
+    expect_anndata(adata)
     run = adata.uns.get("harmonax", {})
     read = dict(run.get("columns", {"keys": run.get("batch_keys", [])}))
     keys = batch_key if batch_key is not None else [str(key) for key in read["keys"]]

@@ -23,6 +23,7 @@ from ..inputs.columns import design_from_table
 from ..inputs.expression import layer_of
 from ..operators.harmony.operator import BatchCorrectionConfig, DifferentiableHarmony
 from ..params import HarmonyParams
+from ..system.arguments import check_arguments
 from ..system.rng import seed_from
 from ..system.validate import whole_number
 from .scaling import checked_counts, learned_scaling, scaled
@@ -68,6 +69,7 @@ class EncoderConfig:
     harmony: bool = True
 
     def __post_init__(self) -> None:
+        check_arguments(EncoderConfig, vars(self))
         for name in ("n_genes", "hidden_dim", "latent_dim", "n_clusters", "n_iterations"):
             object.__setattr__(self, name, whole_number(getattr(self, name), name, minimum=1))
 
@@ -252,6 +254,7 @@ def train_encoder(
     >>> train_encoder(counts, np.arange(60) % 2, config=small, steps=2, batch_size=30).embedding.shape
     (60, 4)
     """
+    check_arguments(train_encoder, locals())
     config = config if config is not None else EncoderConfig()
     if preset not in WEIGHTS:
         raise MissingKeyError(f"there are no weights named '{preset}'; {nearest(preset, WEIGHTS)}")

@@ -24,6 +24,7 @@ from ..losses import BatchMixingLoss, NeighborhoodPreservationLoss
 from ..operators.harmony.checks import check
 from ..operators.harmony.operator import BatchCorrectionConfig, DifferentiableHarmony
 from ..params import Flavor, HarmonyParams
+from ..system.arguments import check_arguments
 from ..system.rng import seed_from
 from ..system.validate import number, whole_number
 
@@ -83,6 +84,7 @@ class StrengthConfig:
     patience: int | None = None
 
     def __post_init__(self) -> None:
+        check_arguments(StrengthConfig, vars(self))
         for name, low in (("steps", 0), ("n_neighbors", 1)):
             object.__setattr__(self, name, whole_number(getattr(self, name), name, minimum=low))
         if self.patience is not None:
@@ -104,7 +106,7 @@ class StrengthConfig:
             sigma=self.sigma,
             **{name: getattr(start, name) if self.ridge is None else self.ridge},  # type: ignore[arg-type]
         )
-        return DifferentiableHarmony(config, rngs=nnx.Rngs(seed))
+        return DifferentiableHarmony(config, rngs=nnx.Rngs(seed_from(seed) % (1 << 32)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,6 +181,7 @@ def learn_strength(
     >>> harmonax.harmonize(Z, batch, learned.params, rng=learned.operator.seed, progress=False).embedding.shape
     (80, 5)
     """
+    check_arguments(learn_strength, locals())
     config = config if config is not None else StrengthConfig()
     Z, codes = jnp.asarray(embedding, jnp.float32), np.asarray(batch_labels)
     columns = codes[:, None] if codes.ndim == 1 else codes

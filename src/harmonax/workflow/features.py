@@ -8,18 +8,17 @@ import numpy as np
 from scipy import sparse
 
 from ..errors import InputError, nearest, warn
+from ..inputs.features import GENES, kinds_of, listed_kinds
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from .options import WorkflowOptions
 
-GENES = "Gene Expression"
 # Our words for what 10x calls its kinds of features.
 KINDS = {"genes": GENES, "antibodies": "Antibody Capture", "peaks": "Peaks"}
 # What is in a file beside genes, in lower case; whatever else a file calls its only kind is taken for genes.
 _OTHERS = {"antibody capture", "antigen capture", "crispr guide capture", "custom", "multiplexing capture", "peaks"}
-_COLUMNS = ("feature_types", "feature_type")
 
 
 def name_of(asked: str | None) -> str:
@@ -46,16 +45,15 @@ def choose(adata: AnnData, asked: str | None) -> AnnData:
     InputError
         If there are none of that kind.
     """
-    column = next((name for name in _COLUMNS if name in adata.var), None)
-    if column is None:
+    found = kinds_of(adata.var)
+    if found is None:
         return adata
-    types = adata.var[column].astype(object).where(adata.var[column].notna(), GENES).astype(str)
+    column, types = found
     folded, wanted = types.str.casefold(), name_of(asked)
     keep = (folded == wanted.casefold()).to_numpy()
     if asked is None and not keep.any():
         keep = ~folded.isin(_OTHERS).to_numpy()
-    sizes = types[~keep].value_counts()
-    listed = ", ".join(f"{n:,} '{name}'" for name, n in sizes.items())
+    sizes, listed = types[~keep].value_counts(), listed_kinds(types[~keep])
     if not keep.any():
         words = [next((word for word, name in KINDS.items() if name == found), found) for found in sizes.index]
         raise InputError(

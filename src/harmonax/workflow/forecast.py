@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ..errors import InputError
+from ..system.arguments import check_arguments
 from ..system.cpus import resolve_threads
 from ..system.memory import human, parse_size
 from .embed import EXACT_UP_TO, SMALL_MAP
@@ -72,7 +74,7 @@ _COSTS = {
 
 
 def forecast(
-    paths: Sequence[str] | str, options: WorkflowOptions | None = None, *, n_threads: int | None = None
+    paths: Sequence[str | Path] | str | Path, options: WorkflowOptions | None = None, *, n_threads: int | None = None
 ) -> list[Forecast]:
     """Return what each step of `run_files` will take; no expression is read, and nothing is written.
 
@@ -101,8 +103,11 @@ def forecast(
     >>> from harmonax.workflow import forecast
     >>> sum(step.seconds for step in forecast("counts.h5ad"))  # doctest: +SKIP
     """
+    check_arguments(forecast, locals())
     o = options if options is not None else WorkflowOptions()
     names = [str(paths)] if isinstance(paths, (str, Path)) else [str(path) for path in paths]
+    if not names:
+        raise InputError("no input; name at least one file")
     size = extent(names, o.counts_layer, parse_size(o.max_memory))
     threads = resolve_threads(n_threads if n_threads is not None else o.n_threads)
     given = up_to(o.start_from) if o.start_from not in (None, "counts") else set()

@@ -289,7 +289,7 @@ def _names(name: str, value: Any) -> tuple[str, ...]:
     names = (value,) if isinstance(value, str) else value
     try:
         names = tuple(names)
-    except TypeError:
+    except (TypeError, ValueError):
         raise InputError(f"{name}={value!r} must be a name or several") from None
     if not all(isinstance(n, str) and n for n in names):
         raise InputError(f"{name}={value!r} must be a name or several")

@@ -13,7 +13,8 @@ import numpy as np
 from ...algorithm.flavors import FLAVORS, FlavorRules
 from ...errors import InputError
 from ...params import Flavor, HarmonyParams
-from ...system.validate import number, one_of, whole_number
+from ...system.arguments import check_arguments
+from ...system.validate import listed, number, one_of, whole_number
 
 LEARNABLE = ("theta", "sigma", "ridge")
 
@@ -113,7 +114,7 @@ class BatchCorrectionConfig:
     alpha: float = 0.01
     batch_prune_threshold: float | None = 1e-5
     block_proportion: float = 0.05
-    learn: tuple[str, ...] = LEARNABLE
+    learn: str | tuple[str, ...] = LEARNABLE
     learnable_centroids: bool = False
     differentiation: Literal["unrolled", "implicit"] = "unrolled"
     linear_solver: Literal["fixed_point", "gmres", "bicgstab"] = "fixed_point"
@@ -130,7 +131,7 @@ class BatchCorrectionConfig:
         levels = tuple(self.n_batches) if several else (self.n_batches,)  # type: ignore[arg-type]
         if not levels:
             raise InputError("n_batches is empty; give the number of levels of every batch variable")
-        levels = tuple(whole_number(n, "n_batches", minimum=1) for n in levels)
+        levels = tuple(whole_number(n, "n_batches", minimum=1, maximum=2**31) for n in levels)
         put("n_batches", levels if several else levels[0])
         for name in ("n_features", "n_clusters"):
             put(name, whole_number(getattr(self, name), name, minimum=1))
@@ -143,7 +144,8 @@ class BatchCorrectionConfig:
         put("block_proportion", shared.block_proportion)
         for name in ("temperature", "tol_fixed_point"):
             put(name, number(getattr(self, name), name, minimum=0, exclusive=True))
-        put("learn", (self.learn,) if isinstance(self.learn, str) else tuple(self.learn))
+        check_arguments(BatchCorrectionConfig, vars(self))
+        put("learn", tuple(listed(self.learn)))
         unknown = [name for name in self.learn if name not in LEARNABLE]
         if unknown:
             raise InputError(f"learn has {unknown[0]!r}; allowed are {', '.join(map(repr, LEARNABLE))}")
@@ -201,6 +203,7 @@ class BatchCorrectionConfig:
 
     def index_per_level(self, name: str) -> np.ndarray:
         """Return which of the values given for `name` each of the B levels has, (B,)."""
+        one_of(name, "name", ("theta", "ridge_lambda"))
         size, n_levels, n_variables = np.size(getattr(self, name)), self.offsets[-1], len(self.levels)
         if size == n_levels:
             return np.arange(n_levels)

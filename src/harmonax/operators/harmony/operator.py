@@ -13,6 +13,8 @@ from flax import nnx
 from ...errors import InputError
 from ...losses.checks import known, poisoned
 from ...params import HarmonyParams
+from ...system.arguments import check_arguments
+from ...system.rng import seed_from
 from .config import BatchCorrectionConfig
 from .function import linear_residual, run, seeded
 
@@ -67,6 +69,7 @@ class DifferentiableHarmony(nnx.Module):
     """
 
     def __init__(self, config: BatchCorrectionConfig, *, rngs: nnx.Rngs | None = None) -> None:
+        check_arguments(DifferentiableHarmony.__init__, locals())
         rngs = rngs if rngs is not None else nnx.Rngs(0)
         self.config = config
         bits = jax.random.bits(rngs.params(), dtype=jnp.uint32)
@@ -192,7 +195,8 @@ class DifferentiableHarmony(nnx.Module):
             Norm of what is left over the norm of the right-hand side: near rounding where it is solved. Above 0.01
             gradients are NaN.
         """
-        return linear_residual(self.config, self._begun(data), self._strengths, self._known_seed(), rng)
+        seed = seed_from(rng) % (1 << 32)
+        return linear_residual(self.config, self._begun(data), self._strengths, self._known_seed(), seed)
 
     def seed_from(self, data: dict[str, Any]) -> None:
         """Set the learnable centroids to those that this data would be seeded with.

@@ -83,7 +83,7 @@ class AutoencoderConfig:
             object.__setattr__(self, name, number(getattr(self, name), name, minimum=0))
         if self.gene_dropout >= 1:
             raise InputError(f"gene_dropout={self.gene_dropout!r} must be below 1")
-        if self.target != "average":
+        if not (isinstance(self.target, str) and self.target == "average"):
             label = whole_number(self.target, "target", minimum=0) if not isinstance(self.target, str) else self.n_slots
             if label >= self.n_slots:
                 raise InputError(f"target={self.target!r} is not known; allowed are 'average', 0 to {self.n_slots - 1}")

@@ -14,6 +14,7 @@ from flax import nnx
 
 from ...errors import InputError
 from ...fitting.saved import load_module, save_module
+from ...system.arguments import check_arguments
 from ..checks import Cells, read_cells, read_values
 from .autoencoder import AutoencoderConfig, BatchAutoencoder
 from .discrepancy import composition_weights, standardised
@@ -28,6 +29,7 @@ class LatentCorrection(nnx.Module):
     training_losses: Callable[..., dict[str, jax.Array]]
 
     def __init__(self, config: AutoencoderConfig, *, rngs: nnx.Rngs) -> None:
+        check_arguments(LatentCorrection.__init__, locals())
         self.config = config
         self.autoencoder = BatchAutoencoder(config, rngs=rngs)
 
@@ -56,7 +58,8 @@ class LatentCorrection(nnx.Module):
         InputError
             If a shape is wrong or, outside jit, a value is not finite or a label out of range.
         """
-        return {**data, **_applied(*nnx.split(self), self._cells(data))}, state, metadata
+        found = _applied(*nnx.split(self), self._cells(data))
+        return {**data, **found}, state, metadata
 
     def _measures(self, cells: Cells, latent: jax.Array) -> dict[str, jax.Array]:
         """Return what `apply` adds on how well the batches are mixed."""
