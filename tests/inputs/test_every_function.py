@@ -264,6 +264,9 @@ CALLS = {
             "loss": lambda: {"data": expressed()},
             "optimizer": lambda: {"steps": 3},
             "training_losses": lambda: {"data": expressed()},
+            "encode": lambda: {"data": expressed()},
+            "load": lambda: {"path": "no.h5"},
+            "save": lambda: {"path": "m.h5"},
         }.items()
     },
     **{f"losses.{name}": dict for name in losses.__all__},
@@ -287,6 +290,13 @@ CALLS = {
     "losses.SimpsonDiversityLoss.__call__": lambda: (
         losses.SimpsonDiversityLoss(), {"assignments": np.eye(2)[CODES], "mask": np.ones(N, bool)}
     ),
+    "losses.SinkhornLoss.__call__": lambda: (
+        losses.SinkhornLoss(), {"embeddings": Z, "batch_labels": CODES, "mask": np.ones(N, bool)}
+    ),
+    "losses.MutualNeighborLoss.__call__": lambda: (
+        losses.MutualNeighborLoss(),
+        {"embeddings": Z, "batch_labels": CODES, "mask": np.ones(N, bool), "reference": Z, "groups": CODES},
+    ),
     "losses.VelocityConsistencyLoss.__call__": lambda: (
         losses.VelocityConsistencyLoss(),
         {"expression": Z, "velocity": Z, "future_expression": Z, "mask": np.ones(N, bool)},
@@ -298,6 +308,7 @@ CALLS = {
     "training.StrengthConfig.operator": lambda: (
         training.StrengthConfig(), {"n_features": 4, "n_batches": 2, "seed": 0}
     ),
+    "training.batches_of": lambda: {"data": {"embeddings": Z}, "batch_size": 4, "rng": 0},
     "training.correction_losses": lambda: {"n_batches": 2},
     "training.fit": lambda: {
         "operator": operator("SoftKMeansClustering"), "data": {"embeddings": Z}, "steps": 1, "progress": False,

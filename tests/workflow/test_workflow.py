@@ -846,6 +846,8 @@ OPTIONS = {
     "--max-memory 4G": {"max_memory": 4 << 30},
     "--save-model": {"save_model": True},
     "--corrector mmd": {"corrector": "mmd"},
+    "--reference lab=a,lab=b": {"reference": ("lab=a", "lab=b")},
+    "--protect t": {"protect": ("t",)},
     "--label-key t": {"label_key": "t"},
     "--condition-key t": {"condition_key": "t"},
     "--decimals": {"decimals": True},

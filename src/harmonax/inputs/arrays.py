@@ -57,7 +57,8 @@ def as_table(value: Any, name: str = "batch") -> Any:
 
 def as_rows(X: Any) -> Any:
     """Return what may be a table of numbers as it is; refuse what is not a table at all."""
-    if isinstance(X, (Mapping, Set)) or not (hasattr(X, "__array__") or hasattr(X, "__len__")):
+    kinds = ("__array__", "__len__", "tocsr")
+    if isinstance(X, (Mapping, Set)) or not any(hasattr(X, kind) for kind in kinds):
         raise InputError(f"X is a {type(X).__name__}; allowed is an array or a table of shape (n_cells, n_features)")
     return X
 

@@ -131,9 +131,9 @@ def mutual_neighbors(
     """
     mask = checks.cell_mask(mask, checks.rows_of(embeddings))
     x = checks.several_cells("embeddings", embeddings, mask)
+    if reference is not None and checks.rows_of(reference) != len(x):
+        raise InputError(f"reference has {checks.rows_of(reference)} rows, embeddings {len(x)}: all must agree")
     before = x if reference is None else checks.cells("reference", reference, mask)
-    if len(before) != len(x):
-        raise InputError(f"reference has {len(before)} rows, embeddings {len(x)}: all must agree")
     codes = checks.labels("batch_labels", batch_labels, len(x), n_batches, mask)
     if groups is not None and n_groups is None:
         raise InputError("groups need n_groups: their labels are 0 to n_groups - 1")

@@ -127,8 +127,7 @@ class WorkflowOptions:
     recompute
         Steps whose results in the input are not kept, with those that follow from them, or ``"all"``.
     skip
-        Steps to leave out, of `OPTIONAL`. Without ``"leiden"`` there are no clusters and no markers, and igraph, which
-        is GPL, need not be installed.
+        Steps to leave out, of `OPTIONAL`. Without ``"leiden"`` there are no markers, and igraph (GPL) is not needed.
     seed
         The same seed gives the same result.
 
@@ -207,11 +206,10 @@ class WorkflowOptions:
         one_of(self.backend, "backend", ("auto", "memory", "dense"))
         if self.start_from is not None:
             one_of(self.start_from, "start_from", STARTS)
-        for name in self.recompute:
-            one_of(name, "recompute", ("all", *STEPS))
-        for name in self.skip:
-            one_of(name, "skip", OPTIONAL)
-        if self.start_from is not None and self.start_from in self.skip:
+        for name, allowed in (("recompute", ("all", *STEPS)), ("skip", OPTIONAL)):
+            for step in getattr(self, name):
+                one_of(step, name, allowed)
+        if self.start_from in self.skip:
             raise InputError(f"start_from='{self.start_from}' uses what skip='{self.start_from}' leaves out")
         if not isinstance(self.harmony, HarmonyParams):
             raise InputError(f"harmony is a {type(self.harmony).__name__}; it must be HarmonyParams")
@@ -286,9 +284,8 @@ def leiden_key(resolution: float) -> str:
 
 
 def _names(name: str, value: Any) -> tuple[str, ...]:
-    names = (value,) if isinstance(value, str) else value
     try:
-        names = tuple(names)
+        names = tuple((value,) if isinstance(value, str) else value)
     except (TypeError, ValueError):
         raise InputError(f"{name}={value!r} must be a name or several") from None
     if not all(isinstance(n, str) and n for n in names):
