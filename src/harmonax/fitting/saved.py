@@ -14,6 +14,7 @@ from flax import nnx
 
 from .. import io
 from ..errors import FileFormatError
+from ..system.arguments import check_arguments
 
 _TRAINED = io.Bundle("harmonax-trained", 1, "trained model", "train it anew")
 
@@ -26,6 +27,7 @@ def save_module(path: str | Path, kind: str, config: Any, module: Any, extra: Ma
     OutputError
         If it cannot be written.
     """
+    check_arguments(save_module, {"path": path})
     arrays = {f"state {i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(nnx.state(module)))}
     about = {"kind": kind, "config": dataclasses.asdict(config), "n_leaves": len(arrays)}
     place = io.check_destination(Path(path), inputs=[], overwrite=True)
@@ -42,6 +44,7 @@ def load_module(
     FileFormatError
         If it is not such a model, damaged, or of a later version.
     """
+    check_arguments(load_module, {"path": path})
     plain = io.read_bundle(Path(path), io.H5AD, _TRAINED)
     about = io.unseal(plain, _TRAINED, str(path))
     if about["kind"] != kind:

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from ..errors import InputError
+from ..system.arguments import check_arguments
 from ..system.rng import seed_from
 from ..system.validate import whole_number
 from .minibatches import epoch_rows, read_cells
@@ -112,8 +113,11 @@ def batches_of(data: Mapping[str, Any], batch_size: int, rng: Any = 0) -> Callab
     >>> [int((read(step)["x"] * read(step)["mask"]).sum() > 0) for step in range(3)], read(2)["mask"].sum()
     ([1, 1, 1], np.int64(2))
     """
+    check_arguments(batches_of, locals())
     size, seed = whole_number(batch_size, "batch_size", minimum=1), seed_from(rng)
-    lengths = {name: len(values) for name, values in data.items()}
+    if not data or not all(hasattr(values, "shape") and len(values.shape) for values in data.values()):
+        raise InputError("data is empty or has entries that are not arrays; allowed are arrays of one row per cell")
+    lengths = {name: values.shape[0] for name, values in data.items()}
     if len(set(lengths.values())) != 1:
         raise InputError(f"the arrays have {lengths} rows; allowed is one row per cell in each")
     n = next(iter(lengths.values()))

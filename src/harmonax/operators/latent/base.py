@@ -133,7 +133,8 @@ class LatentCorrection(nnx.Module):
         InputError
             If a shape is wrong or, outside jit, a value is not finite.
         """
-        if self.config.batch_in_encoder or "batch_labels" in data or "batch_ids" in data:
+        labelled = not isinstance(data, Mapping) or not {"batch_labels", "batch_ids"}.isdisjoint(data)
+        if self.config.batch_in_encoder or labelled:
             return self._latent(self._cells(data))
         values = read_values(data, "expression", self.config.n_genes)
         return self.autoencoder.encode(values, jnp.zeros(len(values), int))
