@@ -57,8 +57,9 @@ def as_table(value: Any, name: str = "batch") -> Any:
 
 def as_rows(X: Any) -> Any:
     """Return what may be a table of numbers as it is; refuse what is not a table at all."""
-    kinds = ("__array__", "__len__", "tocsr")
-    if isinstance(X, (Mapping, Set)) or not any(hasattr(X, kind) for kind in kinds):
+    # Of sparse matrices, of which one kind is a dictionary, scikit-learn says more itself.
+    like_a_table = hasattr(X, "__array__") or hasattr(X, "__len__")
+    if not hasattr(X, "tocsr") and (isinstance(X, (Mapping, Set)) or not like_a_table):
         raise InputError(f"X is a {type(X).__name__}; allowed is an array or a table of shape (n_cells, n_features)")
     return X
 
