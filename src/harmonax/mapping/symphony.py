@@ -40,6 +40,8 @@ KnownBatches = Literal["learned", "new"]
 BETWEEN = ", "
 # Where all coefficients are known, rounds only settle which clusters cells are in; little changes after this many.
 _SETTLED = 10
+# Nothing changes any more long before.
+_MOST_ROUNDS = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +97,9 @@ def map_query(
     ridge_lambda
         Ridge penalty of batches that the reference does not have. Higher values correct them less, lower values more.
     n_iter
-        Rounds of assigning and correcting. 1 is the published method; the second assigns cells to clusters without
-        the shift that the first has found, which matters where it is large. Cells of known batches alone take 10 at
-        least: their coefficients do not change.
+        Rounds of assigning and correcting, at most 1,000. 1 is the published method; the second assigns cells to
+        clusters without the shift that the first has found, which matters where it is large. Cells of known batches
+        alone take 10 at least: their coefficients do not change.
     dtype
         Of the result; None: that of the reference's arithmetic.
     out
@@ -120,7 +122,7 @@ def map_query(
     """
     check_arguments(map_query, locals())
     one_of(known_batches, "known_batches", get_args(KnownBatches))
-    n_iter = whole_number(n_iter, "n_iter", minimum=1)
+    n_iter = whole_number(n_iter, "n_iter", minimum=1, maximum=_MOST_ROUNDS)
     Z = _embedding(Z, model.n_features, backend).source
     how: dict[str, Any] = {"missing": missing, "allow_many_levels": allow_many_levels}
     asked = _batches(batches, Z.shape[0], how)

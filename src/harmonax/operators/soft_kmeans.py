@@ -163,8 +163,12 @@ class SoftKMeansClustering(nnx.Module):
         InputError
             If there are fewer cells than clusters, or as for `apply`.
         """
-        max_iter, n_init = whole_number(max_iter, "max_iter", minimum=1), whole_number(n_init, "n_init", minimum=1)
-        tol, seed = number(tol, "tol", minimum=0, exclusive=True), whole_number(rng, "rng", minimum=0)
+        max_iter = whole_number(max_iter, "max_iter", minimum=1, maximum=2**31 - 1)
+        n_init = whole_number(n_init, "n_init", minimum=1, maximum=1000)
+        tol, seed = (
+            number(tol, "tol", minimum=0, exclusive=True),
+            whole_number(rng, "rng", minimum=0, maximum=2**32 - 1),
+        )
         points, weight = self._read(data)
         n_cells = int((weight > 0).sum())
         if n_cells < self.config.n_clusters:

@@ -15,6 +15,7 @@ from flax import nnx
 from ...errors import InputError
 from ...fitting.saved import load_module, save_module
 from ...system.arguments import check_arguments
+from ...system.validate import number, whole_number
 from ..checks import Cells, read_cells, read_values
 from .autoencoder import AutoencoderConfig, BatchAutoencoder
 from .discrepancy import composition_weights, standardised
@@ -168,7 +169,8 @@ class LatentCorrection(nnx.Module):
 
     def optimizer(self, steps: int, learning_rate: float = 1e-3) -> Any:
         """Return the optimiser of Optax that `fit` uses, for a custom loop."""
-        schedule = optax.cosine_decay_schedule(learning_rate, steps)
+        rate = number(learning_rate, "learning_rate", minimum=0, exclusive=True)
+        schedule = optax.cosine_decay_schedule(rate, whole_number(steps, "steps", minimum=1))
         return optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=1e-4))
 
     def _cells(self, data: Mapping[str, Any]) -> Cells:

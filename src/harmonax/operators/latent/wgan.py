@@ -140,10 +140,11 @@ class DifferentiableWGANBatchCorrection(LatentCorrection):
 
     def optimizer(self, steps: int, learning_rate: float = 1e-3) -> dict[str, optax.GradientTransformation]:
         """Return the optimisers of Optax that `fit` uses, by group."""
+        generator = super().optimizer(steps, learning_rate)
         # Little momentum, as in the gradient penalty's paper: the critics' aim moves.
         return {
             "discriminator": optax.adam(learning_rate, b1=0.5, b2=0.9),
-            "generator": super().optimizer(steps, learning_rate),
+            "generator": generator,
         }
 
     def _unit_views(self, cells: Cells, latent: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
