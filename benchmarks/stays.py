@@ -125,7 +125,8 @@ def kang() -> Iterator[str]:
         apart, mixed = [], []
         for kind, rows in obs.groupby("cell_type").indices.items():
             treated = obs["batch"].iloc[rows].to_numpy()
-            if kind == "unlabelled" or min(np.unique(treated, return_counts=True)[1], default=0) < 30:
+            counts = np.unique(treated, return_counts=True)[1]
+            if kind == "unlabelled" or len(counts) < 2 or counts.min() < 30:
                 continue
             apart.append(lisi(E[rows], treated)[treated == "stim"].mean() - 1)
             for each in np.unique(treated):
