@@ -35,6 +35,8 @@ def counts() -> ad.AnnData:
     return adata[:, :400].copy()
 
 
+# Trained for a few steps, a correction is over-corrected, and says so.
+@pytest.mark.filterwarnings("ignore:(mmd|wgan). :harmonax.errors.HarmonaxWarning")
 @pytest.mark.parametrize("name", CORRECTORS)
 def test_every_corrector_goes_from_counts_to_files(counts, tmp_path, monkeypatch, name):
     corrector = CORRECTORS[name]
