@@ -16,6 +16,7 @@ from ..inputs.arrays import as_numpy
 from ..inputs.arrays import as_table as as_pandas
 from ..inputs.columns import Missing, as_table, design_from_table
 from ..inputs.embedding import Embedding, as_array, read_embedding
+from ..inputs.roles import protected_columns
 from ..params import Floats
 from ..result import HarmonyResult, Status, announce
 from ..system.arguments import check_arguments
@@ -243,7 +244,7 @@ def run_harmony(
         design,
         params_of(options),
         reference=options["reference"],
-        protect=None if protect is None else design_from_table(table, protect, where="meta_data", **how),
+        protect=None if protect is None else protected_columns(table, protect, "meta_data", how),
         rng=options["rng"],
         dtype=np.float64,
         n_threads=options["n_threads"],

@@ -22,6 +22,7 @@ from ..engine.run import harmonize
 from ..errors import InputError, OutputError
 from ..inputs.columns import Missing, design_from_table
 from ..inputs.embedding import Embedding, read_embedding
+from ..inputs.roles import protected_columns
 from ..inputs.values import data_hash
 from ..params import HarmonyParams
 from ..result import HarmonyResult, announce
@@ -140,10 +141,7 @@ def integrate_file(job: FileJob, params: HarmonyParams | None = None, **how: Any
     params = params if params is not None else HarmonyParams()
     places = _check_places(job)
     inputs = io.Unchanged(*job.sources, job.metadata)
-    source, embedding, design = _read(job, how)
-    where = "obs" if job.metadata is None else str(job.metadata)
-    read = job.columns() | {"combine_keys": False}
-    protect = design_from_table(source.table, job.protect, where=where, **read) if job.protect else None
+    source, embedding, design, protect = _read(job, how)
     clock.lap("read")
     limit, held = memory.parse_size(how.get("max_memory")), memory.peak() or 0
     if limit is not None and held > limit:
@@ -224,7 +222,7 @@ def _write_model(job: FileJob, source: io.Source, result: HarmonyResult, part: P
     write(to_dict(model), part, str(job.save_model))
 
 
-def _read(job: FileJob, how: dict[str, Any]) -> tuple[io.Source, Embedding, BatchDesign]:
+def _read(job: FileJob, how: dict[str, Any]) -> tuple[io.Source, Embedding, BatchDesign, BatchDesign | None]:
     target = io.format_of(job.output)
     up_to: int | None = _MAX_IN_MEMORY
     if how.get("max_memory") is not None or how.get("backend") == "disk":
@@ -249,6 +247,7 @@ def _read(job: FileJob, how: dict[str, Any]) -> tuple[io.Source, Embedding, Batc
         log.warning(note)
     where = "obs" if job.metadata is None else str(job.metadata)
     design = design_from_table(source.table, job.keys, where=where, **job.columns())
+    protect = protected_columns(source.table, job.protect, where, job.columns()) if job.protect else None
     if job.save_labels:
         from ..mapping.build import check_labels
 
@@ -257,7 +256,7 @@ def _read(job: FileJob, how: dict[str, Any]) -> tuple[io.Source, Embedding, Batc
     embedding = read_embedding(source.Z, what=job.sources[0], cells=cells)
     levels = ", ".join(f"{name}: {len(own)} levels" for name, own in zip(design.variables, design.levels, strict=True))
     log.debug("read %d cells x %d features; %s", *source.Z.shape, levels)
-    return source, embedding, design
+    return source, embedding, design, protect
 
 
 def _run_record(job: FileJob, source: io.Source, result: HarmonyResult) -> dict[str, Any]:

@@ -88,21 +88,25 @@ def _names(levels: Any) -> list[str]:
     return level_names(levels)
 
 
+def protected_columns(table: pd.DataFrame, names: Any, where: str, how: dict[str, Any]) -> BatchDesign:
+    """Read protected columns of a table as batch columns are read, each as a variable of its own."""
+    return design_from_table(table, names, where=where, **how | {"combine_keys": False})
+
+
 def protect_design(protect: Any, batches: Any, how: dict[str, Any]) -> BatchDesign:
     """Read protected labels: a design, columns of the table `batches` by name, or labels of their own."""
     if isinstance(protect, BatchDesign):
         return protect
-    how = how | {"combine_keys": False}
     if isinstance(batches, (pd.DataFrame, Mapping)):
         table = as_table(batches)
         names = [protect] if isinstance(protect, str) else protect
         known = lambda name: isinstance(name, Hashable) and name in table.columns  # noqa: E731
         if isinstance(protect, str) or (isinstance(names, (list, tuple)) and all(map(known, names))):
-            return design_from_table(table, names, where="batches", **how)
+            return protected_columns(table, names, "batches", how)
     table = as_table(protect)
     if table.columns.tolist() == ["batch"]:
         table.columns = ["protected"]
-    return design_from_table(table, table.columns.tolist(), where="protect", **how)
+    return protected_columns(table, table.columns.tolist(), "protect", how)
 
 
 def _say_where_confounded(design: BatchDesign) -> None:

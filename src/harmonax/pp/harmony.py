@@ -14,6 +14,7 @@ from ..engine.run import Backend, harmonize
 from ..errors import InputError
 from ..inputs.columns import Missing, design_from_table
 from ..inputs.embedding import either_spelling, read_obsm
+from ..inputs.roles import protected_columns
 from ..params import Flavor, Floats
 from ..result import HarmonyResult, announce
 from ..system.arguments import check_arguments
@@ -221,7 +222,7 @@ def harmony_integrate(
         "allow_many_levels": allow_many_levels,
     }
     design = design_from_table(adata.obs, key, **how)
-    stays = None if protect is None else design_from_table(adata.obs, protect, **how | {"combine_keys": False})
+    stays = None if protect is None else protected_columns(adata.obs, protect, "obs", how)
     result = harmonize(
         read_obsm(adata, basis),
         design,

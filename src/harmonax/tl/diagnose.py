@@ -117,10 +117,7 @@ def diagnose(
     basis = basis or str(run.get("basis", "X_pca"))
     adjusted_basis = adjusted_basis or str(run.get("adjusted_basis", "X_pca_harmony"))
     basis, adjusted_basis = (either_spelling(adata.obsm.keys(), name) for name in (basis, adjusted_basis))
-    read = dict(run.get("columns", {"keys": run.get("batch_keys", [])}))
-    keys = listed(batch_key) if batch_key is not None else [str(key) for key in read["keys"]]
-    if not len(keys):
-        raise InputError("no batch column given, and uns['harmonax'] names none; pass batch_key")
+    keys, read = batch_columns(run, batch_key)
     missing: Missing = "literal" if read.get("missing") == "literal" else "level"
     many = bool(read.get("allow_many_levels", False))
     design = design_from_table(adata.obs, keys, missing=missing, allow_many_levels=many)
@@ -180,6 +177,21 @@ def _names(adata: AnnData, key: str, unlabelled: Collection[str]) -> np.ndarray:
 def _codes(design: BatchDesign) -> np.ndarray:
     """Return each cell's level of each variable, (variables, N)."""
     return (design.joint_levels[design.joint] - design.offsets[:-1]).T
+
+
+def batch_columns(run: Mapping[str, Any], batch_key: Any) -> tuple[list[str], dict[str, Any]]:
+    """Return the batch columns, those of the last run where none is given, and how that run read its own.
+
+    Raises
+    ------
+    InputError
+        If neither names one.
+    """
+    read = dict(run.get("columns", {"keys": run.get("batch_keys", [])}))
+    keys = listed(batch_key) if batch_key is not None else [str(key) for key in read["keys"]]
+    if not len(keys):
+        raise InputError("no batch column given, and uns['harmonax'] names none; pass batch_key")
+    return keys, read
 
 
 def level_names(design: BatchDesign) -> list[str]:

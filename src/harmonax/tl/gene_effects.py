@@ -14,7 +14,7 @@ from ..inputs.columns import design_from_table
 from ..inputs.embedding import read_obsm
 from ..system.arguments import check_arguments
 from ..system.validate import expect_anndata, whole_number
-from .diagnose import level_names
+from .diagnose import batch_columns, level_names
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -112,9 +112,7 @@ def gene_effects(
     expect_anndata(adata)
     n_genes = whole_number(n_genes, "n_genes", minimum=1)
     run = adata.uns.get("harmonax", {})
-    keys = batch_key if batch_key is not None else [str(key) for key in run.get("batch_keys", [])]
-    if not len(keys):
-        raise InputError("no batch column given, and uns['harmonax'] names none; pass batch_key")
+    keys, _ = batch_columns(run, batch_key)
     batch = design_from_table(adata.obs, keys, missing="level", allow_many_levels=True)
     if group_key is None and "leiden" in adata.obs:
         group_key = "leiden"

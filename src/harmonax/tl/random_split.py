@@ -18,7 +18,7 @@ from ..params import HarmonyParams
 from ..system.arguments import check_arguments
 from ..system.rng import seed_from
 from ..system.validate import expect_anndata, whole_number
-from .diagnose import harmony_as, level_names, logarithms
+from .diagnose import batch_columns, harmony_as, level_names, logarithms
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -106,10 +106,7 @@ def random_split(
     check_arguments(random_split, locals())
     expect_anndata(adata)
     run = adata.uns.get("harmonax", {})
-    read = dict(run.get("columns", {"keys": run.get("batch_keys", [])}))
-    keys = batch_key if batch_key is not None else [str(key) for key in read["keys"]]
-    if not len(keys):
-        raise InputError("no batch column given, and uns['harmonax'] names none; pass batch_key")
+    keys, read = batch_columns(run, batch_key)
     design = design_from_table(adata.obs, keys, missing="level", allow_many_levels=bool(read.get("allow_many_levels")))
     seed = seed_from(rng)
     gen, code = np.random.default_rng(seed), _code(design, batch)

@@ -14,7 +14,7 @@ also where only some are scored: so the score of a sample is that of all cells, 
     own-batch neighbors kept   share of a cell's 15 nearest neighbours in its own batch of the baseline embedding that
                                are still among them; 1 for the baseline. Among the cells that are scored, as the
                                diagnosis has it: of more cells, neighbours are nearer, and fewer of them are kept.
-                               Of several batch columns, a cell's own batch is its combination of levels, also as
+                               With several batch columns a cell's batch is its combination of levels, also as
                                there: what differs in any of them is moved apart or together by right
 """
 
