@@ -54,7 +54,8 @@ def measure(args: argparse.Namespace, n_donors: int) -> str:
     result = harmonax.harmonize(Z, design, params, rng=0, n_threads=args.threads, progress=False)
     cpu, wall = time.process_time() - cpu, time.perf_counter() - start
     above = (peak() - before - result.embedding.nbytes) / 2**20
-    cells = [f"{args.cells:,}", f"{n_donors:,}", f"{design.n_levels:,}", f"{design.n_joint:,}", f"{cpu:.1f}", f"{wall:.1f}"]
+    counts = (args.cells, n_donors, design.n_levels, design.n_joint)
+    cells = [*(f"{count:,}" for count in counts), f"{cpu:.1f}", f"{wall:.1f}"]
     cells += [f"{above:,.0f}", f"{peak() / 2**30:.2f}", str(result.backend.get("cache"))]
     return "| " + " | ".join(cells) + " |"
 

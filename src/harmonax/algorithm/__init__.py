@@ -1,4 +1,5 @@
-"""The method, written once, over tables. Pure functions on NumPy arrays; no files, no pandas, no threads.
+"""The method, written once, over tables. Pure functions on NumPy arrays; no files, no pandas, and no
+threads of its own: what can be done in parallel goes through a `map` that is handed in.
 
 contracts     the questions that cells answer       harmony      the loop: rounds and passes
 flavors       harmony1 and harmony2, as data        penalty      the diversity penalty

@@ -21,7 +21,7 @@ from .ridge import Ridge, ridge
 from .schedule import FixedPartition, RecordedSchedule
 from .seeding import unit
 
-# Levels whose penalties are found at a time.
+# Levels whose masses and penalties are found at a time: pieces of thousands of levels stay in the cache.
 _LEVELS = 256
 
 Progress = Callable[[int, int, float], None]
@@ -58,7 +58,7 @@ class Harmony:
     """One run over some cells: where they live, their batches, their blocks, and the parameters for this data.
 
     The cells have the levels of ``design.carried``; those beyond the batch variables have no penalty.
-    `n_threads` is for what is done between passes; the bits do not depend on it.
+    `n_threads` and `mapping`, which may be a pool's, are for what is done to tables; the bits do not depend on them.
     """
 
     def __init__(
@@ -68,9 +68,10 @@ class Harmony:
         schedule: FixedPartition | RecordedSchedule,
         resolved: ResolvedParams,
         n_threads: int = 1,
+        mapping: Callable[..., Iterable[None]] = map,
     ) -> None:
         self.cells, self.design, self.schedule, self.resolved = cells, design, schedule, resolved
-        self.n_threads = n_threads
+        self.n_threads, self.mapping = n_threads, mapping
         self.flavor = resolved.params.flavor
         self.rules = FLAVORS[self.flavor]
 
@@ -168,27 +169,42 @@ class Harmony:
 
     def _one_pass(self, Y: np.ndarray, logp: np.ndarray, *, last: bool) -> tuple[np.ndarray, Objective, np.ndarray]:
         """Take each block out, reassign it under the others' penalty, written to `logp`, put it back."""
-        design, resolved = self.design, self.resolved
-        want = self.rules.moves_centroids
+        resolved, want = self.resolved, self.rules.moves_centroids
         blocks = self.schedule.next_pass()
         # Summed anew every pass, so nothing drifts.
         O = np.zeros_like(logp[0])
         for block in blocks:
-            O += self.cells.mass(block)
+            self._update(np.add, O, self.cells.mass(block))
         sweeps, weights = [], []
         for block in blocks:
-            O -= self.cells.mass(block)
-            cluster_mass, own = self._cluster_mass(O), logp[block.index]
-            # Thousands of levels in pieces that stay in the cache.
-            for lo in range(0, design.n_batch_levels, _LEVELS):
-                rows = slice(lo, min(lo + _LEVELS, design.n_batch_levels))
-                E = expected_mass(design, O, cluster_mass, rows)
-                own[rows] = log_penalty(self.flavor, O[rows], E, resolved.theta[rows])
+            self._update(np.subtract, O, self.cells.mass(block))
+            own = logp[block.index]
+            self._penalise(O, own)
             sweep = self.cells.sweep(block, Y, resolved.sigma, own, moment=want, last=last)
-            O += sweep.mass
+            self._update(np.add, O, sweep.mass)
             sweeps.append(sweep)
             weights.append(float(np.einsum("bk,bk,k->", sweep.mass, own, resolved.sigma)))
         return self._collect(sweeps, O, weights)
+
+    def _update(self, ufunc: np.ufunc, O: np.ndarray, mass: np.ndarray) -> None:
+        """Add a block's mass to O, or take it out."""
+        self._by_piece(lambda rows: ufunc(O[rows], mass[rows], out=O[rows]), len(O))
+
+    def _penalise(self, O: np.ndarray, logp: np.ndarray) -> None:
+        """Write the log-penalties that follow from O."""
+        cluster_mass = self._cluster_mass(O)
+
+        def piece(rows: slice) -> None:
+            E = expected_mass(self.design, O, cluster_mass, rows)
+            logp[rows] = log_penalty(self.flavor, O[rows], E, self.resolved.theta[rows])
+
+        self._by_piece(piece, self.design.n_batch_levels)
+
+    def _by_piece(self, do: Callable[[slice], Any], n_levels: int) -> None:
+        """Do this for all levels, some at a time; no piece reads what another writes."""
+        pieces = [slice(lo, min(lo + _LEVELS, n_levels)) for lo in range(0, n_levels, _LEVELS)]
+        for _ in (self.mapping if len(pieces) > 1 else map)(do, pieces):
+            pass
 
     def _collect(
         self, sweeps: list[Sweep], O: np.ndarray, weights: list[float]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 import numpy as np
@@ -195,9 +196,10 @@ def harmonize(
         run = (params, seed, str(bound), schedule.n_blocks, resolved.sigma, placed.description)
         past = kept.begin(*run) if kept is not None else []
         Y = past[-1].assigned.Y if past else seed_centroids(cells, resolved.n_clusters, seeding)
-        with reporter(progress, params.max_iter_harmony) as report:
+        with ThreadPoolExecutor(threads) as pool, reporter(progress, params.max_iter_harmony) as report:
             keep = kept.keep if kept is not None else lambda ended: None
-            fit = Harmony(cells, design, schedule, resolved, threads).run(Y, target, report, past, keep)
+            loop = Harmony(cells, design, schedule, resolved, threads, pool.map)
+            fit = loop.run(Y, target, report, past, keep)
     if design.reference and target is not None:
         _restore(target, Z, held, design)
     levels = slice(design.n_batch_levels)
