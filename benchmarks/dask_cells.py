@@ -11,6 +11,7 @@ seconds by the number of workers, over the busiest one's and what client and sch
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import tempfile
 import time
@@ -25,6 +26,7 @@ from harmonax.algorithm.harmony import Harmony
 from harmonax.algorithm.schedule import FixedPartition
 from harmonax.algorithm.seeding import unit
 from harmonax.cells.dask.cells import DaskCells
+from harmonax.cells.dask.workers import _DIRECT
 from harmonax.cells.memory import MemoryCells
 from harmonax.design import BatchDesign
 from harmonax.params import HarmonyParams
@@ -93,16 +95,20 @@ def on_dask(Z: Any, design: BatchDesign, args: argparse.Namespace, n_workers: in
 def at_scale(message: float, sent: float, received: float, compute: float, n_blocks: int = 20) -> list[str]:
     """Return a table of one pass by workers, from the cost of a message, the bytes of one worker, and CPU s a cell."""
     lines = [
-        f"\nOne pass of {n_blocks} blocks from these figures: messages are sent one after another at "
-        f"{1e3 * message:.2f} ms each (client, measured), bytes go over one link of {LINK / 1e9:.2f} GB/s (assumed) "
-        f"with {1e3 * ROUND_TRIP:.1f} ms to and fro, {sent / 1e3:.0f} kB out and {received / 1e3:.0f} kB in a worker, "
-        f"and each worker has one thread at {1e6 * compute:.3f} us a cell.\n",
+        f"\nOne pass of {n_blocks} blocks from these figures: who asks, sends one message after another at "
+        f"{1e3 * message:.2f} ms each (client, measured), to all workers up to {_DIRECT}, else to as many as each of "
+        f"them passes on to; bytes go over one link of {LINK / 1e9:.2f} GB/s (assumed) with {1e3 * ROUND_TRIP:.1f} ms to "
+        f"and fro, {sent / 1e3:.0f} kB out and {received / 1e3:.0f} kB in a worker, and each worker has one thread at "
+        f"{1e6 * compute:.3f} us a cell.\n",
         "| workers | cells each | compute s | messages s | bytes s | waiting s | pass s | efficiency |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for n_workers, n_cells in ((2, 10**6), (10, 10**6), (100, 10**6), (100, 10**7)):
-        work, messages = n_cells * compute, n_blocks * n_workers * message
-        moved, waiting = n_workers * (sent + received) / LINK, n_blocks * ROUND_TRIP
+        groups = math.isqrt(n_workers) if n_workers > _DIRECT else n_workers
+        # The client's own, then those of the first worker of a group to its others: it asks itself too.
+        in_a_row, trips = (groups + math.ceil(n_workers / groups), 2) if groups < n_workers else (n_workers, 1)
+        work, messages = n_cells * compute, n_blocks * in_a_row * message
+        moved, waiting = n_workers * (sent + received) / LINK, n_blocks * trips * ROUND_TRIP
         total = work + messages + moved + waiting
         lines.append(
             f"| {n_workers} | {n_cells:,} | {work:.2f} | {messages:.2f} | {moved:.3f} | {waiting:.3f} | {total:.2f} "

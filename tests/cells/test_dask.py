@@ -24,6 +24,7 @@ from harmonax.params import HarmonyParams
 distributed = pytest.importorskip("distributed", reason="dask.distributed is not installed")
 da = pytest.importorskip("dask.array", reason="dask.array is not installed")
 
+from harmonax.cells.dask import partition as partition_module  # noqa: E402
 from harmonax.cells.dask import workers as workers_module  # noqa: E402
 from harmonax.cells.dask.cells import DaskCells  # noqa: E402
 
@@ -194,6 +195,44 @@ class Forgetful(DaskCells):
 
 
 @pytest.mark.parametrize("flavor", ["harmony1", "harmony2"])
+def test_many_workers_pass_questions_on(flavor, threads, monkeypatch):
+    Z, design = problem()
+    Z = da.from_array(Z.astype(np.float32), chunks=CHUNKS)
+    params = HarmonyParams(flavor=flavor, **SHORT)
+    expected, messages, gather = run_dask(Z, design, params, threads), [], workers_module.Workers._gather
+
+    def counting(self, calls):
+        messages.append([len(group) for group, _ in calls])
+        return gather(self, calls)
+
+    monkeypatch.setattr(workers_module.Workers, "_gather", counting)
+    monkeypatch.setattr(workers_module, "_DIRECT", 3)
+    assert_same_bits(run_dask(Z, design, params, threads), expected)
+    # After the first, which finds out where the partitions live: two of the four workers pass on to one each.
+    assert messages[0] == messages[1] == [1, 1, 1, 1]
+    assert {tuple(each) for each in messages[2:]} == {(2, 2)}
+    monkeypatch.setattr(workers_module, "_DIRECT", 4)
+    messages.clear()
+    run_dask(Z, design, params, threads)
+    assert {tuple(each) for each in messages} == {(1, 1, 1, 1)}
+
+
+def test_what_is_asked_again_is_not_done_again(threads, monkeypatch):
+    # An answer that is lost on the way leaves a partition that has corrected already.
+    done = []
+    monkeypatch.setattr(partition_module.Partition, "ready", lambda self: done.append(self.part.number))
+    Z, design = problem()
+    schedule = FixedPartition(4, np.random.SeedSequence(0))
+    cells = DaskCells(da.from_array(Z, chunks=CHUNKS), design, schedule, client=threads)
+    workers = cells._workers
+    assert sorted(done) == [0, 1, 2, 3]
+    for call, expected in [(workers._n_calls, 4), (workers._n_calls + 1, 5), (workers._n_calls + 1, 5)]:
+        workers._actors[2].ask(pickle.dumps((call, "ready", None, {2: (workers._builds[2], ())}))).result()
+        assert len(done) == expected
+    cells.close()
+
+
+@pytest.mark.parametrize("flavor", ["harmony1", "harmony2"])
 def test_lost_partitions_are_made_anew_with_the_same_bits(flavor, threads):
     Z, design = problem()
     Z = da.from_array(Z, chunks=CHUNKS)
@@ -205,20 +244,27 @@ def test_lost_partitions_are_made_anew_with_the_same_bits(flavor, threads):
 
 
 @pytest.mark.parametrize(
-    ("flavor", "at"),
-    [("harmony2", [("sweep", 9), ("correct", 1)]), ("harmony1", [("sweep", 21), ("emit", 2)])],
+    ("flavor", "at", "passed_on"),
+    [
+        ("harmony2", [("sweep", 9), ("correct", 1)], False),
+        ("harmony1", [("sweep", 21), ("emit", 2)], False),
+        ("harmony2", [("sweep", 9), ("correct", 1)], True),
+    ],
 )
-def test_killed_workers_are_survived_with_the_same_bits(flavor, at, programs, threads):
+def test_killed_workers_are_survived_with_the_same_bits(flavor, at, passed_on, programs, threads, monkeypatch):
     # Sweep 21 is in the last pass of a round, whose moments are summed on the way.
     Z, design = problem()
     Z = da.from_array(Z, chunks=CHUNKS)
     params = HarmonyParams(flavor=flavor, **SHORT)
+    if passed_on:
+        monkeypatch.setattr(workers_module, "_DIRECT", 1)
     client, killed = programs.have(3), []
 
     class Killing(Forgetful):
         def _maybe(self, name, count):
             if (name, count) in at:
-                killed.append(self._workers.info[0].address)
+                # First the one that passes questions on, then one that they are passed on to.
+                killed.append(self._workers.info[len(killed)].address)
                 programs.kill(killed[-1])
 
     got = run_dask(Z, design, params, client, kind=Killing)
@@ -355,8 +401,8 @@ def test_a_partition_that_is_lost_each_time_ends_the_run(threads, monkeypatch):
     cells = make(da.ones((100, 3), chunks=(30, 3)), threads)
     answer = cells._workers._answer
 
-    async def unless_second(call, number):
-        return None if number == 1 else await answer(call, number)
+    async def unless_second(call, numbers):
+        return None if numbers == [1] else await answer(call, numbers)
 
     monkeypatch.setattr(cells._workers, "_answer", unless_second)
     with pytest.raises(HarmonaxError, match=r"1 partitions \(first: rows 30 to 59\) were lost .* 4 times"):

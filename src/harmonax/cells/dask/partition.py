@@ -6,6 +6,7 @@ from 0, so that no table has rows that nobody needs. Its state is a function of 
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -135,6 +136,7 @@ class Partition:
             n_threads=part.n_threads or n_threads,
         )
         self._centroids = (np.empty((0, 0)), np.empty(0))
+        self._answered: tuple[Any, Any] = None, None
         self._check, self._fingerprint = _look(chunk)
         _LIVING[part.run, part.number] = self
 
@@ -143,7 +145,7 @@ class Partition:
 
         One pickle each way: Dask would take an array at a time, and twice as long.
         """
-        method, centroids, each = pickle.loads(message)
+        call, method, centroids, each = pickle.loads(message)
         answers = {}
         for number, (build, own) in each.items():
             partition = _LIVING.get((self.part.run, number))
@@ -151,8 +153,16 @@ class Partition:
                 raise GoneError(number)
             if centroids is not None:
                 partition._centroids = centroids
-            answers[number] = getattr(partition, method)(*own)
+            if partition._answered[0] != (call, method):
+                partition._answered = (call, method), getattr(partition, method)(*own)
+            # Else it is asked again, because its answer was lost on the way.
+            answers[number] = partition._answered[1]
         return pickle.dumps(answers, pickle.HIGHEST_PROTOCOL)
+
+    async def pass_on(self, messages: list[tuple[tuple[str, str], bytes]]) -> list[bytes | None]:
+        """Ask partitions on this and other workers, each by its address and its actor's name; None: it is not there."""
+        worker = need("distributed", "dask").get_worker()
+        return await asyncio.gather(*(_asked(worker, *whom, message) for whom, message in messages))
 
     def restore(self, corrections: list[Tables], swept: list[ReplayStep]) -> WorkerInfo:
         """Bring cells that are as they came to where the run is."""
@@ -234,6 +244,20 @@ class _Released(MemoryCells):
             raise RuntimeError("rows are there until the first sweep")
         found: np.ndarray = self._Z[rows]
         return found
+
+
+async def _asked(worker: Any, address: str, actor: str, message: bytes) -> bytes | None:
+    args = [need("distributed.protocol", "dask").to_serialize(message)]
+    try:
+        got = await worker.rpc(address).actor_execute(function="ask", actor=actor, args=args, kwargs={})
+    except (OSError, KeyError):  # the worker is gone, or this actor is
+        return None
+    if got["status"] == "OK":
+        answer: bytes = got["result"]
+        return answer
+    if isinstance(got["exception"], GoneError):
+        return None
+    raise got["exception"]
 
 
 def _worker() -> tuple[str, int]:

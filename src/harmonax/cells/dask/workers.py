@@ -1,7 +1,8 @@
 """The partitions of one run on the workers of a Dask cluster, whatever becomes of these workers.
 
 Every partition is an actor. A worker answers for all of its partitions at once, so a question takes one message a
-worker. When a worker is lost its partitions are made anew on others, brought to where the run is, and asked again.
+worker; to many workers some pass it on, so that nobody sends more than about the square root of their number. When a
+worker is lost its partitions are made anew on others, brought to where the run is, and asked again.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import math
 import pickle
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +24,8 @@ from .partition import GoneError, Partition, PartitionSpec, ReplayStep, Tables, 
 
 # How often one question may lose a partition: what kills a worker four times will kill it again.
 _ATTEMPTS = 4
+# With more workers than this, some pass questions on to others.
+_DIRECT = 8
 # Seconds between looks at whether a worker that has not answered is still there, and to wait for one to come at all.
 _LOOK = 0.25
 _NO_WORKERS = 60.0
@@ -51,7 +55,7 @@ class Workers:
         self._actors: dict[int, Any] = {}
         self._builds: dict[int, int] = {}
         self.info: dict[int, WorkerInfo] = {}
-        self._n_built = self.bytes_sent = self.bytes_received = 0
+        self._n_built = self._n_calls = self.bytes_sent = self.bytes_received = 0
         with large_graphs():
             self.part_futures = [
                 client.submit(same, part, key=f"harmonax-part-{part.run}-{number}") for number, part in enumerate(parts)
@@ -66,9 +70,14 @@ class Workers:
     def call(self, method: str, each: Callable[[PartitionSpec], tuple[Any, ...]]) -> list[Any]:
         """Call a method of every partition and return the answers in the order of the partitions."""
         answers: dict[int, Any] = {}
+        self._n_calls += 1
+        if len(self._actors) == len(self.parts):
+            # What is lost on the way is asked again below, by whom it can be told who does not answer.
+            self._send(method, each, list(self._actors), answers, passed_on=True)
         for _ in range(_ATTEMPTS):
-            self._revive()
-            self._send(method, each, [n for n in self._actors if n not in answers], answers)
+            if len(answers) < len(self.parts):
+                self._revive()
+                self._send(method, each, [n for n in self._actors if n not in answers], answers)
             if len(answers) == len(self.parts):
                 return [answers[n] for n in range(len(self.parts))]
         lost = [part for part in self.parts if part.number not in answers]
@@ -175,44 +184,68 @@ class Workers:
         each: Callable[[PartitionSpec], tuple[Any, ...]],
         numbers: Sequence[int],
         answers: dict[int, Any],
+        *,
+        passed_on: bool = False,
     ) -> None:
-        """Ask these partitions, all workers at once; those that do not answer are lost."""
+        """Ask these partitions, all workers at once; those that do not answer are lost.
+
+        `passed_on`: only where there are many workers, by way of some of them; then no answer does not mean lost.
+        """
         by_worker = defaultdict(list)
         for number in numbers:
             # Where a new actor lives it says itself, in its first answer.
             by_worker[self.info[number].address if method != "restore" else str(number)].append(number)
+        if passed_on and len(by_worker) <= _DIRECT:
+            return
         calls = []
-        for address, theirs in by_worker.items():
-            centroids = None if address in self._have_centroids or method == "restore" else self._centroids
-            message = pickle.dumps(
-                (method, centroids, {n: (self._builds[n], each(self.parts[n])) for n in theirs}), _PROTOCOL
-            )
-            self.bytes_sent += len(message)
+        for group in _groups(list(by_worker.values()), passed_on):
+            messages = [self._message(method, each, theirs) for theirs in group]
+            self.bytes_sent += sum(map(len, messages))
+            head = self._actors[group[0][0]]
             try:
-                calls.append((theirs, self._actors[theirs[0]].ask(message)))
-                self._have_centroids.add(address)
+                if passed_on:
+                    whom = [(self.info[theirs[0]].address, self._actors[theirs[0]].key) for theirs in group]
+                    calls.append((group, head.pass_on(list(zip(whom, messages, strict=True)))))
+                else:
+                    calls.append((group, head.ask(messages[0])))
             except RuntimeError:  # it is known to be lost
-                self._lose(theirs)
+                self._unanswered(group, passed_on)
         # All in one go: to wait for each in turn costs the client half as much time again.
-        for (theirs, _), message in zip(calls, self.client.sync(self._gather, calls), strict=True):
-            if message is None:
+        for (group, _), got in zip(calls, self.client.sync(self._gather, calls), strict=True):
+            for theirs, message in zip(group, got if passed_on and got else [got] * len(group), strict=True):
+                if message is None:
+                    self._unanswered([theirs], passed_on)
+                else:
+                    self.bytes_received += len(message)
+                    answers.update(pickle.loads(message))
+
+    def _message(self, method: str, each: Callable[[PartitionSpec], tuple[Any, ...]], theirs: Sequence[int]) -> bytes:
+        """Return what one worker is asked; it has the centroids from then on."""
+        asked, centroids = {n: (self._builds[n], each(self.parts[n])) for n in theirs}, None
+        if method != "restore":
+            address = self.info[theirs[0]].address
+            centroids = None if address in self._have_centroids else self._centroids
+            self._have_centroids.add(address)
+        return pickle.dumps((self._n_calls, method, centroids, asked), _PROTOCOL)
+
+    def _unanswered(self, group: Sequence[list[int]], passed_on: bool) -> None:
+        for theirs in group:
+            if not passed_on:
                 self._lose(theirs)
-            else:
-                self.bytes_received += len(message)
-                answers.update(pickle.loads(message))
+            elif theirs[0] in self.info:
+                self._have_centroids.discard(self.info[theirs[0]].address)
 
-    async def _gather(self, calls: Sequence[tuple[list[int], Any]]) -> list[bytes | None]:
-        return [await self._answer(call, theirs[0]) for theirs, call in calls]
+    async def _gather(self, calls: Sequence[tuple[list[list[int]], Any]]) -> list[Any]:
+        return [await self._answer(call, [theirs[0] for theirs in group]) for group, call in calls]
 
-    async def _answer(self, call: Any, number: int) -> bytes | None:
+    async def _answer(self, call: Any, numbers: Sequence[int]) -> Any:
         """Wait for an answer as long as it can still come; None if it cannot."""
         while True:
             try:
                 # A wait with a limit costs more, and most have come by now.
-                message: bytes = await (call if call.done() else asyncio.wait_for(_waiting(call), _LOOK))
-                return message
+                return await (call if call.done() else asyncio.wait_for(_waiting(call), _LOOK))
             except TimeoutError:
-                if self._futures[number].status != "finished":
+                if any(self._futures[number].status != "finished" for number in numbers):
                     return None
             except (OSError, GoneError):
                 return None
@@ -237,6 +270,12 @@ class Workers:
                 f"rows {part.start} to {part.start + part.design.n_cells - 1} of the embedding were computed again "
                 "after a worker was lost and have other values now; store or persist the embedding before the run"
             )
+
+
+def _groups(workers: list[list[int]], passed_on: bool) -> list[list[list[int]]]:
+    """Return each worker alone, or about as many groups as each has members; the first passes on to the others."""
+    n = math.isqrt(len(workers)) if passed_on else len(workers)
+    return [workers[i::n] for i in range(n)]
 
 
 async def _waiting(call: Any) -> Any:
