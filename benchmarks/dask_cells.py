@@ -97,7 +97,7 @@ def at_scale(message: float, sent: float, received: float, compute: float, n_blo
     lines = [
         f"\nOne pass of {n_blocks} blocks from these figures: who asks, sends one message after another at "
         f"{1e3 * message:.2f} ms each (client, measured), to all workers up to {_DIRECT}, else to as many as each of "
-        f"them passes on to; bytes go over one link of {LINK / 1e9:.2f} GB/s (assumed) with {1e3 * ROUND_TRIP:.1f} ms to "
+        f"them passes on to; bytes go over one link of {LINK / 1e9:.2f} GB/s (assumed), {1e3 * ROUND_TRIP:.1f} ms to "
         f"and fro, {sent / 1e3:.0f} kB out and {received / 1e3:.0f} kB in a worker, and each worker has one thread at "
         f"{1e6 * compute:.3f} us a cell.\n",
         "| workers | cells each | compute s | messages s | bytes s | waiting s | pass s | efficiency |",
