@@ -1,4 +1,4 @@
-"""The whole job by step: `harmonax run` on simulated cells, from counts to the report, beside what --dry-run foretold.
+"""The whole job by step: `harmonax run` on simulated cells, from counts to the report, beside what --dry-run predicted.
 
     python benchmarks/job.py                        100,000 cells x 2,000 genes, two threads
     python benchmarks/job.py --cells 10000,30000    other sizes
@@ -71,7 +71,7 @@ def table(cells: int, folder: Path, asked: Any) -> str:
     lines = [
         f"{cells:,} cells, {asked.threads} threads: {whole:.0f} s with what keeping each step's result takes",
         "",
-        "| step | seconds | CPU seconds | peak memory, GiB | foretold: CPU seconds | peak memory, GiB |",
+        "| step | seconds | CPU seconds | peak memory, GiB | predicted: CPU seconds | peak memory, GiB |",
         "|---|---|---|---|---|---|",
     ]
     for name, wall, cpu, peak, cpu_told, peak_told in rows:

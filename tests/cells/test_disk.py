@@ -308,7 +308,7 @@ class TestCheckpoint:
         with pytest.raises(InputError, match="is not empty and holds no checkpoint"):
             Checkpoint(tmp_path)
         (tmp_path / "checkpoint.json").write_text("{}")
-        with pytest.raises(InputError, match="is no checkpoint of this version"):
+        with pytest.raises(InputError, match="is not a checkpoint of this version"):
             Checkpoint(tmp_path)
         with pytest.raises(OutputError, match="checkpoint directory"):
             Checkpoint(tmp_path / "no" / "such")
@@ -322,7 +322,7 @@ class TestCheckpoint:
         harmonax.harmonize(Z, codes, rng=1, checkpoint=tmp_path)
         run = tmp_path / "checkpoint.json"
         run.write_text(run.read_text().replace('"seed": 1', f'"seed": {seed}'))
-        with pytest.raises(InputError, match="is no checkpoint of this version"):
+        with pytest.raises(InputError, match="is not a checkpoint of this version"):
             harmonax.harmonize(Z, codes, rng=1, checkpoint=tmp_path)
 
     def test_nothing_is_made_before_the_input_is_known_to_be_good(self, tmp_path):

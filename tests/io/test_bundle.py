@@ -116,6 +116,6 @@ def test_a_flipped_bit_is_refused_or_says_nothing(tmp_path):
 def test_rounds_of_an_earlier_version_are_refused(tmp_path):
     (tmp_path / "checkpoint.json").write_text('{"format": 1, "seed": 0}')
     np.savez(tmp_path / "round-0001.npz", Y=np.zeros(3))
-    with pytest.raises(InputError, match="is no checkpoint of this version of harmonax; choose another directory"):
+    with pytest.raises(InputError, match="is not a checkpoint of this version of harmonax; choose another directory"):
         Checkpoint(tmp_path)
     assert len(list(tmp_path.iterdir())) == 2

@@ -72,7 +72,7 @@ class Checkpoint:
             known["seed"] = int(known["seed"])
         except (ValueError, KeyError, TypeError):
             raise InputError(
-                f"{self._run} is no checkpoint of this version of harmonax; choose another directory"
+                f"{self._run} is not a checkpoint of this version of harmonax; choose another directory"
             ) from None
         return known
 

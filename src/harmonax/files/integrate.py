@@ -180,7 +180,7 @@ class _Places(NamedTuple):
     result: Path
     record: Path
     model: Path | None
-    former: str | None  # another output, whose record is where this one's goes
+    former: str | None  # another output, whose record is where this output's record goes
 
 
 def _check_places(job: FileJob) -> _Places:

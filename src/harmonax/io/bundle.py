@@ -52,7 +52,7 @@ def unseal(plain: Any, kind: Bundle, where: str) -> dict[str, Any]:
     try:
         version = int(plain.get("version", 0))
     except (TypeError, ValueError):
-        raise FileFormatError(f"{where} is damaged: its version is no number; {kind.advice}") from None
+        raise FileFormatError(f"{where} is damaged: its version is not a number; {kind.advice}") from None
     if version > kind.version:
         raise FileFormatError(
             f"{where} was written in version {version} of the format; "

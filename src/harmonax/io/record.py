@@ -32,7 +32,7 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def recorded_output(path: Path) -> str | None:
-    """Return the output whose record a file holds; None where it is no record of ours, or not there."""
+    """Return the output whose record a file holds; None where it is not a record of ours, or not there."""
     if not path.is_file():
         return None
     try:

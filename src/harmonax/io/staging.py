@@ -156,7 +156,7 @@ _PART = re.compile(r"\.harmonax-(\w+)-(\d+)-(\d+)-\w+\.part")
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what processes of this computer that are no more were writing in a directory."""
+    """Remove what processes of this computer that have ended were writing in a directory."""
     with contextlib.suppress(OSError):
         for path in list(folder.iterdir()):
             if (name := _PART.fullmatch(path.name)) and name[1] == _computer() and _ended(int(name[2]), int(name[3])):

@@ -28,7 +28,7 @@ class MutualNeighborLoss(nnx.Module):
 
         -ln( sum over partners j of i of exp(s_ij)  /  sum over all cells j but i of exp(s_ij) )
 
-    less ln of how many there are, so that it is about 0 where partners are no nearer than others are. A type that a
+    less ln of how many there are, so that it is about 0 where partners are not nearer than others are. A type that a
     batch lacks has few partners there and is not pulled onto another, and a few cells of a rare type have theirs as
     many cells of a common one do; with `groups`, such as clusters, all groups then have the same say, whatever their
     sizes. Scaling and translating the data change nothing. A collapse gains nothing: at one place, all cells are as

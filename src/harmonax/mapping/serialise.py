@@ -57,7 +57,7 @@ def check_place(
         try:
             io.read_bundle(place, kind, MODEL)
         except InputError:
-            raise OutputError(f"{path} exists already and is no model; choose another name") from None
+            raise OutputError(f"{path} exists already and is not a model; choose another name") from None
     return kind, place
 
 
@@ -107,7 +107,7 @@ def from_dict(plain: Mapping[str, Any], make: type[Model], where: str = "the mod
     Raises
     ------
     FileFormatError
-        If they are no model, were changed, or come from a later version.
+        If they are not a model, were changed, or come from a later version.
     """
     about = io.unseal(plain, MODEL, where)
     params: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in about["params"].items()}

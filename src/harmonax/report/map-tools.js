@@ -247,7 +247,7 @@
   maps.forEach(build);
   connect();
   if (!data.columns.length) {
-    // Nothing to colour by is no reason to show nothing.
+    // With nothing to colour by the map is still shown.
     data.columns.push({ name: "nothing", group: "Other columns", kind: "category", levels: ["cells"], counts: [data.total], colours: [cells.ABSENT],
       unlabelled: [], missing: 0, merged: false, bytes: new Uint8Array(data.n) });
   } else find("map-tools").hidden = find("selection-tools").hidden = false;

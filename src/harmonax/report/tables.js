@@ -2,7 +2,7 @@
 // Tables that can be sorted by any column, with the keyboard too, and taken away.
 (() => {
   const text = (cell) => (cell.querySelector("b") ?? cell).textContent.trim();
-  // "1,234", "12%", "−0.5" and "3.4 s" are numbers; what is no number comes last.
+  // "1,234", "12%", "−0.5" and "3.4 s" are numbers; what is not a number comes last.
   const value = (cell) => {
     const found = text(cell).replaceAll(",", "").replace("−", "-").match(/^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?/i);
     return found ? +found[0] : NaN;

@@ -1,4 +1,4 @@
-"""Files that hold more than one AnnData, or one in an archive: .h5mu, .zarr.zip; and stores that are no table."""
+"""Files that hold more than one AnnData, or one in an archive: .h5mu, .zarr.zip; and stores that are not a table."""
 
 from __future__ import annotations
 

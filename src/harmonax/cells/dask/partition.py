@@ -162,7 +162,7 @@ class Partition:
     async def pass_on(self, messages: list[tuple[tuple[str, str], bytes]]) -> list[bytes | None]:
         """Ask partitions on this and other workers, each by its address and its actor's name; None: it is not there."""
         worker = need("distributed", "dask").get_worker()
-        return await asyncio.gather(*(_asked(worker, *whom, message) for whom, message in messages))
+        return await asyncio.gather(*(_asked(worker, *actor, message) for actor, message in messages))
 
     def restore(self, corrections: list[Tables], swept: list[ReplayStep]) -> WorkerInfo:
         """Bring cells that are as they came to where the run is."""

@@ -72,7 +72,7 @@ class Workers:
         answers: dict[int, Any] = {}
         self._n_calls += 1
         if len(self._actors) == len(self.parts):
-            # What is lost on the way is asked again below, by whom it can be told who does not answer.
+            # What is lost on the way is asked again below, directly, which shows who does not answer.
             self._send(method, each, list(self._actors), answers, passed_on=True)
         for _ in range(_ATTEMPTS):
             if len(answers) < len(self.parts):
@@ -204,8 +204,8 @@ class Workers:
             head = self._actors[group[0][0]]
             try:
                 if passed_on:
-                    whom = [(self.info[theirs[0]].address, self._actors[theirs[0]].key) for theirs in group]
-                    calls.append((group, head.pass_on(list(zip(whom, messages, strict=True)))))
+                    actors = [(self.info[theirs[0]].address, self._actors[theirs[0]].key) for theirs in group]
+                    calls.append((group, head.pass_on(list(zip(actors, messages, strict=True)))))
                 else:
                     calls.append((group, head.ask(messages[0])))
             except RuntimeError:  # it is known to be lost

@@ -14,7 +14,7 @@ import numpy as np
 from ...system.extras import need
 from ..neighbours import Neighbourhoods
 
-# The fifth nearest; types of fewer cells are no cloud. So many cells of each are enough for a median.
+# The fifth nearest; types of fewer cells are not a cloud. So many cells of each are enough for a median.
 _NTH, _FEWEST, _MOST = 5, 10, 300
 # Before, a type was outside of another from this distance on; it is inside below the second, or below the third if it
 # came closer by this factor. Set on the first four sets of benchmarks/verdicts.py and Harmony's defaults on the real

@@ -1,4 +1,4 @@
-"""Random splits: one batch cut at random into two that are no batches, corrected: whatever changes was invented."""
+"""Random splits: one batch cut at random into two that are not batches, corrected: whatever changes was invented."""
 
 from __future__ import annotations
 

@@ -97,7 +97,7 @@ def _mixing(m: Measured) -> Iterator[Finding]:
         yield Finding(
             "composition",
             Level.NOTE,
-            "Batches differ in how many cells of each state they have, not within states: that is no batch effect.",
+            "Batches differ in how many cells of each state they have, not within states: that is not a batch effect.",
             "Continue with the uncorrected embedding.",
         )
         return

@@ -190,7 +190,7 @@ def _as_rare(pure: float, everywhere: float, here: float) -> float:
     if not 0 < pure < 1 or not 0 < here < 1 or not 0 < everywhere < 1:
         return pure
     odds = pure / (1 - pure) * (everywhere / (1 - everywhere)) / (here / (1 - here))
-    # Never above what was measured: where other batches have more of a type, mixing is no promise of purity.
+    # Never above what was measured: where other batches have more of a type, mixing does not promise purity.
     return min(pure, odds / (1 + odds))
 
 

@@ -1,7 +1,7 @@
 """The clusters that NMI and ARI compare with labels: scib-metrics' k-means (0.5, BSD-3), one start with its seed.
 
 The start is drawn as there, by the same random numbers of JAX. There, 300 rounds follow whatever happens; here
-scikit-learn goes on until no cell changes its cluster, which takes far fewer and ends in the same clusters.
+scikit-learn continues until no cell changes its cluster, which takes far fewer and ends in the same clusters.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class Evaluation:
     def from_uns(cls, stored: Mapping[str, Any]) -> Evaluation:
         """Return what `to_uns` made, also after a file held it."""
         if "scores" not in stored:
-            raise InputError("this is no evaluation: it has no 'scores'; run harmonax.tl.evaluate")
+            raise InputError("this is not an evaluation: it has no 'scores'; run harmonax.tl.evaluate")
         scores = frame_of([tuple(row) for row in stored["scores"][list(COLUMNS)].itertuples(index=False)])
         texts = {name: tuple(str(v) for v in stored[name]) for name in ("batch_keys", "embeddings", "notes")}
         return cls(

@@ -33,7 +33,7 @@ def _tangent(primals: Any, tangents: Any) -> Any:
 
 def _refuse(_: Any, cotangent: Any) -> Any:
     raise InputError(
-        "early_stop has no gradient, since the number of rounds is not known beforehand; to differentiate, leave it "
+        "early_stop has no gradient, since the number of rounds is not known in advance; to differentiate, leave it "
         "off: early_stop=False runs n_iterations rounds"
     )
 
