@@ -27,7 +27,8 @@ HARMONYPY = {
     "verbose": "progress",
 }
 
-# Arguments of earlier harmonypy and R scripts that are not parameters here: values that change nothing, and today's way.
+# Arguments of earlier harmonypy and R scripts that are not parameters here: values that change nothing, and what to use
+# today.
 OLDER: dict[str, tuple[tuple[Any, ...], str]] = {
     "plot_convergence": ((False,), "harmonax.pl.convergence(adata) draws it after the run"),
     "return_object": ((False, True), "the result is an object; its array is Z_corr (embedding)"),
