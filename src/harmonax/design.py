@@ -35,6 +35,8 @@ class BatchDesign:
         Numbers of the levels whose cells stay where they are, sorted.
     protects
         Whether the last variable is not a batch variable, but one whose effect stays.
+    covariates
+        Names of numeric columns, which lie beside the cells as the last columns of their embedding.
 
     Raises
     ------
@@ -48,6 +50,7 @@ class BatchDesign:
     levels: tuple[tuple[str, ...], ...]
     reference: tuple[int, ...] = ()
     protects: bool = False
+    covariates: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # The kernels take these numbers as places in memory.
@@ -162,11 +165,11 @@ class BatchDesign:
         """
         if not self.reference or self.n_variables == 1:
             return replace(self, reference=(), protects=False) if self.reference or self.protects else self
-        hold = np.where(self.fixed, np.cumsum(self.fixed), 0)
-        place = _factorize(hold)[1]
+        place = _factorize(np.where(self.fixed, np.cumsum(self.fixed), 0))[1]
         levels = np.column_stack([self.joint_levels, place + self.n_levels]).astype(np.int32)
         names = tuple(str(i) for i in range(place.max() + 1))
-        return BatchDesign(self.joint, levels, (*self.variables, "reference"), (*self.levels, names))
+        variables = (*self.variables, "reference")
+        return BatchDesign(self.joint, levels, variables, (*self.levels, names), covariates=self.covariates)
 
     def applied(self, W: np.ndarray) -> np.ndarray:
         """Return coefficients (B, ...) as what is subtracted from the cells that `carried` describes.

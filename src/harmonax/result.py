@@ -114,10 +114,13 @@ class HarmonyResult:
         Cells of each level in each soft cluster, sum of R over the level's cells: (levels of all variables in turn, K).
     ridge
         Coefficients of the last correction, which was subtracted: (levels of all variables in turn, K, d).
+    slopes
+        Coefficients of the last correction for one standard deviation of each covariate: (C, K, d).
     moment
         R^T of the corrected embedding, (K, d): with the mass and the coefficients what `HarmonyModel` is made of.
     roles
-        What stays: "reference", a table of levels, and "protect", the column; empty where neither was asked for.
+        What stays: "reference", a table of levels, and "protect", the column; and "covariates", the names of what is
+        removed beside the batches. Without what was not asked for.
     data_sha256
         Hash of embedding and batch labels, where it was made: for a checkpoint, and when the embedding was read in
         pieces.
@@ -135,6 +138,7 @@ class HarmonyResult:
     next_centroids: np.ndarray = field(repr=False, default_factory=lambda: np.empty((0, 0)))
     cluster_mass: np.ndarray = field(repr=False, default_factory=lambda: np.empty((0, 0)))
     ridge: np.ndarray = field(repr=False, default_factory=lambda: np.empty((0, 0, 0)))
+    slopes: np.ndarray = field(repr=False, default_factory=lambda: np.empty((0, 0, 0)))
     moment: np.ndarray = field(repr=False, default_factory=lambda: np.empty((0, 0)))
     roles: dict[str, Any] = field(repr=False, default_factory=dict)
     data_sha256: str | None = field(repr=False, default=None)

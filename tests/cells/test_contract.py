@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import os
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -59,7 +60,7 @@ def backend(request, tmp_path):
     if name == "dask":
         request.getfixturevalue("cluster")
         da = pytest.importorskip("dask.array", reason="dask.array is not installed")
-        as_input = lambda Z: da.from_array(Z, chunks=((500, 1, 0, 299), (5, 4)))  # noqa: E731
+        as_input = lambda Z: da.from_array(Z, chunks=((500, 1, 0, 299), (5, Z.shape[1] - 5)))  # noqa: E731
 
     def make(Z, design, schedule, *, precision):
         how = {"n_threads": 2, "scratch": tmp_path, "slab_bytes": 5_000, "digest": None}
@@ -79,6 +80,14 @@ def problem(levels: tuple[int, ...]) -> tuple[np.ndarray, BatchDesign]:
     return Z, BatchDesign.from_codes(codes)
 
 
+def with_covariates(Z: np.ndarray, design: BatchDesign, n: int) -> tuple[np.ndarray, BatchDesign]:
+    """Return cells that have `n` numeric columns, which Z depends on, after their own."""
+    gen = np.random.default_rng(5)
+    x = gen.normal(size=(N, n))
+    names = tuple(f"x{i}" for i in range(n))
+    return np.column_stack([Z + x @ gen.normal(size=(n, D)), x]), replace(design, covariates=names)
+
+
 @functools.cache
 def reference(flavor: str, levels: tuple[int, ...]) -> Answers:
     return run(DenseCells, *problem(levels), HarmonyParams(flavor=flavor, **SHORT))
@@ -93,6 +102,16 @@ def test_a_run_agrees_with_dense(backend, flavor, levels, precision):
     got = run(backend, Z, design, params, precision=precision)
     assert_agree(got, reference(flavor, levels), Z, TOLERANCE[precision])
     assert backend.name == "dense" or got.embedding.dtype == got.R.dtype == precision
+
+
+@pytest.mark.parametrize("flavor", ["harmony1", "harmony2"])
+def test_a_run_with_covariates_agrees_with_dense(backend, flavor):
+    Z, design = with_covariates(*problem((4, 2)), 2)
+    params = HarmonyParams(flavor=flavor, precision="float64", **SHORT)
+    got = run(backend, Z, design, params, precision="float64")
+    assert_agree(got, run(DenseCells, Z, design, params), Z[:, :D], 1e-9)
+    assert got.embedding.shape == (N, D)
+    assert got.fit.correction.W.shape == (8, K, D)
 
 
 def test_many_joint_levels(backend):
@@ -123,7 +142,7 @@ def conversation(cells, design: BatchDesign, schedule: FixedPartition) -> dict[s
             swept = cells.sweep(block, Y, sigma, logp[block.index], moment=not last, last=last)
             note(f"penalised {last} {block.index}", swept)
     assigned = Assignment(Y, logp, sigma)
-    W = rng.normal(size=(design.n_levels, len(Y), D))
+    W = rng.normal(size=(design.n_levels + len(design.covariates), len(Y), D))
     said["moments"], said["joint mass"] = cells.moments(assigned)
     for moment in (True, False):
         said[f"correct {moment}"] = cells.correct(assigned, W, moment=moment)
@@ -136,8 +155,10 @@ def conversation(cells, design: BatchDesign, schedule: FixedPartition) -> dict[s
 
 
 @by_precision
-def test_every_answer_agrees_with_dense(backend, precision):
-    Z, design = problem((4, 2))
+@pytest.mark.parametrize("n_covariates", [0, 2])
+@pytest.mark.parametrize("levels", [(4, 2), (3,)], ids=["2 variables", "1 variable"])
+def test_every_answer_agrees_with_dense(backend, precision, levels, n_covariates):
+    Z, design = with_covariates(*problem(levels), n_covariates)
     schedule = FixedPartition(4, np.random.SeedSequence(2))
     expected = conversation(DenseCells(Z, design, schedule), design, schedule)
     got = conversation(backend(Z, design, schedule, precision=precision), design, schedule)

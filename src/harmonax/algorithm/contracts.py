@@ -42,6 +42,7 @@ class Assignment:
 class Cells(Protocol):
     """N cells, their Z and Zn, and whatever is needed to know their R.
 
+    Of a design with C covariates x, these are the last columns of what the cells are made of, and not counted in d.
     Tables that are handed over are not changed afterwards, by either side.
     """
 
@@ -78,10 +79,13 @@ class Cells(Protocol):
         """
 
     def moments(self, assigned: Assignment) -> tuple[np.ndarray, np.ndarray]:
-        """Return S = R^T Z (J, K, d) and the mass (J, K) per joint level."""
+        """Return S = R^T Z (J, K, d) and the mass (J, K) per joint level.
+
+        With covariates S is that of the products of [1, x] and [Z, x], (J, K, (1 + C)(d + C)).
+        """
 
     def correct(self, assigned: Assignment, W: np.ndarray, moment: bool) -> np.ndarray:
-        """Set Zn = unit(Z - R W), with each cell's W the sum over its levels.
+        """Set Zn = unit(Z - R W), with each cell's W the sum over its levels, and x times the rows of covariates.
 
         Returns R^T Zn of the new Zn (K, d), no rows where not asked for. All blocks are swept before R matters again.
         """

@@ -16,6 +16,7 @@ import numpy as np
 from ..design import BatchDesign
 from ..kernels import _native
 from ..params import ResolvedParams
+from .covariates import slopes, unfold
 from .regressors import Anchor, held, kept_columns, penalties
 
 # A pivot below this share of its diagonal entry means that the system is singular to rounding.
@@ -25,7 +26,7 @@ _SINGULAR = 1e-13
 class Ridge(NamedTuple):
     """Coefficients per level of ``design.carried`` and the intercept, with which clusters had none or no unique one."""
 
-    W: np.ndarray  # (B, K, d): what is subtracted
+    W: np.ndarray  # (B + C, K, d): what is subtracted, and after it that for each unit of a covariate
     W0: np.ndarray  # (K, d)
     skipped: np.ndarray  # (K,) bool: no correction, centroid unchanged
     singular: np.ndarray  # (K,) bool: minimum-norm solution
@@ -41,11 +42,14 @@ def ridge(
 ) -> Ridge:
     """Return the ridge coefficients of every cluster from the moments S (J, K, d) and mass O_joint (J, K).
 
+    With covariates S is that of [1, x] times [Z, x], (J, K, (1 + C)(d + C)).
     With an anchor, N_k e0 e0^T is added to X^T diag(R_k) X, and e0 C_k^T to X^T diag(R_k) Z. The bits do not depend on
     the number of threads.
     """
     params = resolved.params
-    O = design.fold(O_joint)
+    O, n_covariates = design.fold(O_joint), len(design.covariates)
+    if n_covariates:
+        S, products = unfold(S, n_covariates)
     cluster_mass = O_joint.sum(axis=0)
     keep, skipped = kept_columns(design, O, params.pruning)
     skipped |= cluster_mass <= 0
@@ -74,8 +78,12 @@ def ridge(
         W[:, explicit], W0[explicit], singular[explicit] = _explicit(
             design, S, O_joint, active, lam, keep, anchor, explicit
         )
+    if n_covariates:
+        w, W, W0 = slopes(design, resolved, S, products, cluster_mass, active, keep, W, W0)
+        w[:, skipped] = 0.0
     W[:, skipped] = 0.0
-    return Ridge(design.applied(W), W0, skipped, singular & ~skipped)
+    W = design.applied(W)
+    return Ridge(np.concatenate([W, w]) if n_covariates else W, W0, skipped, singular & ~skipped)
 
 
 def one_variable(S: Any, O: Any, lam: Any, keep: Any, anchor: Anchor | None = None, xp: Any = np) -> tuple[Any, Any]:

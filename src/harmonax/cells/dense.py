@@ -16,9 +16,10 @@ class DenseCells:
     """Cells in float64 with their whole R, as docs/algorithm.md writes it down."""
 
     def __init__(self, Z: np.ndarray, design: BatchDesign, schedule: FixedPartition | RecordedSchedule) -> None:
-        self.Z = np.array(Z, np.float64)
+        whole = np.array(Z, np.float64)
+        self.n_cells, self.n_features = len(whole), whole.shape[1] - len(design.covariates)
+        self.Z, self._x = whole[:, : self.n_features], whole[:, self.n_features :]
         self.Zn = unit(self.Z)
-        self.n_cells, self.n_features = self.Z.shape
         self.design = design
         self._codes = design.joint_levels[design.joint]
         self._block_of = schedule.block_of(0, self.n_cells) if isinstance(schedule, FixedPartition) else None
@@ -67,10 +68,12 @@ class DenseCells:
 
     def moments(self, assigned: Assignment) -> tuple[np.ndarray, np.ndarray]:
         J, K = self.design.n_joint, self.R.shape[1]
-        S, O = np.zeros((J, K, self.n_features)), np.zeros((J, K))
+        whole = np.column_stack([self.Z, self._x])
+        products = np.concatenate([whole, *(x[:, None] * whole for x in self._x.T)], axis=1)
+        S, O = np.zeros((J, K, products.shape[1])), np.zeros((J, K))
         for j in range(J):
             rows = self.design.joint == j
-            S[j], O[j] = self.R[rows].T @ self.Z[rows], self.R[rows].sum(axis=0)
+            S[j], O[j] = self.R[rows].T @ products[rows], self.R[rows].sum(axis=0)
         return S, O
 
     def correct(self, assigned: Assignment, W: np.ndarray, moment: bool) -> np.ndarray:
@@ -103,6 +106,8 @@ class DenseCells:
             for b in np.unique(self._codes[:, f]):
                 rows = self._codes[:, f] == b
                 Zc[rows] -= self.R[rows] @ W[b]
+        for x, w in zip(self._x.T, W[self.design.n_levels :], strict=True):
+            Zc -= x[:, None] * (self.R @ w)
         return Zc
 
     def _rows(self, block: Block) -> np.ndarray:

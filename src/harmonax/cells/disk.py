@@ -56,7 +56,9 @@ class DiskCells(NativeCells):
         super().__init__(Z, design, schedule, **how)
         if not hasattr(os, "preadv"):
             raise InputError("backend='disk' needs pread and pwrite, which this system lacks; use backend='memory'")
-        self._row = self.n_features * np.dtype(self.precision).itemsize
+        # The covariates lie behind the features, of Z and of Zn.
+        self._width = Z.shape[1]
+        self._row = self._width * np.dtype(self.precision).itemsize
         self._slab = max(1, slab_bytes // self._row)
         self._directory = Path(directory) if directory is not None else scratch_directory()
         self._look = look
@@ -99,7 +101,7 @@ class DiskCells(NativeCells):
         with self._explained():
             return kind(
                 self._file.fileno(),
-                self.n_features,
+                self._width,
                 _native.Plan(**plan(self.design, self.schedule)),
                 instruction_set=self.arithmetic.instruction_set,
                 n_threads=self.arithmetic.n_threads,
@@ -134,7 +136,7 @@ class DiskCells(NativeCells):
         """
         self._mass.clear()
         with self._explained():
-            sums = self._cells.emit_in_place(assigned.Y, assigned.sigma, assigned.logp, W, moment)
+            sums = self._narrow(self._cells.emit_in_place(*self._tables(assigned), self._wide(W), moment))
         if out is not None:
             for start, rows in slabs(self.embedding, self._slab * self._row):
                 out[start : start + len(rows)] = rows
@@ -147,12 +149,12 @@ class DiskCells(NativeCells):
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Return rows of what the scratch file has in the place of Z, in the order of the input."""
-        in_order = np.empty((stop - start, self.n_features), self.precision)
+        in_order = np.empty((stop - start, self._width), self.precision)
         with self._explained():
             for piece in self._pieces(start, stop):
                 self._transfer(os.preadv, in_order[piece.rows], piece.place)
-        rows = np.empty_like(in_order)
-        rows[order(self.design, self.schedule, start, stop)] = in_order
+        rows = np.empty((stop - start, self.n_features), self.precision)
+        rows[order(self.design, self.schedule, start, stop)] = in_order[:, : self.n_features]
         return rows
 
     def _slabs(self) -> Iterator[tuple[int, np.ndarray]]:
@@ -188,7 +190,7 @@ class DiskCells(NativeCells):
         """Return a few rows of Z, before any result was written."""
         self.open()
         sorted_rows, back = np.unique(rows, return_inverse=True)
-        found = np.empty((len(sorted_rows), self.n_features), self.precision)
+        found = np.empty((len(sorted_rows), self._width), self.precision)
         with self._explained():
             for start in range(0, self.n_cells, self._slab):
                 stop = min(self.n_cells, start + self._slab)
@@ -199,7 +201,7 @@ class DiskCells(NativeCells):
                 lo, hi = np.searchsorted(sorted_rows, [start, stop])
                 for i in range(lo, hi):
                     self._transfer(os.preadv, found[i : i + 1], int(place[sorted_rows[i] - start]))
-        return found[back]
+        return found[back, : self.n_features]
 
     def _transfer(self, call: Callable[..., int], rows: np.ndarray, place: int) -> None:
         """Read or write whole rows at a cell's place."""

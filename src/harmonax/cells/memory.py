@@ -37,10 +37,10 @@ class MemoryCells(NativeCells):
         )
 
     def take(self, rows: np.ndarray) -> MemoryCells:
-        return sample(self._Z[rows], self.arithmetic)
+        return sample(self._Z[rows, : self.n_features], self.arithmetic)
 
     def points(self, rows: np.ndarray) -> np.ndarray:
-        return unit(self._Z[rows].astype(self.precision).astype(np.float64))
+        return unit(self._Z[rows, : self.n_features].astype(self.precision).astype(np.float64))
 
     def emit(self, assigned: Assignment, W: np.ndarray, out: Any, moment: bool) -> np.ndarray:
         # The tables of a thousand batches are worth releasing: this is where most memory is in use.
@@ -49,7 +49,7 @@ class MemoryCells(NativeCells):
         # The kernels write to an array of their own layout only.
         if not (isinstance(out, np.ndarray) and out.flags.c_contiguous and out.dtype in (np.float32, np.float64)):
             target = np.empty((self.n_cells, self.n_features), self.precision)
-        sums = self._cells.emit(assigned.Y, assigned.sigma, assigned.logp, W, target, moment)
+        sums = self._narrow(self._cells.emit(*self._tables(assigned), self._wide(W), target, moment))
         if out is None:
             self.embedding = target
         elif target is not out:

@@ -64,7 +64,7 @@ class NativeCells:
         instruction_set: str | None = None,
         cache_bytes: int = 0,
     ) -> None:
-        self.n_cells, self.n_features = Z.shape
+        self.n_cells, self.n_features = Z.shape[0], Z.shape[1] - len(design.covariates)
         self.design, self.schedule, self.precision = design, schedule, precision
         self.arithmetic = Arithmetic.of(precision, n_threads, instruction_set)
         self._Z, self._cache_bytes = Z, cache_bytes
@@ -98,21 +98,32 @@ class NativeCells:
         moment: bool,
         last: bool = False,
     ) -> Sweep:
-        sweep = Sweep(*self._cells.sweep(block.index, Y, sigma, logp, moment, last))
-        self._mass[block.index] = sweep.mass
-        return sweep
+        mass, log_partition, entropy, sums = self._cells.sweep(block.index, self._wide(Y), sigma, logp, moment, last)
+        self._mass[block.index] = mass
+        return Sweep(mass, log_partition, entropy, self._narrow(sums))
 
     def moments(self, assigned: Assignment) -> tuple[np.ndarray, np.ndarray]:
-        return self._cells.moments(assigned.Y, assigned.sigma, assigned.logp)
+        return self._cells.moments(*self._tables(assigned))
 
     def correct(self, assigned: Assignment, W: np.ndarray, moment: bool) -> np.ndarray:
-        return self._cells.correct(assigned.Y, assigned.sigma, assigned.logp, W, moment)
+        return self._narrow(self._cells.correct(*self._tables(assigned), self._wide(W), moment))
 
     def assignments(self, assigned: Assignment) -> np.ndarray:
         """Return R (N, K), in the cells' precision."""
         out = np.empty((self.n_cells, len(assigned.Y)), self.precision)
-        self._cells.assign(assigned.Y, assigned.sigma, assigned.logp, order(self.design, self.schedule), out)
+        self._cells.assign(*self._tables(assigned), order(self.design, self.schedule), out)
         return out
+
+    def _tables(self, assigned: Assignment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        return self._wide(assigned.Y), assigned.sigma, assigned.logp
+
+    def _wide(self, table: np.ndarray) -> np.ndarray:
+        """Return a table (..., d) with zeros in the covariates' columns, which the kernels have behind the others."""
+        n = len(self.design.covariates)
+        return np.concatenate([table, np.zeros((*table.shape[:-1], n))], axis=-1) if n else table
+
+    def _narrow(self, table: np.ndarray) -> np.ndarray:
+        return table[:, : self.n_features]
 
     def close(self) -> None:
         """Release threads, and what is kept of the last pass; the cells themselves are needed for `assignments`."""
@@ -187,6 +198,7 @@ def plan(design: BatchDesign, schedule: FixedPartition) -> dict[str, Any]:
         "segments_by_joint": by_joint,
         "unit_segment": _units(joint[by_joint], np.diff(np.append(segment_start, n_cells))[by_joint]),
         "n_levels": design.n_levels,
+        "n_covariates": len(design.covariates),
     }
 
 

@@ -99,6 +99,9 @@ def _param(name: str, kind: Any, says: str, default: str | None = None) -> Calla
 @click.option(
     "--protect", type=Names(), multiple=True, help="Columns with biology that must stay, such as the condition."
 )
+@click.option(
+    "--covariate", "covariates", type=Names(), multiple=True, help="Numeric columns to remove beside the batches."
+)
 @click.option("--allow-many-levels", is_flag=True, help="Accept columns that look like measurements or barcodes.")
 @click.option("--save-model", metavar="MODEL", help="Keep what was learned, for harmonax map: .h5 or .zarr.")
 @click.option(
@@ -141,12 +144,11 @@ def integrate(
 
         keys = [name for names in batch_key for name in names]
         also_read = [options["config"]] if options["config"] else []
-        labels, protect, levels = (
-            [name for names in options[option] for name in names] for option in ("save_labels", "protect", "reference")
-        )
+        lists = ("save_labels", "protect", "covariates", "reference")
+        labels, protect, covariates, levels = ([n for names in options[option] for n in names] for option in lists)
         named = {name: options[name] for name in (*_FILES, *_COLUMNS)}
         job = FileJob(sources, keys=keys, also_read=also_read, save_labels=labels, protect=protect, **named)
-        job = dataclasses.replace(job, reference=named_levels(levels, keys))
+        job = dataclasses.replace(job, reference=named_levels(levels, keys), covariates=covariates)
         how = {ours: options[name] for name, ours in _HOW.items()}
         result = integrate_file(
             job,

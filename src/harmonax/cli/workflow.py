@@ -17,7 +17,10 @@ from .values import Names, Numbers, common_options, read_markers
 _METHOD = [field.name for field in dataclasses.fields(HarmonyParams)]
 _COLUMNS = ["combine_keys", "missing", "allow_many_levels", "backend", "threads"]
 # Options that are lists of names.
-_LISTS = ("batch_key", "condition_key", "compare", "color_by", "genes", "recompute", "skip", "reference", "protect")
+_LISTS = (
+    *("batch_key", "condition_key", "compare", "color_by", "genes", "recompute", "skip"),
+    *("reference", "protect", "covariates"),
+)
 _PLAIN = (
     *("label_key", "min_genes", "max_genes", "min_cells", "max_pct_mt", "mt_prefix", "counts_layer"),
     *("decimals", "feature_type"),
@@ -30,8 +33,9 @@ _STEPS = (
 )
 
 
-def _names(name: str, says: str) -> Any:
-    return click.option("--" + name.replace("_", "-"), name, type=Names(), multiple=True, help=says)
+def _names(name: str, says: str, option: str | None = None) -> Any:
+    option = option if option is not None else "--" + name.replace("_", "-")
+    return click.option(option, name, type=Names(), multiple=True, help=says)
 
 
 def _number(name: str, kind: type, default: float | None, says: str) -> Any:
@@ -81,6 +85,7 @@ def _text(name: str, says: str) -> Any:
 @click.option("--tune", is_flag=True, help="Choose --theta and --sigma by a sweep, without labels; see harmonax sweep.")
 @_names("reference", "Batch levels whose cells stay where they are: LEVEL, or COLUMN=LEVEL of several batch columns.")
 @_names("protect", "Columns of obs with biology that must stay, such as the condition.")
+@_names("covariates", "Numeric columns of obs to remove beside the batches, such as pct_counts_mt.", "--covariate")
 @_number("n_neighbors", int, 15, "Neighbours of a cell in the graph.")
 @_number("min_dist", float, 0.5, "Of UMAP.")
 @click.option(

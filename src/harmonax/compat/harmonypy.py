@@ -16,7 +16,7 @@ from ..inputs.arrays import as_numpy
 from ..inputs.arrays import as_table as as_pandas
 from ..inputs.columns import Missing, as_table, design_from_table
 from ..inputs.embedding import Embedding, as_array, read_embedding
-from ..inputs.roles import protected_columns
+from ..inputs.roles import role_columns
 from ..params import Floats
 from ..result import HarmonyResult, Status, announce
 from ..system.arguments import check_arguments
@@ -123,6 +123,7 @@ def run_harmony(
     *,
     reference: Any = None,
     protect: str | Sequence[str] | None = None,
+    covariates: str | Sequence[str] | None = None,
     precision: Literal["float32", "float64"] = "float32",
     n_threads: int | None = None,
     backend: Backend = "auto",
@@ -182,7 +183,8 @@ def run_harmony(
         Seed, Generator, SeedSequence, or None for a fresh seed.
     ncores
         Number of threads; 0: the CPUs this process may use. More take less time; the result does not depend on it.
-    precision, n_threads, backend, combine_keys, missing, allow_many_levels, ridge, progress
+    reference, protect, covariates, precision, n_threads, backend, combine_keys, missing, allow_many_levels, ridge,
+    progress
         As in `harmonax.pp.harmony_integrate`; `n_threads` and `progress` replace `ncores` and `verbose`.
     reference_values
         Older name of `reference`.
@@ -244,7 +246,7 @@ def run_harmony(
         design,
         params_of(options),
         reference=options["reference"],
-        protect=None if protect is None else protected_columns(table, protect, "meta_data", how),
+        **role_columns(table, protect, covariates, "meta_data", how),
         rng=options["rng"],
         dtype=np.float64,
         n_threads=options["n_threads"],

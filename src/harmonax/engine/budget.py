@@ -89,7 +89,7 @@ def table_size(design: BatchDesign, resolved: ResolvedParams, n_features: int, n
     """Return the bytes of all that grows with levels and clusters, when there is most of it."""
     n, K, largest = design.n_levels, resolved.n_clusters, int(np.diff(design.offsets).max())
     # Beside the moments, coefficients as they are solved and as the kernels take them.
-    moments = (design.n_joint + 2 * n) * K * n_features
+    moments = (design.n_joint * (1 + len(design.covariates)) + 2 * n) * K * n_features
     # Of each block: penalties, the mass, and penalties as the kernels take them.
     blocks = 3 * resolved.params.n_blocks(design.n_cells) * n * K
     # The ridge: a cluster's whole system and its factors; or each thread's, without the largest variable.

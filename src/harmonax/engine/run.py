@@ -18,6 +18,7 @@ from ..cells import BACKENDS, BackendName
 from ..design import BatchDesign
 from ..errors import InputError, warn
 from ..inputs.columns import Missing, as_table, design_from_table
+from ..inputs.covariates import with_covariates
 from ..inputs.embedding import Kind, kind_of, read_embedding
 from ..inputs.roles import named_roles, with_roles
 from ..inputs.rows import slabs
@@ -32,6 +33,7 @@ from ..system.rng import seed_from
 from .budget import table_size
 from .older import named_one_by_one
 from .placement import ResourceRequest, make_cells
+from .reference import held, restore
 
 Backend = Literal["auto", BackendName]
 # Tables (moments per combination of levels, penalties per block) above this many bytes are refused.
@@ -46,6 +48,7 @@ def harmonize(
     batch_key: str | Sequence[str] | None = None,
     reference: Any = None,
     protect: Any = None,
+    covariates: Any = None,
     rng: Any = None,
     dtype: Any = None,
     n_threads: int | None = None,
@@ -83,6 +86,10 @@ def harmonize(
         Biology that must stay, such as a condition: labels as `batches`, or names of columns of it where that is a
         table. Batch effects are estimated at equal condition, and mixing is judged within conditions. Several columns
         protect their combinations. What a condition with one batch only has of its own cannot be told from that batch.
+    covariates
+        Numeric columns whose effect is removed beside that of the batches, such as depth or a cell-cycle score: (N,) or
+        (N, C) numbers, a table of them, or names of columns of `batches` where that is a table. Each is centred and
+        scaled to unit variance, and has a slope of its own in each cluster; it is not mixed.
     rng
         Seed, Generator, SeedSequence or None. The same seed gives the same bits, whatever the number of threads.
     dtype
@@ -132,8 +139,8 @@ def harmonize(
 
     Notes
     -----
-    Korsunsky et al. 2019, Nature Methods 16:1289; Patikas et al. 2026 (Harmony2). `reference` and `protect` are
-    additions: docs/algorithm.md.
+    Korsunsky et al. 2019, Nature Methods 16:1289; Patikas et al. 2026 (Harmony2). `reference`, `protect` and
+    `covariates` are additions: docs/algorithm.md.
 
     Examples
     --------
@@ -170,6 +177,9 @@ def harmonize(
             f"the embedding has {Z.shape[0]} cells but the batch labels have {design.n_cells}; they must agree"
         )
     plain, design = design, with_roles(design, batches, reference, protect, how)
+    whole, bound_by = Z, None
+    if covariates is not None:
+        design, whole, bound_by = with_covariates(design, Z, batches, covariates, digest)
     resolved = params.resolve(design)
     seed = kept.seed if kept is not None and kept.seed is not None and rng is None else seed_from(rng)
     dtype = result_dtype(dtype if dtype is not None else params.precision)
@@ -180,18 +190,19 @@ def harmonize(
         warn(f"{name} has no effect with flavor='{params.flavor}' and ridge='{params.ridge}'")
     if plain.n_joint == 1:
         return _unchanged(Z, plain, params, seed, np.empty(Z.shape, dtype) if out is None or lazy else out)
-    _check_tables(design.carried, resolved, Z.shape[1], threads)
+    _check_tables(design.carried, resolved, whole.shape[1], threads)
     schedule_seed, centroid_seed = np.random.SeedSequence(seed).spawn(2)
     schedule = FixedPartition(params.n_blocks(design.n_cells), schedule_seed)
     cache = not FLAVORS[params.flavor].moves_centroids
-    placed = make_cells(Z, design.carried, schedule, resolved, request, dtype=dtype, cache=cache, digest=digest)
+    fed = digest if whole is Z else None
+    placed = make_cells(whole, design.carried, schedule, resolved, request, dtype=dtype, cache=cache, digest=fed)
     cells = placed.cells
     sha256 = end_digest(digest, plain) if digest is not None else None
-    bound = sha256 if digest is None or design is plain else end_digest(digest, design)
+    bound = sha256 if digest is None or design is plain else end_digest(digest, design, bound_by)
     seeding = np.random.default_rng(centroid_seed)
     target = None if placed.result_stays else np.empty(Z.shape, dtype) if out is None or lazy else out
     # The result may take the place of the embedding.
-    held = _held(Z, target, design)
+    kept_cells = held(Z, target, design)
     with contextlib.closing(cells), kept if kept is not None else contextlib.nullcontext():
         run = (params, seed, str(bound), schedule.n_blocks, resolved.sigma, placed.description)
         past = kept.begin(*run) if kept is not None else []
@@ -201,7 +212,7 @@ def harmonize(
             loop = Harmony(cells, design, schedule, resolved, threads, pool.map)
             fit = loop.run(Y, target, report, past, keep)
     if design.reference and target is not None:
-        _restore(target, Z, held, design)
+        restore(target, Z, kept_cells, design)
     levels = slice(design.n_batch_levels)
     return HarmonyResult(
         embedding=cells.embedding.astype(dtype) if placed.result_stays else target,
@@ -216,6 +227,7 @@ def harmonize(
         next_centroids=np.where(fit.correction.skipped[:, None], fit.assigned.Y, unit(fit.correction.W0)),
         cluster_mass=fit.mass[levels],
         ridge=fit.correction.W[levels],
+        slopes=fit.correction.W[len(fit.correction.W) - len(design.covariates) :],
         moment=fit.moment,
         data_sha256=sha256,
         roles=named_roles(design),
@@ -247,27 +259,6 @@ def _unchanged(Z: Any, design: BatchDesign, params: HarmonyParams, seed: int, ou
             out[start : start + len(rows)] = rows
     none = np.empty((0, Z.shape[1]))
     return HarmonyResult(out, Status.SINGLE_BATCH, History(), none, params, design, seed, {}, [], none)
-
-
-def _held(Z: Any, out: Any, design: BatchDesign) -> np.ndarray | None:
-    """Return the cells of the reference, where the result is written over them."""
-    if not (design.reference and isinstance(Z, np.ndarray) and isinstance(out, np.ndarray)):
-        return None
-    return Z[design.fixed[design.joint]] if np.may_share_memory(Z, out) else None
-
-
-def _restore(out: Any, Z: Any, held: np.ndarray | None, design: BatchDesign) -> None:
-    """Give the cells of the reference the values they came with: arithmetic may have rounded them."""
-    stays = design.fixed[design.joint]
-    if held is not None:
-        out[stays] = held
-        return
-    for start, rows in slabs(Z):
-        these = stays[start : start + len(rows)]
-        if these.any():
-            block = np.asarray(out[start : start + len(rows)])
-            block[these] = np.asarray(rows)[these]
-            out[start : start + len(rows)] = block
 
 
 def _check_tables(design: BatchDesign, resolved: ResolvedParams, n_features: int, n_threads: int) -> None:

@@ -22,7 +22,7 @@ from ..engine.run import harmonize
 from ..errors import InputError, OutputError
 from ..inputs.columns import Missing, design_from_table
 from ..inputs.embedding import Embedding, read_embedding
-from ..inputs.roles import protected_columns
+from ..inputs.roles import role_columns
 from ..inputs.values import data_hash
 from ..params import HarmonyParams
 from ..result import HarmonyResult, announce
@@ -63,8 +63,8 @@ class FileJob:
         ``"file"``: the (only) batch column is made of the names of several files.
     combine_keys, missing, allow_many_levels
         How batch columns are read: see `harmonax.pp.harmony_integrate`.
-    reference, protect
-        Batch levels whose cells stay, and columns with biology that must stay: see there too.
+    reference, protect, covariates
+        Batch levels whose cells stay, columns with biology that must stay, and numeric ones to remove: see there too.
     save_model, save_labels
         File for what was learned (``.h5``, ``.zarr``), and label columns that go into it: see there too.
     """
@@ -86,10 +86,11 @@ class FileJob:
     save_labels: str | Sequence[str] = ()
     reference: Any = None
     protect: str | Sequence[str] = ()
+    covariates: str | Sequence[str] = ()
 
     def __post_init__(self) -> None:
         check_arguments(FileJob, vars(self))
-        for name in ("keys", "save_labels", "protect"):
+        for name in ("keys", "save_labels", "protect", "covariates"):
             object.__setattr__(self, name, listed(getattr(self, name)))
         if not self.sources:
             raise InputError("no input; name at least one file")
@@ -141,7 +142,7 @@ def integrate_file(job: FileJob, params: HarmonyParams | None = None, **how: Any
     params = params if params is not None else HarmonyParams()
     places = _check_places(job)
     inputs = io.Unchanged(*job.sources, job.metadata)
-    source, embedding, design, protect = _read(job, how)
+    source, embedding, design, roles = _read(job, how)
     clock.lap("read")
     limit, held = memory.parse_size(how.get("max_memory")), memory.peak() or 0
     if limit is not None and held > limit:
@@ -152,7 +153,7 @@ def integrate_file(job: FileJob, params: HarmonyParams | None = None, **how: Any
     needed = io.size_of(source, places.kind, n_bytes) + (math.prod(source.Z.shape) * 4 if job.save_labels else 0)
     io.check_space(places.result, needed)
     how["scratch"] = how.get("scratch") or places.result.parent
-    result = harmonize(embedding, design, params, reference=job.reference, protect=protect, out="lazy", **how)
+    result = harmonize(embedding, design, params, reference=job.reference, **roles, out="lazy", **how)
     clock.lap("harmonize")
     announce(result)
     columns = {"keys": list(job.keys)} | job.columns() | ({"protect": list(job.protect)} if job.protect else {})
@@ -222,14 +223,14 @@ def _write_model(job: FileJob, source: io.Source, result: HarmonyResult, part: P
     write(to_dict(model), part, str(job.save_model))
 
 
-def _read(job: FileJob, how: dict[str, Any]) -> tuple[io.Source, Embedding, BatchDesign, BatchDesign | None]:
+def _read(job: FileJob, how: dict[str, Any]) -> tuple[io.Source, Embedding, BatchDesign, dict[str, Any]]:
     target = io.format_of(job.output)
     up_to: int | None = _MAX_IN_MEMORY
     if how.get("max_memory") is not None or how.get("backend") == "disk":
         up_to = 0
     elif how.get("backend") in ("memory", "dense"):
         up_to = None
-    columns = list(dict.fromkeys([*job.keys, *job.save_labels, *job.protect]))
+    columns = list(dict.fromkeys([*job.keys, *job.save_labels, *job.protect, *job.covariates]))
     reading = io.Reading(up_to, names=not target.annotated and target.named)
     if len(job.sources) > 1:
         if job.metadata is not None:
@@ -247,7 +248,7 @@ def _read(job: FileJob, how: dict[str, Any]) -> tuple[io.Source, Embedding, Batc
         log.warning(note)
     where = "obs" if job.metadata is None else str(job.metadata)
     design = design_from_table(source.table, job.keys, where=where, **job.columns())
-    protect = protected_columns(source.table, job.protect, where, job.columns()) if job.protect else None
+    roles = role_columns(source.table, job.protect or None, job.covariates or None, where, job.columns())
     if job.save_labels:
         from ..mapping.build import check_labels
 
@@ -256,7 +257,7 @@ def _read(job: FileJob, how: dict[str, Any]) -> tuple[io.Source, Embedding, Batc
     embedding = read_embedding(source.Z, what=job.sources[0], cells=cells)
     levels = ", ".join(f"{name}: {len(own)} levels" for name, own in zip(design.variables, design.levels, strict=True))
     log.debug("read %d cells x %d features; %s", *source.Z.shape, levels)
-    return source, embedding, design, protect
+    return source, embedding, design, roles
 
 
 def _run_record(job: FileJob, source: io.Source, result: HarmonyResult) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import pandas as pd
 from ..design import BatchDesign
 from ..errors import InputError, warn
 from .columns import as_table, design_from_table, level_names
+from .covariates import numeric_columns
 
 
 def with_roles(design: BatchDesign, batches: Any, reference: Any, protect: Any, how: dict[str, Any]) -> BatchDesign:
@@ -30,13 +31,15 @@ def with_roles(design: BatchDesign, batches: Any, reference: Any, protect: Any, 
 
 
 def named_roles(design: BatchDesign) -> dict[str, Any]:
-    """Return what stays, by name, for the record of a run; nothing where nothing was asked for."""
+    """Return what stays, and covariates, by name, for the record of a run; nothing where nothing was asked for."""
     roles: dict[str, Any] = {}
     if design.reference:
         of = [int(np.searchsorted(design.offsets, level, side="right")) - 1 for level in design.reference]
         names = [design.levels[f][level - design.offsets[f]] for f, level in zip(of, design.reference, strict=True)]
         # A table: a column may have any name, a key in a file may not.
         roles["reference"] = {"batch_key": [design.variables[f] for f in of], "level": names}
+    if design.covariates:
+        roles["covariates"] = list(design.covariates)
     return roles | ({"protect": design.variables[-1]} if design.protects else {})
 
 
@@ -91,6 +94,14 @@ def _names(levels: Any) -> list[str]:
 def protected_columns(table: pd.DataFrame, names: Any, where: str, how: dict[str, Any]) -> BatchDesign:
     """Read protected columns of a table as batch columns are read, each as a variable of its own."""
     return design_from_table(table, names, where=where, **how | {"combine_keys": False})
+
+
+def role_columns(table: pd.DataFrame, protect: Any, covariates: Any, where: str, how: dict[str, Any]) -> dict[str, Any]:
+    """Return protected and numeric columns of a table as `harmonax.harmonize` takes them; None: not asked for."""
+    return {
+        "protect": None if protect is None else protected_columns(table, protect, where, how),
+        "covariates": None if covariates is None else numeric_columns(table, covariates, where),
+    }
 
 
 def protect_design(protect: Any, batches: Any, how: dict[str, Any]) -> BatchDesign:

@@ -89,12 +89,15 @@ def begin_digest(dtype: Any, shape: tuple[int, ...]) -> Any:
     return hashlib.sha256(f"{np.dtype(dtype).str} {tuple(shape)}\n".encode())
 
 
-def end_digest(digest: Any, design: BatchDesign) -> str:
-    """Return the hash of what a result depends on: embedding and batch labels, not the file around them."""
+def end_digest(digest: Any, design: BatchDesign, covariates: np.ndarray | None = None) -> str:
+    """Return the hash of what a result depends on: embedding, labels and covariates, not the file around them."""
     digest = digest.copy()
     said = [design.variables, design.levels, design.joint_levels.tolist()]
     digest.update(json.dumps(said + ([design.reference] if design.reference else [])).encode())
     digest.update(np.ascontiguousarray(design.joint))
+    if covariates is not None:
+        digest.update(json.dumps(design.covariates).encode())
+        digest.update(np.ascontiguousarray(covariates))
     return digest.hexdigest()
 
 

@@ -24,6 +24,7 @@ class Plan:
         unit_segment: np.ndarray,
         n_levels: int,
         order: np.ndarray | None = None,
+        n_covariates: int = 0,
     ) -> None: ...
     @property
     def n_cells(self) -> int: ...

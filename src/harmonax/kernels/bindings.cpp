@@ -128,10 +128,11 @@ struct PyPlan {
     bool has_order;
     Plan plan;
 
-    PyPlan(Arrays&& a, int64_t n_levels, int64_t n_variables, bool ordered)
+    PyPlan(Arrays&& a, int64_t n_levels, int64_t n_variables, int64_t n_covariates, bool ordered)
         : arrays(std::make_shared<const Arrays>(std::move(a))), has_order(ordered) {
         plan.n_levels = n_levels;
         plan.n_variables = n_variables;
+        plan.n_covariates = n_covariates;
         plan.segment_start = view(arrays->segment_start);
         plan.segment_joint = view(arrays->segment_joint);
         plan.segment_block = view(arrays->segment_block);
@@ -172,7 +173,7 @@ struct PyCells {
     PyCells(const Strided<Source>& Z, const PyPlan& laid_out, const std::string& set, int n_threads) : plan(laid_out) {
         require_aligned(Z);
         require((int64_t)Z.shape(0) >= plan.plan.n_cells, "the order is longer than Z");
-        require(Z.shape(1) >= 1, "Z has no features");
+        require((int64_t)Z.shape(1) > plan.plan.n_covariates, "Z has no features");
         require(plan.has_order, "cells in memory need an order");
         require(n_threads >= 1, "n_threads must be at least 1");
         const InstructionSet& chosen = instruction_set(set.c_str());
@@ -184,7 +185,7 @@ struct PyCells {
 
     PyCells(int file, int64_t d, const PyPlan& laid_out, const std::string& set, int n_threads) : plan(laid_out) {
         require(file >= 0, "file is not a file descriptor");
-        require(d >= 1 && d <= (int64_t(1) << 60) / std::max<int64_t>(plan.plan.n_cells, 1), "d is out of range");
+        require(d > plan.plan.n_covariates && d <= (int64_t(1) << 60) / std::max<int64_t>(plan.plan.n_cells, 1), "d is out of range");
         require(n_threads >= 1, "n_threads must be at least 1");
         const InstructionSet& chosen = instruction_set(set.c_str());
         cells =
@@ -217,9 +218,9 @@ struct PyCells {
                 "logp must be n_blocks x n_levels x K");
     }
     void check_W(const Table<3>& W, int64_t K) const {
-        require((int64_t)W.shape(0) == cells->plan().n_levels && (int64_t)W.shape(1) == K &&
-                    (int64_t)W.shape(2) == cells->d(),
-                "W must be n_levels x K x d");
+        require((int64_t)W.shape(0) == cells->plan().n_levels + cells->plan().n_covariates &&
+                    (int64_t)W.shape(1) == K && (int64_t)W.shape(2) == cells->d(),
+                "W must be (n_levels + n_covariates) x K x d");
     }
 
     nb::tuple sweep(int64_t block, const Array<double, 2>& Y_, const Array<double, 1>& sigma_,
@@ -250,7 +251,7 @@ struct PyCells {
         const Centroids c = centroids(Y, sigma);
         check_logp(logp, c.K);
         double *S, *mass;
-        nb::object S_array = nb::cast(new_array(&S, p.n_joint, c.K, cells->d())),
+        nb::object S_array = nb::cast(new_array(&S, p.n_joint, c.K, cells->width_S())),
                    mass_array = nb::cast(new_array(&mass, p.n_joint, c.K));
         use([&] { cells->moments(c, logp.data(), S, mass, interrupted); });
         return nb::make_tuple(S_array, mass_array);
@@ -283,8 +284,9 @@ struct PyCells {
         check_W(W, c.K);
         require(!cells->in_file(), "cells in a file are emitted in place");
         require_aligned(out);
-        require((int64_t)out.shape(0) == cells->plan().n_cells && (int64_t)out.shape(1) == cells->d(),
-                "out must be n_cells x d");
+        require((int64_t)out.shape(0) == cells->plan().n_cells &&
+                    (int64_t)out.shape(1) == cells->d() - cells->plan().n_covariates,
+                "out must be n_cells x d, without the covariates");
         float* out32 = nullptr;
         double* out64 = nullptr;
         if constexpr (sizeof(O) == 4)
@@ -382,15 +384,16 @@ void bind_plan(nb::module_& m) {
             [](PyPlan* self, Array<int64_t, 1> segment_start, Array<int32_t, 1> segment_joint,
                Array<int32_t, 1> segment_block, Array<int32_t, 2> joint_levels, Array<int64_t, 1> block_segment,
                Array<int64_t, 1> block_grain, Array<int64_t, 1> grain_segment, Array<int64_t, 1> segments_by_joint,
-               Array<int64_t, 1> unit_segment, int64_t n_levels, std::optional<Array<int64_t, 1>> order) {
+               Array<int64_t, 1> unit_segment, int64_t n_levels, std::optional<Array<int64_t, 1>> order,
+               int64_t n_covariates) {
                 new (self) PyPlan({copy(segment_start), copy(segment_joint), copy(segment_block), copy(joint_levels),
                                    copy(block_segment), copy(block_grain), copy(grain_segment), copy(segments_by_joint),
                                    copy(unit_segment), order ? copy(*order) : std::vector<int64_t>{}},
-                                  n_levels, (int64_t)joint_levels.shape(1), order.has_value());
+                                  n_levels, (int64_t)joint_levels.shape(1), n_covariates, order.has_value());
             },
             nb::kw_only(), "segment_start"_a, "segment_joint"_a, "segment_block"_a, "joint_levels"_a, "block_segment"_a,
             "block_grain"_a, "grain_segment"_a, "segments_by_joint"_a, "unit_segment"_a, "n_levels"_a,
-            "order"_a = nb::none())
+            "order"_a = nb::none(), "n_covariates"_a = 0)
         .def_prop_ro("n_cells", [](const PyPlan& self) { return self.plan.n_cells; });
 }
 

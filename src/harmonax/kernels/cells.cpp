@@ -68,9 +68,11 @@ void add_transposed(const double* from, int64_t K, int64_t d, int64_t K_pad, dou
             for (int64_t k = first; k < std::min(K, first + 8); ++k) to[k * d + q] += from[q * K_pad + k];
 }
 
-// A row of Zn from one of Z.
+// A row of Zn from one of Z, whose last values are covariates.
 template <typename T>
-void unit_row(const T* z, int64_t d, T* zn) {
+void unit_row(const T* z, int64_t d, int64_t n_covariates, T* zn) {
+    std::fill(zn + d - n_covariates, zn + d, T(0));
+    d -= n_covariates;
     // Four sums, added in a fixed order, because one alone would wait for itself.
     double squares[4] = {0, 0, 0, 0};
     for (int64_t j = 0; j < d; ++j) squares[j % 4] += (double)z[j] * z[j];
@@ -146,7 +148,7 @@ Buffer<T>::~Buffer() {
 
 template <typename T>
 struct Cells<T>::Packed {
-    Buffer<T> Y, base, sigma, logp, W;
+    Buffer<T> Y, base, sigma, logp, W, Wx;
     Tables<T> tables;
 };
 
@@ -172,7 +174,7 @@ Cells<T>::Cells(const Plan& plan, int64_t d, const Source* Z, int64_t row_stride
             }
             T* z = Z_.data() + i * d;
             for (int64_t j = 0; j < d; ++j) z[j] = (T)from[j * column_stride];
-            unit_row(z, d, Zn_.data() + i * d);
+            unit_row(z, d, plan.n_covariates, Zn_.data() + i * d);
         }
     });
 }
@@ -225,7 +227,7 @@ std::vector<typename Cells<T>::Worker> Cells<T>::make_workers(int64_t n_items, c
         workers.push_back({*this,
                            {Z_.data(), Zn_.data(), plan_.order.data, 0, nullptr, false, plan_.segment_start.data,
                             plan_.segment_joint.data, plan_.segment_block.data, plan_.joint_levels.data,
-                            plan_.n_variables, plan_.n_levels, c.K, d_},
+                            plan_.n_variables, plan_.n_levels, c.K, d_, plan_.n_covariates, d_ - plan_.n_covariates},
                            Buffer<T>(ops_->scratch(d_, c.K)),
                            Buffer<T>(rows),
                            Buffer<T>(rows),
@@ -251,14 +253,14 @@ Cells<T>::Cells(const Plan& plan, int64_t d, int file, const InstructionSet& set
         w.x.first = start(g);
         const int64_t n = start(g + 1) - start(g);
         read_file(file_, w.x.Z, w.size(n), w.Z_at(w.x.first));
-        for (int64_t i = 0; i < n; ++i) unit_row(w.x.Z + i * d, d, w.x.Zn + i * d);
+        for (int64_t i = 0; i < n; ++i) unit_row(w.x.Z + i * d, d, plan.n_covariates, w.x.Zn + i * d);
         w.put_Zn(plan.grain_segment[g + 1]);
     });
 }
 
 template <typename T>
 typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp, int64_t n_tables,
-                                         const double* W) const {
+                                         const double* W, bool levels_too) const {
     const int64_t K = c.K, d = d_, B = plan_.n_levels, width = ops_->width;
     const int64_t K_pad = padded(K, width), d_pad = padded(d, width);
     // Where joint levels are no more than levels, as of nested variables, each has its own W.
@@ -268,7 +270,8 @@ typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp,
              Buffer<T>(K_pad),
              Buffer<T>(K_pad),
              Buffer<T>(logp ? n_tables * B * K_pad : 0),
-             Buffer<T>(W ? n_W * K * d_pad : 0),
+             Buffer<T>(W && levels_too ? n_W * K * d_pad : 0),
+             Buffer<T>(W ? plan_.n_covariates * K * d_pad : 0),
              {}};
     std::vector<double> scaled(K * d);
     bool one_sigma = true, bounded = true;
@@ -286,7 +289,9 @@ typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp,
         for (int64_t row = 0; row < n_tables * B; ++row)
             for (int64_t k = 0; k < K_pad; ++k)
                 p.logp.data()[row * K_pad + k] = k < K ? (T)logp[row * K + k] : (T)-1e30;
-    if (W)
+    for (int64_t i = 0; W && i < plan_.n_covariates; ++i)
+        ops_->pack_panels(W + (B + i) * K * d, K, d, d, 1, p.Wx.data() + i * K * d_pad);
+    if (W && levels_too)
         parallel_for(team_, n_W, n_threads_, nullptr,
                      [&](int64_t i, int) { pack_W(c, W, i, W_of_joint, p.W.data() + i * K * d_pad); });
     p.tables = {p.Y.data(),
@@ -296,9 +301,10 @@ typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp,
                 p.sigma.data(),
                 one_sigma,
                 bounded,
-                W ? p.W.data() : nullptr,
+                W && levels_too ? p.W.data() : nullptr,
                 W_of_joint,
-                K * d_pad};
+                K * d_pad,
+                p.Wx.data()};
     return p;
 }
 
@@ -360,7 +366,7 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
     segment_mass_.assign(n_segments * K, 0.0);
     std::vector<double> grain_moment(moment ? n_grains * d * K_pad : 0, 0.0);
     std::vector<GrainSums> sums(n_grains);
-    const int64_t table = d * K_pad;
+    const int64_t table = width_S() * K_pad;
     const bool collect =
         last && std::max(n_segments, plan_.n_joint / 4) * table * (int64_t)sizeof(double) <= MAX_COLLECTED;
     if (collect) segment_S_.assign(n_segments * table, 0.0);
@@ -371,7 +377,7 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
     std::vector<Worker> workers = make_workers(n_grains, c);
     parallel_for(team_, n_grains, n_threads_, poll, [&](int64_t g, int worker) {
         const int64_t s = plan_.grain_segment[g0 + g], stop = plan_.grain_segment[g0 + g + 1];
-        sums[g] = {segment_mass_.data() + (s - s0) * K, 0, 0, moment ? grain_moment.data() + g * table : nullptr,
+        sums[g] = {segment_mass_.data() + (s - s0) * K, 0, 0, moment ? grain_moment.data() + g * d * K_pad : nullptr,
                    collect ? segment_S_.data() + (s - s0) * table : nullptr};
         Worker& w = workers[worker];
         w.take(s, stop, collect, moment);
@@ -413,7 +419,7 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
 
 template <typename T>
 void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double* mass, const Poll& poll) {
-    const int64_t K = c.K, d = d_, K_pad = padded(K, ops_->width);
+    const int64_t K = c.K, d = width_S(), K_pad = padded(K, ops_->width);
     // Of other clusters they would be too few or too many.
     if (std::exchange(collected_, 0) == plan_.n_blocks && collected_mass_.size() == (size_t)(plan_.n_joint * K)) {
         std::fill(S, S + plan_.n_joint * K * d, 0.0);
@@ -477,6 +483,7 @@ void Cells<T>::correct_blocks(const Centroids& c, const double* logp, const doub
             double* to64 = out64;
             if (in_place) {
                 w.x.order = same.data();
+                w.x.d_out = d;
                 if constexpr (sizeof(T) == 4)
                     to32 = w.x.Z;
                 else
@@ -498,7 +505,7 @@ void Cells<T>::correct_blocks(const Centroids& c, const double* logp, const doub
 // One joint level after the other, so that W of thousands of them is packed when it is needed, and stays in the cache.
 template <typename T>
 void Cells<T>::correct_joint_levels(const Centroids& c, const double* logp, const double* W, const Poll& poll) {
-    const Packed p = pack(c, logp, plan_.n_blocks, nullptr);
+    const Packed p = pack(c, logp, plan_.n_blocks, W, false);
     std::vector<Worker> workers = make_workers(plan_.n_units, c);
     std::vector<Buffer<T>> own;
     for (size_t i = 0; i < workers.size(); ++i) own.emplace_back(c.K * padded(d_, ops_->width));

@@ -52,7 +52,8 @@ constexpr double DEEPEST = sizeof(T) == 4 ? 43.0 : 350.0;
 template <typename T>
 class Cells {
   public:
-    // Of a plan that was checked, whose arrays outlive the cells. Z, n_cells x d, may have any strides, in values.
+    // Of a plan that was checked, whose arrays outlive the cells. The last columns of Z are the covariates: Zn, Y and W
+    // have zeros there. Z, n_cells x d, may have any strides, in values.
     template <typename Source>
     Cells(const Plan& plan, int64_t d, const Source* Z, int64_t row_stride, int64_t column_stride,
           const InstructionSet& set, int n_threads, const Poll& poll);
@@ -72,11 +73,12 @@ class Cells {
     // summed on the way, where the sums of a block are small: once every block was swept so, moments() has them already.
     BlockSums sweep(int64_t block, const Centroids&, const double* logp, double* mass, double* moment, bool last,
                     const Poll&);
-    // logp: n_blocks x n_levels x K. S: n_joint x K x d, mass: n_joint x K; both overwritten.
+    // logp: n_blocks x n_levels x K. S: n_joint x K x width_S, of Z and of Z times each covariate; mass: n_joint x
+    // K; both overwritten.
     void moments(const Centroids&, const double* logp, double* S, double* mass, const Poll&);
-    // W: n_levels x K x d. moment: K x d or null.
+    // W: (n_levels + n_covariates) x K x d. moment: K x d or null.
     void correct(const Centroids&, const double* logp, const double* W, double* moment, const Poll&);
-    // Exactly one output, n_cells x d, in the order of the input. moment: K x d or null, R^T of the output.
+    // Exactly one output, n_cells x (d - n_covariates), in the order of the input. moment: K x d or null, R^T of it.
     void emit(const Centroids&, const double* logp, const double* W, double* moment, float* out32, double* out64,
               const Poll&) const;
     // The same for cells in a file, where Z gives way to the result, in the plan's order.
@@ -85,14 +87,16 @@ class Cells {
     void assign(const Centroids&, const double* logp, const int64_t* order, T* out, const Poll&) const;
 
     const Plan& plan() const { return plan_; }
+    // Columns of Z, the covariates among them, and of S.
     int64_t d() const { return d_; }
+    int64_t width_S() const { return (1 + plan_.n_covariates) * d_; }
     bool in_file() const { return file_ >= 0; }
     const T* Zn() const { return Zn_.data(); } // of cells in memory
 
   private:
     struct Packed;
     struct Worker;
-    Packed pack(const Centroids&, const double* logp, int64_t n_tables, const double* W) const;
+    Packed pack(const Centroids&, const double* logp, int64_t n_tables, const double* W, bool levels_too = true) const;
     void pack_W(const Centroids&, const double* W, int64_t level, bool of_joint, T* to) const;
     // One for each thread that n_items pieces of work can keep busy.
     std::vector<Worker> make_workers(int64_t n_items, const Centroids&) const;

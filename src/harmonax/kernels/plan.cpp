@@ -90,6 +90,7 @@ void Plan::check() {
         throw std::invalid_argument("n_levels is " + std::to_string(n_levels) +
                                     "; allowed are 1 to the size of joint_levels");
     check_range("joint_levels", joint_levels, n_levels);
+    if (n_covariates < 0) throw std::invalid_argument("n_covariates is negative");
     check_size("segment_start", segment_start, n_segments + 1);
     check_bounds("segment_start", segment_start, segment_start[n_segments], false);
     n_cells = segment_start[n_segments];

@@ -15,6 +15,7 @@ struct View {
 // tile.hpp says what segments and grains are; cells/native.py makes the arrays.
 struct Plan {
     int64_t n_levels = 0, n_variables = 0;
+    int64_t n_covariates = 0;        // numeric columns, the last ones of Z
     View<int64_t> order;             // n_cells; empty for cells in a file, which lie there in order
     View<int64_t> segment_start;     // n_segments + 1
     View<int32_t> segment_joint;     // n_segments

@@ -11,8 +11,8 @@ namespace harmonax {
 // grain ends; a grain is a fixed-size piece of one block, and the unit of parallel work.
 template <typename T>
 struct Layout {
-    T* Z;                         // rows of d values, those from cell `first` on
-    T* Zn;                        // the same, of unit length
+    T* Z;                         // rows of d values, those from cell `first` on, the covariates last
+    T* Zn;                        // the same, of unit length, with zeros for the covariates
     const int64_t* order;         // row of the output that each of these cells goes to
     int64_t first;                // 0 where all cells are at hand
     T* A;                         // weights of all cells, rows of K_pad: to read, or to be written; or null (tile.inl)
@@ -22,6 +22,8 @@ struct Layout {
     const int32_t* segment_block;
     const int32_t* joint_levels; // n_joint x n_variables
     int64_t n_variables, n_levels, n_clusters, d;
+    int64_t n_covariates; // numeric columns among the d
+    int64_t d_out;        // from one row of the output to the next; of each, d - n_covariates values are written
 };
 
 // Tables packed for one call. K_pad and d_pad are K and d rounded up to whole vectors.
@@ -37,10 +39,11 @@ struct Tables {
     const T* W;       // n_levels x (K x d_pad in panels), for corrections
     bool W_of_joint;  // it has one for each joint level instead, the sum over its levels
     int64_t W_stride; // then, from one joint level's to the next; 0 where all that is asked for is one joint level
+    const T* Wx;      // n_covariates x (K x d_pad in panels): what is subtracted for each unit of them
 };
 
 // Which reassigned sums a grain returns. `mass` has one row of K doubles per segment of the grain, `S` (R^T Z, or null)
-// one d x K_pad.
+// one (1 + n_covariates) d x K_pad: of Z, and of Z times each covariate.
 struct GrainSums {
     double* mass;
     double log_partition;
@@ -54,7 +57,7 @@ struct TileOps {
     int64_t width;                            // values in a vector
     int64_t (*scratch)(int64_t d, int64_t K); // values of T that one thread needs
     void (*sweep)(const Layout<T>&, const Tables<T>&, int64_t s0, int64_t s1, T* scratch, GrainSums*);
-    // S: d x K_pad, mass: K_pad; both are added to.
+    // S: (1 + n_covariates) d x K_pad, mass: K_pad; both are added to.
     void (*moments)(const Layout<T>&, const Tables<T>&, int64_t segment, T* scratch, double* S, double* mass);
     // Exactly one of (Zn updated in place), out32, out64 is written; R^T of it is added to moment (d x K_pad) unless null.
     void (*correct)(const Layout<T>&, const Tables<T>&, int64_t s0, int64_t s1, T* scratch, double* moment,

@@ -263,7 +263,7 @@ void outer(const T* A, int64_t lda, int64_t d, const T* R, int64_t K_pad, int64_
 // The scratch of one thread.
 template <typename T>
 struct Scratch {
-    T *R, *lambda, *P, *P_sigma, *mass, *correction, *W;
+    T *R, *lambda, *P, *P_sigma, *mass, *correction, *second, *W;
     int64_t K_pad, d_pad;
     T bound; // largest of the segment's penalties, which lambda and P are relative to, where Tables::bounded
 
@@ -274,11 +274,12 @@ struct Scratch {
         P_sigma = P + K_pad;
         mass = P_sigma + K_pad;
         correction = mass + K_pad;
-        W = correction + (TILE + ROWS) * d_pad;
+        second = correction + (TILE + ROWS) * d_pad;
+        W = second + (TILE + ROWS) * d_pad;
     }
     static int64_t size(int64_t d, int64_t K) {
         const int64_t k = padded(K, LANES<T>), p = padded(d, LANES<T>);
-        return (TILE + ROWS) * (k + p) + 4 * k + K * p;
+        return (TILE + ROWS) * (k + 2 * p) + 4 * k + K * p;
     }
 };
 
@@ -505,6 +506,21 @@ void for_pieces(const Layout<T>& x, const Tables<T>& t, int64_t s0, int64_t s1, 
     }
 }
 
+// Add R^T Z of a piece to S, and R^T of Z times each covariate.
+template <typename T>
+void add_moments(const Layout<T>& x, const Piece<T>& p, const Scratch<T>& m, double* S) {
+    const T* Z = x.Z + (p.cell - x.first) * x.d;
+    outer(Z, x.d, x.d, p.R, m.K_pad, p.rows, S);
+    for (int64_t c = 0; c < x.n_covariates; ++c) {
+        for (int64_t r = 0; r < p.rows; ++r) {
+            const T* z = Z + r * x.d;
+            const T value = z[x.d - x.n_covariates + c];
+            for (int64_t j = 0; j < x.d; ++j) m.second[r * m.d_pad + j] = value * z[j];
+        }
+        outer(m.second, m.d_pad, x.d, p.R, m.K_pad, p.rows, S + (c + 1) * x.d * m.K_pad);
+    }
+}
+
 template <typename T>
 void sweep(const Layout<T>& x, const Tables<T>& t, int64_t s0, int64_t s1, T* memory, GrainSums* out) {
     Scratch<T> m(memory, x.d, x.n_clusters);
@@ -517,9 +533,7 @@ void sweep(const Layout<T>& x, const Tables<T>& t, int64_t s0, int64_t s1, T* me
         out->entropy += sums.entropy + add_mass(p.weights, p.rows, scale, t, m, x.n_clusters, mass);
         if (!out->S && !out->moment) return;
         normalise(p.weights, p.rows, scale, m, p.R);
-        if (out->S)
-            outer(x.Z + (p.cell - x.first) * x.d, x.d, x.d, p.R, m.K_pad, p.rows,
-                  out->S + (p.segment - s0) * x.d * m.K_pad);
+        if (out->S) add_moments(x, p, m, out->S + (p.segment - s0) * (1 + x.n_covariates) * x.d * m.K_pad);
         if (!out->moment || !p.ends_tile) return;
         const int64_t stop = p.cell + p.rows, rows = (p.R - m.R) / m.K_pad + p.rows;
         outer(x.Zn + (stop - rows - x.first) * x.d, x.d, x.d, m.R, m.K_pad, rows, out->moment);
@@ -534,7 +548,7 @@ void moments(const Layout<T>& x, const Tables<T>& t, int64_t s, T* memory, doubl
         assign_rows<T, false>(p.weights, p.rows, t, m, scale);
         add_mass(p.weights, p.rows, scale, t, m, x.n_clusters, mass);
         normalise(p.weights, p.rows, scale, m, p.R);
-        outer(x.Z + (p.cell - x.first) * x.d, x.d, x.d, p.R, m.K_pad, p.rows, S);
+        add_moments(x, p, m, S);
     });
 }
 
@@ -562,6 +576,22 @@ void subtract_tile(const T* Z, int64_t rows, int64_t d, T* correction, int64_t d
         int64_t j = 0;
         for (; j + LANES<T> <= d; j += LANES<T>) store(c + j, load(z + j) - load(c + j));
         for (; j < d; ++j) c[j] = z[j] - c[j];
+    }
+}
+
+// Subtract each covariate's part, x R Wx, too; the covariates themselves become 0.
+template <typename T>
+void subtract_covariates(const Layout<T>& x, const Tables<T>& t, const Piece<T>& p, const Scratch<T>& m) {
+    const int64_t d = x.d - x.n_covariates;
+    for (int64_t c = 0; c < x.n_covariates; ++c) {
+        const T* W = t.Wx + c * x.n_clusters * m.d_pad;
+        multiply(p.R, m.K_pad, p.rows, x.n_clusters, W, m.d_pad / LANES<T>, m.second, m.d_pad);
+        for (int64_t r = 0; r < p.rows; ++r) {
+            const T value = x.Z[(p.cell + r - x.first) * x.d + d + c];
+            T* to = m.correction + r * m.d_pad;
+            for (int64_t j = 0; j < d; ++j) to[j] -= value * m.second[r * m.d_pad + j];
+            to[d + c] = 0;
+        }
     }
 }
 
@@ -595,6 +625,7 @@ void correct(const Layout<T>& x, const Tables<T>& t, int64_t s0, int64_t s1, T* 
         multiply(p.R, m.K_pad, p.rows, x.n_clusters, W, m.d_pad / LANES<T>, m.correction, m.d_pad);
         T* Zn = x.Zn + (p.cell - x.first) * x.d;
         subtract_tile(x.Z + (p.cell - x.first) * x.d, p.rows, x.d, m.correction, m.d_pad);
+        subtract_covariates(x, t, p, m);
         if (!out32 && !out64) {
             unit_tile(m.correction, p.rows, x.d, m.d_pad, Zn);
             if (moment) outer(Zn, x.d, x.d, p.R, m.K_pad, p.rows, moment);
@@ -603,8 +634,8 @@ void correct(const Layout<T>& x, const Tables<T>& t, int64_t s0, int64_t s1, T* 
         if (moment) outer(m.correction, m.d_pad, x.d, p.R, m.K_pad, p.rows, moment);
         for (int64_t r = 0; r < p.rows; ++r) {
             const T* c = m.correction + r * m.d_pad;
-            const int64_t to = x.order[p.cell + r - x.first] * x.d;
-            for (int64_t j = 0; j < x.d; ++j) {
+            const int64_t to = x.order[p.cell + r - x.first] * x.d_out;
+            for (int64_t j = 0; j < x.d - x.n_covariates; ++j) {
                 if (out32) out32[to + j] = (float)c[j];
                 if (out64) out64[to + j] = (double)c[j];
             }

@@ -13,7 +13,7 @@ from ..algorithm.contracts import Assignment
 from ..algorithm.schedule import Block, FixedPartition
 from ..algorithm.seeding import seed_centroids
 from ..engine.placement import ResourceRequest, make_cells
-from ..errors import InputError
+from ..errors import InputError, warn
 from ..inputs.columns import as_table
 from ..inputs.embedding import as_array
 from ..result import HarmonyResult, Status
@@ -81,6 +81,8 @@ class HarmonyModel(ModelTables):
         A run over one batch made no clusters; here it gets those that a run begins with, and no correction.
         """
         check_arguments(HarmonyModel.from_result, locals())
+        if names := result.roles.get("covariates"):
+            warn(f"the model has no covariates: what {', '.join(names)} do to new cells stays")
         design, resolved = result.design, result.params.resolve(result.design)
         Y, mass, moment, ridge = result.centroids, result.cluster_mass, result.moment, result.ridge
         if result.status is Status.SINGLE_BATCH:

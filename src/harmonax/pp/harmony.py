@@ -14,7 +14,7 @@ from ..engine.run import Backend, harmonize
 from ..errors import InputError
 from ..inputs.columns import Missing, design_from_table
 from ..inputs.embedding import either_spelling, read_obsm
-from ..inputs.roles import protected_columns
+from ..inputs.roles import role_columns
 from ..params import Flavor, Floats
 from ..result import HarmonyResult, announce
 from ..system.arguments import check_arguments
@@ -58,6 +58,7 @@ def harmony_integrate(
     allow_many_levels: bool = False,
     reference: Any = None,
     protect: str | Sequence[str] | None = None,
+    covariates: str | Sequence[str] | None = None,
     ridge: Literal["dynamic", "fixed"] | None = None,
     save_model: str | os.PathLike[str] | bool | None = None,
     save_labels: str | Sequence[str] | None = None,
@@ -150,6 +151,9 @@ def harmony_integrate(
     protect
         Column of ``adata.obs`` with biology that must stay, such as the condition, or several (their combinations).
         Batch effects are estimated, and mixing is judged, within it.
+    covariates
+        Numeric column of ``adata.obs`` whose effect is removed beside that of the batches, such as the depth or a
+        cell-cycle score, or several. Each has a slope of its own in each cluster; a log scale suits depth.
     ridge
         ``"dynamic"`` (the default of harmony2) or ``"fixed"``.
     save_model
@@ -222,13 +226,13 @@ def harmony_integrate(
         "allow_many_levels": allow_many_levels,
     }
     design = design_from_table(adata.obs, key, **how)
-    stays = None if protect is None else protected_columns(adata.obs, protect, "obs", how)
+    roles = role_columns(adata.obs, protect, covariates, "obs", how)
     result = harmonize(
         read_obsm(adata, basis),
         design,
         params,
         reference=reference,
-        protect=stays,
+        **roles,
         rng=options["rng"],
         dtype=dtype,
         n_threads=options["n_threads"] if options["n_threads"] is not None else chosen_threads(),

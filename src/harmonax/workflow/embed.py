@@ -51,6 +51,7 @@ def harmony(state: State) -> str:
         save_model=options.save_model,
         reference=named_levels(options.reference, options.batch_key),
         protect=options.protect or None,
+        covariates=options.covariates or None,
         progress=state.progress,
         **options.harmony.replace(**chosen).to_dict(),
     )

@@ -13,6 +13,7 @@ from scipy import sparse
 from ..errors import InputError, MissingExtraError, MissingKeyError, nearest, warn
 from ..inputs import expression as counts
 from ..inputs.columns import design_from_table
+from ..inputs.covariates import numeric_columns
 from ..inputs.lazy import is_lazy
 from ..inputs.roles import named_levels
 from ..io import Unchanged
@@ -133,6 +134,9 @@ def _check(adata: AnnData, options: WorkflowOptions) -> None:
         design.keeping(levels)
     for name in options.protect:
         inputs.column(adata, name, "protect")
+    # QC writes some itself.
+    if there := [name for name in options.covariates if name not in _MEASURED]:
+        numeric_columns(adata.obs, there, "obs")
     for key, what in ((options.label_key, "label"), *((key, "condition") for key in options.condition_keys)):
         if key is not None:
             inputs.column(adata, key, what)

@@ -63,10 +63,8 @@ class WorkflowOptions:
     label_key, condition_key
         Columns of ``obs`` with cell types, used by the evaluation and the diagnosis only, and with what the experiment
         compares (one or several), used by the check only.
-    min_genes, max_genes
-        Fewest and most genes that a cell must show (None: no upper bound).
-    min_cells
-        Fewest cells that a gene must be seen in.
+    min_genes, max_genes, min_cells
+        Fewest and most genes that a cell must show (None: no upper bound); fewest cells that a gene must be seen in.
     max_pct_mt
         Largest percentage of a cell's counts from mitochondrial genes.
     mt_prefix
@@ -93,8 +91,8 @@ class WorkflowOptions:
         Parameters of Harmony.
     tune
         Choose Harmony's theta and sigma by `harmonax.tl.sweep`, in place of those in `harmony`.
-    reference, protect
-        Batch levels whose cells stay (names, or ``"column=level"``), and columns with biology that must stay.
+    reference, protect, covariates
+        Batch levels whose cells stay (or ``"column=level"``), columns with biology that stays, numeric ones to remove.
     combine_keys, missing, allow_many_levels
         How batch columns are read: see `harmonax.pp.harmony_integrate`.
     backend, n_threads
@@ -163,6 +161,7 @@ class WorkflowOptions:
     tune: bool = False
     reference: tuple[str, ...] = ()
     protect: tuple[str, ...] = ()
+    covariates: tuple[str, ...] = ()
     combine_keys: bool = False
     missing: Missing = "error"
     allow_many_levels: bool = False
@@ -185,7 +184,7 @@ class WorkflowOptions:
 
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
-        for name in ("batch_key", "reference", "protect", "compare", "color_by", "genes", "recompute", "skip"):
+        for name in (f.name for f in dataclasses.fields(self) if f.type == "tuple[str, ...]"):
             put(name, _names(name, getattr(self, name)))
         conditions = () if self.condition_key is None else _names("condition_key", self.condition_key)
         put("condition_key", conditions if len(conditions) > 1 else conditions[0] if conditions else None)
@@ -227,8 +226,9 @@ class WorkflowOptions:
             raise InputError(f"tune chooses parameters of Harmony; corrector='{self.corrector}' has none of them")
         if self.save_model:
             raise InputError(f"save_model keeps what Harmony learned; corrector='{self.corrector}' has no such model")
-        if self.reference or self.protect:
-            raise InputError(f"reference and protect are for Harmony, not for corrector='{self.corrector}'")
+        for given, said in ((self.reference or self.protect, "reference and protect"), (self.covariates, "covariates")):
+            if given:
+                raise InputError(f"{said} are for Harmony, not for corrector='{self.corrector}'")
 
     @property
     def condition_keys(self) -> tuple[str, ...]:

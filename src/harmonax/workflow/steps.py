@@ -15,7 +15,7 @@ from .state import UMAP, UMAP_UNCORRECTED, Skip, State, Step
 
 _BATCHES = ("batch_key", "combine_keys", "missing", "allow_many_levels")
 _JUDGED = (*_BATCHES, "label_key", "seed")
-_CORRECTED = (*_BATCHES, "corrector", "harmony", "tune", "reference", "protect", "seed", "save_model")
+_CORRECTED = (*_BATCHES, "corrector", "harmony", "tune", "reference", "protect", "covariates", "seed", "save_model")
 _QC = (
     "min_genes",
     "max_genes",

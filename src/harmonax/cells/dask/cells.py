@@ -59,7 +59,7 @@ class DaskCells:
         client = client if client is not None else current_client()
         if client.asynchronous:
             raise InputError("the Dask client is asynchronous; make one with asynchronous=False")
-        self.n_cells, self.n_features = (int(n) for n in Z.shape)
+        self.n_cells, self.n_features = int(Z.shape[0]), int(Z.shape[1]) - len(design.covariates)
         self.design, self.schedule, self.precision = design, schedule, precision
         # For the sample that seeding takes, which is computed here.
         self._arithmetic = Arithmetic.of(precision, n_threads)
@@ -133,7 +133,7 @@ class DaskCells:
         self._workers.set_centroids(assigned.Y, assigned.sigma)
         answers = self._workers.call("moments", lambda part: (assigned.logp.take(part.levels, axis=1),))
         self._replay.clear()
-        S = np.zeros((self.design.n_joint, *assigned.Y.shape))
+        S = np.zeros((self.design.n_joint, len(assigned.Y), answers[0][0].shape[2]))
         mass = np.zeros(S.shape[:2])
         for part, (own_S, own_mass) in zip(self._workers.parts, answers, strict=True):
             S[part.joint] += own_S

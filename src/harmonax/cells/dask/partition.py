@@ -69,7 +69,7 @@ class PartitionSpec:
             for f, (offset, end) in enumerate(zip(design.offsets[:-1], design.offsets[1:], strict=True))
         )
         # The smallest codes that do: they are all of a partition that Dask's scheduler keeps.
-        cut = BatchDesign(place[joint], own, design.variables, names)
+        cut = BatchDesign(place[joint], own, design.variables, names, covariates=design.covariates)
         return cls(run, number, start, cut, schedule, levels, present, **how)
 
     @property
@@ -88,9 +88,10 @@ class Tables(NamedTuple):
     W: np.ndarray
 
     def of(self, part: PartitionSpec) -> Tables:
-        """Keep the levels of one partition."""
+        """Keep the levels of one partition, and the covariates, which are the last rows of W."""
         Y, logp, sigma = self.assigned.Y, self.assigned.logp, self.assigned.sigma
-        return Tables(Assignment(Y, logp.take(part.levels, axis=1), sigma), self.W[part.levels])
+        rows = np.append(part.levels, np.arange(len(self.W) - len(part.design.covariates), len(self.W)))
+        return Tables(Assignment(Y, logp.take(part.levels, axis=1), sigma), self.W[rows])
 
 
 class ReplayStep(NamedTuple):
@@ -242,7 +243,7 @@ class _Released(MemoryCells):
     def rows(self, rows: np.ndarray) -> np.ndarray:
         if "_cells" in self.__dict__:
             raise RuntimeError("rows are there until the first sweep")
-        found: np.ndarray = self._Z[rows]
+        found: np.ndarray = self._Z[rows, : self.n_features]
         return found
 
 

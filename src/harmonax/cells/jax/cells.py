@@ -55,7 +55,7 @@ class JaxCells:
         precision: str = "float32",
         devices: Sequence[Any] | None = None,
     ) -> None:
-        self.n_cells, self.n_features = Z.shape
+        self.n_cells, self.n_features = Z.shape[0], Z.shape[1] - len(design.covariates)
         self.design, self.schedule, self.precision = design, schedule, precision
         self.devices = list(devices) if devices is not None else jax.local_devices()
         # For the sample that seeding takes, which is computed here: every backend begins with the same centroids.
@@ -73,10 +73,10 @@ class JaxCells:
         return {"device": self.devices[0].device_kind, "n_devices": len(self.devices)}
 
     def take(self, rows: np.ndarray) -> MemoryCells:
-        return sample(self._input[rows], self._arithmetic)
+        return sample(self._input[rows, : self.n_features], self._arithmetic)
 
     def points(self, rows: np.ndarray) -> np.ndarray:
-        return unit(self._input[rows].astype(self.precision).astype(np.float64))
+        return unit(self._input[rows, : self.n_features].astype(self.precision).astype(np.float64))
 
     def mass(self, block: Block) -> np.ndarray:
         return self._mass[block.index]
@@ -105,10 +105,9 @@ class JaxCells:
     def moments(self, assigned: Assignment) -> tuple[np.ndarray, np.ndarray]:
         with self._computing():
             mass = (len(self.devices), self.design.n_joint, len(assigned.Y))
+            width = (1 + len(self.design.covariates)) * self._input.shape[1]
             # Twice, since both are donated.
-            sums, errors = (
-                kernels.zeros(((*mass, self.n_features), mass), self.precision, self._spread) for _ in range(2)
-            )
+            sums, errors = (kernels.zeros(((*mass, width), mass), self.precision, self._spread) for _ in range(2))
             for g, tables in enumerate(self._tables_of_blocks(assigned)):
                 sums, errors = kernels.moments(self._Z[g], self._Zn[g], self._tiles[g], tables, sums, errors)
             S, O = (_total(a) + _total(b) for a, b in jax.device_get(list(zip(sums, errors, strict=True))))
@@ -181,10 +180,10 @@ class JaxCells:
         self._Z, self._Zn = [], []
         for g in range(self.schedule.n_blocks):
             # A new one each time: on a CPU the device may use this very memory.
-            rows = np.zeros((np.prod(tiling.shape), self.n_features), self.precision)
+            rows = np.zeros((np.prod(tiling.shape), self._input.shape[1]), self.precision)
             rows[tiling.places(g)] = self._input[tiling.rows(g)]
-            self._Z.append(spread(rows.reshape(*tiling.shape, self.n_features)))
-            self._Zn.append(kernels.unit(self._Z[g]))
+            self._Z.append(spread(rows.reshape(*tiling.shape, self._input.shape[1])))
+            self._Zn.append(kernels.unit(self._Z[g], n_features=self.n_features))
         self._tiling = tiling
 
     def _tables(self, *tables: np.ndarray) -> tuple[np.ndarray, ...]:

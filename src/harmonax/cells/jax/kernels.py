@@ -30,9 +30,13 @@ def zeros(shapes: tuple[tuple[int, ...], ...], dtype: str, sharding: Any) -> Any
     return tuple(jax.lax.with_sharding_constraint(jnp.zeros(shape, dtype), sharding) for shape in shapes)
 
 
-@jax.jit
-def unit(x: Any) -> Any:
-    """Scale rows to unit length; a zero row stays zero. XLA rounds `algorithm.seeding.unit` otherwise."""
+@partial(jax.jit, static_argnames="n_features")
+def unit(x: Any, *, n_features: int | None = None) -> Any:
+    """Scale rows to unit length, without the covariates behind the features; a zero row stays zero.
+
+    XLA rounds `algorithm.seeding.unit` otherwise.
+    """
+    x = x[..., :n_features]
     norm = jnp.sqrt((x * x).sum(axis=-1, keepdims=True))
     return jnp.where(norm > 0, x / jnp.where(norm > 0, norm, 1), 0)
 
@@ -65,13 +69,14 @@ def sweep(Zn: Any, tiles: Tiles, tables: Any, levels: Any, *, moment: bool) -> t
 def moments(Z: Any, Zn: Any, tiles: Tiles, tables: Any, sums: Any, errors: Any) -> tuple[Any, Any]:
     """Add R^T Z and the mass of each joint level, (D, J, K, d) and (D, J, K), to `sums`.
 
+    With covariates the products of [1, x] and [Z, x] are in the place of Z.
     The rounding errors of these additions are gathered in `errors`: all cells come together here.
     """
 
     def chunk(tables_so_far: Any, xs: Any) -> Any:
         Z, Zn, tiles = xs
         R = _assign(Zn, tiles, tables)[0]
-        by_tile = _product("tck,tcd->tkd", R, Z), R.sum(axis=1)
+        by_tile = _product("tck,tcd->tkd", R, _products(Z, Zn.shape[-1])), R.sum(axis=1)
         added = [_add_exactly(s, e, rows, tiles) for s, e, rows in zip(*tables_so_far, by_tile, strict=True)]
         return tuple(zip(*added, strict=True)), None
 
@@ -141,7 +146,15 @@ def _assign(Zn: Any, tiles: Tiles, tables: Any) -> tuple[Any, Any, Any]:
 
 def _corrected(Z: Any, R: Any, tiles: Tiles, W: Any) -> Any:
     own = sum(W[tiles.levels[:, f]] for f in range(tiles.levels.shape[1]))
-    return Z - _product("tck,tkd->tcd", R, own)
+    d, n_covariates = W.shape[-1], Z.shape[-1] - W.shape[-1]
+    Zc = Z[..., :d] - _product("tck,tkd->tcd", R, own)
+    for c in range(n_covariates):
+        Zc = Zc - Z[..., d + c, None] * _product("tck,kd->tcd", R, W[c - n_covariates])
+    return Zc
+
+
+def _products(Z: Any, n_features: int) -> Any:
+    return jnp.concatenate([Z, *(Z[..., c, None] * Z for c in range(n_features, Z.shape[-1]))], axis=-1)
 
 
 def _moment(R: Any, Zn: Any, wanted: bool) -> Any:

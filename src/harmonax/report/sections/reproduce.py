@@ -73,6 +73,8 @@ def python_code(own: dict[str, Any]) -> str:
         lines.append(f"    reference={table!r},")
     if protected := _protected(own):
         lines.append(f"    protect={protected!r},")
+    if covariates := as_names(own.get("covariates")):
+        lines.append(f"    covariates={covariates!r},")
     key = repr(keys[0]) if len(keys) == 1 else repr(keys)
     head = 'import anndata\nimport harmonax\n\nadata = anndata.read_h5ad("IN.h5ad")\nharmonax.pp.harmony_integrate(\n'
     return head + "\n".join([f"    adata,\n    {key},", *lines, f"    rng={_literal(own.get('seed'))},", ")"])
@@ -113,6 +115,7 @@ def command_line(own: dict[str, Any]) -> str:
         words.append(option if value is True else f"{option} {shlex.quote(str(value))}")
     words += [f"--reference {shlex.quote(f'{column}={level}')}" for column, level in _reference(own)]
     words += [f"--protect {shlex.quote(key)}" for key in _protected(own)]
+    words += [f"--covariate {shlex.quote(name)}" for name in as_names(own.get("covariates"))]
     words.append(f"--seed {shlex.quote(str(own.get('seed')))}")
     return " \\\n  ".join(["harmonax integrate IN.h5ad -o OUT.h5ad", *words])
 
