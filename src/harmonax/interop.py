@@ -12,7 +12,7 @@ from .engine.checkpoint import Checkpoint
 from .engine.run import harmonize
 from .errors import HarmonaxError, HarmonaxWarning
 from .inputs.columns import design_from_table
-from .inputs.roles import reference_levels
+from .inputs.roles import reference_levels, role_columns
 from .inputs.rows import slabs
 from .mapping.build import model_of
 from .mapping.serialise import check_place
@@ -30,6 +30,7 @@ __all__ = [
     "model_path",
     "params_of",
     "reference_levels",
+    "role_columns",
     "slabs",
 ]
 

@@ -24,7 +24,8 @@
 #'   has, and older names. An unknown argument is an error.
 #'   `reference` names batch levels whose cells stay where they are, a vector or, for several variables, a list of vectors
 #'   by variable (`reference_values` is its older name). `protect` names columns with biology that must stay, such as the
-#'   condition: batch effects are estimated, and mixing is judged, within it.
+#'   condition: batch effects are estimated, and mixing is judged, within it. `covariates` names numeric columns, such as
+#'   the depth or a cell-cycle score, whose effect is removed beside that of the batches.
 #' @param data_mat Embedding: cells are rows or columns, depending on the number of rows of `meta_data` (where both fit,
 #'   rows).
 #' @param meta_data A data frame with one row per cell, or a vector of batch labels.

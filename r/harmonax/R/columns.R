@@ -11,13 +11,32 @@ batch_columns <- function(meta_data, vars_use, missing = "error", cells = NULL) 
   })
 }
 
-# The batch columns, and after them those of options$protect, which the engine tells apart by name.
+# The batch columns, and after them those of options$protect and $covariates, which the engine tells apart by name.
 all_columns <- function(meta_data, vars_use, options, cells = NULL) {
   both <- intersect(vars_use, options$protect)
   if (length(both)) abort(sprintf("protect: '%s' is a batch column: what it explains is removed", both[1]))
-  batches <- batch_columns(meta_data, vars_use, options$missing, cells)
-  if (is.null(options$protect)) return(batches)
-  c(batches, batch_columns(meta_data, options$protect, options$missing, cells))
+  columns <- batch_columns(meta_data, vars_use, options$missing, cells)
+  if (!is.null(options$protect)) {
+    columns <- c(columns, batch_columns(meta_data, options$protect, options$missing, cells))
+  }
+  c(columns, numeric_columns(meta_data, options$covariates, c(vars_use, options$protect), cells))
+}
+
+numeric_columns <- function(meta_data, names, others, cells) {
+  lapply(unique(names), function(name) {
+    check_name(name, names(meta_data), "column")
+    if (name %in% others) abort(sprintf("covariates: '%s' is a batch column, or protected", name))
+    column <- meta_data[[name]]
+    if (!is.numeric(column) || is.factor(column)) {
+      abort(sprintf("covariate '%s' is of class %s; covariates are numbers", name, class(column)[1]))
+    }
+    bad <- which(!is.finite(column))
+    if (length(bad)) {
+      abort(sprintf("covariate '%s' has %d values that are missing or infinite (first: %s); drop or repair those cells",
+                    name, length(bad), cell_name(bad[1], cells)))
+    }
+    batch_column(column, name)
+  })
 }
 
 check_missing <- function(column, name, missing, cells) {

@@ -13,7 +13,7 @@ PARAMETERS <- c(
   "flavor", "n_clusters", "max_iter_harmony", "max_iter_clustering", "tol_harmony", "tol_clustering", "sigma", "theta",
   "tau", "ridge", "ridge_lambda", "alpha", "batch_prune_threshold", "correction_method", "block_proportion", "precision",
   "rng", "n_threads", "backend", "max_memory", "scratch", "checkpoint", "save_model", "combine_keys", "missing",
-  "allow_many_levels", "reference", "protect"
+  "allow_many_levels", "reference", "protect", "covariates"
 )
 # Arguments that older code may pass as NULL, and that have no counterpart here.
 NOT_OFFERED <- c(

@@ -13,7 +13,7 @@ RunHarmony.Seurat <- function(object, group.by.vars, reduction.use = "pca", dims
   check_name(reduction.use, SeuratObject::Reductions(object), "reduction")
   old <- object[[reduction.use]]
   Z <- chosen_dims(SeuratObject::Embeddings(old), dims.use)
-  meta <- seurat_columns(object, c(group.by.vars, options$protect))
+  meta <- seurat_columns(object, c(group.by.vars, options$protect, options$covariates))
   columns <- all_columns(meta, group.by.vars, options, rownames(Z))
   fit <- correct(Z, columns, seeded(options), verbose = verbose, cells = rownames(Z))
   assay <- if (is.null(assay.use)) SeuratObject::DefaultAssay(old) else assay.use

@@ -27,6 +27,7 @@ from harmonax.interop import (
     model_path,
     params_of,
     reference_levels,
+    role_columns,
     slabs,
 )
 
@@ -79,13 +80,12 @@ def correct(
         if drawn and checkpoint is not None and checkpoint_has_seed(checkpoint):
             run["rng"] = None
         stays = {"reference": options.pop("reference", None)}
-        protect = _listed(options.pop("protect", None))
+        protect, covariates = (_listed(options.pop(name, None)) for name in ("protect", "covariates"))
         params = params_of(options)
         table = pd.DataFrame({spec["name"]: _column(spec) for spec in columns}, copy=False)
-        batches = [name for name in table.columns if name not in protect]
+        batches = [name for name in table.columns if name not in (*protect, *covariates)]
         design = design_from_table(table, batches, where="meta_data", **how)
-        if protect:
-            stays["protect"] = design_from_table(table, protect, where="meta_data", **how | {"combine_keys": False})
+        stays |= role_columns(table, protect or None, covariates or None, "meta_data", how)
         shape = int(cells["n_cells"]), int(cells["n_features"])
         # Where memory is short, rows are read from R's memory and the result stays in the scratch file. Else it takes
         # the place of the rows, which the native cells do not need once they are laid out.

@@ -82,6 +82,20 @@ test_that("what is protected is estimated beside the batches", {
   expect_error(run(protect = "sex"), "sex")
 })
 
+test_that("covariates are numbers, and are removed", {
+  depth <- sin(seq_len(nrow(data$Z)) * 12.9898)
+  meta <- transform(data$meta, depth = depth, text = "a")
+  Z <- data$Z + outer(depth, rep(c(1, -1), length.out = ncol(data$Z)))
+  found <- RunHarmony(Z, meta, "batch", covariates = "depth", rng = 0, verbose = FALSE, max_iter = 50)
+  slope <- function(E) sum(abs(stats::coef(stats::lm(E ~ depth))[2, ]))
+  expect_lt(slope(found), 0.5 * slope(RunHarmony(Z, meta, "batch", rng = 0, verbose = FALSE, max_iter = 50)))
+  expect_error(RunHarmony(Z, meta, "batch", covariates = "text"), "covariates are numbers")
+  expect_error(RunHarmony(Z, meta, "batch", covariates = "batch"), "is a batch column")
+  expect_error(RunHarmony(Z, meta, "batch", covariates = "deep"), "deep")
+  meta$depth[3] <- NA
+  expect_error(RunHarmony(Z, meta, "batch", covariates = "depth"), "1 values that are missing")
+})
+
 test_that("HarmonyMatrix takes embeddings only", {
   expect_identical(HarmonyMatrix(data$Z, data$meta, "batch", do_pca = FALSE, max_iter = 50, rng = 0, verbose = FALSE),
                    run(max_iter = 50))
