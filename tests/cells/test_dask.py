@@ -532,3 +532,15 @@ class TestFront:
             harmonax.harmonize(Z, batch, backend="dask")
         with pytest.raises(InputError, match="leave out=None and write that"):
             harmonax.harmonize(da.from_array(Z), batch, backend="dask", out=np.empty(Z.shape))
+
+
+def test_covariates_go_with_the_cells(threads):
+    Z, codes = cells_with_batches(300, 4, (3,), 1)
+    x = np.random.default_rng(0).normal(size=(300, 2))
+    lazy = da.from_array(Z + x @ np.ones((2, 4)), chunks=((100, 1, 0, 199), (3, 1)))
+    how = {"covariates": x, "rng": 0, "precision": "float64", "progress": False, **SHORT}
+    found = harmonax.harmonize(lazy, codes[:, 0], **how)
+    want = harmonax.harmonize(np.asarray(lazy), codes[:, 0], backend="memory", **how)
+    assert found.backend["cells"] == "dask"
+    np.testing.assert_allclose(np.asarray(found.embedding), want.embedding, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(found.slopes, want.slopes, rtol=1e-9, atol=1e-9)

@@ -185,7 +185,8 @@ struct PyCells {
 
     PyCells(int file, int64_t d, const PyPlan& laid_out, const std::string& set, int n_threads) : plan(laid_out) {
         require(file >= 0, "file is not a file descriptor");
-        require(d > plan.plan.n_covariates && d <= (int64_t(1) << 60) / std::max<int64_t>(plan.plan.n_cells, 1), "d is out of range");
+        require(d > plan.plan.n_covariates && d <= (int64_t(1) << 60) / std::max<int64_t>(plan.plan.n_cells, 1),
+                "d is out of range");
         require(n_threads >= 1, "n_threads must be at least 1");
         const InstructionSet& chosen = instruction_set(set.c_str());
         cells =

@@ -259,8 +259,8 @@ Cells<T>::Cells(const Plan& plan, int64_t d, int file, const InstructionSet& set
 }
 
 template <typename T>
-typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp, int64_t n_tables,
-                                         const double* W, bool levels_too) const {
+typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp, int64_t n_tables, const double* W,
+                                         bool levels_too) const {
     const int64_t K = c.K, d = d_, B = plan_.n_levels, width = ops_->width;
     const int64_t K_pad = padded(K, width), d_pad = padded(d, width);
     // Where joint levels are no more than levels, as of nested variables, each has its own W.
