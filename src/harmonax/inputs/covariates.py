@@ -13,7 +13,8 @@ from ..design import BatchDesign
 from ..errors import InputError, MissingKeyError, nearest
 from ..system.extras import need
 from ..system.validate import listed
-from .arrays import as_table as tabular
+from . import arrays
+from .columns import as_table
 from .embedding import Kind, as_array, kind_of
 from .rows import Rows
 
@@ -49,16 +50,16 @@ def read_covariates(covariates: Any, batches: Any = None) -> Covariates:
     InputError
         If a column is not of numbers, or has missing or infinite ones.
     """
-    table = tabular(batches)
+    table = arrays.as_table(batches)
     names = [covariates] if isinstance(covariates, str) else covariates
     named = isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names)
     if named and isinstance(table, (pd.DataFrame, Mapping)):
-        return numeric_columns(pd.DataFrame(table), names, "batches")
+        return numeric_columns(as_table(table), names, "batches")
     if named:
         raise InputError(f"covariates={covariates!r} names columns, but the batches are not a table; pass the numbers")
-    given = tabular(covariates)
+    given = arrays.as_table(covariates)
     if isinstance(given, (pd.DataFrame, Mapping)):
-        given = pd.DataFrame(given)
+        given = as_table(given)
         return numeric_columns(given, given.columns.tolist(), "covariates")
     if isinstance(given, pd.Series) and given.name is not None:
         return numeric_columns(given.to_frame(), [given.name], "covariates")
