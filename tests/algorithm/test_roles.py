@@ -257,6 +257,29 @@ def test_a_checkpoint_belongs_to_what_stays(tmp_path):
             harmonax.harmonize(Z, obs["batch"], **how, **other)
 
 
+def test_a_sweep_and_the_estimator_keep_them_too():
+    Z, obs, _ = study(n=300)
+    obs["depth"] = np.random.default_rng(0).normal(size=300)
+    stays = (obs["batch"] == 0).to_numpy()
+    adata = anndata.AnnData(obs=obs.set_axis([f"c{i}" for i in obs.index]), obsm={"X_pca": Z})
+    roles = {"reference": [0], "protect": "condition", "covariates": "depth"}
+    found = harmonax.tl.sweep(adata, "batch", theta=(1, 2), sigma=0.1, max_iter_harmony=3, **roles)
+    assert adata.uns["harmonax"]["columns"]["protect"] == ["condition"]
+    assert adata.uns["harmonax"]["covariates"] == ["depth"]
+    swept = adata.obsm["X_pca_harmony"].copy()
+    np.testing.assert_allclose(swept[stays], Z[stays], rtol=1e-6)
+    how = {"theta": found.params.theta, "sigma": found.params.sigma, "rng": 0}
+    harmonax.pp.harmony_integrate(adata, "batch", max_iter_harmony=3, **how, **roles)
+    np.testing.assert_allclose(adata.obsm["X_pca_harmony"], swept, rtol=1e-6)
+
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    made = harmonax.Harmony(reference=["0"], random_state=0, max_iter_harmony=2, tol_harmony=1).fit_transform(
+        Z, batch=obs["batch"]
+    )
+    np.testing.assert_array_equal(made[stays], Z[stays])
+    assert np.abs(made - Z)[~stays].max(axis=1).min() > 0
+
+
 def test_all_interfaces_have_both(tmp_path):
     Z, obs, _ = study(n=300)
     obs.index = [f"cell{i}" for i in obs.index]

@@ -63,6 +63,8 @@ ridge_lambda, alpha, batch_prune_threshold, correction_method, block_proportion,
         Show a progress line on stderr.
     combine_keys, missing, allow_many_levels
         How batch labels are read: see `harmonax.pp.harmony_integrate`.
+    reference : str, list or dict, default=None
+        Level or levels whose cells stay where they are, as in `harmonize`; the others are brought to them.
     known_batches : {'learned', 'new'}, default='learned'
         For `transform`. ``"learned"``: a batch with the label of one that the fit has seen is that batch.
         ``"new"``: it only shares the name.
@@ -147,6 +149,7 @@ ridge_lambda, alpha, batch_prune_threshold, correction_method, block_proportion,
         combine_keys=False,
         missing="error",
         allow_many_levels=False,
+        reference=None,
         known_batches="learned",
         map_ridge_lambda=1.0,
         map_n_iter=2,
@@ -256,9 +259,8 @@ ridge_lambda, alpha, batch_prune_threshold, correction_method, block_proportion,
         with warnings.catch_warnings():
             if batch is None:
                 warnings.filterwarnings("ignore", f"batch: {Status.SINGLE_BATCH.advice}")
-            result = harmonize(
-                X, design, params, rng=seed, dtype=X.dtype, n_threads=n_threads, progress=bool(self.verbose)
-            )
+            how = {"n_threads": n_threads, "progress": bool(self.verbose), "reference": self.reference}
+            result = harmonize(X, design, params, rng=seed, dtype=X.dtype, **how)
         self.model_ = HarmonyModel.from_result(result)
         self.batch_names_in_ = [str(name) for name in table.columns] if batch is not None else []
         self._n_features_out = self.n_features_in_

@@ -16,6 +16,7 @@ from ..errors import InputError
 from ..evaluation.scores.choice import Judge
 from ..inputs.columns import Missing, design_from_table
 from ..inputs.embedding import either_spelling, read_obsm
+from ..inputs.roles import role_columns
 from ..params import Flavor, HarmonyParams
 from ..pp.harmony import check_target
 from ..result import HarmonyResult
@@ -23,7 +24,7 @@ from ..system.arguments import check_arguments
 from ..system.extras import need
 from ..system.log import chosen_threads, say
 from ..system.rng import seed_from
-from ..system.validate import whole_number
+from ..system.validate import listed, whole_number
 from .trial import SIGMAS, THETAS, Court, best_of, candidates
 
 if TYPE_CHECKING:
@@ -87,6 +88,9 @@ def sweep(
     combine_keys: bool = False,
     missing: Missing = "error",
     allow_many_levels: bool = False,
+    reference: Any = None,
+    protect: str | Sequence[str] | None = None,
+    covariates: str | Sequence[str] | None = None,
     n_threads: int | None = None,
     rng: Any = 0,
     progress: Callable[[str, int, int], None] | None = None,
@@ -122,6 +126,8 @@ def sweep(
         judge more surely.
     combine_keys, missing, allow_many_levels
         How batch columns are read: see `harmonax.pp.harmony_integrate`.
+    reference, protect, covariates
+        As in `harmonax.pp.harmony_integrate`, for every run; mixing is judged over all cells nevertheless.
     n_threads
         Threads of the engine; None: as `harmonax.pp.harmony_integrate`.
     rng
@@ -180,14 +186,16 @@ def sweep(
     design = design_from_table(adata.obs, key, **columns)
     if design.n_joint == 1:
         raise InputError(f"{', '.join(design.variables)}: every cell has the same batch; there is nothing to choose")
+    roles = {"reference": reference} | role_columns(adata.obs, protect, covariates, "obs", columns)
     start = HarmonyParams(flavor=flavor, max_iter_harmony=max_iter_harmony)
     tried = candidates(start, design, theta, sigma, n_clusters, whole_number(max_runs, "max_runs", minimum=1))
     embedding, seed = read_obsm(adata, basis), seed_from(rng)
+    how: dict[str, Any] = {"rng": seed, "n_threads": n_threads or chosen_threads()}
     judge = Judge.of(embedding.load().array(), design.joint, whole_number(max_cells, "max_cells", minimum=30), seed)
     court = Court(adata, key, basis, adjusted_basis, label_key, judge, columns)
 
     def attempt(params: HarmonyParams) -> tuple[HarmonyResult, dict[str, Any], Any]:
-        run = harmonize(embedding, design, params, rng=seed, n_threads=n_threads or chosen_threads(), progress=False)
+        run = harmonize(embedding, design, params, **roles, **how, progress=False)
         row: dict[str, Any] = {"theta": params.theta, "sigma": params.sigma, "n_clusters": run.n_clusters}
         row |= judge.scores(run.embedding) | {"verdict": court.verdict(run, seed), "status": run.status.value}
         return run, row | (court.scib(run, seed) if scib else {}), judge.by_cell(run.embedding)
@@ -197,6 +205,7 @@ def sweep(
     table["chosen"] = table.index == chosen
     found = Sweep(tried[chosen], chosen, table)
     adata.obsm[adjusted_basis] = np.asarray(run.embedding, np.float64)
+    columns |= {"protect": listed(protect)} if protect is not None else {}
     record = uns_record(run, basis, adjusted_basis, {"keys": list(np.atleast_1d(key))} | columns)
     adata.uns["harmonax"] = record | {"sweep": found.to_uns()}
     say(logging.INFO, f"sweep: {chosen} of {len(table)} runs, score {table.loc[chosen, 'score']:.3f}")

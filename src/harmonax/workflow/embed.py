@@ -83,6 +83,9 @@ def _tuned(state: State) -> tuple[dict[str, float], pd.DataFrame | None]:
         missing=options.missing,
         allow_many_levels=options.allow_many_levels,
         n_threads=options.n_threads,
+        reference=named_levels(options.reference, options.batch_key),
+        protect=options.protect or None,
+        covariates=options.covariates or None,
         rng=options.seed,
     )
     return {name: float(getattr(found.params, name)) for name in ("theta", "sigma")}, found.to_uns()
