@@ -60,7 +60,7 @@ def both_ways(cells: anndata.AnnData, own: np.ndarray, seed: int) -> Iterator[tu
     Z = model.projection.match(query.var_names).project(Expression(model.projection, query.X))[:]
     whole = np.concatenate([fixed, Z]).astype(np.float32)
     n, others = ref.n_obs, sorted(set(ref.obs["batch"]))
-    for alpha in (0.2, 0.05):
+    for alpha in (0.2, 0.1):
         made = harmonax.harmonize(whole, batch, reference=others, alpha=alpha, rng=seed, progress=False).embedding
         labels = nearest_labels(made[:n], made[n:], ref)
         moved = int((made[:n] != whole[:n]).any(axis=1).sum())

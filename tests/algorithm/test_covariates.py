@@ -15,6 +15,7 @@ from strategies import cells_with_batches
 import harmonax
 from harmonax.algorithm.regressors import kept_columns, penalties
 from harmonax.algorithm.ridge import ridge
+from harmonax.cli import run
 from harmonax.design import BatchDesign
 from harmonax.errors import HarmonaxWarning, InputError, MissingKeyError
 from harmonax.files import FileJob, integrate_file
@@ -251,6 +252,12 @@ def test_all_interfaces_have_them(tmp_path):
     np.testing.assert_allclose(written.obsm["X_pca_harmony"], want, atol=1e-6)
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), want, atol=1e-6)
     assert written.uns["harmonax"]["covariates"].tolist() == ["depth"]
+    words = [
+        "integrate", str(tmp_path / "in.h5ad"), "-o", str(tmp_path / "cli.npy"), "--batch-key", "batch",
+        "--covariate", "depth", "--max-iter-harmony", "3", "--quiet",
+    ]  # fmt: skip
+    assert run(words) == 0
+    np.testing.assert_allclose(np.load(tmp_path / "cli.npy"), want, atol=1e-4)
     assert WorkflowOptions(batch_key="batch", covariates="depth").covariates == ("depth",)
     with pytest.raises(InputError, match="covariates are for Harmony"):
         WorkflowOptions(batch_key="batch", corrector="mmd", covariates="depth")

@@ -87,7 +87,8 @@ def test_the_ridge_equals_an_explicit_design_matrix(seed, levels, protected, hel
                 if protected else [(cell_levels == b).any(axis=1).mean()]
                 for b in range(n)
             ])  # fmt: skip
-            lam = np.concatenate([0.2 * share @ mass, np.full(design.n_levels - n, 0.2e-3 * R[:, k].sum())])
+            alpha = 0.1 if names else 0.2
+            lam = np.concatenate([alpha * share @ mass, np.full(design.n_levels - n, 0.2e-3 * R[:, k].sum())])
         W0, W = explicit(Z[part], R[part, k], one_hot[part][:, columns], np.where(lam > 0, lam, 1.0)[columns])
         want = np.zeros((design.n_levels, 3))
         want[columns] = W

@@ -88,7 +88,7 @@ def test_defaults(files, asked, capsys):
     assert asked["how"] == {
         **{"rng": 0, "n_threads": None, "dtype": None, "backend": "auto", "progress": None},
         **{"max_memory": None, "checkpoint": None, "scratch": beside, "out": "lazy"},
-        **{"reference": None, "protect": None},
+        **{"reference": None, "protect": None, "covariates": None},
     }
     with h5py.File("out.h5ad") as file:
         assert file["obsm/X_pca_harmony"].dtype == np.float32

@@ -17,6 +17,9 @@ from .penalty import expected_mass
 
 # Penalty of a protected variable's levels relative to that of batches: enough to tell them from the intercept.
 _PROTECTED = 1e-3
+# Dynamic penalty of batches that are brought to a reference, which does not come to meet them, relative to others: with
+# this they mix, and keep their labels, at least as well as mapped ones (benchmarks/stays.py).
+_TO_REFERENCE = 0.5
 
 
 class Anchor(NamedTuple):
@@ -62,7 +65,8 @@ def penalties(design: BatchDesign, resolved: ResolvedParams, O: np.ndarray, clus
     """Return lambda of every level in every cluster, (B, K)."""
     batch = slice(design.n_batch_levels)
     if resolved.params.ridge == "dynamic":
-        lam = resolved.params.alpha * expected_mass(design, O, cluster_mass, batch)
+        alpha = resolved.params.alpha * (_TO_REFERENCE if design.reference else 1.0)
+        lam = alpha * expected_mass(design, O, cluster_mass, batch)
         # Nothing is expected of a batch whose protected levels are not there.
         lam = np.where(lam > 0, lam, 1.0)
         protected = resolved.params.alpha * _PROTECTED * cluster_mass
