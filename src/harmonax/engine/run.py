@@ -89,7 +89,8 @@ def harmonize(
     covariates
         Numeric columns whose effect is removed beside that of the batches, such as depth or a cell-cycle score: (N,) or
         (N, C) numbers, a table of them, or names of columns of `batches` where that is a table. Each is centred and
-        scaled to unit variance, and has a slope of its own in each cluster; it is not mixed.
+        scaled to unit variance, and has a slope of its own in each cluster; it is not mixed. Where all cells are of one
+        batch nothing is done.
     rng
         Seed, Generator, SeedSequence or None. The same seed gives the same bits, whatever the number of threads.
     dtype

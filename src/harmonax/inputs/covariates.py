@@ -126,20 +126,20 @@ def standardised(covariates: Covariates, moves: np.ndarray) -> np.ndarray:
 
 def _beside(Z: Any, values: np.ndarray, digest: Any) -> Any:
     """Return an embedding with these columns after its own, wherever it is."""
+    dtype = np.dtype(Z.dtype if np.dtype(Z.dtype).kind == "f" else np.float64)
     if kind_of(Z) is not Kind.DASK:
-        return _Beside(Z, values, digest if kind_of(Z) is Kind.ROWS else None)
+        return _Beside(Z, values, dtype, digest if kind_of(Z) is Kind.ROWS else None)
     da = need("dask.array", "dask")
     if any(np.isnan(n) for axis in Z.chunks for n in axis):
         # The cells say what to do.
         return Z
     Z = Z.rechunk({1: -1})
-    return da.concatenate([Z, da.from_array(values.astype(Z.dtype), (Z.chunks[0], -1))], axis=1).rechunk({1: -1})
+    return da.concatenate([Z, da.from_array(values.astype(dtype), (Z.chunks[0], -1))], axis=1).rechunk({1: -1})
 
 
 class _Beside(Rows):
-    def __init__(self, Z: Any, values: np.ndarray, digest: Any) -> None:
-        kind = Z.dtype if np.dtype(Z.dtype).kind == "f" else np.float64
-        super().__init__((Z.shape[0], Z.shape[1] + values.shape[1]), kind)
+    def __init__(self, Z: Any, values: np.ndarray, dtype: np.dtype, digest: Any) -> None:
+        super().__init__((Z.shape[0], Z.shape[1] + values.shape[1]), dtype)
         self._Z, self._values, self._digest = Z, values, digest
 
     def read(self, start: int, stop: int) -> np.ndarray:
