@@ -413,7 +413,7 @@ void test_file(const Problem& p, const InstructionSet& set, int n_threads, bool 
 
 // A plan with one value changed, taken away or added is refused, or the cells that it makes stay within their memory.
 template <typename Array>
-void test_hostile_array(const Problem& valid, Array Problem::*array, const InstructionSet& set, int64_t& refused) {
+void test_hostile_array(const Problem& valid, Array Problem::* array, const InstructionSet& set, int64_t& refused) {
     using Value = typename Array::value_type;
     const Array& values = valid.*array;
     auto run = [&](const Array& changed) {
