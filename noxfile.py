@@ -73,8 +73,11 @@ def environment(session: nox.Session, *parts: str, folder: str = ".venv", interp
 
 
 def requirements(part: str) -> list[str]:
-    """Return what an extra or a dependency group of pyproject.toml asks for."""
-    return EXTRAS[part] if part in EXTRAS else list(nox.project.dependency_groups(PROJECT, part))
+    """Return what an extra or a dependency group of pyproject.toml asks for, also where an extra names another one."""
+    asked = EXTRAS[part] if part in EXTRAS else nox.project.dependency_groups(PROJECT, part)
+    # pip looks for harmonax itself on the index where it is to be installed from here.
+    own = {name: requirements(name[len("harmonax[") : -1]) for name in asked if name.startswith("harmonax[")}
+    return [found for name in asked for found in own.get(name, [name])]
 
 
 def read_or_none(path: Path) -> str | None:
