@@ -92,7 +92,7 @@ MUTANTS = [
     Mutant("mapping/novelty.py", "0.99, 1.15", "0.5, 0.5", MAPPING, "novel"),
     Mutant("design.py", "W[self.n_batch_levels :] = 0.0", "W[self.n_batch_levels :] *= 1.0", ROLES, "effect_stays"),
     Mutant("design.py", "hold[place[j]] = -W", "hold[place[j]] = W", ROLES, "between_the_rounds"),
-    Mutant("algorithm/regressors.py", "keep[list(design.reference)] = False", "pass", ROLES, "design_matrix"),
+    Mutant("algorithm/regressors.py", "np.where(skipped, 0.0, O_joint", "np.where(True, 0.0, O_joint", ROLES, "matrix"),
     Mutant("algorithm/penalty.py", "if design.protects:", "if False:", ROLES, "mixture"),
     Mutant("evaluation/scores/choice.py", "> 2 * gain.std()", "> 0 * gain.std()", SWEEP, "better_by_more"),
     Mutant("evaluation/scores/choice.py", "- expected, 0)", "- expected, -1)", SWEEP, "make_up_for_none"),
