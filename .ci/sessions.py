@@ -1,4 +1,7 @@
-"""Run sessions of the noxfile one after the other, each as ``make SESSION``, and sum them up at the end.
+"""Run sessions of the noxfile, each as ``make SESSION``, and sum them up at the end.
+
+One runs after the other; those in BESIDE run beside them, as most sessions keep one processor busy, and their output
+comes when they end.
 
 usage: sessions.py [SESSION ...]     without a name: those that the noxfile runs by default
 
@@ -13,8 +16,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
+
+# They have environments of their own, and only NEEDS_ARCHIVES uses what they make.
+BESIDE = ("lint", "kernels", "package", "smoke312", "smoke313")
+NEEDS_ARCHIVES = "r"
 
 # The last line of a pytest run: "==== 2 failed, 10 passed, 1 skipped in 3.21s ====".
 _PYTEST = re.compile(r"^=+ (?=.*\d+ (?:passed|failed|skipped|errors?)\b)(.*) in [0-9.]+s\b.*=+$")
@@ -38,7 +47,7 @@ def main(names: list[str]) -> int:
     listed = subprocess.check_output([sys.executable, "-m", "nox", "--list", "--json"], text=True)
     known = [session["name"] for session in json.loads(listed)]
     start = time.monotonic()
-    outcomes = [run_session(name) for name in names or known]
+    outcomes = run_sessions(names or known)
     print(f"\n==== all, {time.monotonic() - start:.0f} s ====")
     for one in outcomes:
         tests = f"{one.passed} passed, {one.failed} failed, {one.skipped} skipped"
@@ -48,9 +57,28 @@ def main(names: list[str]) -> int:
     return int(failed > 0)
 
 
-def run_session(name: str) -> Outcome:
-    """Run one session, showing its output, and count its tests."""
-    print(f"\n==== {name} ====", flush=True)
+def run_sessions(names: list[str]) -> list[Outcome]:
+    """Run sessions in two rows, each in the order of the names, and return what became of them in that order."""
+    done: dict[str, Outcome] = {}
+
+    def run(row: list[str], beside: bool) -> None:
+        for name in row:
+            if name == NEEDS_ARCHIVES:
+                others.result()
+            done[name] = run_session(name, beside)
+
+    with ThreadPoolExecutor(1) as pool:
+        others = pool.submit(run, [name for name in names if name in BESIDE], True)
+        run([name for name in names if name not in BESIDE], False)
+        others.result()
+    return [done[name] for name in names]
+
+
+def run_session(name: str, beside: bool = False) -> Outcome:
+    """Run one session, showing its output, at its end where it runs beside another, and count its tests."""
+    output: list[str] = []
+    show = output.append if beside else partial(print, end="", flush=True)
+    show(f"\n==== {name} ====\n")
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder, "report.json")
@@ -59,10 +87,11 @@ def run_session(name: str) -> Outcome:
         streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
         with subprocess.Popen(command, text=True, errors="replace", **streams) as process:
             for line in process.stdout or ():
-                print(line, end="", flush=True)
+                show(line)
                 add_counts(counts, line)
         seconds = time.monotonic() - start
         entries = json.loads(report.read_text(encoding="utf-8"))["sessions"] if report.exists() else []
+    print("".join(output), end="", flush=True)
     skipped = process.returncode == 0 and any(entry["result"] == "skipped" for entry in entries)
     if skipped:
         return Outcome(name, "skipped", seconds, 0, 0, 1, str(entries[0].get("reason") or "see above"))

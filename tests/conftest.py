@@ -8,6 +8,7 @@ import importlib.metadata
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import anndata
@@ -20,6 +21,8 @@ N_CELLS, N_FEATURES = 180, 6
 # Compiled programs are let go after a test that leaves the process above so many bytes, and then after as many more.
 _ROOM = 400 << 20
 _let_go_above = 1 << 30
+# Seconds for which programs that JAX compiled are kept.
+_KEPT = 7 * 86400
 
 # What an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("harmonax", deadline=None)
@@ -34,15 +37,23 @@ def pytest_configure(config):
 
 
 def _compile_quickly(config):
-    """Let JAX compile with little optimisation, and keep what it compiled in files until this process ends.
+    """Let JAX compile with little optimisation, and keep what it compiled in files, for a week.
 
-    Nearly all the time of the tests with JAX is compilation, often of a program that another test had compiled. The
-    processes that tests start do the same. Workers of pytest-xdist have a folder each: JAX does not write a file in
-    one step. Where slow tests may run, all is compiled as for users: programs run for long, and pages state figures.
+    Nearly all the time of the tests with JAX is compilation, often of a program that another test had compiled. All
+    processes share the files, also those that tests start; JAX compiles anew what another one has not written to its
+    end. Where slow tests may run, all is compiled as for users: programs run for long, and pages state figures.
     """
-    folder = tempfile.TemporaryDirectory(prefix="harmonax-tests-", ignore_cleanup_errors=True)
-    config.add_cleanup(folder.cleanup)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+    config.addinivalue_line("filterwarnings", "ignore:Error reading persistent compilation cache entry")
+    folder = config.cache.mkdir("programs") if hasattr(config, "cache") else None
+    if folder is None:
+        temporary = tempfile.TemporaryDirectory(prefix="harmonax-tests-", ignore_cleanup_errors=True)
+        config.add_cleanup(temporary.cleanup)
+        folder = Path(temporary.name)
+    elif not hasattr(config, "workerinput"):
+        for path in folder.iterdir():
+            if path.stat().st_mtime < time.time() - _KEPT:
+                path.unlink(missing_ok=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
     if "not slow" in config.option.markexpr:

@@ -37,6 +37,11 @@ MEMORY = "tests/cells/test_memory.py"
 DIAGNOSE = "tests/evaluation/test_diagnose.py"
 CHECK = "tests/evaluation/test_check.py"
 MAPPING = "tests/mapping/test_mapping.py"
+ROLES = "tests/algorithm/test_roles.py"
+SWEEP = "tests/tl/test_sweep.py"
+MERGES = "tests/evaluation/test_merges.py"
+SPLIT = "tests/tl/test_random_split.py"
+TOTALS = "tests/mapping/test_normalisation.py"
 
 
 class Mutant(NamedTuple):
@@ -85,6 +90,21 @@ MUTANTS = [
     Mutant("mapping/symphony.py", "max(n_iter, _SETTLED)", "n_iter", MAPPING, "known_batches"),
     Mutant("mapping/symphony.py", "W[~learned] = found.W", "W[~learned] = found.W / 2", MAPPING, "equation"),
     Mutant("mapping/novelty.py", "0.99, 1.15", "0.5, 0.5", MAPPING, "novel"),
+    Mutant("design.py", "W[self.n_batch_levels :] = 0.0", "W[self.n_batch_levels :] *= 1.0", ROLES, "effect_stays"),
+    Mutant("design.py", "hold[place[j]] = -W", "hold[place[j]] = W", ROLES, "between_the_rounds"),
+    Mutant("algorithm/regressors.py", "np.where(skipped, 0.0, O_joint", "np.where(True, 0.0, O_joint", ROLES, "matrix"),
+    Mutant("algorithm/penalty.py", "if design.protects:", "if False:", ROLES, "mixture"),
+    Mutant("evaluation/scores/choice.py", "> 2 * gain.std()", "> 0 * gain.std()", SWEEP, "better_by_more"),
+    Mutant("evaluation/scores/choice.py", "- expected, 0)", "- expected, -1)", SWEEP, "make_up_for_none"),
+    Mutant("evaluation/scores/choice.py", "(mixing + structure) / 2", "mixing", SWEEP, "truths"),
+    Mutant("evaluation/after/merges.py", "> APART) &", "> APART) |", MERGES, "explains_every"),
+    Mutant("evaluation/after/random_split.py", "(n / 2 - still)", "(n - still)", SPLIT, "shuffled"),
+    Mutant("evaluation/after/random_split.py", "false_discovery_control(ttest_ind", "(ttest_ind", SPLIT, "stated_rate"),
+    Mutant("evaluation/after/structure.py", "-= np.median(move[own], axis=0)", "-= 0.0", DIAGNOSE, "movement"),
+    Mutant("evaluation/after/advice.py", "> now[gain] + _MATTERS", "> now[gain]", SWEEP, "below_two"),
+    Mutant("mapping/normalisation.py", "3, 0.95", "3, 0.0", TOTALS, "logarithm"),
+    Mutant("mapping/normalisation.py", "np.expm1(X * math.log(base))", "np.expm1(X)", TOTALS, "logarithm"),
+    Mutant("mapping/normalisation.py", "made / math.log(base)", "made", TOTALS, "logarithm"),
 ]
 
 

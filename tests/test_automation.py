@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib.util
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -69,12 +70,32 @@ def test_a_failed_session_ends_the_run_with_1(sessions, monkeypatch, capsys):
         "r": sessions.Outcome("r", "skipped", 0.1, 0, 0, 1, "there is no R"),
     }
     monkeypatch.setattr(sessions.subprocess, "check_output", lambda *args, **kwargs: "[]")
-    monkeypatch.setattr(sessions, "run_session", outcomes.__getitem__)
+    monkeypatch.setattr(sessions, "run_session", lambda name, beside: outcomes[name])
     assert sessions.main(["lint", "test", "r"]) == 1
     printed = capsys.readouterr().out.splitlines()
     assert printed[-1] == "11 passed, 2 failed, 2 skipped"
     assert printed[-2].split(maxsplit=4) == ["r", "skipped", "0", "s", "there is no R"]
     assert sessions.main(["lint", "r"]) == 0
+
+
+def test_sessions_run_in_two_rows_and_r_after_the_archives_are_made(sessions, monkeypatch):
+    begun, ended, package = [], [], threading.Event()
+
+    def run(name, beside):
+        begun.append(name)
+        if name == "package":
+            # Until then only the other row can have gone on.
+            assert package.wait(10)
+        if name == "run":
+            package.set()
+        ended.append(name)
+        return name
+
+    monkeypatch.setattr(sessions, "run_session", run)
+    assert sessions.run_sessions(sessions_by_default()) == sessions_by_default()
+    assert sorted(begun) == sorted(ended) == sorted(sessions_by_default())
+    assert begun.index("r") > max(ended.index(name) for name in sessions.BESIDE)
+    assert set(sessions.BESIDE) < set(sessions_by_default())
 
 
 def test_actions_are_pinned_by_commit():

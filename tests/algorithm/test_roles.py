@@ -206,6 +206,16 @@ def test_every_place_of_the_cells_has_the_same_answer(flavor, variables, tmp_pat
     assert np.abs(found["dense"].embedding - Z)[codes[:, 0] != 1].max(axis=1).min() > 0
 
 
+def test_between_the_rounds_too_a_reference_cell_is_where_it_was():
+    plain = BatchDesign.from_codes(cells_with_batches(200, 2, (3, 2), 3)[1])
+    design = plain.keeping({plain.variables[0]: plain.levels[0][1:2]})
+    W = np.random.default_rng(0).normal(size=(plain.n_levels, K, 2))
+    moves = design.applied(W)[design.carried.joint_levels].sum(axis=1)
+    assert 0 < design.fixed.sum() < len(design.fixed)
+    np.testing.assert_allclose(moves[design.fixed], 0, atol=1e-12)
+    np.testing.assert_allclose(moves[~design.fixed], W[plain.joint_levels].sum(axis=1)[~design.fixed])
+
+
 def test_the_others_come_to_the_reference():
     Z, obs, _ = study(confounded=0.0)
     obs["batch"] = obs["batch"] % 2

@@ -157,11 +157,19 @@ struct Problem {
     }
 };
 
-// What the loops below make of the problem.
+// What the loops below make of the problem, once for every instruction set, precision and number of threads.
 struct Truth {
     std::vector<double> Zn, R, log_z, Zc, Zn_new;
+    // Of each block.
+    std::vector<std::vector<double>> mass, moment, sums;
+    // Of each joint level, and of all cells; Zc without the covariates.
+    std::vector<double> S, joint_mass, corrected_moment, emitted_moment, emitted;
 
-    Truth(const Problem& p, bool penalised) : Zn(p.Z), R(p.N * p.K), log_z(p.N), Zc(p.Z) {
+    Truth(const Problem& p, bool penalised)
+        : Zn(p.Z), R(p.N * p.K), log_z(p.N), Zc(p.Z), mass(p.n_blocks, std::vector<double>(p.B * p.K)),
+          moment(p.n_blocks, std::vector<double>(p.K * p.d)), sums(p.n_blocks, std::vector<double>(2)),
+          S(p.J * p.K * (1 + p.C) * p.d), joint_mass(p.J * p.K), corrected_moment(p.K * p.d),
+          emitted_moment(p.K * p.d) {
         auto unit = [&](std::vector<double>& x) {
             for (int64_t i = 0; i < p.N; ++i) {
                 double norm = 0;
@@ -199,7 +207,37 @@ struct Truth {
         }
         Zn_new = Zc;
         unit(Zn_new);
+        add_up(p);
     }
+
+    void add_up(const Problem& p) {
+        const int64_t narrow = p.d - p.C, wide = (1 + p.C) * p.d;
+        for (int64_t i = 0; i < p.N; ++i) {
+            emitted.insert(emitted.end(), Zc.begin() + i * p.d, Zc.begin() + i * p.d + narrow);
+            for (int64_t k = 0; k < p.K; ++k) {
+                const double r = R[i * p.K + k];
+                const int64_t g = p.block[i], jk = p.joint[i] * p.K + k;
+                for (int64_t f = 0; f < p.F; ++f) mass[g][p.joint_levels[p.joint[i] * p.F + f] * p.K + k] += r;
+                sums[g][0] += p.sigma[k] * r * log_z[i];
+                if (r > 0) sums[g][1] += p.sigma[k] * r * std::log(r);
+                joint_mass[jk] += r;
+                for (int64_t j = 0; j < p.d; ++j) {
+                    moment[g][k * p.d + j] += r * Zn[i * p.d + j];
+                    corrected_moment[k * p.d + j] += r * Zn_new[i * p.d + j];
+                    emitted_moment[k * p.d + j] += r * Zc[i * p.d + j];
+                }
+                for (int64_t j = 0; j < wide; ++j)
+                    S[jk * wide + j] +=
+                        r * p.Z[i * p.d + j % p.d] * (j < p.d ? 1 : p.Z[i * p.d + narrow + j / p.d - 1]);
+            }
+        }
+    }
+};
+
+// A problem and its truth, without penalties and with them.
+struct Case {
+    Problem p;
+    Truth plain{p, false}, penalised{p, true};
 };
 
 double largest_difference(const std::vector<double>& a, const std::vector<double>& b) {
@@ -213,77 +251,51 @@ double largest_difference(const std::vector<double>& a, const std::vector<double
 }
 
 template <typename T>
-void test(const Problem& p, const InstructionSet& set, int n_threads, const std::string& name) {
+void test(const Case& of, const InstructionSet& set, int n_threads, const std::string& name) {
+    const Problem& p = of.p;
     const double tolerance = sizeof(T) == 4 ? 3e-5 : 1e-11;
     const Centroids c{p.Y.data(), p.sigma.data(), p.K};
     Cells<T> cells(p.plan(), p.d, p.Z.data(), p.d, 1, set, n_threads, nullptr);
     for (bool penalised : {false, true}) {
-        const Truth truth(p, penalised);
+        const Truth& truth = penalised ? of.penalised : of.plain;
         for (int64_t g = 0; g < p.n_blocks; ++g) {
-            std::vector<double> mass(p.B * p.K, 7), moment(p.K * p.d, 7), want_mass(p.B * p.K), want_moment(p.K * p.d);
-            double log_partition = 0, entropy = 0;
-            for (int64_t i = 0; i < p.N; ++i) {
-                if (p.block[i] != g) continue;
-                for (int64_t k = 0; k < p.K; ++k) {
-                    const double r = truth.R[i * p.K + k];
-                    for (int64_t f = 0; f < p.F; ++f) want_mass[p.joint_levels[p.joint[i] * p.F + f] * p.K + k] += r;
-                    for (int64_t j = 0; j < p.d; ++j) want_moment[k * p.d + j] += r * truth.Zn[i * p.d + j];
-                    log_partition += p.sigma[k] * r * truth.log_z[i];
-                    if (r > 0) entropy += p.sigma[k] * r * std::log(r);
-                }
-            }
+            std::vector<double> mass(p.B * p.K, 7), moment(p.K * p.d, 7);
             const double* logp = penalised ? p.logp.data() + g * p.B * p.K : nullptr;
             const BlockSums sums = cells.sweep(g, c, logp, mass.data(), moment.data(), penalised, nullptr);
-            check(largest_difference(mass, want_mass) < tolerance, name + " sweep mass");
-            check(largest_difference(moment, want_moment) < tolerance, name + " sweep moment");
-            check(largest_difference({sums.log_partition, sums.entropy}, {log_partition, entropy}) < tolerance,
+            check(largest_difference(mass, truth.mass[g]) < tolerance, name + " sweep mass");
+            check(largest_difference(moment, truth.moment[g]) < tolerance, name + " sweep moment");
+            check(largest_difference({sums.log_partition, sums.entropy}, truth.sums[g]) < tolerance,
                   name + " sweep sums");
         }
     }
-    const Truth truth(p, true);
-    const int64_t wide = (1 + p.C) * p.d, narrow = p.d - p.C;
-    std::vector<double> S(p.J * p.K * wide, 7), mass(p.J * p.K, 7), want_S(S.size()), want_mass(mass.size());
-    for (int64_t i = 0; i < p.N; ++i)
-        for (int64_t k = 0; k < p.K; ++k) {
-            want_mass[p.joint[i] * p.K + k] += truth.R[i * p.K + k];
-            for (int64_t j = 0; j < wide; ++j)
-                want_S[(p.joint[i] * p.K + k) * wide + j] +=
-                    truth.R[i * p.K + k] * p.Z[i * p.d + j % p.d] * (j < p.d ? 1 : p.Z[i * p.d + narrow + j / p.d - 1]);
-        }
+    const Truth& truth = of.penalised;
+    std::vector<double> S(truth.S.size(), 7), mass(p.J * p.K, 7);
     // The penalised sweeps above were a last pass, so the first call returns their sums, and the second makes its own.
     for (const char* how : {" collected", " computed"}) {
         std::fill(S.begin(), S.end(), 7);
         std::fill(mass.begin(), mass.end(), 7);
         cells.moments(c, p.logp.data(), S.data(), mass.data(), nullptr);
-        check(largest_difference(S, want_S) < tolerance, name + " moments" + how);
-        check(largest_difference(mass, want_mass) < tolerance, name + " moments mass" + how);
+        check(largest_difference(S, truth.S) < tolerance, name + " moments" + how);
+        check(largest_difference(mass, truth.joint_mass) < tolerance, name + " moments mass" + how);
     }
 
     std::vector<T> R(p.N * p.K, 7);
     cells.assign(c, p.logp.data(), p.order.data(), R.data(), nullptr);
     check(largest_difference({R.begin(), R.end()}, truth.R) < tolerance, name + " assign");
 
-    std::vector<float> out32(p.N * narrow, 7);
-    std::vector<double> out64(p.N * narrow, 7), want_out;
-    for (int64_t i = 0; i < p.N; ++i)
-        want_out.insert(want_out.end(), truth.Zc.begin() + i * p.d, truth.Zc.begin() + i * p.d + narrow);
-    std::vector<double> moment(p.K * p.d, 7), want_moment(p.K * p.d), Zn(p.N * p.d), want_emitted(p.K * p.d);
-    for (int64_t i = 0; i < p.N; ++i)
-        for (int64_t k = 0; k < p.K; ++k)
-            for (int64_t j = 0; j < p.d; ++j) {
-                want_moment[k * p.d + j] += truth.R[i * p.K + k] * truth.Zn_new[i * p.d + j];
-                want_emitted[k * p.d + j] += truth.R[i * p.K + k] * truth.Zc[i * p.d + j];
-            }
+    std::vector<float> out32(truth.emitted.size(), 7);
+    std::vector<double> out64(truth.emitted.size(), 7);
+    std::vector<double> moment(p.K * p.d, 7), Zn(p.N * p.d);
     cells.emit(c, p.logp.data(), p.W.data(), moment.data(), out32.data(), nullptr, nullptr);
     cells.emit(c, p.logp.data(), p.W.data(), nullptr, nullptr, out64.data(), nullptr);
-    check(largest_difference({out32.begin(), out32.end()}, want_out) < 3e-5, name + " emit float");
-    check(largest_difference(out64, want_out) < tolerance, name + " emit double");
-    check(largest_difference(moment, want_emitted) < tolerance, name + " emit moment");
+    check(largest_difference({out32.begin(), out32.end()}, truth.emitted) < 3e-5, name + " emit float");
+    check(largest_difference(out64, truth.emitted) < tolerance, name + " emit double");
+    check(largest_difference(moment, truth.emitted_moment) < tolerance, name + " emit moment");
 
     cells.correct(c, p.logp.data(), p.W.data(), moment.data(), nullptr);
     for (int64_t i = 0; i < p.N; ++i)
         for (int64_t j = 0; j < p.d; ++j) Zn[p.order[i] * p.d + j] = (double)cells.Zn()[i * p.d + j];
-    check(largest_difference(moment, want_moment) < tolerance, name + " correct moment");
+    check(largest_difference(moment, truth.corrected_moment) < tolerance, name + " correct moment");
     check(largest_difference(Zn, truth.Zn_new) < 10 * tolerance, name + " correct");
 }
 
@@ -409,6 +421,13 @@ void test_file(const Problem& p, const InstructionSet& set, int n_threads, bool 
     }
     check(thrown, name + " a file that is gone");
 #endif
+}
+
+template <typename T>
+void test_all(const Case& of, const InstructionSet& set, int n_threads, const std::string& name) {
+    test<T>(of, set, n_threads, name);
+    test_kept<T>(of.p, set, n_threads, name);
+    for (bool kept : {false, true}) test_file<T>(of.p, set, n_threads, kept, name);
 }
 
 // A plan with one value changed, taken away or added is refused, or the cells that it makes stay within their memory.
@@ -547,32 +566,29 @@ int main(int n_arguments, char** arguments) {
     const Size sizes[] = {{1, 1, 1, {1}, 1, 8},       {5, 3, 2, {2}, 3, 2},          {97, 16, 16, {3}, 4, 40},
                           {400, 17, 33, {4}, 5, 130}, {600, 50, 100, {2, 3}, 4, 97}, {300, 7, 65, {3, 2, 2}, 3, 50},
                           {250, 31, 5, {40}, 6, 31},  {150, 12, 20, {2, 2}, 3, 40},  {700, 9, 12, {3}, 2, 5}};
-    for (const char* set_name : instruction_sets()) {
-        const InstructionSet& set = instruction_set(set_name);
-        unsigned seed = 0;
-        for (const Size& s : sizes)
-            for (bool one_sigma : {true, false})
-                for (double least_sigma : {0.1, 0.05})
+    unsigned seed = 0, asked = 0;
+    for (const Size& s : sizes)
+        for (bool one_sigma : {true, false})
+            for (double least_sigma : {0.1, 0.05}) {
+                Problem p(s.N, s.d, s.K, s.levels, s.n_blocks, s.grain, one_sigma, least_sigma, ++seed);
+                // Of some features, where that leaves whole vectors and parts of one.
+                if (s.d > 6 && s.d < 32 && seed % 3 > 0) p.with_covariates(seed % 3);
+                const Case of{p};
+                for (const char* set_name : instruction_sets())
                     for (int n_threads : threads) {
                         // The sanitizer of threads takes ten times as long; these do the same for other numbers.
-                        if (++seed % EVERY != 0) continue;
-                        Problem p(s.N, s.d, s.K, s.levels, s.n_blocks, s.grain, one_sigma, least_sigma, seed);
-                        // Of some features, where that leaves whole vectors and parts of one.
-                        if (s.d > 6 && s.d < 32 && seed % 3 > 0) p.with_covariates(seed % 3);
+                        if (++asked % EVERY != 0) continue;
+                        const InstructionSet& set = instruction_set(set_name);
                         const std::string name = std::string(set_name) + " N=" + std::to_string(s.N) +
-                                                 " covariates=" + std::to_string(p.C) + " d=" + std::to_string(s.d) +
+                                                 " covariates=" + std::to_string(of.p.C) + " d=" + std::to_string(s.d) +
                                                  " K=" + std::to_string(s.K) + " sigma=" + std::to_string(least_sigma);
-                        test<float>(p, set, n_threads, name + " float");
-                        test<double>(p, set, n_threads, name + " double");
-                        test_kept<float>(p, set, n_threads, name + " float");
-                        test_kept<double>(p, set, n_threads, name + " double");
-                        for (bool kept : {false, true}) {
-                            test_file<float>(p, set, n_threads, kept, name + " float");
-                            test_file<double>(p, set, n_threads, kept, name + " double");
-                        }
+                        test_all<float>(of, set, n_threads, name + " float");
+                        test_all<double>(of, set, n_threads, name + " double");
                     }
-        test_poll_stops(set);
-        test_hostile_plans(set);
+            }
+    for (const char* set_name : instruction_sets()) {
+        test_poll_stops(instruction_set(set_name));
+        test_hostile_plans(instruction_set(set_name));
     }
     test_team();
     std::printf("%d passed, %d failed\n", passed, failed);

@@ -100,12 +100,19 @@ class TestChoice:
         assert judge.scores(after)["score"] == pytest.approx((mixing + structure) / 2)
 
     def test_cells_mixed_more_than_by_chance_make_up_for_none(self):
-        # Half of the cells have no neighbour of their own batch, the others no other: both are far from chance.
+        # Half of the cells are mixed as by chance, the others have no neighbour of another batch.
         gen = np.random.default_rng(0)
         Z, batch = gen.normal(size=(400, 3)), np.repeat([0, 1], 200)
         judge = Judge.of(Z, batch, 2000, 0)
         crowds = np.concatenate([np.arange(200) % 2, np.where(np.arange(200) < 100, 0, 2)])
         assert judge.scores(Z)["mixing"] > judge.scores(Z + 50 * crowds[:, None])["mixing"] + 0.2
+        # One batch lies in one place, and each cell of the other alone, nearest to it: no neighbour of the first is of
+        # another batch, and none of the second of its own. On average that is chance.
+        Z, batch = gen.normal(size=(100, 50)), np.repeat([0, 1], 50)
+        judge = Judge.of(Z, batch, 2000, 0)
+        star = np.vstack([0.01 * gen.normal(size=(50, 50)), 10 * np.eye(50)])
+        assert judge.scores(Z)["mixing"] > 0.9
+        assert judge.scores(star)["mixing"] == pytest.approx(0.5, abs=0.15)
 
 
 class TestSweep:
@@ -213,6 +220,10 @@ class TestAdvice:
     def test_says_so_where_no_run_does_better(self):
         assert "No run" in from_sweep(self.table(chosen=[False, True, False]), more=True)
         assert "No run" in from_sweep(self.table(chosen=[False, False, True]), more=False)
+
+    def test_a_difference_below_two_hundredths_is_none(self):
+        assert "No run" in from_sweep(self.table(mixing=[0.5, 0.51, 0.3]), more=True)
+        assert "would mix this" in from_sweep(self.table(mixing=[0.5, 0.53, 0.3]), more=True)
 
     def test_helps_when_followed(self, cells):
         # As if the run that mixes least had been chosen: with the advice, batches mix more.

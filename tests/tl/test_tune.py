@@ -45,6 +45,14 @@ def cells() -> anndata.AnnData:
     return anndata.AnnData(X=np.ones((N, 3), np.float32), obs=obs, obsm={"X_pca": Z})
 
 
+@pytest.fixture
+def few_runs(monkeypatch):
+    """Try two of the fourteen parameters that the sweep tries."""
+    module = sys.modules["harmonax.tl.tune"]
+    whole = module.candidates
+    monkeypatch.setattr(module, "candidates", lambda *start: dict(list(whole(*start).items())[:2]))
+
+
 class TestEntropy:
     def test_of_a_known_arrangement(self):
         # Four cells on a line, 1 neighbour each: 0 1 | 0 0 with neighbours 1 0 | 3 2.
@@ -189,6 +197,7 @@ class TestTune:
         assert len(runs) == 14
         pd.testing.assert_frame_equal(found.table.loc[runs, columns], swept.loc[runs, columns])
 
+    @pytest.mark.usefixtures("few_runs")
     def test_is_written_and_read_back(self, cells, tmp_path):
         found = tune(cells, "batch", rng=0, **QUICK)
         cells.write_h5ad(tmp_path / "a.h5ad")
@@ -199,6 +208,7 @@ class TestTune:
         assert found.pareto(show=False) is not None
         assert found.chosen in str(found)
 
+    @pytest.mark.usefixtures("few_runs")
     def test_learns_from_a_sample_and_corrects_all(self, cells, monkeypatch):
         module, seen = sys.modules["harmonax.training.strength"], []
 
@@ -218,12 +228,14 @@ class TestTune:
         assert np.isfinite(cells.obsm["X_pca_harmony"]).all()
         assert not np.array_equal(cells.obsm["X_pca_harmony"], cells.obsm["X_pca"])
 
+    @pytest.mark.usefixtures("few_runs")
     def test_several_keys(self, cells):
         cells.obs["lane"] = np.array(["x", "y", "z"])[np.arange(N) // 2 % 3]
         found = tune(cells, ["batch", "lane"], rng=0, **{**QUICK, "steps": 2, "weights": 1.0})
         assert list(cells.uns["harmonax"]["batch_keys"]) == ["batch", "lane"]
         assert "," in found.table["theta"].iloc[-1]
 
+    @pytest.mark.usefixtures("few_runs")
     def test_says_how_far_it_is(self, cells):
         said = []
         tune(cells, "batch", progress=lambda *what: said.append(what), **{**QUICK, "weights": 1.0})
@@ -262,6 +274,7 @@ class TestCommand:
         options = ["--batch-key", "batch", "--steps", "2", "--weights", "1", "--n-clusters", "6"]
         return cli.run(["tune", str(source), "-o", str(out), *options, *more])
 
+    @pytest.mark.usefixtures("few_runs")
     def test_writes_the_result_and_the_figure(self, source, tmp_path, capsys):
         out, figure = tmp_path / "out.h5ad", tmp_path / "front.png"
         assert self.quick(source, out, "--figure", str(figure)) == 0
