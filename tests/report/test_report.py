@@ -750,6 +750,14 @@ class TestSections:
         assert "do not trust" in page.shown
         assert HOSTILE[0] in page.shown
         assert len(page.scripts) == 7
+        assert "more of the neighbours within batches is kept" in page.shown
+        # What the score is made of, where it is there.
+        full.uns["harmonax"]["sweep"]["structure"] = [0.8, 0.7, 0.6]
+        page = Page(write_report(full, tmp_path / "r.html"))
+        figure = next(f for f in page.json("figures") if len(f["data"]) == 4)
+        assert figure["data"][2]["y"] == [0.8, 0.7]
+        assert figure["layout"]["yaxis"]["title"]["text"] == "structure (more is better)"
+        assert "more structure within batches is kept" in page.shown
 
     @pytest.mark.parametrize("stored", [3, "x", [], {"runs": 1}, {"theta": 2.0}, {"chosen": [1]}])
     def test_a_sweep_of_another_kind_does_no_harm(self, full, tmp_path, stored):

@@ -168,7 +168,8 @@ class TestSweep:
         )
         np.testing.assert_allclose(stored["score"], found.table["score"])
         assert hx.tl.verdict(cells, label_key="kind").code
-        assert found.pareto(show=False) is not None
+        drawn = found.pareto(show=False)
+        assert [drawn.get_xlabel(), drawn.get_ylabel()] == ["mixing (more is better)", "structure (more is better)"]
         assert found.chosen in str(found)
 
     def test_several_numbers_of_clusters_have_names_of_their_own(self, cells):

@@ -193,7 +193,7 @@ class TestTune:
         swept = hx.tl.sweep(cells.copy(), "batch", n_clusters=QUICK["n_clusters"], rng=0).table
         swept = swept.rename(lambda name: name.removesuffix(", 6 clusters"))
         found = tune(cells, "batch", rng=0, **QUICK)
-        runs, columns = found.table.index[1:-2], ["mixing", "structure", "score", "verdict"]
+        runs, columns = found.table.index[1:-2], ["mixing", "kept", "structure", "score", "verdict"]
         assert len(runs) == 14
         pd.testing.assert_frame_equal(found.table.loc[runs, columns], swept.loc[runs, columns])
 
@@ -205,7 +205,8 @@ class TestTune:
         assert stored["chosen"] == found.chosen
         np.testing.assert_allclose(stored["table"]["score"], found.table["score"])
         assert {"run", "step", "loss", "mixing", "preservation"} <= set(stored["history"])
-        assert found.pareto(show=False) is not None
+        drawn = found.pareto(show=False)
+        assert [drawn.get_xlabel(), drawn.get_ylabel()] == ["mixing (more is better)", "structure (more is better)"]
         assert found.chosen in str(found)
 
     @pytest.mark.usefixtures("few_runs")

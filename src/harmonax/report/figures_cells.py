@@ -71,7 +71,7 @@ def dot_plot(mean: pd.DataFrame, share: pd.DataFrame, by: str) -> dict[str, Any]
 
 
 def trade_off(table: pd.DataFrame, x: str, y: str, names: Sequence[str], chosen: int | None) -> dict[str, Any]:
-    """Return runs as points: mixing against what was kept, the front and the chosen one marked."""
+    """Return runs as points: mixing against structure (or another column), the front and the chosen one marked."""
     xy = table[[x, y]].apply(pd.to_numeric, errors="coerce").to_numpy(np.float64)
     best = front(xy)
     line = xy[best][np.argsort(xy[best, 0], kind="stable")]

@@ -59,10 +59,10 @@ class Sweep:
         return f"chosen: {self.chosen}\n{self.table.drop(columns='chosen').round(3).to_string()}"
 
     def pareto(self, *, show: bool | None = None, save: str | PathLike[str] | None = None, ax: Any = None) -> Any:
-        """Draw the trade-off, mixing against neighbours kept; see `harmonax.pl.pareto`."""
+        """Draw what the score is made of, mixing against structure; see `harmonax.pl.pareto`."""
         from ..pl import pareto
 
-        return pareto(self.table, "mixing", "kept", chosen=self.chosen, show=show, save=save, ax=ax)
+        return pareto(self.table, "mixing", "structure", chosen=self.chosen, show=show, save=save, ax=ax)
 
     def to_uns(self) -> pd.DataFrame:
         """Return the table as ``adata.uns["harmonax"]["sweep"]`` holds it, the rows' names in ``run``."""

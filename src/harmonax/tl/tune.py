@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 DEFAULTS = "defaults"
 # Cells that are learned from, and steps without a lower loss after which learning ends.
 _LEARNED_FROM, _PATIENCE = 1000, 5
-_NUMBERS = ("mixing", "neighbors kept", "structure", "score")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +52,7 @@ class Tuning:
     table
         A row for the defaults, one for each run of `harmonax.tl.sweep` by its name there, and one per weight of
         preservation: ``preservation`` (the weight), ``theta`` (comma between several), ``sigma``, ``alpha``
-        (``ridge_lambda`` for harmony1), ``mixing``, ``neighbors kept``, ``structure`` and ``score``, all from 0 to 1,
+        (``ridge_lambda`` for harmony1), ``mixing``, ``kept``, ``structure`` and ``score``, all from 0 to 1,
         higher is better, and ``verdict``, of the exact engine's result.
     history
         Losses and strengths at each step of learning, for all weights (``run``).
@@ -71,10 +70,10 @@ class Tuning:
         return "\n".join([*lines, self.table.round(3).to_string()])
 
     def pareto(self, *, show: bool | None = None, save: str | PathLike[str] | None = None, ax: Any = None) -> Any:
-        """Draw the trade-off, mixing against neighbours kept; see `harmonax.pl.pareto`."""
+        """Draw what the score is made of, mixing against structure; see `harmonax.pl.pareto`."""
         from ..pl import pareto
 
-        return pareto(self.table, "mixing", "neighbors kept", chosen=self.chosen, show=show, save=save, ax=ax)
+        return pareto(self.table, "mixing", "structure", chosen=self.chosen, show=show, save=save, ax=ax)
 
     def to_uns(self) -> dict[str, Any]:
         """Return plain values and tables, as ``adata.uns`` holds them."""
@@ -216,7 +215,7 @@ def tune(
 
     def attempt(params: HarmonyParams) -> tuple[HarmonyResult, dict[str, Any], Any]:
         run = harmonize(embedding, design, params, rng=seed, n_threads=n_threads or chosen_threads(), progress=False)
-        row = _strengths(params) | dict(zip(_NUMBERS, judge.scores(run.embedding).values(), strict=True))
+        row = _strengths(params) | judge.scores(run.embedding)
         return run, row | {"verdict": court.verdict(run, seed)}, judge.by_cell(run.embedding)
 
     said = None if progress is None else (lambda name, done, of: progress(f"engine: {name}", done, of))

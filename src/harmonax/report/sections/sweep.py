@@ -16,12 +16,11 @@ from .section import Section, frame
 _FIRST = ("theta", "sigma", "n_clusters", "mixing", "kept", "structure", "score", "verdict", "chosen")
 # Scores that look at other neighbourhoods than those of the same name elsewhere on the page.
 _HEADS = {"mixing": "Mixing of 15 neighbours", "kept": "Kept of 50 neighbours"}
-_HEADS |= {"structure": "Distances kept"}
 MAX_RUNS, MAX_COLUMNS = 200, 16
 
 
 def sweep(parts: Parts, figures: Figures) -> Section | None:
-    """Draw mixing against what was kept, run by run, and list the runs; nothing where there was no sweep."""
+    """Draw mixing against structure, run by run, and list the runs; nothing where there was no sweep."""
     table = _stored(parts)
     if table is None:
         return None
@@ -32,12 +31,14 @@ def sweep(parts: Parts, figures: Figures) -> Section | None:
     at = np.flatnonzero([_truth(v) for v in table["chosen"]]) if "chosen" in table else np.array([], int)
     chosen = int(at[0]) if len(at) else None
     chart: Chart | None = None
-    if {"mixing", "kept"} <= set(table) and pd.to_numeric(table["mixing"], errors="coerce").notna().any():
-        drawn = trade_off(table, "mixing", "kept", [_about(row) for _, row in table.iterrows()], chosen)
-        chart = figures.add(drawn, "Points of the runs of the sweep: mixing against what was kept")
+    # A file of an earlier version has no structure.
+    y = "structure" if "structure" in table else "kept"
+    if {"mixing", y} <= set(table) and pd.to_numeric(table["mixing"], errors="coerce").notna().any():
+        drawn = trade_off(table, "mixing", y, [_about(row) for _, row in table.iterrows()], chosen)
+        chart = figures.add(drawn, f"Points of the runs of the sweep: mixing against {y}")
     rows = [tuple(_shown(name, row[name]) for name in columns) for _, row in table.iterrows()]
     what = "" if chosen is None else ", ".join(f"{n} {_shown(n, table[n][chosen])}" for n in columns[:3])
-    values: dict[str, Any] = {"chart": chart, "rows": rows, "chosen": what}
+    values: dict[str, Any] = {"chart": chart, "rows": rows, "chosen": what, "scored": y == "structure"}
     return Section(
         "sweep",
         "Which parameters?",
