@@ -116,12 +116,12 @@ def test_a_page_of_a_sweep_that_tore_says_which_run_keeps_more():
     assert "In the sweep theta 1 would keep 90% of the neighbours in place of 40%" in finding.advice
 
 
-def one_sided(n: int = 400, seed: int = 0) -> anndata.AnnData:
+def one_sided(n: int = 400, seed: int = 0, apart: float = 4.0) -> anndata.AnnData:
     """Two batches that share one type of three: the other two must not be mixed, which a high theta does."""
     gen = np.random.default_rng(seed)
     batch = np.arange(n) % 2
     kind = np.where(batch == 0, np.arange(n) // 2 % 2, np.where(np.arange(n) // 2 % 5 == 0, 1, 2))
-    Z = gen.normal(size=(n, 8)) + 4 * np.eye(8)[kind] + 3 * batch[:, None] * np.linspace(0.5, 1.5, 8)
+    Z = gen.normal(size=(n, 8)) + apart * np.eye(8)[kind] + 3 * batch[:, None] * np.linspace(0.5, 1.5, 8)
     obs = pd.DataFrame({"batch": np.array(["a", "b"])[batch], "kind": np.array(["T", "B", "M"])[kind]})
     obs.index = [f"c{i}" for i in range(n)]
     return anndata.AnnData(np.ones((n, 2), np.float32), obs=obs, obsm={"X_pca": Z.astype(np.float32)})
@@ -172,3 +172,22 @@ def test_lower_theta_where_a_state_of_one_batch_was_merged(mixed_too_much):
     assert "T of a" in before["one_batch_state_merged"].message
     assert "one_batch_state_merged" not in after
     assert (second.uns["harmonax_diagnosis"]["one_batch_states"]["verdict"] == "kept apart").all()
+
+
+def test_lower_theta_where_markers_were_lost():
+    found = []
+    for theta in (60.0, 1.0):
+        adata = corrected(one_sided(apart=3.0), theta=theta)
+        # A gene for each type, with noise; no whole numbers, which would be taken for counts.
+        noise = np.random.default_rng(1).gamma(2.0, 0.5, size=(adata.n_obs, 3))
+        on = adata.obs["kind"].to_numpy()[:, None] == np.array(["T", "B", "M"])
+        adata = anndata.AnnData(noise + on, obs=adata.obs, obsm=dict(adata.obsm), uns=adata.uns)
+        adata.var_names = ["of T", "of B", "of M"]
+        markers = {kind: [f"of {kind}"] for kind in ("T", "B", "M")}
+        found.append(tl.diagnose(adata, label_key="kind", markers=markers, null=False))
+    lost = next(finding for finding in found[0].findings if finding.code == "markers_lost")
+    assert "lower theta (1)" in lost.advice
+    assert "of M of M" in lost.message
+    assert "markers_kept" in {finding.code for finding in found[1].findings}
+    gained = found[1].markers.set_index("gene")["after"] - found[0].markers.set_index("gene")["after"]
+    assert gained["of M"] > 0.02

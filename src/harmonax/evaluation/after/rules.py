@@ -15,12 +15,16 @@ from .measured import (
     KEPT_FINE,
     MANY_MERGED,
     MIN_KEPT,
+    MOVED_BEYOND,
     MOVED_FAR,
     NEARLY_CONVERGED,
     NULL_FINE,
+    TYPE_CELLS,
+    TYPE_MOVED,
     Measured,
 )
 from .type_rules import markers, states, types
+from .types import LOST_PURITY
 
 
 def judge(measured: Measured) -> tuple[str, str, list[Finding]]:
@@ -57,15 +61,17 @@ def _words(m: Measured) -> dict[str, str]:
 
 def _verdict(m: Measured, findings: list[Finding]) -> str:
     if not m.needed:
-        return "caution" if len(m.merged) or len(m.blended) else "not_needed"
+        return "caution" if m.damaged else "not_needed"
     if m.confounded:
         return "impossible"
-    if m.unchanged:
+    if m.unchanged and not m.proportions_left:
         return "under_corrected"
-    if m.torn or m.merged["n_cells"].sum() > MANY_MERGED * m.types["n_cells"].sum():
+    # Types that are as pure as before, though inside of another's cloud, are a reason to look.
+    lost = m.merged[m.merged["expected"] - m.merged["pure_after"] > LOST_PURITY]
+    if m.torn or lost["n_cells"].sum() > MANY_MERGED * m.types["n_cells"].sum():
         return "over_corrected"
     # Without cell types, little that is left may be other proportions of cells: a finding says so.
-    if len(m.left) and (m.n_labelled or (m.left["after"] > APART).any()):
+    if len(m.left) and (m.n_labelled or (m.left["after"] > APART).any()) and not m.proportions_left:
         return "under_corrected"
     # How a run ended says nothing of where: its warning stands for itself, and in the verdict over everything.
     serious = [f for f in findings if f.level in (Level.WARNING, Level.PROBLEM) and f.code != "not_converged"]
@@ -93,6 +99,14 @@ def _mixing(m: Measured) -> Iterator[Finding]:
     if m.n_levels < 2:
         yield Finding("one_batch", Level.NOTE, "There is one batch only: nothing was corrected.")
         return
+    if m.parted:
+        yield Finding(
+            "batches_parted",
+            Level.WARNING,
+            "Batches that were mixed before lie apart after: same-batch neighbours in excess of chance rose to "
+            f"{m.mixing.loc[~m.mixing['needed'], 'after'].max():.2f}.",
+            "Continue with the uncorrected embedding.",
+        )
     if m.composition:
         yield Finding(
             "composition",
@@ -159,6 +173,13 @@ def _structure(m: Measured) -> Iterator[Finding]:
         )
         fine = m.null.neighbours_kept >= NULL_FINE
         yield Finding("null", Level.GOOD if fine else Level.WARNING, said, "" if fine else lower)
+    if m.turned:
+        yield Finding(
+            "batches_turned",
+            Level.WARNING,
+            f"Turned, mirrored or mixed up in themselves, where other batches only moved: {listed(m.turned)}.",
+            "Compare the markers of the cell types of these batches before and after.",
+        )
     torn = m.batches[m.batches["neighbours_kept"] < MIN_KEPT]
     if len(torn) and not m.torn and not m.represented:
         yield Finding(
@@ -179,12 +200,15 @@ def _structure(m: Measured) -> Iterator[Finding]:
             + ".",
             "Check the markers of these groups before and after.",
         )
-    beyond = (m.groups["movement"] > MOVED_FAR) & (m.groups["movement"] > m.groups["batch_offset"])
-    far = m.groups[beyond & (m.groups["n_cells"] >= GROUP_CELLS)]
+    above = m.groups["movement"] - m.groups["batch_offset"]
+    doubtful = m.types_moved & (above > MOVED_BEYOND) & (m.groups["n_cells"] >= TYPE_CELLS)
+    doubtful &= m.groups["movement"] > TYPE_MOVED
+    named = (above > 0) & (m.groups["n_cells"] >= GROUP_CELLS) & (m.groups["movement"] > MOVED_FAR)
+    far = m.groups[doubtful | named]
     if len(far):
         yield Finding(
             "groups_moved",
-            Level.NOTE,
+            Level.WARNING if doubtful[far.index].any() else Level.NOTE,
             "Moved far apart from the rest of their batches: "
             + listed(
                 f"{row.group} ({row.movement:.2f} of a batch's spread, {row.batch_offset:.2f} explained by batches)"

@@ -150,7 +150,13 @@ def one_batch_states(
 
 
 def composition_states(
-    before: np.ndarray, batch: np.ndarray, near: np.ndarray, rng: np.random.Generator
+    before: np.ndarray,
+    batch: np.ndarray,
+    near: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    cells: int = _STATE_CELLS,
+    most_inside: float = _INSIDE,
 ) -> tuple[np.ndarray | None, bool]:
     """Return states of the uncorrected embedding, and whether batches differ in their shares of these only.
 
@@ -168,6 +174,9 @@ def composition_states(
         Nearest cells before the correction, (N, k).
     rng
         Seeds the k-means, and shuffles batches to say what chance gives.
+    cells, most_inside
+        Cells of a state, about, and the share of the excess that may be left inside states. Fewer cells and a higher
+        share find that more often.
 
     Returns
     -------
@@ -177,7 +186,7 @@ def composition_states(
     """
     codes = np.unique(batch, return_inverse=True)[1]
     counts = np.bincount(codes)
-    n_states = min(_MAX_STATES, len(before) // _STATE_CELLS)
+    n_states = min(_MAX_STATES, len(before) // cells)
     if len(counts) < 2 or n_states < 2:
         return None, False
     overall = own_batch_excess(before, codes, rng, near=near)
@@ -188,7 +197,7 @@ def composition_states(
     expected = table.sum(axis=1, keepdims=True) * counts / counts.sum()
     everywhere = (table >= _PRESENT * expected).all(axis=1)
     within = own_batch_excess(before, codes, rng, groups=states)
-    inside = within.overall <= max(within.chance, _INSIDE * overall.overall)
+    inside = within.overall <= max(within.chance, most_inside * overall.overall)
     shared = table[everywhere].sum() >= _SHARED * table.sum()
     return (states, True) if overall.overall > overall.chance and inside and shared else (None, False)
 

@@ -6,6 +6,10 @@ import numpy as np
 
 from ..neighbours import OF_BATCH, own_batch_neighbours, share_kept
 
+# Correlation of coordinates, and factor of scale, within which two embeddings have the same axes; and the cells of a
+# batch that has a correlation of its own.
+_ALIKE, _SCALE, _ENOUGH = 0.5, 2.0, 30
+
 
 def neighbours_kept(before: np.ndarray, after: np.ndarray, batch: np.ndarray) -> np.ndarray:
     """Return which share of each cell's 15 nearest neighbours in its own batch is still among them after.
@@ -57,6 +61,37 @@ def movement(before: np.ndarray, after: np.ndarray, batch: np.ndarray) -> np.nda
         spread += float(((before[own] - before[own].mean(axis=0)) ** 2).sum())
     unit = np.sqrt(spread / len(before))
     return np.linalg.norm(move, axis=1) / unit if unit > 0 else np.zeros(len(before))
+
+
+def alignment(before: np.ndarray, after: np.ndarray, batch: np.ndarray, n_levels: int) -> tuple[bool, np.ndarray]:
+    """Return whether moves between two embeddings mean anything, and each batch's correlation of coordinates.
+
+    They do where both have the same axes and scale, apart from the means of batches. The correlation, (n_levels,), is
+    1 for a batch that moved as one; nan for batches of fewer than 30 cells, and where the widths differ.
+
+    Examples
+    --------
+    >>> Z, batch = np.random.default_rng(0).normal(size=(60, 4)), np.repeat([0, 1], 30)
+    >>> alignment(Z, Z + 10 * batch[:, None], batch, 2)
+    (True, array([1., 1.]))
+    >>> alignment(Z, Z[:, ::-1], batch, 2)[0], alignment(Z, Z / 1000, batch, 2)[0]
+    (False, False)
+    """
+    found = np.full(n_levels, np.nan)
+    if before.shape != after.shape:
+        return False, found
+    sums = np.zeros(3)
+    for code in np.unique(batch):
+        own = batch == code
+        Z, W = (np.asarray(of[own], np.float64) for of in (before, after))
+        Z, W = Z - Z.mean(axis=0), W - W.mean(axis=0)
+        part = np.array([(Z * W).sum(), (Z**2).sum(), (W**2).sum()])
+        sums += part
+        if own.sum() >= _ENOUGH and part[1:].all():
+            found[code] = part[0] / np.sqrt(part[1] * part[2])
+    both, one, other = sums
+    same_scale = one < _SCALE**2 * other and other < _SCALE**2 * one
+    return bool(both > _ALIKE * np.sqrt(one * other) and same_scale), found
 
 
 def moved_share(before: np.ndarray, after: np.ndarray) -> float:

@@ -80,7 +80,7 @@ def types(m: Measured) -> Iterator[Finding]:
         yield Finding(
             "types_blended",
             Level.WARNING,
-            f"Pure before, and now partly among other types: {_purities(m.blended)}.",
+            f"More among themselves before, and now partly among other types: {_purities(m.blended)}.",
             f"{m.less.capitalize()}, and compare the markers of these types before and after.",
         )
     if m.needed and not len(m.merged) and not len(m.blended):
@@ -100,14 +100,19 @@ def types(m: Measured) -> Iterator[Finding]:
 
 
 def _purities(rows: pd.DataFrame) -> str:
-    worst = rows.assign(lost=rows["expected"] - rows["pure_after"]).sort_values("lost", ascending=False)
+    rows = rows.assign(
+        wanted=rows[["expected", "by_type"]].max(axis=1), within=rows["pure_before"] - rows["pure_within"]
+    )
+    worst = rows.assign(lost=rows["wanted"] - rows["pure_after"]).sort_values("lost", ascending=False)
     return listed(f"{r.type} in {r.batch} ({_where(r)})" for r in worst.itertuples())
 
 
 def _where(row: Any) -> str:
     if row.inside:
         return f"inside {row.inside}"
-    return f"{row.pure_after:.0%} of its neighbours are of its type, where {row.expected:.0%} were to be expected"
+    if row.within > row.lost:
+        return f"{row.pure_within:.0%} of its neighbours in the batch are of its type, where {row.pure_before:.0%} were"
+    return f"{row.pure_after:.0%} of its neighbours are of its type, where {row.wanted:.0%} were to be expected"
 
 
 def markers(m: Measured) -> Iterator[Finding]:
