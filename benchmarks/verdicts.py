@@ -1,6 +1,6 @@
 """Corrections whose truth is known, made on cells whose batches were made, too: what does the verdict say?
 
-usage: verdicts.py [--only WORD] [--data FOLDER]
+usage: verdicts.py [--second] [--sets NAME ...] [--only WORD] [--data FOLDER]
 
 Every set is cut into batches, and each batch is shifted, with a smaller shift of its own for each cell type; so the
 embedding without a batch effect is known, and with it the right correction. Each scenario makes one correction, right
@@ -8,7 +8,7 @@ or wrong, and names the verdicts that are right. The limits of the verdict were 
 "untouched" are of other kinds, and no limit was set or changed on them.
 
 A false trust is a harmful correction that is said to be trusted or not to be needed; a false alarm is a harmless one
-that is said not to be used.
+that is said not to be used. ``--second`` takes the sets and scenarios of verdicts_second.py in place of these.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ import numpy as np
 import pandas as pd
 
 warnings.filterwarnings("ignore")
+
+import verdicts_second  # noqa: E402
 
 import harmonax as hx  # noqa: E402
 from harmonax import datasets  # noqa: E402
@@ -315,6 +317,21 @@ def scenarios(cells: Cells) -> Iterator[Case]:
     yield Case("batch is the type", own, None, {"impossible"}, harmful=True, before=own.true)
 
 
+def second(folder: Path, names: list[str] | None) -> Iterator[Case]:
+    """Make the cases of verdicts_second.py."""
+    rights = {"right": FINE, "harmful": HARMFUL, "none needed": FINE | {"not_needed"}}
+    for name, untouched, make, n_batches, kind, seed in verdicts_second.SETS:
+        if names and name not in names:
+            continue
+        Z, types = make(folder)
+        for what, rows, before, after, batch, labels, truth in verdicts_second.corrections(
+            Z, types, n_batches, kind, seed
+        ):
+            given = np.full(len(rows), "") if labels is None else labels
+            cells = Cells(name, untouched, Z[rows], before, batch, given)
+            yield Case(what, cells, after, rights[truth], labels is not None, truth == "harmful")
+
+
 # Verdicts
 
 
@@ -340,23 +357,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="cases whose line has this word")
     parser.add_argument("--sets", nargs="*", help="names of sets; all by default")
+    parser.add_argument("--second", action="store_true", help="those of verdicts_second.py")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("HARMONAX_TEST_DATA", "../shared/data")))
     options = parser.parse_args()
     rows = []
-    for make in SETS:
-        if options.sets and make.__name__ not in options.sets:
+    made = (make(options.data) for make in SETS if not options.sets or make.__name__ in options.sets)
+    cases = second(options.data, options.sets) if options.second else (case for of in made for case in scenarios(of))
+    for case in cases:
+        name = f"{case.cells.name}: {case.name}"
+        if options.only not in name:
             continue
-        cells = make(options.data)
-        for case in scenarios(cells):
-            name = f"{cells.name}: {case.name}"
-            if options.only not in name:
-                continue
-            code, diagnosis = said(case)
-            trusted = case.harmful and code in ("trust", "not_needed")
-            alarm = not case.harmful and code == "do_not_trust"
-            rows.append((cells.untouched, code in case.right, trusted, alarm))
-            mark = "ok   " if rows[-1][1] else "WRONG"
-            print(f"{mark} {name}: {code} ({diagnosis}), right: {', '.join(sorted(case.right))}", flush=True)
+        code, diagnosis = said(case)
+        trusted = case.harmful and code in ("trust", "not_needed")
+        alarm = not case.harmful and code == "do_not_trust"
+        rows.append((case.cells.untouched, code in case.right, trusted, alarm))
+        mark = "ok   " if rows[-1][1] else "WRONG"
+        print(f"{mark} {name}: {code} ({diagnosis}), right: {', '.join(sorted(case.right))}", flush=True)
     table = pd.DataFrame(rows, columns=["untouched", "right", "false trust", "false alarm"])
     for untouched, part in table.groupby("untouched"):
         print(

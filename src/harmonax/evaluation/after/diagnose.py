@@ -29,7 +29,7 @@ from .types import COLUMNS, blurred, by_themselves, order_within, type_table
 
 # Excess of same-batch neighbours from which a single batch counts as apart still.
 FAR = 0.5
-# What is left is in doubt sooner than it is known to be no batch effect. On four real sets (kang, onek1k, cytof, pancreas)
+# What is left is in doubt sooner than it is known to be no batch effect. On kang, onek1k, cytof and pancreas,
 # batches that differ in their proportions had every batch in every state, and up to 0.31 of the excess inside; batches
 # that lie apart had at most three quarters of the cells in shared states, or half of the excess or more.
 _DOUBT: dict[str, Any] = {"cells": 50, "most_inside": 0.5}

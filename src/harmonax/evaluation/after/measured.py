@@ -46,10 +46,9 @@ _ORDERED = 0.6
 MANY_MERGED = 0.25
 # A group is reported when it kept so much less than all cells.
 GROUP_LOSS, GROUP_CELLS = 0.1, 30
-# Movement from which a group is named, from which a type is, and by which it has to exceed what batches explain of it to
-# be in doubt. Of 130 right and Harmony's corrections 9 had such a type (6 of one set, whose batches are of unlike
-# scale), of 72 that laid a type on another as one 68. Set on "resting_many", "pools", "surface" and others like these
-# of benchmarks/verdicts.py --second.
+# Movement from which a group is named, from which a type is, and by which it has to exceed what batches explain of it
+# to be in doubt. Of 130 right and Harmony's corrections 9 had such a type (6 of one set, whose batches are of unlike
+# scale), of 72 that laid a type on another as one 68.
 MOVED_FAR, TYPE_MOVED, MOVED_BEYOND, TYPE_CELLS = 0.5, 0.45, 0.25, 10
 NEARLY_CONVERGED = 1e-3
 
