@@ -75,7 +75,7 @@ def type_table(before: Neighbourhoods, after: Neighbourhoods, labels: np.ndarray
             most = (counts[t, b] - 1,) * 2 + (len(cells) - 1,) * 2
             measured = [_pure(*given, types, mine) for given in zip(near, most, strict=True)]
             pure, within, start, found = (share for share, _ in measured)
-            by_type = _among_all(near[0][mine][:, : max(1, most[0])], types, counts, t, b)
+            by_type = _among_all(near[0][mine][:, : max(1, most[0])], types, counts, t, int(b))
             rare = counts[t].sum() / len(known), counts[t, b] / counts[:, b].sum()
             n, others = int(counts[t, b]), int(len(cells) - counts[t, b])
             own = n / len(cells)
