@@ -58,7 +58,7 @@ def test_a_batch_that_was_turned_in_itself_is_not_trusted(how, label_key):
     code, warnings = said(adata, label_key)
     assert code in ("caution", "do_not_trust")
     assert "batches_turned" in warnings
-    _, alike = alignment(adata.obsm["X_pca"], Z, adata.obs["batch"].cat.codes.to_numpy(), 2)
+    _, alike, _ = alignment(adata.obsm["X_pca"], Z, adata.obs["batch"].cat.codes.to_numpy(), 2)
     assert alike[0] > 0.99
     assert alike[1] < 0.6
 

@@ -173,7 +173,12 @@ def diagnose(case: Case, *, correct: Correct | None = None, max_cells: int = 20_
     types = type_table(before, after, labels, part.levels)
     furthest, codes = _furthest(part, mixing)
     clusters = group_table(groups, part.batch, part.before, kept[rows], moved[rows], after.all, codes)
-    same_axes, alike = alignment(part.before, part.after, part.batch, len(part.levels))
+    same_axes, alike, weights = alignment(part.before, part.after, part.batch, len(part.levels))
+    type_moves = np.full(len(clusters), np.nan)
+    if same_axes and part.labels is not None and part.groups is None:
+        # Components that are only weighed anew are no move.
+        moves = movement(part.before, part.after * weights, part.batch)
+        type_moves = np.array([moves[groups == name].mean() for name in clusters["group"]])
     numbers = _numbers(part, furthest, codes, kept[asked], moved)
     measured = Measured(
         numbers=numbers,
@@ -196,7 +201,7 @@ def diagnose(case: Case, *, correct: Correct | None = None, max_cells: int = 20_
         if within_unknown
         else None,
         known_method=case.known_method,
-        types_moved=same_axes and part.labels is not None and part.groups is None,
+        type_moves=type_moves,
         turned=turned(alike, part.levels),
         sweep=case.sweep,
         # Of Harmony's embeddings the neighbours kept decide.

@@ -79,8 +79,8 @@ class Measured:
     # Whether the batches of the result differ in their shares of its states only.
     proportions_left: bool = False
     doubtful: pd.DataFrame | None = None
-    # Whether groups are cell types, and their moves mean anything.
-    types_moved: bool = False
+    # How far each group moved, where groups are cell types and moves mean anything, (groups,); else nan.
+    type_moves: np.ndarray | None = None
     turned: list[str] = field(default_factory=list)  # batches whose cells lie along other axes than before
     known_method: bool = True
     blurred: float = float("nan")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import pandas as pd
 
 from ..findings import Finding, Level, by_severity, listed
 from .advice import from_sweep
@@ -201,8 +202,9 @@ def _structure(m: Measured) -> Iterator[Finding]:
             "Check the markers of these groups before and after.",
         )
     above = m.groups["movement"] - m.groups["batch_offset"]
-    doubtful = m.types_moved & (above > MOVED_BEYOND) & (m.groups["n_cells"] >= TYPE_CELLS)
-    doubtful &= m.groups["movement"] > TYPE_MOVED
+    moves = pd.Series(np.nan if m.type_moves is None else m.type_moves, m.groups.index)
+    doubtful = (moves - m.groups["batch_offset"] > MOVED_BEYOND) & (m.groups["n_cells"] >= TYPE_CELLS)
+    doubtful &= moves > TYPE_MOVED
     named = (above > 0) & (m.groups["n_cells"] >= GROUP_CELLS) & (m.groups["movement"] > MOVED_FAR)
     far = m.groups[doubtful | named]
     if len(far):

@@ -63,35 +63,40 @@ def movement(before: np.ndarray, after: np.ndarray, batch: np.ndarray) -> np.nda
     return np.linalg.norm(move, axis=1) / unit if unit > 0 else np.zeros(len(before))
 
 
-def alignment(before: np.ndarray, after: np.ndarray, batch: np.ndarray, n_levels: int) -> tuple[bool, np.ndarray]:
-    """Return whether moves between two embeddings mean anything, and each batch's correlation of coordinates.
+def alignment(
+    before: np.ndarray, after: np.ndarray, batch: np.ndarray, n_levels: int
+) -> tuple[bool, np.ndarray, np.ndarray]:
+    """Return whether moves between two embeddings mean anything, each batch's correlation of coordinates, and weights.
 
     They do where both have the same axes and scale, apart from the means of batches. The correlation, (n_levels,), is
-    1 for a batch that moved as one; nan for batches of fewer than 30 cells, and where the widths differ.
+    1 for a batch that moved as one; nan for batches of fewer than 30 cells, and where the widths differ. The weights,
+    (d,), are those of the components of `after` that bring it closest to `before` within batches.
 
     Examples
     --------
     >>> Z, batch = np.random.default_rng(0).normal(size=(60, 4)), np.repeat([0, 1], 30)
-    >>> alignment(Z, Z + 10 * batch[:, None], batch, 2)
-    (True, array([1., 1.]))
+    >>> alignment(Z, Z / 2 + 10 * batch[:, None], batch, 2)[1:]
+    (array([1., 1.]), array([2., 2., 2., 2.]))
     >>> alignment(Z, Z[:, ::-1], batch, 2)[0], alignment(Z, Z / 1000, batch, 2)[0]
     (False, False)
     """
     found = np.full(n_levels, np.nan)
     if before.shape != after.shape:
-        return False, found
-    sums = np.zeros(3)
+        return False, found, np.ones(after.shape[1])
+    sums = np.zeros((3, before.shape[1]))
     for code in np.unique(batch):
         own = batch == code
         Z, W = (np.asarray(of[own], np.float64) for of in (before, after))
         Z, W = Z - Z.mean(axis=0), W - W.mean(axis=0)
-        part = np.array([(Z * W).sum(), (Z**2).sum(), (W**2).sum()])
+        part = np.array([(Z * W).sum(axis=0), (Z**2).sum(axis=0), (W**2).sum(axis=0)])
         sums += part
-        if own.sum() >= _ENOUGH and part[1:].all():
-            found[code] = part[0] / np.sqrt(part[1] * part[2])
-    both, one, other = sums
+        both, one, other = part.sum(axis=1)
+        if own.sum() >= _ENOUGH and one > 0 and other > 0:
+            found[code] = both / np.sqrt(one * other)
+    both, one, other = sums.sum(axis=1)
+    weights = np.divide(sums[0], sums[2], out=np.ones(len(sums[0])), where=sums[2] > 0)
     same_scale = one < _SCALE**2 * other and other < _SCALE**2 * one
-    return bool(both > _ALIKE * np.sqrt(one * other) and same_scale), found
+    return bool(both > _ALIKE * np.sqrt(one * other) and same_scale), found, weights
 
 
 def moved_share(before: np.ndarray, after: np.ndarray) -> float:
