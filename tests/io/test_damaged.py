@@ -16,6 +16,8 @@ from harmonax.errors import FileFormatError
 from harmonax.files import FileJob, integrate_file
 from harmonax.io.annotated import quiet
 from harmonax.io.formats import NPY, check_links, reading
+from harmonax.report.parts import parts_of
+from harmonax.workflow.inputs import read
 
 
 @pytest.fixture
@@ -100,6 +102,19 @@ def test_the_command_line_ends_on_such_a_file(path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 3
     assert "is damaged" in done.stderr
+
+
+@pytest.mark.parametrize("n_rows", [2, 10**13])
+def test_a_page_of_an_embedding_with_other_rows_than_there_are_cells(n_rows, path):
+    with h5py.File(path, "r+") as file:
+        data = file.create_dataset("obsm/X_pca", (n_rows, 2), "f4", chunks=(2, 2))
+        data.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    with pytest.raises(FileFormatError, match=rf"in\.h5ad: obsm\['X_pca'\] has {n_rows} rows but obs has 3"):
+        parts_of(path)
+    # What is read as a whole says so of the file, too.
+    says = r"in\.h5ad takes more memory to read than there is" if n_rows > 2 else r"in\.h5ad is not readable"
+    with pytest.raises(FileFormatError, match=says):
+        read(str(path))
 
 
 @pytest.mark.parametrize("place", ["X/data", "obsm/Z", "layers/dense"])
