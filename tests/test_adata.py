@@ -11,7 +11,7 @@ import pytest
 
 import harmonax
 from harmonax import __version__
-from harmonax.adata import storable
+from harmonax.adata import storable, stored_run
 from harmonax.errors import HarmonaxWarning
 from harmonax.pp import harmony_integrate
 
@@ -110,3 +110,11 @@ def test_storable_keeps_what_files_keep():
     assert storable(["x", "y"]).dtype == object
     assert storable([1, 2]).dtype.kind == "i"
     assert storable([]).shape == (0,)
+
+
+@pytest.mark.parametrize("record", ["of another program", np.arange(3), 7, None])
+def test_a_record_of_something_else_is_no_run(adata, record):
+    adata.uns["harmonax"] = record
+    assert stored_run(adata.uns) == {}
+    adata.obsm["X_pca_harmony"] = adata.obsm["X_pca"]
+    assert harmonax.tl.diagnose(adata, "batch").verdict

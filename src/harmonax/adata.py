@@ -32,6 +32,12 @@ def uns_record(
     return storable(record) | {"cluster_mass": result.cluster_mass}
 
 
+def stored_run(uns: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the record of a run that `uns` has; nothing where it has none, or something else under that name."""
+    record = uns.get("harmonax")
+    return dict(record) if isinstance(record, Mapping) else {}
+
+
 def storable(value: Any) -> Any:
     """Return nested plain values as files keep them: no None, lists as arrays, integers that fit.
 

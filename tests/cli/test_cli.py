@@ -60,7 +60,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         seen.update(Z=Z, design=design, params=params, how=how)
         return real(Z, design, params, **{**how, "backend": "dense"})
 
-    monkeypatch.setattr("harmonax.files.integrate.harmonize", harmonize)
+    monkeypatch.setattr("harmonax.files.harmonize", harmonize)
     return seen
 
 
@@ -389,7 +389,7 @@ def test_a_fault_of_ours_is_one_line_too(files, capsys, monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("oh")
 
-    monkeypatch.setattr("harmonax.files.integrate.harmonize", fail)
+    monkeypatch.setattr("harmonax.files.harmonize", fail)
     assert call() == 1
     assert "internal error: ZeroDivisionError: oh; --verbose shows where" in error_of(capsys)
     with pytest.raises(ZeroDivisionError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from harmonax import HarmonyParams
 from harmonax.design import BatchDesign
 from harmonax.engine.budget import table_size
 from harmonax.engine.run import MAX_TABLES
-from harmonax.errors import InputError, MissingKeyError
+from harmonax.errors import HarmonaxWarning, InputError, MissingKeyError
 from harmonax.inputs.columns import as_table, combined, design_from_table
 
 
@@ -36,6 +37,7 @@ def names_of_cells(design, variable=0):
 _TEXT = st.characters(exclude_characters="\0", codec="utf-8")
 
 
+@pytest.mark.filterwarnings("ignore:.*differ in spaces only:harmonax.errors.HarmonaxWarning")
 @settings(max_examples=50)
 @given(st.lists(st.one_of(st.text(_TEXT, max_size=3), st.integers(-3, 3), st.booleans()), min_size=1, max_size=40))
 def test_every_cell_keeps_its_label_as_text(labels):
@@ -315,3 +317,17 @@ print(table_size(design, params.resolve(design), 20, 2), peak() - before)
     estimated, taken = map(int, done.stdout.split())
     # Cells take some megabytes beside them.
     assert 0.5 * estimated < taken < 1.2 * estimated + (16 << 20), (estimated >> 20, taken >> 20)
+
+
+@pytest.mark.parametrize("categorical", [False, True])
+def test_levels_that_differ_in_spaces_are_told(categorical):
+    column = pd.Series(["a", "b", "a ", "b", " a", "c"] * 5)
+    table = pd.DataFrame({"batch": column.astype("category") if categorical else column})
+    with pytest.warns(HarmonaxWarning, match=r"'.?a.?' and '.?a.?' differ in spaces only, and are two batches"):
+        design = design_from_table(table, "batch", where="obs")
+    assert len(design.levels[0]) == 5
+    # Of categories without a cell there is nothing to tell.
+    used = pd.DataFrame({"batch": pd.Categorical(["a", "b"] * 5, categories=["a", "a ", "b"])})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        design_from_table(used, "batch", where="obs")

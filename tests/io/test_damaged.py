@@ -10,9 +10,14 @@ import anndata
 import h5py
 import numpy as np
 import pytest
+import scipy.sparse
 
 from harmonax.errors import FileFormatError
+from harmonax.files import FileJob, integrate_file
+from harmonax.io.annotated import quiet
 from harmonax.io.formats import NPY, check_links, reading
+from harmonax.report.parts import parts_of
+from harmonax.workflow.inputs import read
 
 
 @pytest.fixture
@@ -97,3 +102,35 @@ def test_the_command_line_ends_on_such_a_file(path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 3
     assert "is damaged" in done.stderr
+
+
+@pytest.mark.parametrize("n_rows", [2, 10**13])
+def test_a_page_of_an_embedding_with_other_rows_than_there_are_cells(n_rows, path):
+    with h5py.File(path, "r+") as file:
+        data = file.create_dataset("obsm/X_pca", (n_rows, 2), "f4", chunks=(2, 2))
+        data.attrs.update({"encoding-type": "array", "encoding-version": "0.2.0"})
+    with pytest.raises(FileFormatError, match=rf"in\.h5ad: obsm\['X_pca'\] has {n_rows} rows but obs has 3"):
+        parts_of(path)
+    # What is read as a whole says so of the file, too.
+    says = r"in\.h5ad takes more memory to read than there is" if n_rows > 2 else r"in\.h5ad is not readable"
+    with pytest.raises(FileFormatError, match=says):
+        read(str(path))
+
+
+@pytest.mark.parametrize("place", ["X/data", "obsm/Z", "layers/dense"])
+@pytest.mark.parametrize("version", [2, 3])
+def test_an_array_whose_metadata_have_no_shape(place, version, tmp_path):
+    zarr = pytest.importorskip("zarr", minversion="3")
+    Z = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    X = scipy.sparse.csr_matrix(np.eye(40, dtype=np.float32))
+    adata = anndata.AnnData(X, obs={"batch": np.repeat(["a", "b"], 20)}, obsm={"X_pca": Z, "Z": Z})
+    adata.layers["dense"] = X.toarray()
+    with quiet(), anndata.settings.override(zarr_write_format=version):
+        adata.write_zarr(store := tmp_path / "in.zarr")
+        zarr.consolidate_metadata(store)
+    about = store / place / (".zarray" if version == 2 else "zarr.json")
+    about.write_text(about.read_text().replace('"shape"', '"shapg"', 1))
+    job = FileJob(store, tmp_path / "out.h5ad", ["batch"])
+    with pytest.raises(FileFormatError, match=r"in\.zarr is not a readable \.zarr file|is not an array"):
+        integrate_file(job, rng=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["in.zarr"]

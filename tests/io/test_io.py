@@ -689,7 +689,7 @@ def test_record_and_result_come_together(adata, tmp_path, monkeypatch):
 def test_no_room_is_seen_before_any_work(adata, tmp_path, monkeypatch):
     source = save(adata, tmp_path / "in.h5ad")
     monkeypatch.setattr(staging.shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 9, 1))
-    monkeypatch.setattr("harmonax.files.integrate.harmonize", lambda *a, **k: pytest.fail("work was done"))
+    monkeypatch.setattr("harmonax.files.harmonize", lambda *a, **k: pytest.fail("work was done"))
     with pytest.raises(OutputError, match=r"out.h5ad: 1 MiB are needed, but only 1 bytes are free"):
         integrate(source, tmp_path / "out.h5ad")
 

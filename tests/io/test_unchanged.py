@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import scipy.sparse
 
-from harmonax import cli, io
+from harmonax import cli, files, io
 from harmonax.errors import InputError, OutputError
 from harmonax.files import integrate as front
 from harmonax.files import map as mapping
@@ -79,7 +79,7 @@ def meanwhile(monkeypatch, module, name, change):
 @pytest.mark.parametrize("change", [replaced, edited, cut, removed])
 @pytest.mark.parametrize("out", ["out.h5ad", "out.npy"])
 def test_an_input_that_changes_gives_no_result(source, tmp_path, monkeypatch, capsys, change, out):
-    meanwhile(monkeypatch, front, "harmonize", lambda: change(source))
+    meanwhile(monkeypatch, files, "harmonize", lambda: change(source))
     assert cli.run(["integrate", str(source), "-o", str(tmp_path / out), "--batch-key", "batch"]) == 3
     assert str(source) in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} <= {"in.h5ad"}
@@ -91,7 +91,7 @@ def test_also_one_of_several_and_the_metadata(adata, tmp_path, monkeypatch):
     np.save(tmp_path / "Z.npy", adata.obsm["X_pca"])
     adata.obs.to_csv(tmp_path / "table.csv")
     changing = tmp_path / "b.h5ad"
-    meanwhile(monkeypatch, front, "harmonize", lambda: os.utime(changing))
+    meanwhile(monkeypatch, files, "harmonize", lambda: os.utime(changing))
     job = front.FileJob([str(tmp_path / "a.h5ad"), str(changing)], str(tmp_path / "o.h5ad"), ["batch"])
     with pytest.raises(InputError, match=r"b.h5ad was changed"):
         front.integrate_file(job, rng=0)
@@ -107,7 +107,7 @@ def test_a_store_is_all_its_files(adata, tmp_path, monkeypatch):
         adata.write_zarr(store := tmp_path / "in.zarr")
     job = front.FileJob(str(store), str(tmp_path / "out.zarr"), ["batch"])
     front.integrate_file(job, rng=0)
-    meanwhile(monkeypatch, front, "harmonize", lambda: os.utime(a_chunk(store)))
+    meanwhile(monkeypatch, files, "harmonize", lambda: os.utime(a_chunk(store)))
     job = front.FileJob(str(store), str(tmp_path / "other.zarr"), ["batch"], run_json=str(tmp_path / "other.json"))
     with pytest.raises(InputError, match=r"in.zarr was changed"):
         front.integrate_file(job, rng=0)

@@ -194,6 +194,32 @@ class TestTheQuery:
         )
 
 
+class TestPartsOfTheQuery:
+    @pytest.mark.filterwarnings("ignore:Setting element .*of view")
+    def test_a_view_of_dense_expression(self):
+        """anndata's views of arrays look like sparse matrices."""
+        model, dense = fitted(of(REFERENCE)), normalised(QUERY, 1e3)
+        dense.X = dense.X.toarray()
+        whole, view = dense.copy(), dense[:, np.random.default_rng(0).permutation(dense.n_vars)]
+        for query in (whole, view):
+            harmonax.tl.map_query(query, model, "batch")
+        np.testing.assert_allclose(view.obsm["X_pca_harmony"], whole.obsm["X_pca_harmony"], atol=1e-4)
+
+    @pytest.mark.parametrize("n_cells", [300, 40], ids=["averaged", "each by itself"])
+    @pytest.mark.parametrize("share", [0.0, 0.3, 0.45])
+    @pytest.mark.filterwarnings("ignore:.*missing from the query:harmonax.errors.HarmonaxWarning")
+    def test_missing_genes_make_no_cell_novel(self, share, n_cells):
+        known = REFERENCE[REFERENCE.obs["cell_type"] != "t2"].copy()
+        model, query = fitted(of(known, target_sum=1e4)), normalised(QUERY, 1e4)
+        gen = np.random.default_rng(3)
+        there = np.sort(gen.permutation(query.n_vars)[: round(query.n_vars * (1 - share))])
+        query = query[:n_cells, there].copy()
+        harmonax.tl.map_query(query, model, "batch", target_sum=1e4 if share else None)
+        novel, absent = query.obs["harmonax_novel"].to_numpy(), (query.obs["cell_type"] == "t2").to_numpy()
+        assert novel[~absent].mean() < 0.1
+        assert n_cells == 40 or novel[absent].mean() > (0.9 if share < 0.4 else 0.5)
+
+
 class TestNothingIsGuessed:
     def test_a_query_without_all_genes_warns_and_takes_its_total_from_the_user(self):
         model = fitted(of(REFERENCE, "chosen", 1e4))

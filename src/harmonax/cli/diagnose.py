@@ -71,12 +71,13 @@ def diagnose(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any
 
 def _read(source: str, options: dict[str, Any]) -> AnnData:
     from .. import io
+    from ..adata import stored_run
 
     if options["markers"]:
         from ..workflow.inputs import read
 
         return read(source)
-    run = io.read_parts(source, uns=_UNS).uns.get("harmonax", {})
+    run = stored_run(io.read_parts(source, uns=_UNS).uns)
     before = options["basis"] or str(run.get("basis", "X_pca"))
     after = options["adjusted_basis"] or str(run.get("adjusted_basis", "X_pca_harmony"))
     return io.read_parts(source, bases=[before, after], uns=_UNS)

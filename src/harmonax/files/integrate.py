@@ -14,11 +14,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from .. import files as package
 from .. import io
 from ..adata import uns_record
 from ..design import BatchDesign
 from ..engine.checkpoint import Checkpoint
-from ..engine.run import harmonize
 from ..errors import InputError, OutputError
 from ..inputs.columns import Missing, design_from_table
 from ..inputs.embedding import Embedding, read_embedding
@@ -153,7 +153,8 @@ def integrate_file(job: FileJob, params: HarmonyParams | None = None, **how: Any
     needed = io.size_of(source, places.kind, n_bytes) + (math.prod(source.Z.shape) * 4 if job.save_labels else 0)
     io.check_space(places.result, needed)
     how["scratch"] = how.get("scratch") or places.result.parent
-    result = harmonize(embedding, design, params, reference=job.reference, **roles, out="lazy", **how)
+    # As the package has it, so that what is put there instead is called.
+    result = package.harmonize(embedding, design, params, reference=job.reference, **roles, out="lazy", **how)
     clock.lap("harmonize")
     announce(result)
     columns = {"keys": list(job.keys)} | job.columns() | ({"protect": list(job.protect)} if job.protect else {})

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from ..design import BatchDesign
-from ..errors import InputError, MissingKeyError, nearest
+from ..errors import InputError, MissingKeyError, nearest, warn
 from ..system.validate import listed, one_of
 from . import arrays
 
@@ -198,11 +198,21 @@ def _encode(column: pd.Series, label: str, missing: str, allow_many: bool) -> tu
         numbers = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
         _refuse_unlikely(label, len(column), int(np.count_nonzero(np.bincount(codes[~gaps]))), numbers)
     codes, names = _named(codes, values)
+    _warn_of_spaces(label, pd.Index(names, dtype=object)[np.unique(codes[~gaps])])
     if gaps.any():
         # They join a level of that name where there is one.
         names.append("missing")
         codes = np.where(gaps, names.index("missing"), codes)
     return codes, names
+
+
+def _warn_of_spaces(label: str, names: pd.Index) -> None:
+    """Warn of levels that look the same, since nothing else would show that a batch was split by a typing error."""
+    bare = names.map(str.strip) if len(names) else names
+    if not bare.is_unique:
+        first, second = names[bare == bare[bare.duplicated()][0]][:2]
+        told = f"{label}: '{first}' and '{second}' differ in spaces only, and are two batches"
+        warn(f"{told}; strip the labels if they are one")
 
 
 def level_names(values: Iterable[Any]) -> list[str]:

@@ -80,7 +80,8 @@ def layer_of(adata: Any, layer: str | None, where: str = "layers") -> tuple[Any,
 
 def is_sparse(X: Any) -> bool:
     """Return whether a matrix keeps its nonzero values only."""
-    return hasattr(X, "toarray")
+    # anndata's views of dense arrays have the method too.
+    return hasattr(X, "toarray") and not isinstance(X, np.ndarray)
 
 
 def where_counts(adata: AnnData, asked: str | None, *, decimals: bool = False) -> str | None:

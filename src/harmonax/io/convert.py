@@ -17,7 +17,7 @@ from .formats import AnnotatedFormat, reading
 _BLOCK = 1 << 26
 # Groups that hold elements, and carry nothing themselves but their attributes.
 _FOLDERS = ("anndata", "raw", "dict")
-_SPARSE = ("csr_matrix", "csc_matrix")
+_SPARSE, _PARTS = ("csr_matrix", "csc_matrix"), ("data", "indices", "indptr")
 
 
 def convert(path: Path, kind: AnnotatedFormat, part: Path, target: AnnotatedFormat, room: int) -> None:
@@ -51,16 +51,17 @@ class _Copy:
     def element(self, element: Any, target: Any, name: str) -> None:
         with reading(self.path, self.kind):
             kind = element.attrs.get("encoding-type", "")
+            # Where the metadata of an array are damaged, zarr may give a group without its shape instead.
+            parts = {part: _array(element[part]) for part in _PARTS} if kind in _SPARSE else {}
+            large = kind == "array" and _array(element).dtype.kind in "fiub" and element.nbytes > _BLOCK
         if kind in _FOLDERS:
             self.group(element, target.create_group(name))
-        elif kind in _SPARSE:
+        elif parts:
             group = target.create_group(name)
             self.attributes(element, group)
-            with reading(self.path, self.kind):
-                parts = {part: element[part] for part in ("data", "indices", "indptr")}
             for part, array in parts.items():
                 self.array(array, group, part)
-        elif kind == "array" and element.dtype.kind in "fiub" and element.nbytes > _BLOCK:
+        elif large:
             self.array(element, target, name)
         elif kind != "null":  # older versions of anndata cannot read one, and leaving it out means the same
             self.whole(element, target, name)
@@ -97,3 +98,9 @@ class _Copy:
             attributes = list(source.attrs.items())
         for name, value in attributes:
             target.attrs[name] = self.target.attribute(value)
+
+
+def _array(element: Any) -> Any:
+    if not hasattr(element, "dtype"):
+        raise FileFormatError(f"{element.name} is not an array: its metadata are damaged")
+    return element

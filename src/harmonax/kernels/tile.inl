@@ -27,11 +27,13 @@ template <>
 struct Vec<float> {
     typedef float type __attribute__((vector_size(HX_BYTES), aligned(4), may_alias));
     typedef int32_t bits __attribute__((vector_size(HX_BYTES)));
+    typedef uint32_t words __attribute__((vector_size(HX_BYTES)));
 };
 template <>
 struct Vec<double> {
     typedef double type __attribute__((vector_size(HX_BYTES), aligned(8), may_alias));
     typedef int64_t bits __attribute__((vector_size(HX_BYTES)));
+    typedef uint64_t words __attribute__((vector_size(HX_BYTES)));
 };
 template <typename T>
 constexpr int64_t LANES = HX_BYTES / sizeof(T);
@@ -58,10 +60,11 @@ inline int64_t padded(int64_t n, int64_t width) { return (n + width - 1) / width
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // exp(x) for x <= 0. Below the smallest normal number it stays there: such an R_ik is 0 for every purpose.
+// The exponent is added to words without a sign, which wrap around where x is absurd: signed ones may not.
 inline Vec<float>::type exp_nonpositive(Vec<float>::type x) {
     // Cephes' expf: x = n ln 2 + r, then a polynomial in r. Adding and taking away 1.5 * 2^23 rounds to an integer.
     typedef Vec<float>::type V;
-    typedef Vec<float>::bits I;
+    typedef Vec<float>::words I;
     V shifted = x * 1.44269504088896341f + 12582912.0f;
     V n = shifted - 12582912.0f;
     V r = x - n * 0.693359375f;
@@ -76,7 +79,7 @@ inline Vec<float>::type exp_nonpositive(Vec<float>::type x) {
 }
 inline Vec<double>::type exp_nonpositive(Vec<double>::type x) {
     typedef Vec<double>::type V;
-    typedef Vec<double>::bits I;
+    typedef Vec<double>::words I;
     V shifted = x * 1.4426950408889634074 + 6755399441055744.0;
     V n = shifted - 6755399441055744.0;
     V r = x - n * 6.93145751953125e-1;

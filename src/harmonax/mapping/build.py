@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from .. import io
+from ..adata import stored_run
 from ..errors import InputError, MissingKeyError, nearest, warn
 from ..inputs.columns import absent
 from ..inputs.embedding import take_rows
@@ -89,7 +90,7 @@ def read_model(reference: Any, labels: Sequence[str] | None = None) -> HarmonyMo
         if Path(reference).suffix.lower() != ".h5ad":
             return HarmonyModel.load(reference)
         found = io.read_parts(reference, uns=(UNS, _RUN))
-        basis = str(found.uns.get(_RUN, {}).get("adjusted_basis", ""))
+        basis = str(stored_run(found.uns).get("adjusted_basis", ""))
         return _model_in(io.read_parts(reference, optional=(basis,), uns=(UNS, _RUN)), labels, str(reference))
     if all(hasattr(reference, name) for name in ("uns", "obs", "obsm")):
         return _model_in(reference, labels, "the reference")
@@ -107,7 +108,7 @@ def _model_in(adata: Any, labels: Sequence[str] | None, where: str) -> HarmonyMo
     kept = model.reference.labels if model.reference is not None else {}
     if labels is None or set(labels) <= set(kept):
         return model
-    names, run = check_labels(adata.obs, labels), adata.uns.get(_RUN, {})
+    names, run = check_labels(adata.obs, labels), stored_run(adata.uns)
     basis, keys = str(run.get("adjusted_basis", "")), [str(key) for key in np.atleast_1d(run.get("batch_keys", []))]
     if basis not in adata.obsm or not set(keys) <= set(adata.obs):
         raise MissingKeyError(f"{where} has no longer the corrected cells and batches that its labels belong to")

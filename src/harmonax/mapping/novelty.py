@@ -4,7 +4,8 @@ A cell type that the reference lacks is placed among the types that it has, so d
 little (`benchmarks/mapping.py` has the figures). What shows it is the expression that the reference's components cannot
 explain: of a cell y, scaled by the reference's means and standard deviations, the residual e = y - V V^T y. The score
 is the mean of its largest positive entries, each in standard deviations of the reference's own residuals, after
-averaging over the cell and its nearest new cells.
+averaging over the cell and its nearest new cells. Where the query lacks genes, both are of those that it has: y is
+explained by least squares.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def score_genes(novelty: Novelty, matched: Matched, X: Any, Z: np.ndarray | None
     if Z is None:
         for start in range(0, n, _PIECE):
             rows = slice(start, min(n, start + _PIECE))
-            out[rows] = _top(_residual(matched.scaled(X[rows]) - p.center, p.loadings) / novelty.spread)
+            out[rows] = _score(novelty, matched, X[rows])
         return out
     there = matched.column >= 0
     pieces = (X[start : min(n, start + _PIECE)][:, matched.column[there]] for start in range(0, n, _PIECE))
@@ -124,7 +125,7 @@ def score_genes(novelty: Novelty, matched: Matched, X: Any, Z: np.ndarray | None
     here, start = Matched(p, np.where(there, np.cumsum(there) - 1, -1)), 0
     for mean in _averages(Z):
         rows = slice(start, start + mean.shape[0])
-        out[rows] = _top(_residual(here.scaled(mean @ own) - p.center, p.loadings) / novelty.spread)
+        out[rows] = _score(novelty, here, mean @ own)
         start = rows.stop
     return out
 
@@ -134,6 +135,16 @@ def score_distance(novelty: Novelty, reference: Reference | None, means: np.ndar
     if novelty.kind == "reference" and reference is not None:
         return reference.near()(np.asarray(Z, np.float32), _K)[1].mean(axis=1)
     return _to_clusters(means, Z)
+
+
+def _score(novelty: Novelty, matched: Matched, X: Any) -> np.ndarray:
+    p, there = matched.projection, matched.column >= 0
+    y = matched.scaled(X) - p.center
+    if there.all():
+        return _top(_residual(y, p.loadings) / novelty.spread)
+    # A missing gene's mean is not what the others predict of it: the components are fitted to the genes that are there.
+    y, V = y[:, there], p.loadings[there]
+    return _top((y - y @ np.linalg.pinv(V).T @ V.T) / novelty.spread[there])
 
 
 def _residual(y: np.ndarray, V: np.ndarray) -> np.ndarray:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..adata import stored_run
 from ..errors import MissingKeyError
 from ..system.validate import listed
 from .lettering import shown, verbatim
@@ -50,8 +51,7 @@ def corrected_view(adata: Any, basis: str | None) -> View:
 
 
 def _embeddings(adata: Any) -> tuple[str, str]:
-    record = adata.uns.get("harmonax", {})
-    record = record if isinstance(record, Mapping) else {}
+    record = stored_run(adata.uns)
     pair = str(record.get("basis", "X_pca")), str(record.get("adjusted_basis", "X_pca_harmony"))
     missing = [name for name in pair if name not in adata.obsm]
     if missing:

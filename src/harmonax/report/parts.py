@@ -100,10 +100,18 @@ def _of_file(path: Path) -> Parts:
     with reading(path, kind), kind.open(path) as root, quiet():
         if "obs" not in root or "var" not in root:
             raise FileFormatError(f"{path} is not an AnnData file: it has no 'obs' or no 'var'")
-        obsm = {key: _first_two(root["obsm"][key]) for key in root["obsm"]} if "obsm" in root else {}
+        obs = read_elem(root["obs"])
+        stored = {key: root["obsm"][key] for key in root["obsm"]} if "obsm" in root else {}
+        for key, element in stored.items():
+            rows = getattr(element, "shape", ())[:1]
+            if rows and rows[0] != len(obs):
+                raise FileFormatError(
+                    f"{path}: obsm['{key}'] has {rows[0]} rows but obs has {len(obs)}; they must agree"
+                )
+        obsm = {key: _first_two(element) for key, element in stored.items()}
         return Parts(
             name=path.name,
-            obs=_named(read_elem(root["obs"])),
+            obs=_named(obs),
             uns=dict(read_elem(root["uns"])) if "uns" in root else {},
             obsm=_two_dimensions({key: value for key, value in obsm.items() if value is not None}),
             genes=[str(name) for name in read_elem(root["var"]).index],

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ..adata import stored_run
 from ..design import BatchDesign
 from ..engine.run import harmonize
 from ..errors import InputError, MissingKeyError, nearest
@@ -113,7 +114,7 @@ def diagnose(
     check_arguments(diagnose, locals())
     expect_anndata(adata)
     max_cells = whole_number(max_cells, "max_cells", minimum=30)
-    run = adata.uns.get("harmonax", {})
+    run = stored_run(adata.uns)
     basis = basis or str(run.get("basis", "X_pca"))
     adjusted_basis = adjusted_basis or str(run.get("adjusted_basis", "X_pca_harmony"))
     basis, adjusted_basis = (either_spelling(adata.obsm.keys(), name) for name in (basis, adjusted_basis))

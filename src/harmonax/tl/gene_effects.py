@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from ..adata import stored_run
 from ..errors import InputError, MissingKeyError, nearest
 from ..inputs.columns import design_from_table
 from ..inputs.embedding import read_obsm
@@ -111,7 +112,7 @@ def gene_effects(
     check_arguments(gene_effects, locals())
     expect_anndata(adata)
     n_genes = whole_number(n_genes, "n_genes", minimum=1)
-    run = adata.uns.get("harmonax", {})
+    run = stored_run(adata.uns)
     keys, _ = batch_columns(run, batch_key)
     batch = design_from_table(adata.obs, keys, missing="level", allow_many_levels=True)
     if group_key is None and "leiden" in adata.obs:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..adata import stored_run
 from ..design import BatchDesign
 from ..errors import InputError, nearest
 from ..evaluation.after.null import FEWEST_CELLS, one_batch
@@ -105,7 +106,7 @@ def random_split(
     """
     check_arguments(random_split, locals())
     expect_anndata(adata)
-    run = adata.uns.get("harmonax", {})
+    run = stored_run(adata.uns)
     keys, read = batch_columns(run, batch_key)
     design = design_from_table(adata.obs, keys, missing="level", allow_many_levels=bool(read.get("allow_many_levels")))
     seed = seed_from(rng)

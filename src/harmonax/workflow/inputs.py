@@ -167,8 +167,13 @@ def readable(path: str, work: Callable[[], _Found]) -> _Found:
     try:
         with silent():
             return work()
-    except (HarmonaxError, MemoryError):
+    except HarmonaxError:
         raise
+    # A damaged size asks for more than any machine has.
+    except MemoryError as error:
+        raise FileFormatError(
+            f"{path} takes more memory to read than there is: truncated or corrupt, or too large for this machine"
+        ) from error
     except PermissionError:
         raise InputError(f"{path} cannot be read: permission denied") from None
     # Readers raise nearly every kind of error on damaged files.
