@@ -165,10 +165,13 @@ def test_an_effect_of_a_protected_condition_stays():
 
 def test_the_seed_alone_decides(corrected, monkeypatch):
     monkeypatch.setattr("harmonax.counts.stream._PIECE", 50 * G)
-    layers = []
+    layers, said = [], []
     for seed, threads in ((0, 1), (0, 3), (1, 1)):
-        harmonax.pp.correct_counts(corrected, rng=seed, n_threads=threads)
+        harmonax.pp.correct_counts(
+            corrected, rng=seed, n_threads=threads, progress=lambda what, share: said.append((what, share))
+        )
         layers.append(corrected.layers["counts_corrected"].copy())
+    assert {what for what, share in said if share == 1} == {"reading", "fitting", "correcting"}
     assert (layers[0] != layers[1]).nnz == 0
     assert (layers[0] != layers[2]).nnz > 0
 

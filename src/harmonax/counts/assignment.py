@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # Parts of a cell below this share of its largest are left out; the others then sum to one.
 _LEAST = 0.01
+# Cells that are made sparse at a time.
+_ROWS = 1 << 16
 # As far may a correction be from what is stored of it, as a share of the embedding's largest value.
 _ALIKE = 1e-3
 
@@ -127,16 +129,13 @@ def _given(adata: AnnData, assignment: Any) -> Any:
     values = np.asarray(R.data if sparse.issparse(R) else R)
     if not np.isfinite(values).all() or (values < 0).any() or (np.asarray(R.sum(axis=1)) <= 0).any():
         raise InputError("assignment must have the parts of each cell in each cluster: none below 0, in no row only 0")
-    return R
+    return R.tocsr() if sparse.issparse(R) else R
 
 
 def _cells(R: Any, totals: np.ndarray, design: BatchDesign, protected: np.ndarray | None, run: Any) -> Batches:
     """Return the cells of the model; protected levels divide every cluster."""
-    R = sparse.csr_matrix(R, dtype=np.float64, copy=True)
-    largest = R.max(axis=1).toarray().ravel()
-    R.data[R.data < _LEAST * np.repeat(largest, np.diff(R.indptr))] = 0
-    R.eliminate_zeros()
-    R = _rows_to_one(R).astype(np.float32)
+    parts = [_without_small(R[start : start + _ROWS]) for start in range(0, R.shape[0], _ROWS)]
+    R = sparse.vstack(parts, format="csr")
     if protected is not None:
         R = _divided(R, protected)
     B, K = design.n_joint, R.shape[1]
@@ -148,6 +147,15 @@ def _cells(R: Any, totals: np.ndarray, design: BatchDesign, protected: np.ndarra
     keep = there & (there.sum(axis=0) > 1) & ~design.fixed[:, None]
     share = np.bincount(design.joint, totals, B) / totals.sum()
     return Batches(R, by_batch, totals / totals.mean(), keep, share)
+
+
+def _without_small(R: Any) -> sparse.csr_matrix:
+    """Return some cells' parts in the clusters, without small ones; they sum to one."""
+    R = _rows_to_one(sparse.csr_matrix(R, dtype=np.float64, copy=True))
+    largest = R.max(axis=1).toarray().ravel()
+    R.data[R.data < _LEAST * np.repeat(largest, np.diff(R.indptr))] = 0
+    R.eliminate_zeros()
+    return _rows_to_one(R).astype(np.float32)
 
 
 def _rows_to_one(R: sparse.csr_matrix) -> sparse.csr_matrix:

@@ -12,6 +12,7 @@ from scipy import sparse
 
 from ..errors import InputError
 from ..inputs.expression import Kind, kind_of, not_counts
+from ..inputs.sparse import intact
 from .model import Batches, Fitted, Penalty, fit
 from .quantile import same_quantile
 
@@ -31,8 +32,8 @@ class Wanted:
         Of batch effects.
     rates
         Scale counts instead of drawing whole numbers.
-    decimals
-        Take counts with decimals; `kinds` are refused otherwise.
+    kinds, place
+        What the numbers may be, and what messages call where they are.
     seed, n_threads
         Of the random quantiles; of the work.
     """
@@ -49,7 +50,7 @@ class Counts:
     """Cells x genes, given in pieces of cells as CSR of float64; `nnz` is known once they were summed."""
 
     def __init__(self, X: Any, place: str) -> None:
-        self.X, self.place = X, place
+        self.X, self.place = intact(X), place
         self.shape = (int(X.shape[0]), int(X.shape[1]))
         self.dtype = np.dtype(getattr(X, "dtype", np.float32))
         # Rows of what is stored by columns come from all of it.
