@@ -20,9 +20,7 @@ from .values import Names, common_options
 @click.option("--decimals", is_flag=True, help="Take counts with decimals: ambient RNA removed, EM counts, TPM.")
 @click.option("--layer-added", metavar="NAME", default="counts_corrected", show_default=True, help="Of the result.")
 @click.option("--rates", is_flag=True, help="Scale counts instead of drawing whole numbers; the result has decimals.")
-@click.option(
-    "--ridge-lambda", type=float, default=1.0, show_default=True, help="Ridge penalty of effects, in counts."
-)
+@click.option("--ridge-lambda", type=float, default=1.0, show_default=True, help="Ridge penalty of effects, in counts.")
 @click.option("--alpha", type=float, default=0.2, show_default=True, help="The same, relative to the expected counts.")
 @click.option(
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The same seed gives the same bits."

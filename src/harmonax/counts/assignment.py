@@ -123,13 +123,13 @@ def _given(adata: AnnData, assignment: Any) -> Any:
         if assignment not in adata.obsm:
             raise MissingKeyError(f"obsm has no '{assignment}'; {nearest(assignment, adata.obsm.keys())}")
         assignment = adata.obsm[assignment]
-    R = assignment if sparse.issparse(assignment) else np.asarray(assignment)
+    R: Any = assignment.tocsr() if sparse.issparse(assignment) else np.asarray(assignment)
     if R.ndim != 2 or R.shape[0] != adata.n_obs or R.dtype.kind not in "fiub":
         raise InputError(f"assignment has shape {R.shape}; allowed are numbers of shape ({adata.n_obs}, clusters)")
     values = np.asarray(R.data if sparse.issparse(R) else R)
     if not np.isfinite(values).all() or (values < 0).any() or (np.asarray(R.sum(axis=1)) <= 0).any():
         raise InputError("assignment must have the parts of each cell in each cluster: none below 0, in no row only 0")
-    return R.tocsr() if sparse.issparse(R) else R
+    return R
 
 
 def _cells(R: Any, totals: np.ndarray, design: BatchDesign, protected: np.ndarray | None, run: Any) -> Batches:
