@@ -150,6 +150,13 @@ def test_one_batch_and_levels_of_the_reference_keep_their_counts(corrected):
     assert changed[~own].any()
 
 
+def test_a_run_with_covariates_is_repeated(corrected):
+    corrected.obs["depth"] = np.log(np.asarray(corrected.X.sum(axis=1)).ravel() + 1)
+    harmonax.pp.harmony_integrate(corrected, "batch", covariates="depth", rng=0)
+    harmonax.pp.correct_counts(corrected)
+    assert (corrected.layers["counts_corrected"] != corrected.X).nnz > 0
+
+
 def test_an_effect_of_a_protected_condition_stays():
     adata, _ = study()
     gen = np.random.default_rng(1)

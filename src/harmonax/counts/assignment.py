@@ -13,7 +13,7 @@ from ..engine.run import harmonize
 from ..errors import InputError, MissingKeyError, nearest
 from ..inputs.columns import design_from_table
 from ..inputs.embedding import read_obsm
-from ..inputs.roles import batch_columns, protected_columns
+from ..inputs.roles import batch_columns, role_columns
 from ..params import HarmonyParams
 from ..result import HarmonyResult
 from .model import Batches
@@ -53,7 +53,8 @@ def soft_clusters(
     run = adata.uns.get("harmonax", {})
     keys, read = batch_columns(run, batch_key)
     own = keys == [str(key) for key in read["keys"]]
-    how, stays = _protected(adata, read)
+    how, roles = _roles(adata, run, read)
+    stays = roles["protect"]
     design = design_from_table(adata.obs, keys, **(how if own else {}))
     reference = _reference(run.get("reference")) if own else None
     if reference:
@@ -67,11 +68,11 @@ def soft_clusters(
     return lambda totals: _cells(R, totals, design, None if stays is None else stays.joint, run), keys
 
 
-def _protected(adata: AnnData, read: Mapping[str, Any]) -> tuple[dict[str, Any], BatchDesign | None]:
-    """Return how a run read its columns, and those that it protected."""
+def _roles(adata: AnnData, run: Mapping[str, Any], read: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return how a run read its batch columns, and its protected and numeric ones."""
     how: dict[str, Any] = {n: read[n] for n in ("combine_keys", "missing", "allow_many_levels") if n in read}
-    names = [str(name) for name in read.get("protect", [])]
-    return how, protected_columns(adata.obs, names, "obs", how) if names else None
+    protect, numeric = ([str(name) for name in of] for of in (read.get("protect", []), run.get("covariates", [])))
+    return how, role_columns(adata.obs, protect or None, numeric or None, "obs", how)
 
 
 def _reference(table: Mapping[str, Any] | None) -> dict[str, list[str]] | None:
@@ -91,7 +92,7 @@ def _repeated(adata: AnnData, run: Mapping[str, Any], n_threads: int) -> np.ndar
             "harmonax.pp.harmony_integrate first, or pass assignment"
         )
     keys, read = batch_columns(run, None)
-    how, stays = _protected(adata, read)
+    how, roles = _roles(adata, run, read)
     params = {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in run["params"].items()}
     # The record has no None.
     params.setdefault("batch_prune_threshold", None)
@@ -100,7 +101,7 @@ def _repeated(adata: AnnData, run: Mapping[str, Any], n_threads: int) -> np.ndar
         design_from_table(adata.obs, keys, **how),
         HarmonyParams(**params),
         reference=_reference(run.get("reference")),
-        protect=stays,
+        **roles,
         rng=int(run["seed"]),
         n_threads=n_threads,
         progress=False,
