@@ -182,6 +182,7 @@ CALLS = {
         "data_mat": Z, "meta_data": cells().obs, "vars_use": "batch", "max_iter_harmony": 1, "verbose": False
     },
     "pp.harmony_integrate": lambda: {"adata": cells(), "key": "batch", "max_iter_harmony": 1, **QUIET},
+    "pp.correct_counts": lambda: {"adata": done(), "progress": False},
     "pp.mmd_integrate": lambda: {"adata": cells(LOGGED), "key": "batch", "steps": 1, "hidden_dim": 4, **QUIET},
     "pp.wgan_integrate": lambda: {"adata": cells(LOGGED), "key": "batch", "steps": 1, "hidden_dim": 4, **QUIET},
     "tl.check": lambda: {"adata": cells(), "batch_key": "batch"},
@@ -211,6 +212,10 @@ CALLS = {
     "datasets.simulate": lambda: {"n_cells": 60},
     "files.FileJob": lambda: fields(files.FileJob("in.h5ad", "out.h5ad", ["batch"])),
     "files.MapJob": lambda: fields(files.MapJob("in.h5ad", "m.h5", "out.h5ad")),
+    "files.CountsJob": lambda: fields(files.CountsJob("in.h5ad", "out.h5ad")),
+    "files.correct_counts_file": lambda: {
+        "job": files.CountsJob("in.h5ad", "out.h5ad", overwrite=True), "progress": False
+    },
     "files.integrate_file": lambda: {
         "job": files.FileJob("in.h5ad", "out.h5ad", ["batch"], overwrite=True),
         "params": harmonax.HarmonyParams(max_iter_harmony=1),

@@ -6,6 +6,7 @@
     evaluate.py    harmonax evaluate
     diagnose.py    harmonax diagnose
     map.py         harmonax map
+    counts.py      harmonax counts
     sweep.py       harmonax sweep
     tune.py        harmonax tune
     report.py      harmonax report
@@ -26,6 +27,7 @@ import click
 from ..errors import HarmonaxError, NotConvergedError
 from ..system.version import __version__
 from .check import check
+from .counts import counts
 from .demo import demo
 from .diagnose import diagnose
 from .evaluate import evaluate
@@ -51,7 +53,7 @@ def cli() -> None:
     """
 
 
-for command in (run_workflow, check, integrate, map_command, evaluate, diagnose, sweep, tune, report, demo):
+for command in (run_workflow, check, integrate, map_command, counts, evaluate, diagnose, sweep, tune, report, demo):
     cli.add_command(command)
 
 

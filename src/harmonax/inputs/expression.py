@@ -107,10 +107,15 @@ def where_counts(adata: AnnData, asked: str | None, *, decimals: bool = False) -
         raise MissingKeyError(f"layers has no '{place}'; {nearest(place, ['X', *adata.layers.keys()])}")
     kind = kind_of(matrix(adata, place))
     if kind not in allowed:
-        raise InputError(
-            f"{label(place)} should hold raw counts, but it has {kind}; --counts-layer names another place{_more(kind)}"
-        )
+        raise not_counts(label(place), kind)
     return place
+
+
+def not_counts(place: str, kind: Kind) -> InputError:
+    """Return the refusal of a place that holds something else than counts."""
+    return InputError(
+        f"{place} should hold raw counts, but it has {kind}; --counts-layer names another place{_more(kind)}"
+    )
 
 
 def _more(kind: Kind) -> str:

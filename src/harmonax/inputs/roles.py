@@ -1,4 +1,4 @@
-"""What must stay: levels that are a reference, and protected columns, as users name them."""
+"""Which columns of a table play a part: the batches, levels that are a reference, and what is protected."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pandas as pd
 
 from ..design import BatchDesign
 from ..errors import InputError, warn
+from ..system.validate import listed
 from .columns import as_table, design_from_table, level_names
 from .covariates import numeric_columns
 
@@ -130,3 +131,18 @@ def _say_where_confounded(design: BatchDesign) -> None:
             f"protect: {design.variables[-1]} {names}: cells of one batch only; what is particular to them cannot be "
             "told from that batch, and stays"
         )
+
+
+def batch_columns(run: Mapping[str, Any], batch_key: Any) -> tuple[list[str], dict[str, Any]]:
+    """Return the batch columns, those of the last run where none is given, and how that run read its own.
+
+    Raises
+    ------
+    InputError
+        If neither names one.
+    """
+    read = dict(run.get("columns", {"keys": run.get("batch_keys", [])}))
+    keys = listed(batch_key) if batch_key is not None else [str(key) for key in read["keys"]]
+    if not len(keys):
+        raise InputError("no batch column given, and uns['harmonax'] names none; pass batch_key")
+    return keys, read

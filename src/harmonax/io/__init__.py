@@ -39,7 +39,7 @@ from .parts import read_parts
 from .read import read_source
 from .record import file_facts, recorded_output, versions, write_json
 from .several import read_several
-from .sink import Result, check_writable, size_of, write_result
+from .sink import Result, check_writable, copy_annotated, size_of, write_result
 from .source import Source
 from .staging import check_destination, check_space, whole_or_nothing
 from .unchanged import Unchanged
@@ -60,6 +60,7 @@ __all__ = [
     "check_links",
     "check_space",
     "check_writable",
+    "copy_annotated",
     "file_facts",
     "format_of",
     "gzipped",

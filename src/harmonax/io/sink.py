@@ -74,8 +74,7 @@ def size_of(source: Source, kind: Format, n_bytes: int) -> int:
     n_bytes += _SLACK
     if not source.whole:
         return n_bytes + source.Z.nbytes + int(source.table.memory_usage(deep=True).sum())
-    files = source.path.rglob("*") if source.path.is_dir() else [source.path]
-    return n_bytes + sum(f.stat().st_size for f in files if f.is_file())
+    return n_bytes + _bytes(source.path)
 
 
 def write_result(part: Path, kind: Format, result: Result, *, compress: bool = False) -> None:
@@ -87,13 +86,22 @@ def write_result(part: Path, kind: Format, result: Result, *, compress: bool = F
     if isinstance(kind, BareFormat):
         kind.write(part, _bare(result), compress=compress)
     elif isinstance(own, AnnotatedFormat) and source.whole:
-        if own is kind:
-            kind.copy(source.path, part)
-        else:
-            convert(source.path, own, part, kind, size_of(source, kind, 0))
+        copy_annotated(source.path, own, part, kind)
         _add(part, kind, result)
     else:
         _write_new(part, kind, result)
+
+
+def copy_annotated(source: Path, own: AnnotatedFormat, part: Path, kind: AnnotatedFormat) -> None:
+    """Copy a whole AnnData file, into another format where that is not its own."""
+    if own is kind:
+        kind.copy(source, part)
+    else:
+        convert(source, own, part, kind, _SLACK + _bytes(source))
+
+
+def _bytes(path: Path) -> int:
+    return sum(f.stat().st_size for f in (path.rglob("*") if path.is_dir() else [path]) if f.is_file())
 
 
 def _add(part: Path, kind: AnnotatedFormat, result: Result) -> None:

@@ -19,10 +19,11 @@ from ..evaluation.labels import UNLABELLED
 from ..inputs.columns import Missing, design_from_table
 from ..inputs.embedding import either_spelling, read_obsm
 from ..inputs.expression import dense, layer_of
+from ..inputs.roles import batch_columns
 from ..params import HarmonyParams
 from ..system.arguments import check_arguments
 from ..system.rng import seed_from
-from ..system.validate import expect_anndata, listed, whole_number
+from ..system.validate import expect_anndata, whole_number
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -178,21 +179,6 @@ def _names(adata: AnnData, key: str, unlabelled: Collection[str]) -> np.ndarray:
 def _codes(design: BatchDesign) -> np.ndarray:
     """Return each cell's level of each variable, (variables, N)."""
     return (design.joint_levels[design.joint] - design.offsets[:-1]).T
-
-
-def batch_columns(run: Mapping[str, Any], batch_key: Any) -> tuple[list[str], dict[str, Any]]:
-    """Return the batch columns, those of the last run where none is given, and how that run read its own.
-
-    Raises
-    ------
-    InputError
-        If neither names one.
-    """
-    read = dict(run.get("columns", {"keys": run.get("batch_keys", [])}))
-    keys = listed(batch_key) if batch_key is not None else [str(key) for key in read["keys"]]
-    if not len(keys):
-        raise InputError("no batch column given, and uns['harmonax'] names none; pass batch_key")
-    return keys, read
 
 
 def level_names(design: BatchDesign) -> list[str]:

@@ -13,9 +13,10 @@ from ..adata import stored_run
 from ..errors import InputError, MissingKeyError, nearest
 from ..inputs.columns import design_from_table
 from ..inputs.embedding import read_obsm
+from ..inputs.roles import batch_columns
 from ..system.arguments import check_arguments
 from ..system.validate import expect_anndata, whole_number
-from .diagnose import batch_columns, level_names
+from .diagnose import level_names
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -15,11 +15,12 @@ from ..evaluation.after.random_split import RandomSplit, measure
 from ..inputs.columns import design_from_table
 from ..inputs.embedding import read_obsm
 from ..inputs.expression import dense, layer_of
+from ..inputs.roles import batch_columns
 from ..params import HarmonyParams
 from ..system.arguments import check_arguments
 from ..system.rng import seed_from
 from ..system.validate import expect_anndata, whole_number
-from .diagnose import batch_columns, harmony_as, level_names, logarithms
+from .diagnose import harmony_as, level_names, logarithms
 
 if TYPE_CHECKING:
     from anndata import AnnData
