@@ -353,12 +353,13 @@ class TestFaithful:
     def test_cells_at_one_place_are_not_mixed(self):
         gen, batch = np.random.default_rng(0), np.arange(200) % 2
         kind = np.arange(200) // 2 % 3
-        loss, keep = BatchMixingLoss(15, 2), NeighborhoodPreservationLoss()
+        loss, keep, index = BatchMixingLoss(15, 2), NeighborhoodPreservationLoss(), LISILoss(2)
         x = (gen.normal(size=(200, 8)) + 5 * np.eye(8)[kind]).astype(np.float32)
         noise = float(keep(gen.normal(size=x.shape), x, batch))
         anywhere = np.eye(8)[gen.integers(4, size=200)]
         for collapsed in (np.zeros((200, 8)), np.full((200, 8), 7.0), 5 * np.eye(8)[kind], anywhere):
             assert float(loss(collapsed, batch)) > -0.02
+            assert float(index(collapsed, batch)) > -0.02
             assert float(keep(collapsed, x, batch)) > noise
         # Two or three cells at one place still have a neighbourhood.
         pairs = np.repeat(x[:100], 2, axis=0)
@@ -404,6 +405,14 @@ class TestTraced:
         assert np.isnan(jax.jit(BatchMixingLoss(K))(x, wrong))
         for loss in (ShannonDiversityLoss(), SimpsonDiversityLoss()):
             assert np.isnan(jax.jit(loss)(jnp.asarray([[0.5, jnp.nan]])))
+        shares = jnp.asarray(assignments())
+        for relative in (False, True):
+            compact = jax.jit(ClusteringCompactnessLoss(relative=relative))
+            assert np.isnan(compact(bad, shares))
+            assert np.isnan(compact(x, shares.at[2, 0].set(jnp.nan)))
+        agree = jax.jit(VelocityConsistencyLoss())
+        for three in ((bad, x, x), (x, bad, x), (x, x, bad)):
+            assert np.isnan(agree(*three))
 
 
 class TestMixing:
@@ -499,6 +508,10 @@ class TestMixing:
             value, slope = jax.jit(jax.value_and_grad(loss))(jnp.asarray(x), np.zeros(60, int))
             assert float(value) == 0
             assert not np.asarray(slope).any()
+        # One more cell does not make two batches.
+        value, slope = jax.jit(jax.value_and_grad(BatchMixingLoss(K)))(jnp.asarray(x), np.arange(60) // 59)
+        assert float(value) == 0
+        assert not np.asarray(slope).any()
         with pytest.raises(InputError, match="cell"):
             BatchMixingLoss()(x[:1], [0])
 

@@ -111,7 +111,8 @@ def compactness(
     mask = checks.cell_mask(mask, checks.rows_of(embeddings))
     x = checks.cells("embeddings", embeddings, mask)
     a = checks.shares("assignments", assignments, mask, n_cells=len(x)).astype(x.dtype)
-    return _loss(x, a, mask, separation_weight, min_separation, relative)
+    value = _loss(x, a, mask, separation_weight, min_separation, relative)
+    return checks.poisoned(value, checks.usable(x), checks.usable(a))
 
 
 @partial(jax.jit, static_argnames=("relative",))

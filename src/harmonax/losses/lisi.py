@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 
@@ -32,8 +33,10 @@ class LISILoss(nnx.Module):
 
     Scaling or translating the data changes nothing. Neighbours are those of all cells, and sizes of batches are not
     corrected for, as the index is defined: a perfect 90/10 mixture reaches 1.22, not 2. A cell that has neighbours of
-    one label only has no gradient: to bring together what is fully separated, take `BatchMixingLoss`. With
-    ``mix=False`` and cell types for labels, this is the loss that a collapse of the embedding increases.
+    one label only has no gradient: to bring together what is fully separated, take `BatchMixingLoss`. To be mixed,
+    cells must have neighbours to be told from: one with `perplexity` others or more at its very place counts as apart,
+    so that a collapse to points gains nothing. With ``mix=False`` and cell types for labels, this is the loss that a
+    collapse of the embedding increases.
 
     Parameters
     ----------
@@ -104,6 +107,13 @@ def lisi(embeddings: Any, labels: Any, mask: Any = None, *, n_labels: int = 3, p
     >>> bool(lisi(x, label, n_labels=2).mean() > 1.8)
     True
     """
+    return _checked_index(embeddings, labels, mask, n_labels, perplexity, math.inf)
+
+
+def _checked_index(
+    embeddings: Any, labels: Any, mask: Any, n_labels: int, perplexity: float, max_ties: float
+) -> jax.Array:
+    """Return the index of each cell; 1 where so many others or more are at its very place."""
     mask = checks.cell_mask(mask, checks.rows_of(embeddings))
     x = checks.cells("embeddings", embeddings, mask)
     codes = checks.labels("labels", labels, len(x), n_labels, mask)
@@ -113,7 +123,7 @@ def lisi(embeddings: Any, labels: Any, mask: Any = None, *, n_labels: int = 3, p
         raise InputError(
             f"perplexity={perplexity:g} needs more than {k} cells, but there are {counting}; take a lower one"
         )
-    value = _index(x, codes, mask, k, n_labels, perplexity)
+    value = _index(x, codes, mask, k, n_labels, perplexity, max_ties)
     return checks.poisoned(value, checks.usable(x), checks.in_range(codes, n_labels, mask))
 
 
@@ -131,7 +141,7 @@ def lisi_loss(
     True
     """
     mask = checks.cell_mask(mask, checks.rows_of(embeddings))
-    index = lisi(embeddings, labels, mask, n_labels=n_labels, perplexity=perplexity)
+    index = _checked_index(embeddings, labels, mask, n_labels, perplexity, perplexity if mix else math.inf)
     codes = checks.as_array("labels", labels, "whole numbers")
     counted = codes[:, None] == jnp.arange(n_labels)
     n_present = (counted if mask is None else counted & mask[:, None]).any(axis=0).sum()
@@ -142,7 +152,7 @@ def lisi_loss(
 
 @partial(jax.jit, static_argnames=("k", "n_labels"))
 def _index(
-    x: jax.Array, codes: jax.Array, mask: jax.Array | None, k: int, n_labels: int, perplexity: float
+    x: jax.Array, codes: jax.Array, mask: jax.Array | None, k: int, n_labels: int, perplexity: float, max_ties: float
 ) -> jax.Array:
     x = standardised(x, mask)
     neighbours = nearest(x, k, 1, lambda rows, group: (codes >= 0)[None])[:, 0]
@@ -154,7 +164,8 @@ def _index(
         weights = jax.vmap(_weights, (0, None))(d, log_perplexity)
         share = (weights[..., None] * (codes[neighbours][..., None] == jnp.arange(n_labels))).sum(axis=1)
         simpson = (share**2).sum(axis=1)
-        return 1 / jnp.where(simpson > 0, simpson, 1)
+        flat = (d2 <= 0).sum(axis=1) >= max_ties
+        return 1 / jnp.where((simpson > 0) & ~flat, simpson, 1)
 
     return per_cell(inverse_simpson, x, k, neighbours)
 

@@ -45,8 +45,8 @@ class BatchMixingLoss(nnx.Module):
     gradient that brings them together, at the price of a loss that is at temperature 1 not exactly 0, but above -0.02.
 
     Scaling or translating the data changes nothing, nor does a cell far out. Cells with more than `n_neighbors` others
-    at their very place count as not mixed: a collapse to points gains nothing. With one batch present, loss and
-    gradient are 0. It costs memory of order N x n_batches x n_neighbors and time of order N^2.
+    at their very place count as not mixed: a collapse to points gains nothing. With one batch of more than one
+    cell present, loss and gradient are 0. It costs memory of order N x n_batches x n_neighbors and time of order N^2.
 
     It says nothing about what else happens to the data; see `NeighborhoodPreservationLoss`.
 
@@ -171,6 +171,8 @@ def _loss(
     found = per_cell(divergence, x, k * n_batches, neighbours, one_hot)
     # A batch of one cell has no neighbours of its own to be compared with.
     counted = (counts > 1) & (counts < counts.sum())
+    # Beside such batches alone, one batch lies apart by less than chance tells from mixed.
+    counted &= counted.sum() > 1
     mean = found @ one_hot.astype(x.dtype) / jnp.maximum(counts, 1)
     apart = jnp.where(counted, -jnp.diagonal(log_pi), 0).sum()
     chance = jnp.where(counted, _by_chance(log_pi, sizes, k), 0).sum()

@@ -81,4 +81,5 @@ class VelocityConsistencyLoss(nnx.Module):
         wrong = checks.mean_over((lengths[0] - lengths[1]) ** 2, mask)
         expected = checks.mean_over(lengths[1] ** 2, mask)
         magnitude = wrong / jnp.where(expected > 0, expected, 1)
-        return self.cosine_weight * checks.mean_over(1 - cosine, mask) + self.magnitude_weight * magnitude
+        value = self.cosine_weight * checks.mean_over(1 - cosine, mask) + self.magnitude_weight * magnitude
+        return checks.poisoned(value, checks.usable(predicted), checks.usable(step))
