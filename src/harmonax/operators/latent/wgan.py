@@ -33,7 +33,9 @@ class WGANBatchCorrectionConfig(AutoencoderConfig):
         take more time; lower values see coarse ones only.
     adversarial_weight
         Weight of the critics' distance against the reconstruction in training; default 1. Higher values mix batches
-        more strongly, at the risk of merging types; lower values keep more of every difference; 0 mixes nothing.
+        more strongly, at the risk of merging types; lower values keep more of every difference; 0 mixes nothing. With
+        400 genes of three real sets and 500 steps, 1 left k-means an agreement with cell types (ARI) of 0.43 to 0.53,
+        and 0.2, which `harmonax.pp.wgan_integrate` takes, one of 0.45 to 0.93.
     gradient_penalty
         Weight of the penalty on critics steeper than 1; default 10. Higher values keep the critics smooth and training
         steady; with lower values the distance that they report is less exact.
