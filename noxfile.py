@@ -26,8 +26,8 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_venv = "yes"
 # What .ci/run runs, in this order: `r` tests with the wheel of `package`, and the smoke sessions install its archive.
-CI = ["browser", "test", "tutorials", "lint", "types", "kernels", "parity", "user", "demo", "run", "package", "r", "docs"]
-CI += ["smoke312", "smoke313", "workflow312"]
+CI = ["browser", "test", "tutorials", "lint", "types", "kernels", "parity", "user", "demo", "run", "package", "r"]
+CI += ["docs", "smoke312", "smoke313", "workflow312"]
 nox.options.sessions = CI
 
 ROOT = Path(__file__).resolve().parent

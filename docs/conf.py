@@ -33,6 +33,8 @@ autodoc_typehints = "none"
 autodoc_preserve_defaults = True
 autosummary_generate = True
 # Without it a page of the class lists each attribute twice, and asks for a page of each.
+# "--option" is not a dash.
+smartquotes = False
 numpydoc_show_class_members = False
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
@@ -43,6 +45,7 @@ html_title = "harmonax"
 templates_path = ["_templates"]
 html_static_path = ["_static", "images"]
 html_css_files = ["harmonax.css"]
+html_context = {"default_mode": "auto"}
 html_show_sourcelink = False
 html_copy_source = False
 html_theme_options = {"show_navbar_depth": 1, "home_page_in_toc": False, "use_download_button": False}

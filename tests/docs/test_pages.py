@@ -1,4 +1,4 @@
-"""The pages of the site outside of recipes and tutorials: they run as those do, and the API is there to the last name."""
+"""The pages of the site outside of recipes and tutorials run as those do, and the API is there to the last name."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def test_the_first_page_runs(tmp_path, monkeypatch):
 def listed() -> list[str]:
     """Return every name that the pages of the API list."""
     return [
-        name for path in API for name in re.findall(r"^   (harmonax\.\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+        name
+        for path in API
+        for name in re.findall(r"^   (harmonax\.\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
     ]
 
 
@@ -97,7 +99,9 @@ def test_what_is_in_the_api_says_what_it_is():
 def test_every_error_is_in_the_api():
     from harmonax import errors
 
-    own = {name for name, value in vars(errors).items() if isinstance(value, type) and value.__module__ == errors.__name__}
+    own = {
+        name for name, value in vars(errors).items() if isinstance(value, type) and value.__module__ == errors.__name__
+    }
     assert own == {name.rpartition(".")[2] for name in listed() if name.startswith("harmonax.errors.")}
 
 

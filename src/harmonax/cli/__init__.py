@@ -10,6 +10,7 @@
     tune.py        harmonax tune
     report.py      harmonax report
     demo.py        harmonax demo
+    skill.py       harmonax skill
     values.py      lists of numbers and names, and --config files
     terminal.py    messages on stderr, signals
 
@@ -32,6 +33,7 @@ from .evaluate import evaluate
 from .integrate import integrate
 from .map import map_command
 from .report import report
+from .skill import skill
 from .sweep import sweep
 from .terminal import complain, signals
 from .tune import tune
@@ -51,7 +53,7 @@ def cli() -> None:
     """
 
 
-for command in (run_workflow, check, integrate, map_command, evaluate, diagnose, sweep, tune, report, demo):
+for command in (run_workflow, check, integrate, map_command, evaluate, diagnose, sweep, tune, report, demo, skill):
     cli.add_command(command)
 
 
