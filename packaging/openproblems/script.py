@@ -1,4 +1,4 @@
-"""Batch integration with harmonax, as a component of Open Problems; viash puts its `par` and `meta` in place of these."""
+"""Batch integration with harmonax, as a component of Open Problems; viash fills in `par` and `meta`."""
 
 import sys
 

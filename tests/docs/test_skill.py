@@ -12,7 +12,7 @@ from test_recipes import blocks, run_page
 
 import harmonax
 from harmonax.cli import cli, run
-from harmonax.evaluation.verdict import _OF_DIAGNOSIS
+from harmonax.evaluation.verdict import _HEADLINES, _OF_DIAGNOSIS
 
 SKILL = Path(harmonax.__file__).with_name("SKILL.md")
 TEXT = SKILL.read_text(encoding="utf-8")
@@ -29,7 +29,13 @@ def test_it_is_of_this_version():
 
 def test_it_names_every_verdict_of_a_diagnosis():
     table = TEXT.partition("| verdict of the diagnosis |")[2].partition("\n\n")[0]
-    assert set(re.findall(r"`(\w+)`(?=[^|]*\|[^|]*\|\n)", table)) == set(_OF_DIAGNOSIS)
+    named = [name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert sorted(named) == sorted(_OF_DIAGNOSIS)
+
+
+def test_it_names_every_overall_verdict():
+    said = TEXT.partition("verdicts.overall.verdict")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)`", said)) == set(_HEADLINES)
 
 
 def test_every_option_in_its_text_exists():
@@ -61,5 +67,5 @@ def test_every_command_runs(tmp_path, monkeypatch):
     }
     assert json.loads(Path("check.json").read_text())["verdict"] in {"needed", "not_needed"}
     assert json.loads(Path("diagnosis.json").read_text())["verdict"] in _OF_DIAGNOSIS
-    assert json.loads(Path("results/run.json").read_text())["verdict"]
+    assert json.loads(Path("results/run.json").read_text())["verdicts"]["overall"]["verdict"] in _HEADLINES
     assert all(Path(name).stat().st_size for name in ("results/report.html", "corrected.html", "metrics.tsv"))
