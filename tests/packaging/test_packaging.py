@@ -5,11 +5,9 @@ Nextflow, Galaxy, Snakemake and viash are not needed: what each would give to a 
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import runpy
 import shlex
-import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -274,16 +272,3 @@ def test_the_snakemake_wrapper_runs(cells, tmp_path, monkeypatch):
     assert run(shlex.split(line)[1:]) == 0
     assert "X_pca_harmony" in anndata.read_h5ad(tmp_path / "out.h5ad").obsm
     assert (tmp_path / "out.json").exists()
-
-
-@pytest.mark.skipif(importlib.util.find_spec("snakemake") is None, reason="Snakemake is not installed")
-def test_snakemake_itself_runs_the_wrapper(cells, tmp_path):
-    (tmp_path / "wrapper").mkdir()
-    for name in ("wrapper.py", "environment.yaml"):
-        (tmp_path / "wrapper" / name).write_bytes((PACKAGING / "snakemake" / name).read_bytes())
-    rules = (PACKAGING / "snakemake" / "test" / "Snakefile").read_text(encoding="utf-8")
-    (tmp_path / "Snakefile").write_text(rules.replace('"file:.."', f'"file:{tmp_path / "wrapper"}"'))
-    (tmp_path / "cells.h5ad").write_bytes((cells / "cells.h5ad").read_bytes())
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", "--directory", str(tmp_path), "corrected/cells.h5ad"]
-    subprocess.run([*command, "--snakefile", str(tmp_path / "Snakefile")], check=True)
-    assert (tmp_path / "corrected" / "cells.json").exists()
