@@ -6,6 +6,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,8 @@ def test_page_runs(name, tmp_path, monkeypatch):
     for module in ("scanpy", "sklearn"):
         pytest.importorskip(module)
     monkeypatch.chdir(tmp_path)
+    # Another test may have asked for it, and it warns the first time only.
+    monkeypatch.delitem(sys.modules, "harmonax.columns", raising=False)
     run_page(DOCS / f"{name}.md")
 
 
