@@ -10,7 +10,7 @@ NOX_ARGS ?=
 
 TOOL := .nox/tool
 NOX := $(TOOL)/bin/nox $(NOX_ARGS) --session
-SESSIONS := browser tutorials lint format types kernels parity user run package sbom r smoke312 smoke313 workflow312
+SESSIONS := browser tutorials lint format types kernels parity user run package sbom r docs linkcheck gallery smoke312 smoke313 workflow312
 
 .PHONY: help nox demo test bench clean $(SESSIONS) test-r test-kernels typecheck
 
@@ -18,6 +18,7 @@ help:
 	@echo "make demo          simulate and correct a data set, and open the report in $(DEMO)/"
 	@echo "make test          run the tests"
 	@echo "make kernels       run the C++ kernels under the address, undefined-behaviour and thread sanitizers"
+	@echo "make docs          build the documentation site in build/docs"
 	@echo "make r             build the R package and run its tests (needs R with Seurat and reticulate)"
 	@echo "make lint          ruff, clang-format, imports       make format     apply them"
 	@echo "make types         mypy                              make bench      the benchmark table"

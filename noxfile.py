@@ -27,7 +27,7 @@ nox.options.default_venv_backend = "venv"
 nox.options.reuse_venv = "yes"
 # What .ci/run runs, in this order: `r` tests with the wheel of `package`, and the smoke sessions install its archive.
 CI = ["browser", "test", "tutorials", "lint", "types", "kernels", "parity", "user", "demo", "run", "package", "r"]
-CI += ["smoke312", "smoke313", "workflow312"]
+CI += ["docs", "smoke312", "smoke313", "workflow312"]
 nox.options.sessions = CI
 
 ROOT = Path(__file__).resolve().parent
@@ -47,6 +47,11 @@ BUILT_FROM = [
     *(ROOT / "pyproject.toml", ROOT / "CMakeLists.txt"),
     *sorted(path for kind in ("cpp", "hpp", "inl") for path in (ROOT / "src/harmonax/kernels").glob(f"*.{kind}")),
 ]
+# The site: warnings are errors, all of them are told.
+SPHINX = ("-m", "sphinx", "-W", "--keep-going", "--quiet", "--jobs", "2")
+# Name, data set, and options of its own: that of onek1k has 1,000 genes, of which a cell has about 100.
+REPORTS = {"kang": ("kang_fullgenes",), "pancreas": ("pancreas_3prot",)}
+REPORTS |= {"onek1k": ("onek1k_subset", "--min-genes", "20")}
 CXX_SOURCES = [str(path) for path in BUILT_FROM[2:]] + ["tests/kernels/test_kernels.cpp"]
 
 
@@ -283,6 +288,31 @@ def sbom(session: nox.Session) -> None:
         session.run(python, "-m", "pip", "uninstall", "--quiet", "--yes", "setuptools", "pip", external=True)
         about = ("--pyproject", "pyproject.toml", "--mc-type", "library", "--output-reproducible")
         session.run("cyclonedx-py", "environment", python, *about, "-o", "dist/harmonax.cdx.json")
+
+
+@nox.session(python=False)
+def docs(session: nox.Session) -> None:
+    """The documentation site in build/docs, with warnings as errors; links within it are checked."""
+    session.run(environment(session, *EVERYTHING, "docs"), *SPHINX, "-b", "html", "docs", "build/docs", external=True)
+
+
+@nox.session(python=False, default=False)
+def linkcheck(session: nox.Session) -> None:
+    """Whether the pages that the site links to are there; asks other sites."""
+    python = environment(session, *EVERYTHING, "docs")
+    session.run(python, *SPHINX, "-b", "linkcheck", "docs", "build/linkcheck", external=True)
+
+
+@nox.session(python=False, default=False)
+def gallery(session: nox.Session) -> None:
+    """Reports of three real data sets in build/gallery, which the site takes in."""
+    need(session, *(DATA / f"{name}.h5ad" for name, *_ in REPORTS.values()))
+    harmonax = Path(environment(session, *EVERYTHING)).with_name(f"harmonax{EXE}")
+    options = ["--batch-key", "batch", "--label-key", "cell_type", "--from-counts", "--overwrite"]
+    for name, (data, *own) in REPORTS.items():
+        out = ROOT / "build" / "gallery" / name
+        timed(session, name, str(harmonax), "run", str(DATA / f"{data}.h5ad"), "-o", str(out), *options, *own)
+        shutil.copyfile(out / "report.html", out.with_suffix(".html"))
 
 
 @nox.session(python=False)

@@ -53,6 +53,7 @@ def check_wheel(path: Path) -> None:
         metadata = next(n for n in names if n.endswith(".dist-info/METADATA"))
         fields = email.message_from_bytes(archive.read(metadata))
     require("harmonax/py.typed" in names, "the wheel has no py.typed")
+    require("harmonax/SKILL.md" in names, "the wheel has no SKILL.md")
     require(any("_native" in n and n.endswith((".so", ".pyd")) for n in names), "the wheel has no native module")
     require(any(".dist-info/licenses/" in n for n in names), "the wheel has no licence")
     sources = [n for n in names if n.endswith((".cpp", ".hpp", ".inl", ".a", ".lib"))]

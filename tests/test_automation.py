@@ -38,7 +38,7 @@ def test_make_knows_every_session_that_ci_runs():
     targets += [
         name for name in ("test", "demo") if re.search(rf"^{name}: nox\n\t\$\(NOX\) {name} ", makefile, re.MULTILINE)
     ]
-    assert len(sessions_by_default()) == 15
+    assert len(sessions_by_default()) == 16
     assert not set(sessions_by_default()) - set(targets)
 
 

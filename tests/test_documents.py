@@ -14,7 +14,7 @@ import pytest
 
 PROJECT = Path(__file__).resolve().parents[1]
 ALGORITHM = "docs/algorithm.md"
-ROOTS = ("src", "tests", "benchmarks", "docs", "r", ".ci", ".github")
+ROOTS = ("src", "tests", "benchmarks", "docs", "packaging", "r", ".ci", ".github")
 PROSE = {".md", ".toml", ".yml", ".yaml", ".cff", ".txt", ".Rmd", ""}
 COMMENTED = {".cpp": "//", ".hpp": "//", ".inl": "//", ".R": "#"}
 # Files that commands in the pages write, and files outside the project.

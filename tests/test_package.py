@@ -90,7 +90,7 @@ def test_no_path_of_anyones_machine_is_in_the_project():
     pattern = re.compile(r"/(work|tmp|home|Users|root)/[a-z]|files\.python|registry\.npm|deb\.debian")
     kinds = {".py", ".cpp", ".hpp", ".inl", ".md", ".toml", ".cff", ".yaml", ".yml", ".txt", ".json", ""}
     kinds |= {".c", ".R", ".Rmd", ".Rd"}
-    roots = [PROJECT / name for name in ("src", "tests", "benchmarks", "docs", "r", ".ci", ".github")]
+    roots = [PROJECT / name for name in ("src", "tests", "benchmarks", "docs", "packaging", "r", ".ci", ".github")]
     files = [p for root in roots for p in root.rglob("*")] + list(PROJECT.iterdir())
     found = [
         f"{path.relative_to(PROJECT)}:{number}: {line.strip()}"

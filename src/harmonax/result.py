@@ -6,6 +6,7 @@ import enum
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 import numpy as np
@@ -162,6 +163,10 @@ class HarmonyResult:
             f"({sum(self.history.passes)} passes); last relative change of the objective "
             f"{self.history.last_change:.1e} (tol_harmony {self.params.tol_harmony:.1e}): {self.status.advice}"
         )
+
+    def _repr_html_(self) -> str:
+        notes = "".join(f"<li>{escape(note)}</li>" for note in self.notes)
+        return f"<div><strong>harmonax</strong><p>{escape(self.summary())}</p><ul>{notes}</ul></div>"
 
     def record(self) -> dict[str, Any]:
         """Return everything but the arrays, as plain values for JSON and ``adata.uns``."""

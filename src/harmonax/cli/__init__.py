@@ -11,6 +11,7 @@
     tune.py        harmonax tune
     report.py      harmonax report
     demo.py        harmonax demo
+    skill.py       harmonax skill
     values.py      lists of numbers and names, and --config files
     terminal.py    messages on stderr, signals
 
@@ -34,6 +35,7 @@ from .evaluate import evaluate
 from .integrate import integrate
 from .map import map_command
 from .report import report
+from .skill import skill
 from .sweep import sweep
 from .terminal import complain, signals
 from .tune import tune
@@ -53,7 +55,8 @@ def cli() -> None:
     """
 
 
-for command in (run_workflow, check, integrate, map_command, counts, evaluate, diagnose, sweep, tune, report, demo):
+_COMMANDS = (run_workflow, check, integrate, map_command, counts, evaluate, diagnose, sweep, tune, report, demo, skill)
+for command in _COMMANDS:
     cli.add_command(command)
 
 

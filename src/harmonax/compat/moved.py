@@ -53,7 +53,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
         new = f"{_PACKAGE}.{MOVED[spec.name.partition('.')[2]]}"
-        warnings.warn(f"{spec.name} is now {new}", DeprecationWarning, stacklevel=2)
+        warnings.warn(f"{spec.name} is now {new}; the old name works until 0.4", DeprecationWarning, stacklevel=2)
         module = importlib.import_module(new)
         # The import system writes its own names into what it is given; exec_module restores them.
         self._own = {name: getattr(module, name, None) for name in ("__spec__", "__loader__", "__package__")}

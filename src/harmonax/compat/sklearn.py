@@ -79,13 +79,13 @@ ridge_lambda, alpha, batch_prune_threshold, correction_method, block_proportion,
         What was learned, without the cells: to save, map or project with. ``model_.record["seed"]`` repeats the run.
     n_iter_ : int
         Rounds that were run.
-    objective_ : ndarray of shape (n_iter_ + 1,)
+    objective_ : ndarray of shape (rounds + 1,)
         The objective before the first round and after each.
     status_, converged_ : Status, bool
         Why the run stopped, and whether before `max_iter_harmony`; if not, there is a `ConvergenceWarning`.
     batch_names_in_ : list of str
         Names of the batch variables; empty for a fit without `batch`.
-    n_features_in_, feature_names_in_ : int, ndarray of shape (n_features_in_,)
+    n_features_in_, feature_names_in_ : int, ndarray of shape (n_features,)
         Features of the embedding, and their names where X had names.
 
     See Also

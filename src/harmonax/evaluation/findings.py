@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import astuple, dataclass, fields
 from enum import StrEnum
+from html import escape
 from typing import Any
 
 import pandas as pd
@@ -53,6 +54,16 @@ def as_lines(verdict: str, summary: str, findings: Iterable[Finding]) -> list[st
         lines += _wrapped(f"{mark:>7}  {_capital(finding.message)}", " " * 9)
         lines += _wrapped(f"{'':7}  -> {finding.advice}", " " * 12) if finding.advice else []
     return lines
+
+
+def as_html(verdict: str, summary: str, findings: Iterable[Finding]) -> str:
+    """Return a verdict and its findings for a notebook, most serious first; all text is escaped."""
+    rows = "".join(
+        f"<tr><td>{escape(finding.level)}</td><td style='text-align:left'>{escape(_capital(finding.message))}"
+        f"{'<br><em>' + escape(finding.advice) + '</em>' if finding.advice else ''}</td></tr>"
+        for finding in by_severity(findings)
+    )
+    return f"<div><strong>{escape(verdict)}</strong><p>{escape(summary)}</p><table>{rows}</table></div>"
 
 
 def listed(parts: Iterable[str], limit: int = 5) -> str:

@@ -18,7 +18,7 @@ from . import checks
 class ClusteringCompactnessLoss(nnx.Module):
     """Mean distance of cells from their clusters' centres, less the weighted separation of the centres.
 
-    With a the assignments and c_k = sum_i a_ik x_i / sum_i a_ik, the loss is
+    With a the assignments and c_k = sum_i a_ik x_i / sum_i a_ik, the loss is::
 
         sum_ik a_ik |x_i - c_k| / N  -  separation_weight * mean over k < l of min(|c_k - c_l|, min_separation)
 

@@ -16,7 +16,7 @@ from .clustering import length
 class VelocityConsistencyLoss(nnx.Module):
     """Disagreement, in direction and in length, of the predicted step v dt with the step to the future state.
 
-    With p = v dt and s = future - x:
+    With p = v dt and s = future - x::
 
         cosine_weight    * mean over cells of 1 - cos(p, s), in [0, 2]
       + magnitude_weight * mean of (|p| - |s|)^2 / mean of |s|^2

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..before.embedding_checks import ASKED, levels_apart, matters
-from ..findings import Finding, as_lines, from_table, plain, to_table
+from ..findings import Finding, as_html, as_lines, from_table, plain, to_table
 from ..mixing import explained_by_batch, own_batch_excess, stand_for
 from ..neighbours import MAX_CELLS, Neighbourhoods, sample, share_kept
 from . import rules as judge
@@ -126,6 +126,9 @@ class Diagnosis:
 
     def __str__(self) -> str:
         return "\n".join(as_lines(self.verdict.replace("_", "-"), self.summary, self.findings))
+
+    def _repr_html_(self) -> str:
+        return as_html(self.verdict.replace("_", "-"), self.summary, self.findings)
 
 
 def diagnose(case: Case, *, correct: Correct | None = None, max_cells: int = 20_000, seed: int) -> Diagnosis:

@@ -12,7 +12,7 @@ import pandas as pd
 from ...errors import InputError
 from ...system.rng import seed_from
 from ...system.validate import one_of, whole_number
-from ..findings import Finding, as_lines, from_table, plain, to_table
+from ..findings import Finding, as_html, as_lines, from_table, plain, to_table
 from ..variables import UNLABELLED, Variable, check_names, duplicate_names, other_variables, read_variables
 from .association import Association, associate
 from .design_checks import against, between_batches, may_be_condition, related, sizes
@@ -111,6 +111,9 @@ class Check:
     def __str__(self) -> str:
         what = f"{self.n_cells:,} cells, batches by {', '.join(map(repr, self.batch_keys))}"
         return "\n".join([what, "", *as_lines(_VERDICTS[self.verdict], self.summary, self.findings)])
+
+    def _repr_html_(self) -> str:
+        return as_html(_VERDICTS[self.verdict], self.summary, self.findings)
 
 
 def check(
