@@ -135,3 +135,14 @@ def test_every_package_that_is_installed_has_its_licence_listed():
     names = {re.split(r"[\s<>=!\[;]", requirement)[0] for requirement in asked}
     page = (PROJECT / "docs/licences.md").read_text(encoding="utf-8")
     assert not {name for name in names - {"harmonax"} if not re.search(rf"\b{re.escape(name)}\b", page)}
+
+
+def test_no_merge_is_left_half_done():
+    # Two of the three marks that git leaves: the third underlines headings in other files.
+    marks = tuple(sign * 7 + " " for sign in "<>")
+    found = [name for path, name in zip(FILES, NAMES, strict=True) if path in READ and marked(path, marks)]
+    assert not found
+
+
+def marked(path: Path, marks: tuple[str, ...]) -> bool:
+    return any(line.startswith(marks) for line in path.read_text(encoding="utf-8").splitlines())
