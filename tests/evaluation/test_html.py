@@ -1,4 +1,4 @@
-"""What a notebook shows of a verdict, a check, a diagnosis and a result."""
+"""What a notebook shows of a verdict, a check, a diagnosis and a result, and what printing them does."""
 
 from __future__ import annotations
 
@@ -51,6 +51,9 @@ def test_what_the_tools_return_shows_its_verdict():
         shown = text_of(html)
         assert each.summary in shown
         assert all(finding.message[1:] in shown for finding in each.findings)
+        # Lines are broken, also at hyphens.
+        printed = "".join(str(each).split())
+        assert all("".join(said[1:].split()) in printed for said in (each.summary, *(f.message for f in each.findings)))
     result = hx.harmonize(adata.obsm["X_pca"], adata.obs["batch"], rng=0, progress=False)
     result.notes.append(HOSTILE)
     html = result._repr_html_()

@@ -147,7 +147,7 @@ class TestDamage:
         before = (tmp_path / "tenx.h5").read_bytes()
         for place in (tmp_path / "tenx.h5", tmp_path / "folder.zarr"):
             (tmp_path / "folder.zarr").mkdir(exist_ok=True)
-            with pytest.raises(OutputError, match=r"no model|directory"):
+            with pytest.raises(OutputError, match=r"not a model|directory"):
                 harmonax.pp.harmony_integrate(adata, "batch", save_model=place)
         assert (tmp_path / "tenx.h5").read_bytes() == before
         assert "X_pca_harmony" not in adata.obsm

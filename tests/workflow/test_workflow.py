@@ -848,6 +848,7 @@ OPTIONS = {
     "--corrector mmd": {"corrector": "mmd"},
     "--reference lab=a,lab=b": {"reference": ("lab=a", "lab=b")},
     "--protect t": {"protect": ("t",)},
+    "--covariate depth,age": {"covariates": ("depth", "age")},
     "--label-key t": {"label_key": "t"},
     "--condition-key t": {"condition_key": "t"},
     "--decimals": {"decimals": True},

@@ -22,7 +22,7 @@ from .schedule import FixedPartition, RecordedSchedule
 from .seeding import unit
 
 # Levels whose masses and penalties are found at a time: pieces of thousands of levels stay in the cache.
-_LEVELS = 256
+_LEVELS = 1024
 
 Progress = Callable[[int, int, float], None]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .before.quality_control import LOSSES, losses
-from .findings import Finding, Level, as_html, by_severity, from_table
+from .findings import Finding, Level, as_html, as_lines, by_severity, from_table
 
 _HEADLINES = {
     "trust": "This correction can be trusted.",
@@ -39,6 +39,9 @@ class Overall:
     headline: str
     summary: str
     findings: list[Finding]
+
+    def __str__(self) -> str:
+        return "\n".join(as_lines(self.headline, self.summary, self.findings))
 
     def _repr_html_(self) -> str:
         return as_html(self.headline, self.summary, self.findings)

@@ -62,7 +62,7 @@ def _words(m: Measured) -> dict[str, str]:
 
 def _verdict(m: Measured, findings: list[Finding]) -> str:
     if not m.needed:
-        return "caution" if m.damaged else "not_needed"
+        return "caution" if m.damaged and m.n_levels > 1 else "not_needed"
     if m.confounded:
         return "impossible"
     if m.unchanged and not m.proportions_left:
