@@ -48,12 +48,14 @@ def test_the_right_correction_is_trusted(label_key):
 
 
 @pytest.mark.parametrize("label_key", ["kind", None])
-@pytest.mark.parametrize("how", ["mirrored", "turned", "permuted"])
+@pytest.mark.parametrize("how", ["mirrored", "mirrored in two axes", "turned", "permuted"])
 def test_a_batch_that_was_turned_in_itself_is_not_trusted(how, label_key):
     adata, gen = made(EVEN), np.random.default_rng(1)
     Z, own = adata.obsm["X_pca_harmony"], np.flatnonzero(of(adata, batch="b"))
     middle = Z[own].mean(axis=0)
-    turn = np.diag([-1.0] * 6 + [1.0] * 6) if how == "mirrored" else np.linalg.qr(gen.normal(size=(12, 12)))[0]
+    turn = np.linalg.qr(gen.normal(size=(12, 12)))[0]
+    if how.startswith("mirrored"):
+        turn = np.diag([-1.0] * 6 + [1.0] * 6 if how == "mirrored" else [1.0] * 3 + [-1.0] * 2 + [1.0] * 7)
     Z[own] = Z[gen.permutation(own)] if how == "permuted" else (Z[own] - middle) @ turn + middle
     code, warnings = said(adata, label_key)
     assert code in ("caution", "do_not_trust")
@@ -63,7 +65,9 @@ def test_a_batch_that_was_turned_in_itself_is_not_trusted(how, label_key):
     assert alike[1] < 0.6
 
 
-@pytest.mark.parametrize("change", [lambda Z: Z[:, ::-1], lambda Z: Z / 1000, lambda Z: Z[:, :6]])
+@pytest.mark.parametrize(
+    "change", [lambda Z: Z[:, ::-1], lambda Z: Z / 1000, lambda Z: Z[:, :6], lambda Z: Z * np.r_[-1, np.ones(11)]]
+)
 def test_other_axes_or_another_scale_are_no_moves(change):
     adata = made(EVEN)
     adata.obsm["X_pca_harmony"] = change(adata.obsm["X_pca_harmony"]).copy()

@@ -17,6 +17,7 @@ from ..before.embedding_checks import TRIVIAL
 from .advice import from_sweep
 from .markers import LOST
 from .null import Null
+from .structure import AXES_KEPT, AXES_LOST
 from .types import COLUMNS, blended, merged
 
 # Of the neighbours within batches, mean over cells. Harmony's defaults keep 0.85 to 0.97 of them, theta = 20 keeps
@@ -29,9 +30,6 @@ NULL_FINE = 0.92
 APART, _TOO_MUCH_LEFT = 0.25, 0.5
 # Batches that were mixed were moved apart where the excess rose by so much.
 _PARTED = 0.1
-# Correlation of a batch's coordinates, before and after, from which its axes are those of before, and below which they
-# are others.
-_AXES_KEPT, _AXES_LOST = 0.8, 0.6
 # Same-batch neighbours in excess hardly fell where more than this share of them is left.
 _UNCHANGED = 0.85
 # Types (states, where no types are known) less pure within their batches by so much have lost structure. Of the
@@ -55,9 +53,9 @@ NEARLY_CONVERGED = 1e-3
 
 def turned(alike: np.ndarray, levels: list[str]) -> list[str]:
     """Return the batches whose coordinates are not those of before, where another batch's are."""
-    if not np.isfinite(alike).any() or np.nanmax(alike) < _AXES_KEPT:
+    if not np.isfinite(alike).any() or np.nanmax(alike) < AXES_KEPT:
         return []
-    return [levels[code] for code in np.flatnonzero(alike < _AXES_LOST)]
+    return [levels[code] for code in np.flatnonzero(alike < AXES_LOST)]
 
 
 @dataclass(frozen=True, eq=False)

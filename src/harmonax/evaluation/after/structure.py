@@ -9,6 +9,9 @@ from ..neighbours import OF_BATCH, own_batch_neighbours, share_kept
 # Correlation of coordinates, and factor of scale, within which two embeddings have the same axes; and the cells of a
 # batch that has a correlation of its own.
 _ALIKE, _SCALE, _ENOUGH = 0.5, 2.0, 30
+# Correlation of a batch's coordinates, before and after, from which its axes are those of before, and below which they
+# are others; below the negative of the latter, an axis is reversed.
+AXES_KEPT, AXES_LOST = 0.8, 0.6
 
 
 def neighbours_kept(before: np.ndarray, after: np.ndarray, batch: np.ndarray) -> np.ndarray:
@@ -69,8 +72,9 @@ def alignment(
     """Return whether moves between two embeddings mean anything, each batch's correlation of coordinates, and weights.
 
     They do where both have the same axes and scale, apart from the means of batches. The correlation, (n_levels,), is
-    1 for a batch that moved as one; nan for batches of fewer than 30 cells, and where the widths differ. The weights,
-    (d,), are those of the components of `after` that bring it closest to `before` within batches.
+    1 for a batch that moved as one, and that of the worst axis where the batch has one reversed that another batch has
+    not; nan for batches of fewer than 30 cells, and where the widths differ. The weights, (d,), are those of the
+    components of `after` that bring it closest to `before` within batches.
 
     Examples
     --------
@@ -83,7 +87,7 @@ def alignment(
     found = np.full(n_levels, np.nan)
     if before.shape != after.shape:
         return False, found, np.ones(after.shape[1])
-    sums = np.zeros((3, before.shape[1]))
+    sums, axes = np.zeros((3, before.shape[1])), np.full((n_levels, before.shape[1]), np.nan)
     for code in np.unique(batch):
         own = batch == code
         Z, W = (np.asarray(of[own], np.float64) for of in (before, after))
@@ -93,6 +97,10 @@ def alignment(
         both, one, other = part.sum(axis=1)
         if own.sum() >= _ENOUGH and one > 0 and other > 0:
             found[code] = both / np.sqrt(one * other)
+            axes[code] = part[0] / np.sqrt(np.maximum(part[1] * part[2], np.finfo(float).tiny))
+    # A mirrored batch has most of its variance along the axes that were left alone.
+    reverse = (axes < -AXES_LOST) & (np.nan_to_num(axes).max(axis=0) > AXES_KEPT)
+    found = np.where(reverse.any(axis=1), axes.min(axis=1), found)
     both, one, other = sums.sum(axis=1)
     weights = np.divide(sums[0], sums[2], out=np.ones(len(sums[0])), where=sums[2] > 0)
     same_scale = one < _SCALE**2 * other and other < _SCALE**2 * one
