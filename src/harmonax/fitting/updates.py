@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -102,14 +103,26 @@ def step_function(
         return State(params, optimizers, rest, norms), found
 
     def step(state: State, cells: Any, rows: Any, key: jax.Array, number: Any) -> tuple[State, Outcome]:
-        start = number
         data, key = cells.take(rows), jax.random.fold_in(key, number)
         losses: dict[str, jax.Array] = {}
+
+        def once(index: int, carry: tuple[State, jax.Array], _: None) -> tuple[tuple[State, jax.Array], Any]:
+            state, key = carry
+            key, used = jax.random.split(key)
+            state, found = update(index, state, data, used, number)
+            return (state, key), found
+
         for index, group in enumerate(groups):
-            for _ in range(group.updates):
-                key, used = jax.random.split(key)
-                state, found = update(index, state, data, used, start)
-                losses |= found
+            one, carry = functools.partial(once, index), (state, key)
+            # Compiled once, as a loop. Norms of balanced losses appear in the first update: no loop can carry them.
+            if group.updates > 1 and not balanced:
+                carry, found = jax.lax.scan(one, carry, None, length=group.updates)
+                losses |= {name: values[-1] for name, values in found.items()}
+            else:
+                for _ in range(group.updates):
+                    carry, found = one(carry, None)
+                    losses |= found
+            state, key = carry
         return state, Outcome(losses, finite(losses), finite(state))
 
     return step
