@@ -184,6 +184,11 @@ def wgan_integrate(
     adversarial_weight
         Weight of the critics' distance against the reconstruction. Higher values mix batches more strongly, at the risk
         of merging types; lower values keep more of every difference.
+        Default 0.2, chosen on pancreas_3prot, kang_fullgenes and onek1k_subset. In 500 steps on 1000 cells of
+        sets that it was not chosen on, 0.07 kept more and mixed less: in cell_lines, where two batches hold one type
+        each, 88% of a cell's 15 nearest ones were of its type, 79% with 0.2, and mixing within types was 0.91 and 0.96
+        of chance (two seeds); with either, k-means no longer found the types. In cytof_mmd mixing was 0.81 and 0.85;
+        there and in pbmc_stim the share of neighbours of the same type differed by at most 0.02 (one seed).
     gene_dropout, latent_noise, steps, batch_size, learning_rate, rng, missing, allow_many_levels, progress, model_path
         As for `harmonax.pp.mmd_integrate`.
 
