@@ -28,6 +28,7 @@ from pathlib import Path
 import anndata
 import numpy as np
 import pandas as pd
+from parts import show
 from scipy import sparse
 
 import harmonax
@@ -196,13 +197,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     tables = {"real": real, "simulated": simulated, "split": split, "size": size}
-    lines = []
-    for part in asked.only:
-        for each in ("", f"### {part}", "", *tables[part]()):
-            lines.append(each)
-            print(each, flush=True)
-    if asked.out is not None:
-        asked.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    show({part: tables[part] for part in asked.only}, asked.out)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import anndata
 import numpy as np
 import pandas as pd
 from mapping import DATA, judged, nearest_labels, ours, prepared, reference
+from parts import show
 
 import harmonax
 from harmonax.evaluation.lisi import lisi
@@ -150,13 +151,7 @@ def main() -> None:
         "simulated": lambda: simulated(asked.seeds),
         "kang": kang,
     }
-    lines = []
-    for part in asked.only:
-        for line in ("", f"### {part}", "", *tables[part]()):
-            lines.append(line)
-            print(line, flush=True)
-    if asked.out is not None:
-        asked.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    show({part: tables[part] for part in asked.only}, asked.out)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,12 @@ def stored_run(uns: Mapping[str, Any]) -> dict[str, Any]:
     return dict(record) if isinstance(record, Mapping) else {}
 
 
+def stored_params(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a recorded run as `HarmonyParams` takes them: a record has arrays, and no None."""
+    given = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in params.items()}
+    return {"batch_prune_threshold": None} | given
+
+
 def storable(value: Any) -> Any:
     """Return nested plain values as files keep them: no None, lists as arrays, integers that fit.
 

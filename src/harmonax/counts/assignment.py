@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy import sparse
 
+from ..adata import stored_params, stored_run
 from ..design import BatchDesign
 from ..engine.run import harmonize
 from ..errors import InputError, MissingKeyError, nearest
@@ -48,23 +49,24 @@ def soft_clusters(
     Raises
     ------
     InputError
-        If there is no run, or it does not give the embedding that is stored.
+        If no run is recorded, or repeating it does not give the stored embedding.
     """
-    run = adata.uns.get("harmonax", {})
+    run = stored_run(adata.uns)
     keys, read = batch_columns(run, batch_key)
     own = keys == [str(key) for key in read["keys"]]
     how, roles = _roles(adata, run, read)
     stays = roles["protect"]
     design = design_from_table(adata.obs, keys, **(how if own else {}))
-    reference = _reference(run.get("reference")) if own else None
-    if reference:
-        design = design.keeping(reference)
     if design.n_joint < 2:
         R: Any = np.ones((adata.n_obs, 1))
     elif assignment is None:
-        R = _repeated(adata, run, n_threads)
+        _check_recorded(run)
+        ran = design if own else design_from_table(adata.obs, [str(key) for key in read["keys"]], **how)
+        R = _repeated(adata, run, ran, roles, n_threads)
     else:
         R = _given(adata, assignment)
+    if own and (reference := _reference(run.get("reference"))):
+        design = design.keeping(reference)
     return lambda totals: _cells(R, totals, design, None if stays is None else stays.joint, run), keys
 
 
@@ -84,22 +86,23 @@ def _reference(table: Mapping[str, Any] | None) -> dict[str, list[str]] | None:
     return found
 
 
-def _repeated(adata: AnnData, run: Mapping[str, Any], n_threads: int) -> np.ndarray:
-    """Run the last correction again; refuse one that gives another embedding than is stored."""
+def _check_recorded(run: Mapping[str, Any]) -> None:
+    """Refuse where no run of Harmony is recorded."""
     if "params" not in run or "seed" not in run:
         raise InputError(
             "uns['harmonax'] records no correction by Harmony, whose soft clusters are needed: run "
             "harmonax.pp.harmony_integrate first, or pass assignment"
         )
-    keys, read = batch_columns(run, None)
-    how, roles = _roles(adata, run, read)
-    params = {name: v.tolist() if isinstance(v, np.ndarray) else v for name, v in run["params"].items()}
-    # The record has no None.
-    params.setdefault("batch_prune_threshold", None)
+
+
+def _repeated(
+    adata: AnnData, run: Mapping[str, Any], design: BatchDesign, roles: dict[str, Any], n_threads: int
+) -> np.ndarray:
+    """Run the last correction again; refuse one that gives another embedding than is stored."""
     result = harmonize(
         read_obsm(adata, str(run["basis"])),
-        design_from_table(adata.obs, keys, **how),
-        HarmonyParams(**params),
+        design,
+        HarmonyParams(**stored_params(run["params"])),
         reference=_reference(run.get("reference")),
         **roles,
         rng=int(run["seed"]),

@@ -13,7 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from .. import io
-from ..adata import storable
+from ..adata import storable, stored_run
 from ..counts.assignment import soft_clusters
 from ..counts.stream import Counts
 from ..errors import InputError
@@ -102,7 +102,7 @@ def correct_counts_file(
     inputs = io.Unchanged(job.source)
     path = Path(job.source)
     found = io.read_parts(path, uns=["harmonax", "log1p"])
-    run = found.uns.get("harmonax", {})
+    run = stored_run(found.uns)
     bases = [str(run[name]) for name in ("basis", "adjusted_basis") if name in run]
     adata = io.read_parts(path, bases=bases, uns=["harmonax"])
     where, stored = _stored(path, kind, job.counts_layer)
@@ -115,12 +115,12 @@ def correct_counts_file(
         counts = Counts(stored, where)
         done = correction(counts, batches, wanted, report)
         record = storable(done.record | {"batch_keys": keys, "layer_added": job.layer_added})
-        needed = sum(f.stat().st_size for f in (path.rglob("*") if path.is_dir() else [path])) + _VALUE * counts.nnz
+        needed = io.stored_bytes(path) + _VALUE * counts.nnz
         io.check_space(place, needed)
         with io.whole_or_nothing(place, overwrite=job.overwrite, needed=needed) as (part,), inputs:
             io.copy_annotated(path, kind, part, target)
             with target.open(part, room=_VALUE * counts.nnz + (1 << 20)) as root, quiet():
-                _write(root, job.layer_added, done, counts.shape[1], record)
+                _write(root, job.layer_added, done, record)
             target.finish(part)
     log.info("wrote %s; %s", job.output, done.summary())
     return record
@@ -138,7 +138,7 @@ def _stored(path: Path, kind: io.AnnotatedFormat, asked: str | None) -> tuple[st
     return f"layers['{asked}']", StoredExpression(path, kind, asked)
 
 
-def _write(root: Any, name: str, done: Correction, n_genes: int, record: dict[str, Any]) -> None:
+def _write(root: Any, name: str, done: Correction, record: dict[str, Any]) -> None:
     """Add the corrected counts, piece by piece, and how they were made."""
     from anndata.io import sparse_dataset, write_elem
 
@@ -146,7 +146,7 @@ def _write(root: Any, name: str, done: Correction, n_genes: int, record: dict[st
         if group not in root:
             write_elem(root, group, {})
     made = None
-    for piece in _larger(done.pieces, n_genes):
+    for piece in _larger(done.pieces):
         if made is None:
             if name in root["layers"]:
                 del root["layers"][name]
@@ -159,7 +159,7 @@ def _write(root: Any, name: str, done: Correction, n_genes: int, record: dict[st
     write_elem(root["uns"], KEY, record)
 
 
-def _larger(pieces: Any, n_genes: int, values: int = 1 << 22) -> Iterator[sparse.csr_matrix]:
+def _larger(pieces: Any, values: int = 1 << 22) -> Iterator[sparse.csr_matrix]:
     """Give pieces of more values: every one that is added costs time of its own."""
     held: list[sparse.csr_matrix] = []
     for piece in pieces:

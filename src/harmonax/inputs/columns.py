@@ -198,7 +198,9 @@ def _encode(column: pd.Series, label: str, missing: str, allow_many: bool) -> tu
         numbers = pd.api.types.is_numeric_dtype(column.dtype) and not pd.api.types.is_bool_dtype(column.dtype)
         _refuse_unlikely(label, len(column), int(np.count_nonzero(np.bincount(codes[~gaps]))), numbers)
     codes, names = _named(codes, values)
-    _warn_of_spaces(label, pd.Index(names, dtype=object)[np.unique(codes[~gaps])])
+    # Hardly ever, so that the cells are not looked at for it.
+    if any(name != name.strip() for name in names):
+        _warn_of_spaces(label, pd.Index(names, dtype=object)[np.unique(codes[~gaps])])
     if gaps.any():
         # They join a level of that name where there is one.
         names.append("missing")

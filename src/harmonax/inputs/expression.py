@@ -101,14 +101,19 @@ def where_counts(adata: AnnData, asked: str | None, *, decimals: bool = False) -
         logged = decimals and "log1p" in adata.uns
         return "X" if kind_of(adata.X) in (allowed if not logged else allowed[:1]) else None
     place = asked if asked is not None else "counts"
-    if place == "raw" and adata.raw is None:
-        raise MissingKeyError("counts_layer='raw', but the file has no raw")
-    if place not in ("X", "raw") and place not in adata.layers:
-        raise MissingKeyError(f"layers has no '{place}'; {nearest(place, ['X', *adata.layers.keys()])}")
+    check_there(adata, place)
     kind = kind_of(matrix(adata, place))
     if kind not in allowed:
         raise not_counts(label(place), kind)
     return place
+
+
+def check_there(adata: AnnData, place: str) -> None:
+    """Refuse a place of counts, "X", "raw" or a name in layers, that is not there."""
+    if place == "raw" and adata.raw is None:
+        raise MissingKeyError("counts_layer='raw', but the file has no raw")
+    if place not in ("X", "raw") and place not in adata.layers:
+        raise MissingKeyError(f"layers has no '{place}'; {nearest(place, ['X', *adata.layers.keys()])}")
 
 
 def not_counts(place: str, kind: Kind) -> InputError:

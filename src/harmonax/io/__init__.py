@@ -39,7 +39,7 @@ from .parts import read_parts
 from .read import read_source
 from .record import file_facts, recorded_output, versions, write_json
 from .several import read_several
-from .sink import Result, check_writable, copy_annotated, size_of, write_result
+from .sink import Result, check_writable, copy_annotated, size_of, stored_bytes, write_result
 from .source import Source
 from .staging import check_destination, check_space, whole_or_nothing
 from .unchanged import Unchanged
@@ -74,6 +74,7 @@ __all__ = [
     "save_bundle",
     "seal",
     "size_of",
+    "stored_bytes",
     "stored_cells",
     "unseal",
     "versions",

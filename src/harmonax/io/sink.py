@@ -74,7 +74,7 @@ def size_of(source: Source, kind: Format, n_bytes: int) -> int:
     n_bytes += _SLACK
     if not source.whole:
         return n_bytes + source.Z.nbytes + int(source.table.memory_usage(deep=True).sum())
-    return n_bytes + _bytes(source.path)
+    return n_bytes + stored_bytes(source.path)
 
 
 def write_result(part: Path, kind: Format, result: Result, *, compress: bool = False) -> None:
@@ -97,10 +97,11 @@ def copy_annotated(source: Path, own: AnnotatedFormat, part: Path, kind: Annotat
     if own is kind:
         kind.copy(source, part)
     else:
-        convert(source, own, part, kind, _SLACK + _bytes(source))
+        convert(source, own, part, kind, _SLACK + stored_bytes(source))
 
 
-def _bytes(path: Path) -> int:
+def stored_bytes(path: Path) -> int:
+    """Return the size of a file, or of all files in a directory."""
     return sum(f.stat().st_size for f in (path.rglob("*") if path.is_dir() else [path]) if f.is_file())
 
 

@@ -15,8 +15,8 @@ from ..adata import storable
 from ..counts.assignment import soft_clusters
 from ..counts.model import Batches, Fitted, Penalty
 from ..counts.stream import Counts, Wanted, corrected, fit_counts, gathered
-from ..errors import InputError, MissingKeyError, nearest
-from ..inputs.expression import Kind, label, matrix, no_counts
+from ..errors import InputError
+from ..inputs.expression import Kind, check_there, label, matrix, no_counts
 from ..system.arguments import check_arguments
 from ..system.cpus import resolve_threads
 from ..system.log import chosen_threads, say
@@ -215,10 +215,7 @@ def allowed(place: str, asked: str | None, decimals: bool, uns: Any) -> tuple[Ki
 def _place(adata: AnnData, asked: str | None, decimals: bool) -> tuple[str, tuple[Kind, ...]]:
     """Return where the counts are, which are looked at when they are read, and what may be there."""
     place = asked if asked is not None else "counts" if "counts" in adata.layers else "X"
-    if place == "raw" and adata.raw is None:
-        raise MissingKeyError("counts_layer='raw', but there is no raw")
     if place == "X" and adata.X is None:
         raise no_counts(adata)
-    if place not in ("X", "raw") and place not in adata.layers:
-        raise MissingKeyError(f"layers has no '{place}'; {nearest(place, ['X', *adata.layers.keys()])}")
+    check_there(adata, place)
     return place, allowed(place, asked, decimals, adata.uns)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from ..adata import stored_run
+from ..adata import stored_params, stored_run
 from ..design import BatchDesign
 from ..engine.run import harmonize
 from ..errors import InputError, MissingKeyError, nearest
@@ -189,9 +189,7 @@ def level_names(design: BatchDesign) -> list[str]:
 
 def harmony_as(params: Mapping[str, Any], gen: np.random.Generator) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Return Harmony with the parameters of a run, for one batch variable."""
-    given = {name: value.tolist() if isinstance(value, np.ndarray) else value for name, value in params.items()}
-    # The record has no None.
-    given.setdefault("batch_prune_threshold", None)
+    given = stored_params(params)
     for name in ("theta", "sigma", "ridge_lambda"):
         # Values per variable, level or cluster do not fit another data set.
         if isinstance(given.get(name), (list, tuple)):
