@@ -15,7 +15,7 @@ from ..result import History, Status
 from .contracts import Assignment, Cells, Sweep
 from .convergence import passes_converged, rounds_converged
 from .flavors import FLAVORS
-from .objective import Objective, objective
+from .objective import Objective, diversity, objective
 from .penalty import expected_mass, log_penalty
 from .ridge import Ridge, ridge
 from .schedule import FixedPartition, RecordedSchedule
@@ -68,7 +68,7 @@ class Harmony:
         schedule: FixedPartition | RecordedSchedule,
         resolved: ResolvedParams,
         n_threads: int = 1,
-        mapping: Callable[..., Iterable[None]] = map,
+        mapping: Callable[..., Iterable[Any]] = map,
     ) -> None:
         self.cells, self.design, self.schedule, self.resolved = cells, design, schedule, resolved
         self.n_threads, self.mapping = n_threads, mapping
@@ -183,7 +183,7 @@ class Harmony:
             sweep = self.cells.sweep(block, Y, resolved.sigma, own, moment=want, last=last)
             self._update(np.add, O, sweep.mass)
             sweeps.append(sweep)
-            weights.append(float(np.einsum("bk,bk,k->", sweep.mass, own, resolved.sigma)))
+            weights.append(self._weight(sweep.mass, own))
         return self._collect(sweeps, O, weights)
 
     def _update(self, ufunc: np.ufunc, O: np.ndarray, mass: np.ndarray) -> None:
@@ -200,11 +200,15 @@ class Harmony:
 
         self._by_piece(piece, self.design.n_batch_levels)
 
-    def _by_piece(self, do: Callable[[slice], Any], n_levels: int) -> None:
+    def _weight(self, mass: np.ndarray, logp: np.ndarray) -> float:
+        """Return sum_bk sigma_k O_gbk logp_gbk of a block."""
+        sigma = self.resolved.sigma
+        return sum(self._by_piece(lambda b: float(np.einsum("bk,bk,k->", mass[b], logp[b], sigma)), len(mass)))
+
+    def _by_piece(self, do: Callable[[slice], Any], n_levels: int) -> list[Any]:
         """Do this for all levels, some at a time; no piece reads what another writes."""
         pieces = [slice(lo, min(lo + _LEVELS, n_levels)) for lo in range(0, n_levels, _LEVELS)]
-        for _ in (self.mapping if len(pieces) > 1 else map)(do, pieces):
-            pass
+        return list((self.mapping if len(pieces) > 1 else map)(do, pieces))
 
     def _collect(
         self, sweeps: list[Sweep], O: np.ndarray, weights: list[float]
@@ -212,10 +216,15 @@ class Harmony:
         """Return R^T Zn, the objective, and O; `weights` are sum_bk sigma_k O_gbk logp_gbk of each block."""
         entropy = sum(s.entropy for s in sweeps)
         distance = sum(weights) - sum(s.log_partition for s in sweeps) - entropy
-        rows = slice(self.design.n_batch_levels)
-        E = expected_mass(self.design, O, self._cluster_mass(O), rows)
-        theta, sigma = self.resolved.theta, self.resolved.sigma
-        J = objective(self.flavor, self.cells.n_cells, distance, entropy, O[rows], E, theta, sigma)
+        cluster_mass, theta, sigma = self._cluster_mass(O), self.resolved.theta, self.resolved.sigma
+
+        def piece(rows: slice) -> float:
+            E = expected_mass(self.design, O, cluster_mass, rows)
+            return float(diversity(self.flavor, O[rows], E, theta[rows], sigma))
+
+        J = objective(
+            self.flavor, self.cells.n_cells, distance, entropy, sum(self._by_piece(piece, self.design.n_batch_levels))
+        )
         return _sum(s.moment for s in sweeps), J, O
 
     def _cluster_mass(self, O: np.ndarray) -> np.ndarray:

@@ -27,21 +27,14 @@ class Objective(NamedTuple):
     diversity: Any
 
 
-def objective(
-    flavor: Flavor,
-    n_cells: Any,
-    distance: Any,
-    entropy: Any,
-    O: Any,
-    E: Any,
-    theta: Any,
-    sigma: Any,
-    xp: Any = np,
-) -> Objective:
+def diversity(flavor: Flavor, O: Any, E: Any, theta: Any, sigma: Any, xp: Any = np) -> Any:
+    """Return sum_kb sigma_k theta_b O_kb ln q_kb over these levels."""
+    # sum, not @: the bits must not depend on BLAS threads.
+    return (O * log_excess(flavor, O, E, xp) * theta[:, None] * sigma).sum()
+
+
+def objective(flavor: Flavor, n_cells: Any, distance: Any, entropy: Any, diversity: Any) -> Objective:
     """Put the three terms together; `distance` is sum R D, `entropy` is sum sigma R ln R."""
     scaled_to = FLAVORS[flavor].objective_cells
     c = 1.0 if scaled_to is None else scaled_to / n_cells
-    # sum, not @: the bits must not depend on BLAS threads.
-    diversity = (O * log_excess(flavor, O, E, xp) * theta[:, None] * sigma).sum()
-    diversity = float(diversity) if xp is np else diversity
     return Objective(c * (distance + entropy + diversity), c * distance, c * entropy, c * diversity)

@@ -59,6 +59,9 @@ constexpr std::align_val_t ALIGNMENT{64};
 // How many rows ahead a gather asks for.
 constexpr int64_t AHEAD = 16;
 
+// Tables of more rows than this are made by several threads, so many rows at a time, or so many columns.
+constexpr int64_t MANY = 1024, COLUMNS = 32;
+
 int64_t padded(int64_t n, int64_t width) { return (n + width - 1) / width * width; }
 
 // Add a table d x K_pad to one of K x d; a cache line of the first at a time.
@@ -258,6 +261,15 @@ Cells<T>::Cells(const Plan& plan, int64_t d, int file, const InstructionSet& set
     });
 }
 
+// Call body(row) for every row of a table, on several threads where there are many.
+template <typename T>
+template <typename Body>
+void Cells<T>::by_rows(int64_t n_rows, const Body& body) const {
+    parallel_for(team_, (n_rows + MANY - 1) / MANY, n_threads_, nullptr, [&](int64_t item, int) {
+        for (int64_t row = item * MANY; row < std::min(n_rows, (item + 1) * MANY); ++row) body(row);
+    });
+}
+
 template <typename T>
 typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp, int64_t n_tables, const double* W,
                                          bool levels_too) const {
@@ -286,9 +298,10 @@ typename Cells<T>::Packed Cells<T>::pack(const Centroids& c, const double* logp,
         p.sigma.data()[k] = k < K ? (T)c.sigma[k] : (T)0;
     }
     if (logp)
-        for (int64_t row = 0; row < n_tables * B; ++row)
+        by_rows(n_tables * B, [&](int64_t row) {
             for (int64_t k = 0; k < K_pad; ++k)
                 p.logp.data()[row * K_pad + k] = k < K ? (T)logp[row * K + k] : (T)-1e30;
+        });
     for (int64_t i = 0; W && i < plan_.n_covariates; ++i)
         ops_->pack_panels(W + (B + i) * K * d, K, d, d, 1, p.Wx.data() + i * K * d_pad);
     if (W && levels_too)
@@ -363,7 +376,7 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
     const Packed p = pack(c, logp, 1, nullptr);
     const int64_t g0 = plan_.block_grain[block], n_grains = plan_.block_grain[block + 1] - g0;
     const int64_t s0 = plan_.block_segment[block], n_segments = plan_.block_segment[block + 1] - s0;
-    segment_mass_.assign(n_segments * K, 0.0);
+    segment_mass_.resize(n_segments * K);
     std::vector<double> grain_moment(moment ? n_grains * d * K_pad : 0, 0.0);
     std::vector<GrainSums> sums(n_grains);
     const int64_t table = width_S() * K_pad;
@@ -377,6 +390,7 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
     std::vector<Worker> workers = make_workers(n_grains, c);
     parallel_for(team_, n_grains, n_threads_, poll, [&](int64_t g, int worker) {
         const int64_t s = plan_.grain_segment[g0 + g], stop = plan_.grain_segment[g0 + g + 1];
+        std::fill_n(segment_mass_.data() + (s - s0) * K, (stop - s) * K, 0.0);
         sums[g] = {segment_mass_.data() + (s - s0) * K, 0, 0, moment ? grain_moment.data() + g * d * K_pad : nullptr,
                    collect ? segment_S_.data() + (s - s0) * table : nullptr};
         Worker& w = workers[worker];
@@ -388,12 +402,17 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
     // Combined in one fixed order: the bits do not depend on the threads.
     BlockSums total{0, 0};
     for (const GrainSums& s : sums) total.log_partition += s.log_partition, total.entropy += s.entropy;
-    std::fill(mass, mass + plan_.n_levels * K, 0.0);
-    for (int64_t s = 0; s < n_segments; ++s)
-        for (int64_t f = 0; f < plan_.n_variables; ++f) {
-            double* to = mass + plan_.joint_levels[plan_.segment_joint[s0 + s] * plan_.n_variables + f] * K;
-            for (int64_t k = 0; k < K; ++k) to[k] += segment_mass_[s * K + k];
-        }
+    // Of thousands of levels by several threads, each with its own clusters.
+    const int64_t width = n_segments < MANY ? K : COLUMNS;
+    parallel_for(team_, (K + width - 1) / width, n_threads_, nullptr, [&](int64_t item, int) {
+        const int64_t begin = item * width, end = std::min(K, begin + width);
+        for (int64_t b = 0; b < plan_.n_levels; ++b) std::fill(mass + b * K + begin, mass + b * K + end, 0.0);
+        for (int64_t s = 0; s < n_segments; ++s)
+            for (int64_t f = 0; f < plan_.n_variables; ++f) {
+                double* to = mass + plan_.joint_levels[plan_.segment_joint[s0 + s] * plan_.n_variables + f] * K;
+                for (int64_t k = begin; k < end; ++k) to[k] += segment_mass_[s * K + k];
+            }
+    });
     if (moment) {
         std::fill(moment, moment + K * d, 0.0);
         for (int64_t g = 0; g < n_grains; ++g)
@@ -434,8 +453,10 @@ void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double
     };
     std::vector<Unit> units(plan_.n_units);
     std::vector<Worker> workers = make_workers(plan_.n_units, c);
-    std::fill(S, S + plan_.n_joint * K * d, 0.0);
-    std::fill(mass, mass + plan_.n_joint * K, 0.0);
+    by_rows(plan_.n_joint, [&](int64_t j) {
+        std::fill_n(S + j * K * d, K * d, 0.0);
+        std::fill_n(mass + j * K, K, 0.0);
+    });
     auto joint_of = [&](int64_t u) { return plan_.segment_joint[plan_.segments_by_joint[plan_.unit_segment[u]]]; };
     auto add = [&](int64_t u) {
         const int64_t j = joint_of(u);

@@ -98,6 +98,8 @@ class Cells {
     struct Worker;
     Packed pack(const Centroids&, const double* logp, int64_t n_tables, const double* W, bool levels_too = true) const;
     void pack_W(const Centroids&, const double* W, int64_t level, bool of_joint, T* to) const;
+    template <typename Body>
+    void by_rows(int64_t n_rows, const Body& body) const;
     // One for each thread that n_items pieces of work can keep busy.
     std::vector<Worker> make_workers(int64_t n_items, const Centroids&) const;
     // Whether the weights of a block are at hand.

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ...algorithm.convergence import WINDOW, passes_converged, rounds_converged
-from ...algorithm.objective import objective
+from ...algorithm.objective import diversity, objective
 from ...algorithm.penalty import expected
 from ...errors import InputError
 from .assignment import Problem, logits, objective_sums, one_hot, shares, unit
@@ -93,7 +93,8 @@ def _objective(config: BatchCorrectionConfig, problem: Problem, mass: Any, logp:
     cluster_mass = O[: config.levels[0]].sum(axis=0)
     E = expected(shares(problem, config), cluster_mass)
     n_cells = problem.counts[: config.levels[0]].sum()
-    return objective(config.flavor, n_cells, distance, entropy, O, E, hyper.theta, hyper.sigma, jnp).total
+    diverse = diversity(config.flavor, O, E, hyper.theta, hyper.sigma, jnp)
+    return objective(config.flavor, n_cells, distance, entropy, diverse).total
 
 
 def _first_objective(config: BatchCorrectionConfig, problem: Problem, state: State) -> Any:
