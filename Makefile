@@ -10,20 +10,21 @@ NOX_ARGS ?=
 
 TOOL := .nox/tool
 NOX := $(TOOL)/bin/nox $(NOX_ARGS) --session
-SESSIONS := browser tutorials lint format types kernels parity user run package sbom r docs linkcheck gallery smoke312 smoke313 workflow312
+SESSIONS := browser environments thorough tutorials lint format types kernels parity user run package sbom r docs linkcheck gallery smoke312 smoke313 workflow312
 
 .PHONY: help nox demo test bench clean $(SESSIONS) test-r test-kernels typecheck
 
 help:
 	@echo "make demo          simulate and correct a data set, and open the report in $(DEMO)/"
 	@echo "make test          run the tests"
+	@echo "make thorough      run the tests that take many seconds each"
 	@echo "make kernels       run the C++ kernels under the address, undefined-behaviour and thread sanitizers"
 	@echo "make docs          build the documentation site in build/docs"
 	@echo "make r             build the R package and run its tests (needs R with Seurat and reticulate)"
 	@echo "make lint          ruff, clang-format, imports       make format     apply them"
 	@echo "make types         mypy                              make bench      the benchmark table"
 	@echo "make package       sdist and wheel into dist/        make clean      remove all of the above"
-	@echo "also: $(filter-out kernels r lint format types package,$(SESSIONS))"
+	@echo "also: $(filter-out kernels r lint format types package thorough,$(SESSIONS))"
 
 demo: nox
 	$(NOX) demo -- $(DEMO)

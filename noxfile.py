@@ -25,9 +25,9 @@ import nox
 nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "venv"
 nox.options.reuse_venv = "yes"
-# What .ci/run runs, in this order: `r` tests with the wheel of `package`, and the smoke sessions install its archive.
-CI = ["browser", "test", "tutorials", "lint", "types", "kernels", "parity", "user", "demo", "run", "package", "r"]
-CI += ["docs", "smoke312", "smoke313", "workflow312"]
+# What .ci/run runs: `r` tests with the wheel of `package`, and the smoke sessions install its archive.
+CI = ["browser", "environments", "test", "thorough", "tutorials", "workflow312"]
+CI += ["lint", "package", "kernels", "types", "parity", "user", "demo", "run", "docs", "r", "smoke312", "smoke313"]
 nox.options.sessions = CI
 
 ROOT = Path(__file__).resolve().parent
@@ -38,6 +38,8 @@ PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 # What the tests use, and what the types are checked against.
 EVERYTHING = ("workflow", "jax", "dask")
+# The tests of `make test`.
+QUICK = "not slow and not thorough"
 # Two processes, each with a file of tests at a time: a file shares what it has made.
 PARALLEL = ("-n", "2", "--dist", "loadfile")
 # Slow, and asked of every version: whether scanpy reads what this version of pynndescent gives.
@@ -138,10 +140,23 @@ def browser(session: nox.Session) -> None:
 
 
 @nox.session(python=False)
+def environments(session: nox.Session) -> None:
+    """The environment that most sessions share, with all that they need: they may then run side by side."""
+    environment(session, *EVERYTHING, "demo", "test", "types", "docs")
+
+
+@nox.session(python=False)
 def test(session: nox.Session) -> None:
     """Run the tests, a file at a time on two processes; what follows ``--`` goes to pytest, such as ``-n 0``."""
     python = environment(session, *EVERYTHING, "test")
-    session.run(python, "-m", "pytest", "-m", "not slow", *PARALLEL, *session.posargs, external=True)
+    session.run(python, "-m", "pytest", "-m", QUICK, *PARALLEL, *session.posargs, external=True)
+
+
+@nox.session(python=False)
+def thorough(session: nox.Session) -> None:
+    """Run the tests that take many seconds each: killed processes, second derivatives, whole runs, training."""
+    python = environment(session, *EVERYTHING, "test")
+    session.run(python, "-m", "pytest", "-m", "thorough", *PARALLEL, *session.posargs, external=True)
 
 
 @nox.session(python=False)
@@ -398,5 +413,5 @@ def workflow312(session: nox.Session) -> None:
     tests = ["evaluation/test_evaluate", "workflow/test_workflow", "workflow/test_workflow_inputs", "io/test_io"]
     tests += ["cells/test_jax_cells", "operators/test_soft_kmeans", "mapping/test_mapping"]
     paths = [f"tests/{name}.py" for name in tests]
-    session.run(python, "-m", "pytest", "-m", "not slow", *PARALLEL, *paths, external=True)
+    session.run(python, "-m", "pytest", "-m", QUICK, *PARALLEL, *paths, external=True)
     session.run(python, "-m", "pytest", "-m", "slow", NEIGHBOURS, external=True)

@@ -1,7 +1,7 @@
 """Run sessions of the noxfile, each as ``make SESSION``, and sum them up at the end.
 
-One runs after the other; those in BESIDE run beside them, as most sessions keep one processor busy, and their output
-comes when they end.
+They run in two rows: those in WIDE, each of which keeps two processors busy, and beside them all others, whose output
+comes when they end. Those in FIRST, which install what both rows use, run before.
 
 usage: sessions.py [SESSION ...]     without a name: those that the noxfile runs by default
 
@@ -21,9 +21,8 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-# They have environments of their own, and only NEEDS_ARCHIVES uses what they make.
-BESIDE = ("lint", "kernels", "package", "smoke312", "smoke313")
-NEEDS_ARCHIVES = "r"
+FIRST = ("browser", "environments")
+WIDE = ("test", "thorough", "tutorials", "workflow312")
 
 # The last line of a pytest run: "==== 2 failed, 10 passed, 1 skipped in 3.21s ====".
 _PYTEST = re.compile(r"^=+ (?=.*\d+ (?:passed|failed|skipped|errors?)\b)(.*) in [0-9.]+s\b.*=+$")
@@ -61,15 +60,14 @@ def run_sessions(names: list[str]) -> list[Outcome]:
     """Run sessions in two rows, each in the order of the names, and return what became of them in that order."""
     done: dict[str, Outcome] = {}
 
-    def run(row: list[str], beside: bool) -> None:
+    def run(row: list[str], beside: bool = False) -> None:
         for name in row:
-            if name == NEEDS_ARCHIVES:
-                others.result()
             done[name] = run_session(name, beside)
 
+    run([name for name in names if name in FIRST])
     with ThreadPoolExecutor(1) as pool:
-        others = pool.submit(run, [name for name in names if name in BESIDE], True)
-        run([name for name in names if name not in BESIDE], False)
+        others = pool.submit(run, [name for name in names if name not in FIRST + WIDE], True)
+        run([name for name in names if name in WIDE])
         others.result()
     return [done[name] for name in names]
 

@@ -38,7 +38,7 @@ def test_make_knows_every_session_that_ci_runs():
     targets += [
         name for name in ("test", "demo") if re.search(rf"^{name}: nox\n\t\$\(NOX\) {name} ", makefile, re.MULTILINE)
     ]
-    assert len(sessions_by_default()) == 16
+    assert len(sessions_by_default()) == 18
     assert not set(sessions_by_default()) - set(targets)
 
 
@@ -78,24 +78,21 @@ def test_a_failed_session_ends_the_run_with_1(sessions, monkeypatch, capsys):
     assert sessions.main(["lint", "r"]) == 0
 
 
-def test_sessions_run_in_two_rows_and_r_after_the_archives_are_made(sessions, monkeypatch):
-    begun, ended, package = [], [], threading.Event()
+def test_sessions_run_in_two_rows_once_what_both_use_is_installed(sessions, monkeypatch):
+    begun, both = [], threading.Barrier(2, timeout=10)
 
     def run(name, beside):
         begun.append(name)
-        if name == "package":
-            # Until then only the other row can have gone on.
-            assert package.wait(10)
-        if name == "run":
-            package.set()
-        ended.append(name)
+        if name in ("test", "lint"):
+            both.wait()
         return name
 
     monkeypatch.setattr(sessions, "run_session", run)
     assert sessions.run_sessions(sessions_by_default()) == sessions_by_default()
-    assert sorted(begun) == sorted(ended) == sorted(sessions_by_default())
-    assert begun.index("r") > max(ended.index(name) for name in sessions.BESIDE)
-    assert set(sessions.BESIDE) < set(sessions_by_default())
+    assert sorted(begun) == sorted(sessions_by_default())
+    assert tuple(begun[:2]) == sessions.FIRST
+    assert set(sessions.WIDE) < set(sessions_by_default())
+    assert begun.index("package") < min(map(begun.index, ("r", "smoke312", "smoke313")))
 
 
 def test_actions_are_pinned_by_commit():

@@ -12,6 +12,7 @@ import numpy as np
 from ..design import BatchDesign
 from ..params import ResolvedParams
 from ..result import History, Status
+from ..system.memory import zeros
 from .contracts import Assignment, Cells, Sweep
 from .convergence import passes_converged, rounds_converged
 from .flavors import FLAVORS
@@ -110,7 +111,7 @@ class Harmony:
         """Run passes until they settle, and find the correction."""
         p, objectives = self.resolved.params, []
         # A new table each round: the assignment that it becomes part of is not written over by the next one.
-        logp = np.zeros((self.schedule.n_blocks, self.design.carried.n_levels, self.resolved.n_clusters))
+        logp = zeros((self.schedule.n_blocks, self.design.carried.n_levels, self.resolved.n_clusters))
         for pass_ in range(1, p.max_iter_clustering + 1):
             if self.rules.moves_centroids:
                 Y = unit(moment)

@@ -15,6 +15,7 @@ from ..algorithm.seeding import unit
 from ..design import BatchDesign
 from ..inputs.rows import slabs
 from ..kernels import _native
+from ..system.memory import zeros
 from .native import Arithmetic, NativeCells, order, plan
 
 
@@ -48,7 +49,7 @@ class MemoryCells(NativeCells):
         target = out
         # The kernels write to an array of their own layout only.
         if not (isinstance(out, np.ndarray) and out.flags.c_contiguous and out.dtype in (np.float32, np.float64)):
-            target = np.empty((self.n_cells, self.n_features), self.precision)
+            target = zeros((self.n_cells, self.n_features), self.precision)
         sums = self._narrow(self._cells.emit(*self._tables(assigned), self._wide(W), target, moment))
         if out is None:
             self.embedding = target

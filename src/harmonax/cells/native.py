@@ -20,6 +20,7 @@ from ..design import BatchDesign
 from ..errors import InputError
 from ..kernels import _native
 from ..system.cpus import resolve_threads
+from ..system.memory import zeros
 
 # A grain, the piece of a block that one thread takes at a time: at least so many cells, and at most so many a block.
 MIN_GRAIN = 256
@@ -110,7 +111,7 @@ class NativeCells:
 
     def assignments(self, assigned: Assignment) -> np.ndarray:
         """Return R (N, K), in the cells' precision."""
-        out = np.empty((self.n_cells, len(assigned.Y)), self.precision)
+        out = zeros((self.n_cells, len(assigned.Y)), self.precision)
         self._cells.assign(*self._tables(assigned), order(self.design, self.schedule), out)
         return out
 

@@ -27,7 +27,7 @@ from ..params import HarmonyParams, ResolvedParams
 from ..result import HarmonyResult, History, Status
 from ..system.arguments import check_arguments
 from ..system.cpus import resolve_threads
-from ..system.memory import human
+from ..system.memory import human, zeros
 from ..system.progress import reporter
 from ..system.rng import seed_from
 from .budget import table_size
@@ -190,7 +190,7 @@ def harmonize(
     for name in params.without_effect():
         warn(f"{name} has no effect with flavor='{params.flavor}' and ridge='{params.ridge}'")
     if plain.n_joint == 1:
-        return _unchanged(Z, plain, params, seed, np.empty(Z.shape, dtype) if out is None or lazy else out)
+        return _unchanged(Z, plain, params, seed, zeros(Z.shape, dtype) if out is None or lazy else out)
     _check_tables(design.carried, resolved, whole.shape[1], threads)
     schedule_seed, centroid_seed = np.random.SeedSequence(seed).spawn(2)
     schedule = FixedPartition(params.n_blocks(design.n_cells), schedule_seed)
@@ -201,7 +201,7 @@ def harmonize(
     sha256 = end_digest(digest, plain) if digest is not None else None
     bound = sha256 if digest is None or design is plain else end_digest(digest, design, bound_by)
     seeding = np.random.default_rng(centroid_seed)
-    target = None if placed.result_stays else np.empty(Z.shape, dtype) if out is None or lazy else out
+    target = None if placed.result_stays else zeros(Z.shape, dtype) if out is None or lazy else out
     # The result may take the place of the embedding.
     kept_cells = held(Z, target, design)
     with contextlib.closing(cells), kept if kept is not None else contextlib.nullcontext():

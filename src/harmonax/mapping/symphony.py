@@ -32,6 +32,7 @@ from ..inputs.embedding import Embedding, Kind, read_embedding
 from ..params import HarmonyParams, ResolvedParams
 from ..system.arguments import check_arguments
 from ..system.cpus import resolve_threads
+from ..system.memory import zeros
 from ..system.validate import one_of, whole_number
 from .tables import ModelTables
 
@@ -143,7 +144,7 @@ def map_query(
     schedule = FixedPartition(1, np.random.SeedSequence(0))
     placed = make_cells(Z, layout.design, schedule, resolved, request, dtype=dtype)
     cells = placed.cells
-    target = None if placed.result_stays else np.empty(Z.shape, dtype) if out is None or lazy else out
+    target = None if placed.result_stays else zeros(Z.shape, dtype) if out is None or lazy else out
     assigned = Assignment(model.centroids, layout.log_penalty(model)[None], model.sigma)
     rounds = n_iter if layout.joint_new.any() else max(n_iter, _SETTLED)
     for round_ in range(rounds):
