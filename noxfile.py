@@ -156,7 +156,7 @@ def test(session: nox.Session) -> None:
 def thorough(session: nox.Session) -> None:
     """Run the tests that take many seconds each: killed processes, second derivatives, whole runs, training."""
     python = environment(session, *EVERYTHING, "test")
-    session.run(python, "-m", "pytest", "-m", "thorough", *PARALLEL, *session.posargs, external=True)
+    session.run(python, "-m", "pytest", "-m", "thorough and not slow", *PARALLEL, *session.posargs, external=True)
 
 
 @nox.session(python=False)

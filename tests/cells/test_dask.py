@@ -232,6 +232,7 @@ def test_what_is_asked_again_is_not_done_again(threads, monkeypatch):
     cells.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("flavor", ["harmony1", "harmony2"])
 def test_lost_partitions_are_made_anew_with_the_same_bits(flavor, threads):
     Z, design = problem()
@@ -243,6 +244,7 @@ def test_lost_partitions_are_made_anew_with_the_same_bits(flavor, threads):
         assert_same_bits(run_dask(Z, design, params, threads, kind=Losing), expected)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("flavor", "at", "passed_on"),
     [

@@ -414,6 +414,7 @@ WORK = """
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(os.name != "posix", reason="needs kill -9")
 @pytest.mark.parametrize("backend", ["disk", "memory"])
 def test_killed_at_random_moments_it_ends_with_the_same_bits(backend, tmp_path):
@@ -610,6 +611,7 @@ PEAK = """
 """
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="resident memory is measured on Linux")
 def test_the_promise_on_memory_is_kept(tmp_path):
     # 1.5 million x 40: in memory it takes 240 MB for each copy.

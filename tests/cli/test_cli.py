@@ -512,6 +512,7 @@ def test_stopped_while_computing(files):
     assert sorted(os.listdir()) == ["Z.npy", "in.h5ad", "m.csv"]
 
 
+@pytest.mark.thorough
 @posix
 @pytest.mark.parametrize(
     ("output", "limit"), [("out.h5ad", 10_000), ("out.h5ad", 0), ("out.npy", 1000), ("out.zarr", 1000)]

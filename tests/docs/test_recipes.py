@@ -54,6 +54,7 @@ def run_page(path: Path) -> None:
                 assert cli.run(arguments) == 0, f"{path.name}: {command}"
 
 
+@pytest.mark.thorough
 # What the libraries that a page calls announce for their next version is theirs to mend.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)

@@ -201,6 +201,7 @@ def test_one_batch_apart_does_not_hide_among_mixed_ones():
 # What holds whatever the data -------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 @settings(max_examples=25)
 @given(st.integers(0, 2**16), st.integers(2, 4))
 def test_names_of_levels_and_order_of_cells_change_nothing(seed: int, n_batches: int):

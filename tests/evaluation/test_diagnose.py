@@ -186,6 +186,7 @@ class TestVerdicts:
         assert "%" in d.summary
         assert 0.9 < d.numbers["neighbours_kept"] < 1
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize(
         ("theta", "verdict"), [(0.5, "fine"), (2.0, "fine"), (20.0, "over_corrected")], ids=["0.5", "2", "20"]
     )
@@ -198,6 +199,7 @@ class TestVerdicts:
         assert d.null is not None
         assert theta == 20 or d.null.neighbours_kept > 0.95
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize(
         ("name", "cell_type", "verdict"),
         [
@@ -220,6 +222,7 @@ class TestVerdicts:
         assert ("one_batch_state_unknown" in codes(d)) == (verdict == "unknown"), "most cells of stim have no label"
         assert verdict != "merged" or d.verdict == "caution"
 
+    @pytest.mark.thorough
     def test_batch_confounded_with_type_is_impossible(self, data_dir):
         adata = anndata.read_h5ad(data_dir / "cell_lines.h5ad")
         hx.pp.harmony_integrate(adata, "batch", rng=0)
@@ -228,6 +231,7 @@ class TestVerdicts:
         hx.pp.harmony_integrate(pure, "batch", rng=0)
         assert tl.diagnose(pure, label_key="cell_type").verdict == "impossible"
 
+    @pytest.mark.thorough
     def test_labels_of_one_batch_only_confound_nothing(self, data_dir):
         adata = anndata.read_h5ad(data_dir / "pbmc_sorted.h5ad")
         hx.pp.harmony_integrate(adata, "batch", rng=0)
@@ -238,6 +242,7 @@ class TestVerdicts:
         d = tl.diagnose(mixed, "batch")
         assert (d.verdict, d.summary) == ("not_needed", "There is one batch only: nothing was corrected.")
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize(("name", "keys"), [("kang_donors", ["batch", "donor"]), ("onek1k_subset", ["batch"])])
     def test_an_embedding_left_as_it_was_is_too_little_also_where_the_effect_is_mild(self, data_dir, name, keys):
         adata = anndata.read_h5ad(data_dir / f"{name}.h5ad")

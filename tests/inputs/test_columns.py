@@ -291,6 +291,7 @@ def test_donors_nested_in_two_variables_fit_as_far_as_they_are_solved():
     assert more > fast + 2 * 8 * 5_000**2
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from Linux")
 @pytest.mark.parametrize(("n_donors", "n_studies", "crossed"), [(3000, 50, False), (1200, 900, True)])
 def test_tables_take_what_was_estimated(n_donors, n_studies, crossed):

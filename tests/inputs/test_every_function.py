@@ -461,6 +461,7 @@ def folder(name, tmp_path, monkeypatch):
         model().save("model.h5")
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", [name for name in CALLS if name not in HEAVY])
 def test_every_wrong_argument_gets_one_clear_error(name, folder):
     assert not list(filter(None, (complaint(name, *case) for case in cases(name))))

@@ -76,6 +76,7 @@ def doubled_forty_times(file: h5py.File) -> None:
         group = inner
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "change",
     [
@@ -139,6 +140,7 @@ def test_a_store_holds_plain_files_only(adata, tmp_path, capsys, kind):
     assert not (tmp_path / "out.zarr").exists()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("target", [".h5ad", ".zarr", ".npy"])
 @pytest.mark.parametrize("content", ["", "[]", '{"zarr_format": 9}', "\0\1\2"])
 def test_damaged_metadata_of_a_store_is_a_bad_input(adata, tmp_path, capsys, content, target):

@@ -235,6 +235,7 @@ class TestAnyUse:
         assert float(jax.jit(call)(at)) == pytest.approx(plain, rel=1e-4, abs=1e-6)
         assert np.asarray(jax.jit(jax.vmap(call))(jnp.stack([at, at]))) == pytest.approx(plain, rel=1e-4, abs=1e-6)
 
+    @pytest.mark.thorough
     def test_cells_that_the_mask_leaves_out_count_for_nothing_whatever_they_hold(self):
         x, batch = example()
         mask = np.arange(80) < 60
@@ -365,6 +366,7 @@ class TestFaithful:
         pairs = np.repeat(x[:100], 2, axis=0)
         assert float(loss(pairs, gen.permutation(batch))) < -0.8
 
+    @pytest.mark.thorough
     def test_minimised_it_mixes_and_negated_it_does_not(self):
         batch = np.arange(120) % 2
         cells = jnp.asarray(np.random.default_rng(0).normal(size=(120, 4)) + 1.5 * batch[:, None], jnp.float32)
@@ -478,6 +480,7 @@ class TestMixing:
         chance = -2 * binom.pmf(np.arange(16), 15, 0.5) @ xlogy(seen, seen)
         assert float(BatchMixingLoss(15, 2, 1e-3)(x, batch)) == pytest.approx(counted / chance, abs=0.02)
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize(
         ("d", "apart", "optimizer"), [(2, 10, "sgd"), (2, 10, "adam"), (50, 100, "sgd"), (50, 1000, "adam")]
     )
@@ -554,6 +557,7 @@ class TestCollapse:
         for destroyed in (gen.permutation(x), 0 * x, x * [1, 0, 0]):
             assert float(loss(destroyed, x, batch)) > 0.1
 
+    @pytest.mark.thorough
     def test_it_stops_descent_on_mixing_from_destroying_the_batches(self):
         x, batch = example(120, apart=5.0)
         start = jnp.asarray(x, jnp.float32)

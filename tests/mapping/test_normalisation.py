@@ -298,6 +298,7 @@ def test_batches_that_are_numbers_are_known_however_they_are_stored(kind):
         assert sum(mapped.known.values()) == 150
 
 
+@pytest.mark.thorough
 def test_real_cells_are_known_whatever_the_totals(data_dir):
     """Kang et al. split in two: labels within 0.03 of the case with equal totals, an absent type within 5 points."""
     A = anndata.read_h5ad(data_dir / "kang_fullgenes.h5ad")

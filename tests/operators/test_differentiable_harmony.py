@@ -155,6 +155,7 @@ def test_the_public_engine_gives_the_same_for_the_same_seed():
     assert relative(op.apply(data, {})[0]["corrected_embeddings"], result.embedding) < 1e-4
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("flavor", "strengths", "converges"),
     [
@@ -232,6 +233,7 @@ class TestGradient:
             op.seed_from(data)
             check_against_differences(op, data, [*STRENGTHS, "centroids"])
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize("changes", [{}, {"n_iterations": 1, "sigma": 0.1}, {"flavor": "harmony1"}], ids=str)
     def test_goes_through_the_seeding(self, changes):
         # By default the first centroids come from the cells; in a run of one round they matter most.
@@ -246,6 +248,7 @@ class TestGradient:
             data["centroids"] = data["embeddings"][:8]
             check_against_differences(op, data, STRENGTHS)
 
+    @pytest.mark.thorough
     def test_of_grouped_rounds(self):
         # 13 rounds: 4 groups of 3, and one more.
         with jax.enable_x64(True):
@@ -253,6 +256,7 @@ class TestGradient:
             data["centroids"] = data["embeddings"][:3]
             check_against_differences(op, data, STRENGTHS)
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize("flavor", FLAVORS)
     def test_at_the_fixed_point(self, flavor):
         with jax.enable_x64(True):
@@ -261,6 +265,7 @@ class TestGradient:
             assert float(op.apply(data, {})[0]["fixed_point_change"]) < 1e-9
             check_against_differences(op, data, STRENGTHS)
 
+    @pytest.mark.thorough
     def test_with_padding_is_that_without(self):
         with jax.enable_x64(True):
             op, data = problem(100, 4, dtype=float, n_clusters=4)
@@ -375,6 +380,7 @@ def small(**changes):
     return DifferentiableHarmony(BatchCorrectionConfig(**sizes | changes), rngs=nnx.Rngs(0)), cells, labels
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("solver", ["fixed_point", "gmres"])
 def test_implicit_second_derivatives_mix_both_modes(solver):
     with jax.enable_x64(True):
@@ -428,6 +434,7 @@ class TestTraced:
             with pytest.raises(InputError, match=r"early_stop has no gradient.*early_stop=False"):
                 gradient(cells)
 
+    @pytest.mark.thorough
     def test_shard_map_takes_it_as_it_stands(self):
         op, cells, labels = small()
         mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("cells",))

@@ -162,6 +162,7 @@ class TestDiscrepancy:
 
 
 class TestOperator:
+    @pytest.mark.thorough
     def test_writes_what_it_promises_and_changes_nothing_that_it_read(self, fitted):
         data = two_batches()
         before = {name: value.copy() for name, value in data.items()}
@@ -371,6 +372,7 @@ def of_tutorial(seed):
     return DifferentiableMMDBatchCorrection(MMDBatchCorrectionConfig(n_genes=30, n_batches=2), rngs=nnx.Rngs(seed))
 
 
+@pytest.mark.thorough
 def test_corrects_the_tutorial(data_dir):
     # The hardest; docs/tutorials/three-corrections.md shows the same of the others, and is run where slow tests are.
     corrects_the_tutorial(data_dir, of_tutorial, "unbalanced", seed=0, steps=500)

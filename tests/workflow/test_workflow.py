@@ -374,6 +374,7 @@ def _no_record(a: ad.AnnData) -> None:
     del a.uns["harmonax_workflow"]
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:.*is replaced by the run's own clusters")
 @pytest.mark.parametrize(
     ("change", "first"),
@@ -731,6 +732,7 @@ def stop_after(step: str, seen: list[Done]) -> Callable[[Done], None]:
     return hook
 
 
+@pytest.mark.thorough
 def test_interrupted_after_every_step_it_ends_the_same(counts, result, tmp_path):
     done_anew: list[str] = []
     path = save(counts, tmp_path / "in.h5ad")
@@ -750,6 +752,7 @@ def test_interrupted_after_every_step_it_ends_the_same(counts, result, tmp_path)
     assert not (tmp_path / "out" / FOLDER).exists()
 
 
+@pytest.mark.thorough
 def test_other_options_do_again_what_they_change(counts, tmp_path):
     path = save(counts, tmp_path / "in.h5ad")
 
@@ -799,6 +802,7 @@ run_files(sys.argv[1], sys.argv[2], "batch", progress=hook, **OPTIONS)
 """
 
 
+@pytest.mark.thorough
 @posix
 def test_killed_it_is_taken_up_by_one_at_a_time(counts, tmp_path):
     path = save(counts, tmp_path / "in.h5ad")
@@ -939,6 +943,7 @@ def test_every_step_is_a_line_on_stderr_and_quiet_is_quiet(counts, tmp_path, cap
     assert capsys.readouterr() == ("", "")
 
 
+@pytest.mark.thorough
 @posix
 def test_sigterm_leaves_what_the_next_call_takes_up(counts, tmp_path):
     path = save(counts, tmp_path / "in.h5ad")
