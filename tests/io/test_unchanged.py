@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import anndata
@@ -288,3 +289,24 @@ def test_what_is_not_a_file_is_not_replaced(tmp_path):
     os.mkfifo(tmp_path / "out")
     with pytest.raises(OutputError, match="is a pipe"):
         staging.check_destination(tmp_path / "out", inputs=[], overwrite=True)
+
+
+def test_what_zarr_still_writes_after_an_interrupt_is_waited_for(tmp_path, monkeypatch):
+    zarr = pytest.importorskip("zarr", minversion="3")
+    sync = pytest.importorskip("zarr.core.sync")
+
+    def interrupted(*args, **kwargs):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    def write():
+        with staging.whole_or_nothing(tmp_path / "out.zarr", overwrite=False, needed=0) as (part,):
+            array = zarr.open_group(str(part), mode="w").create_array("x", shape=(4000,), chunks=(10,), dtype="f8")
+            monkeypatch.setattr(sync, "wait", interrupted)
+            # Hundreds of files, which zarr's own thread writes on.
+            array[:] = np.arange(1, 4001)
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    time.sleep(0.5)
+    assert not list(tmp_path.iterdir())

@@ -5,6 +5,7 @@ What a killed process was writing is told by its name, and removed by the next o
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import functools
@@ -14,6 +15,7 @@ import platform
 import re
 import secrets
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -63,9 +65,10 @@ def check_destination(
     probe = _part(place)
     try:
         os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        probe.unlink()
     except OSError as error:
         raise OutputError(f"{path}: cannot write in the directory {place.parent}: {error.strerror}") from None
+    finally:
+        _remove(probe)
     return place
 
 
@@ -106,11 +109,27 @@ def whole_or_nothing(*places: Path, overwrite: bool, needed: int) -> Iterator[li
                 moved += [place] if is_new else []
                 _flush_entry(place.parent)
     except BaseException as error:
+        if any(part.is_dir() for part in parts):
+            _wait_for_zarr()
         for path in (*parts, *moved):
             _remove(path)
         if _is_full(error) or (isinstance(error, OSError) and not isinstance(error, HarmonaxError)):
             raise OutputError(_explain(error, places[-1], needed)) from error
         raise
+
+
+def _wait_for_zarr() -> None:
+    """Wait until zarr 3 has written what it is still writing: an interrupt ends only the waiting for it."""
+    sync = sys.modules.get("zarr.core.sync")
+    if sync is not None:
+        sync.sync(_others())
+
+
+async def _others() -> None:
+    """Wait for the other tasks of this loop."""
+    current = asyncio.current_task()
+    if others := [task for task in asyncio.all_tasks() if task is not current]:
+        await asyncio.wait(others, timeout=60)
 
 
 def _is_full(error: BaseException) -> bool:
