@@ -25,7 +25,7 @@ import harmonax
 from harmonax.cli.report import report as report_command
 from harmonax.errors import HarmonaxError, HarmonaxWarning, InputError, MissingExtraError, MissingKeyError, OutputError
 from harmonax.evaluation.findings import Finding, Level, to_table
-from harmonax.report import write, write_report
+from harmonax.report import maps, write, write_report
 from harmonax.report.colour_codes import MISSING, category, measured
 from harmonax.report.figures import observed_to_expected
 from harmonax.report.render import environment
@@ -344,8 +344,9 @@ class TestNames:
         assert len(
             re.findall(r"\| *(?:safe|e)\b", "".join(p.read_text(encoding="utf-8") for p in pages if p.is_file()))
         ) == len(found)
-        own = {(name, "safe") for name in ("style", "section.body", "figures", "data", "script")}
-        assert found == {("page.html", *words) for words in own} | {("reproduce.html", "text", "e")}
+        own = {("page.html", name, "safe") for name in ("style", "section.body", "figures", "data", "script")}
+        own |= {("maps.html", name, "safe") for name in ("style", "body", "data", "script")}
+        assert found == own | {("reproduce.html", "text", "e")}
 
     def test_without_jinja2_the_message_says_what_installs_it(self, full, tmp_path, monkeypatch):
         environment.cache_clear()
@@ -865,3 +866,26 @@ class TestCommand:
             CliRunner().invoke(report_command, words, catch_exceptions=False)
         assert CliRunner().invoke(report_command, [*words, "--overwrite"], catch_exceptions=False).exit_code == 0
         assert CliRunner().invoke(report_command, [*words, "--quiet", "--verbose"]).exit_code == 2
+
+
+class TestMaps:
+    """The maps alone, for notebooks."""
+
+    def test_they_are_small_and_hold_the_cells_asked_for(self, adata):
+        shown = maps(corrected(adata), max_points=50, height=300)
+        assert repr(shown) == "Maps of 50 cells: a notebook shows them"
+        assert len(shown.html) < 200_000
+        assert "height: 300px" in shown._repr_html_()
+        assert '<iframe title="Maps before and after correction" sandbox="allow-scripts allow-downloads"' in (
+            shown._repr_html_()
+        )
+
+    def test_many_cells_are_a_sample_of_bounded_size(self):
+        Z = np.random.default_rng(0).normal(size=(400_000, 2)).astype(np.float32)
+        shown = maps(anndata.AnnData(obsm={"X_pca": Z, "X_pca_harmony": Z}), max_points=400_000)
+        assert len(shown.html) < 5_000_000
+        assert "The maps show a random sample of" in shown.html
+
+    def test_without_an_embedding_they_cannot_be_made(self):
+        with pytest.raises(MissingKeyError, match="has no embedding to draw"):
+            maps(anndata.AnnData(np.ones((5, 2), np.float32)))

@@ -12,7 +12,7 @@ import pytest
 from test_report import HOSTILE, corrected, with_genes
 
 import harmonax
-from harmonax.report import write_report
+from harmonax.report import maps, write_report
 
 pytest.importorskip("plotly")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -463,3 +463,27 @@ def test_axe_finds_no_violation(full, browser, tmp_path, width, scheme):
     context.close()
     assert len(found["passes"]) > 30
     assert not [(v["id"], v["nodes"][0]["html"]) for v in found["violations"]]
+
+
+def test_a_notebook_shows_the_maps_alone_and_names_do_nothing_to_it(full, browser, tmp_path):
+    full.obs[HOSTILE[1]] = pd.Categorical(full.obs["batch"].astype(str).map(dict(zip("abc", HOSTILE, strict=False))))
+    notebook, wrong = tmp_path / "notebook.html", []
+    notebook.write_text(f"<p id=mine>{maps(full, color_by=['batch', HOSTILE[1]])._repr_html_()}</p>", encoding="utf-8")
+    page = browser.new_page()
+    page.on("pageerror", lambda e: wrong.append(f"error: {e}"))
+    page.on("dialog", lambda d: (wrong.append(f"dialog: {d.message}"), d.dismiss()))
+    page.on("request", lambda r: wrong.append(f"request: {r.url}") if r.url != notebook.as_uri() else None)
+    page.goto(notebook.as_uri())
+    frame = page.frames[1]
+    until(frame, "document.querySelectorAll('.map canvas').length === 4")
+    before = pictures(frame)
+    assert all(len(picture) > 5000 for picture in before)
+    frame.select_option("#colour", label=HOSTILE[1])
+    assert pictures(frame) != before
+    assert HOSTILE[0] in frame.inner_text("#legend")
+    # Sandboxed: what a name might smuggle in cannot reach the notebook.
+    assert frame.evaluate("() => { try { return parent.document.title } catch (error) { return error.name } }") == (
+        "SecurityError"
+    )
+    page.close()
+    assert not wrong

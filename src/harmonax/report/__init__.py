@@ -1,6 +1,7 @@
 """The report: one HTML file that opens anywhere, without a network, and says whether to trust a correction.
 
     write.py        `write_report`: from an AnnData, or a file, to the page
+    frame.py        `maps`: its maps alone, in a notebook
     parts.py        what the page needs of an AnnData or a file, without reading all of X
     points.py       cells of the maps, sampled and packed to fit the page
     colour_codes.py what the maps can be coloured by
@@ -19,6 +20,7 @@ Knows what the tools store in `uns`, not the tools: whatever part is missing, th
 
 from __future__ import annotations
 
+from .frame import Maps, maps
 from .write import write_report
 
-__all__ = ["write_report"]
+__all__ = ["Maps", "maps", "write_report"]

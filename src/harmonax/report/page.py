@@ -26,12 +26,17 @@ def page(head: dict[str, Any], sections: list[Section], figures: list[dict[str, 
     """
     own = ("maps.js", "map-tools.js", "tables.js", "charts.js")
     scripts = [need("plotly.offline", "workflow").get_plotlyjs(), *map(_file, own)]
-    # A page's line ends are read as "\n", and the policy's hashes are of what is read.
-    scripts = [script.replace("\r\n", "\n").replace("\r", "\n") for script in scripts]
     drawn = embedded(figures)
     bare = _fill(head, sections, scripts, drawn, points)
     points.fit(LIMIT - len(bare.encode()) - len(embedded({})))
     return _fill(head, sections, scripts, drawn, points, embedded(points.packed()))
+
+
+def maps_page(section: Section, points: Points, limit: int) -> str:
+    """Return a page of the maps alone, of about `limit` bytes at most."""
+    scripts = [_file("maps.js"), _file("map-tools.js")]
+    points.fit(limit)
+    return _rendered("maps.html", scripts, body=section.body(points), data=embedded(points.packed()))
 
 
 def embedded(value: Any) -> str:
@@ -57,17 +62,15 @@ def _fill(
     data: str = "null",
 ) -> str:
     shown = [{"anchor": s.anchor, "title": s.title, "body": s.body(points)} for s in sections]
-    return render(
-        "page.html",
-        **head,
-        version=__version__,
-        hashes=[base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts],
-        style=_file("page.css"),
-        sections=shown,
-        figures=figures,
-        data=data,
-        scripts=scripts,
-    )
+    return _rendered("page.html", scripts, **head, version=__version__, sections=shown, figures=figures, data=data)
+
+
+def _rendered(template: str, scripts: list[str], **values: Any) -> str:
+    """Return a template filled in, with scripts that its policy lets run."""
+    # A page's line ends are read as "\n", and the policy's hashes are of what is read.
+    scripts = [script.replace("\r\n", "\n").replace("\r", "\n") for script in scripts]
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    return render(template, hashes=hashes, style=_file("page.css"), scripts=scripts, **values)
 
 
 def _file(name: str) -> str:

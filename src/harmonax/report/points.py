@@ -14,6 +14,7 @@ import numpy as np
 from ..errors import InputError, MissingKeyError, nearest
 from ..pl.palette import BLUE, DIMMED, FAINT, MISSING, VIRIDIS
 from ..pp.correctors import CORRECTORS, Corrector
+from ..system.validate import listed
 from .colour_codes import Column, category, is_category, is_worth_showing, measured, pack
 from .markers import top_markers
 from .parts import Parts
@@ -117,8 +118,8 @@ def points_of(
     MissingKeyError
         If a column or gene that was asked for is not there.
     """
-    names = _wanted_columns(parts, color_by)
-    chosen = _wanted_genes(parts, genes)
+    genes = _names(genes)
+    names, chosen = _wanted_columns(parts, _names(color_by)), _wanted_genes(parts, genes)
     maps, others = choose_maps(parts), other_maps(parts)
     total = len(parts.obs)
     # In random order, so that no batch lies on top of the others and any first part is a sample, too.
@@ -135,6 +136,10 @@ def points_of(
     places = [_steps(parts.obsm[m.key][rows]) for m in [*maps, *others]]
     barcodes = [str(name) for name in parts.obs.index[rows]]
     return Points(maps, columns, len(rows), total, places, barcodes, others)
+
+
+def _names(asked: Sequence[str] | None) -> list[str] | None:
+    return None if asked is None else [str(name) for name in listed(asked)]
 
 
 def _column(parts: Parts, name: str, group: str, rows: np.ndarray) -> Column:

@@ -11,7 +11,7 @@ from ..errors import HarmonaxError, InputError, warn
 from ..io import Unchanged, check_destination, whole_or_nothing
 from ..system.arguments import check_arguments
 from ..system.rng import seed_from
-from ..system.validate import listed, whole_number
+from ..system.validate import whole_number
 from .figures import Figures
 from .page import page
 from .parts import Parts, parts_of
@@ -94,7 +94,7 @@ def write_report(
     place = check_destination(path, inputs=inputs, overwrite=overwrite)
     unchanged = Unchanged(*inputs)
     parts = parts_of(adata)
-    points = points_of(parts, _list(color_by), _list(genes), max_points, seed_from(rng))
+    points = points_of(parts, color_by, genes, max_points, seed_from(rng))
     figures = Figures()
     made = [_made(make, parts, points, figures) for make in SECTIONS]
     sections = [section for section in made if section is not None]
@@ -133,7 +133,3 @@ def _run(parts: Parts) -> list[tuple[str, str]]:
     said = ", ".join(inputs[:5]) + (f" and {len(inputs) - 5} more" if len(inputs) > 5 else "")
     facts = (("Input", said), ("Date", str(own.get("started", ""))), ("Command", str(own.get("command", ""))))
     return [(name, value) for name, value in facts if value]
-
-
-def _list(names: Sequence[str] | None) -> list[str] | None:
-    return None if names is None else [str(name) for name in listed(names)]
