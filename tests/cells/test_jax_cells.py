@@ -183,6 +183,7 @@ with jax_kernels.x64(False):
 """
 
 
+@pytest.mark.thorough
 def test_two_devices_agree_with_one_and_exchange_nothing():
     folder = Path(__file__).parent
     path = os.pathsep.join([str(folder), str(folder.parent), os.environ.get("PYTHONPATH", "")])

@@ -44,6 +44,7 @@ def test_every_option_in_its_text_exists():
     assert not used - known - {"--version", "--help"}
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_every_command_runs(tmp_path, monkeypatch):
     for module in ("igraph", "umap", "plotly", "scib_metrics"):

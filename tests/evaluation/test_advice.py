@@ -14,6 +14,8 @@ from harmonax.evaluation.findings import Finding
 from harmonax.evaluation.scores.choice import Judge
 from harmonax.evaluation.verdict import overall
 
+pytestmark = pytest.mark.thorough
+
 
 def made(shift: float = 4.0, n: int = 360, seed: int = 0) -> anndata.AnnData:
     """Three types in two batches of equal size, the second of them shifted in every feature."""

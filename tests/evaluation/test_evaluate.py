@@ -198,6 +198,7 @@ def test_equal_cells_and_constant_dimensions_have_scores():
 # ---- with labels ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.thorough
 def test_equals_scib_metrics_called_by_hand(small, scored):
     import scib_metrics as sm
     from scib_metrics.nearest_neighbors import pynndescent
@@ -233,6 +234,7 @@ def quality(data_dir) -> ModuleType:
     return module
 
 
+@pytest.mark.thorough
 def test_equals_the_scores_everybody_uses(data_dir, quality):
     a = read(data_dir / "pancreas_3prot.h5ad")
     a.obs["cell_type"] = a.obs["cell_type"].astype(str).where(np.arange(a.n_obs) % 20 > 0, "Unlabelled")

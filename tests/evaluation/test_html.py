@@ -34,6 +34,7 @@ def test_a_finding_without_advice_has_no_line_of_it():
     assert "<br>" not in without
 
 
+@pytest.mark.thorough
 def test_what_the_tools_return_shows_its_verdict():
     adata = simulate(300, np.random.default_rng(0))
     prepare(adata)

@@ -172,6 +172,7 @@ class TestCommand:
         assert run(["integrate", f"{folder}/ref.h5ad", "-o", f"{folder}/out.h5ad", *arguments]) == 0
         return folder
 
+    @pytest.mark.thorough
     @pytest.mark.parametrize("zarr_format", [2, 3])
     @pytest.mark.parametrize(("read", "suffix"), [(".h5ad", ".h5ad"), (".h5ad", ".zarr"), (".zarr", ".zarr")])
     # What anndata and zarr announce of their own formats.

@@ -14,6 +14,9 @@ import pytest
 import harmonax as hx
 from harmonax.report import write_report
 
+pytestmark = pytest.mark.thorough
+
+
 for name in ("scib_metrics", "sklearn", "jinja2"):
     pytest.importorskip(name, reason="needs harmonax[workflow]")
 

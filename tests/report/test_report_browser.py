@@ -450,6 +450,7 @@ def test_dark_colours_follow_the_system_and_the_button(full, browser, tmp_path):
     page.close()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(("width", "scheme"), [(1400, "light"), (820, "light"), (390, "dark")])
 def test_axe_finds_no_violation(full, browser, tmp_path, width, scheme):
     package = pytest.importorskip("axe_playwright_python", reason="axe-playwright-python is not installed")

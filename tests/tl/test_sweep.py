@@ -275,6 +275,7 @@ class TestCommand:
 
 
 class TestOnePage:
+    @pytest.mark.thorough
     @pytest.mark.parametrize("swept", [False, True])
     @pytest.mark.parametrize("theta", [0.0, 60.0])
     def test_never_more_and_less_theta(self, cells, theta, swept):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+
 pytest.importorskip("jax", reason="pip install 'harmonax[jax]'")
 pytest.importorskip("flax", reason="pip install 'harmonax[jax]'")
 pytest.importorskip("optax", reason="pip install 'harmonax[jax]'")
@@ -23,6 +24,8 @@ from harmonax.errors import InputError, MissingKeyError
 from harmonax.evaluation.entropy import chance_entropy, neighbourhood_entropy
 from harmonax.tl.tune import Tuning, tune
 from harmonax.training.strength import StrengthConfig, learn_strength
+
+pytestmark = pytest.mark.thorough
 
 # Nearly all the time is compilation, and one serves each shape, start and seed: they are the same throughout.
 N = 120

@@ -73,6 +73,7 @@ def weighed(found, **weights):
 
 
 class TestTrainEncoder:
+    @pytest.mark.thorough
     def test_writes_what_it_returns(self, trained):
         adata, found = trained
         np.testing.assert_array_equal(adata.obsm["X_encoder"], found.embedding)
@@ -94,6 +95,7 @@ class TestTrainEncoder:
         expected = weighed(found, mixing=1.0, clustering=0.1)
         assert found.fitted.history["total"][0] == pytest.approx(expected, rel=1e-4)
 
+    @pytest.mark.thorough
     def test_presets_weigh_differently(self, adata, trained):
         found = train_encoder(adata, "batch", preset="clear_types", **QUICK)
         expected = weighed(found, reconstruction=60, mixing=0.3, clustering=1.0)
@@ -123,6 +125,7 @@ class TestTrainEncoder:
         with pytest.raises(FileFormatError, match="not a DifferentiableMMDBatchCorrection"):
             DifferentiableMMDBatchCorrection.load(tmp_path / "encoder.h5")
 
+    @pytest.mark.thorough
     def test_minibatches_may_be_of_one_batch(self, adata):
         found = train_encoder(adata, "batch", one_batch=1.0, **{**QUICK, "batch_size": 40})
         # There is nothing to mix in them, and so nothing to lose.

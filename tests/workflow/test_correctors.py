@@ -36,6 +36,7 @@ def counts() -> ad.AnnData:
 
 
 # Trained for a few steps, a correction is over-corrected, and says so.
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore:(mmd|wgan). :harmonax.errors.HarmonaxWarning")
 @pytest.mark.parametrize("name", CORRECTORS)
 def test_every_corrector_goes_from_counts_to_files(counts, tmp_path, monkeypatch, name):
@@ -113,6 +114,7 @@ def test_a_missing_package_is_named_before_any_work(counts, tmp_path, monkeypatc
     assert not seen
 
 
+@pytest.mark.thorough
 def test_tune_corrects_with_what_the_sweep_chooses(counts, tmp_path):
     few = QUICK | {"skip": (*QUICK["skip"], "evaluate", "diagnose")}
     counts.write_h5ad(tmp_path / "in.h5ad")

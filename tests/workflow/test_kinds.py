@@ -42,6 +42,7 @@ def cells(n=240, types=True, seed=0):
 
 
 class TestFeatures:
+    @pytest.mark.thorough
     def test_genes_alone_are_run_and_the_rest_is_said(self):
         adata = cells()
         says = r"95 of 215 features are left aside: 80 'Peaks', 15 'Antibody Capture'.*feature_type="

@@ -49,6 +49,7 @@ def test_a_run_says_what_is_missing_before_any_work(counts):
         run(counts.copy(), "batch", **QUICK)
 
 
+@pytest.mark.thorough
 @pytest.mark.usefixtures("without_igraph")
 def test_a_run_without_clusters(counts):
     with pytest.warns(HarmonaxWarning, match="igraph"):
