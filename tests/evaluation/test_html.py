@@ -5,6 +5,7 @@ from __future__ import annotations
 import xml.etree.ElementTree as ET
 
 import numpy as np
+import pytest
 
 import harmonax as hx
 from harmonax.datasets import prepare, simulate

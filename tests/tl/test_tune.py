@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-
 pytest.importorskip("jax", reason="pip install 'harmonax[jax]'")
 pytest.importorskip("flax", reason="pip install 'harmonax[jax]'")
 pytest.importorskip("optax", reason="pip install 'harmonax[jax]'")
