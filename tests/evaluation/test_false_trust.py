@@ -13,6 +13,8 @@ from harmonax.evaluation.after.structure import alignment
 from harmonax.evaluation.after.types import blended, merged, type_table
 from harmonax.evaluation.neighbours import Neighbourhoods, nearest_cells
 
+pytestmark = pytest.mark.thorough
+
 
 def made(counts: dict[tuple[str, str], int], shift: float = 9.0, seed: int = 0) -> anndata.AnnData:
     """Return cells of (batch, type) with the right correction: types 4 apart in 12 dimensions, batches shifted."""
@@ -47,7 +49,6 @@ def test_the_right_correction_is_trusted(label_key):
     assert (code, warnings) == ("trust", set())
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("label_key", ["kind", None])
 @pytest.mark.parametrize("how", ["mirrored", "mirrored in two axes", "turned", "permuted"])
 def test_a_batch_that_was_turned_in_itself_is_not_trusted(how, label_key):
@@ -94,7 +95,6 @@ def test_what_batches_explain_of_a_type_is_no_doubtful_move():
     assert "groups_moved" not in said(adata)[1]
 
 
-@pytest.mark.thorough
 @pytest.mark.parametrize("n", [12, 20, 30])
 def test_a_rare_type_scattered_among_others_is_found(n):
     adata = made(EVEN | {("a", "X"): n})

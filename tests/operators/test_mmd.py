@@ -33,6 +33,8 @@ from harmonax.operators.latent.discrepancy import (
 from harmonax.operators.latent.mmd import DifferentiableMMDBatchCorrection, MMDBatchCorrectionConfig
 from harmonax.pp import mmd_integrate
 
+pytestmark = pytest.mark.thorough
+
 
 def operator(n_genes: int = 8, seed: int = 0, **options) -> DifferentiableMMDBatchCorrection:
     sizes = {"n_genes": n_genes, "hidden_dim": 16, "latent_dim": 4, "n_batches": 2} | options
@@ -162,7 +164,6 @@ class TestDiscrepancy:
 
 
 class TestOperator:
-    @pytest.mark.thorough
     def test_writes_what_it_promises_and_changes_nothing_that_it_read(self, fitted):
         data = two_batches()
         before = {name: value.copy() for name, value in data.items()}
@@ -372,7 +373,6 @@ def of_tutorial(seed):
     return DifferentiableMMDBatchCorrection(MMDBatchCorrectionConfig(n_genes=30, n_batches=2), rngs=nnx.Rngs(seed))
 
 
-@pytest.mark.thorough
 def test_corrects_the_tutorial(data_dir):
     # The hardest; docs/tutorials/three-corrections.md shows the same of the others, and is run where slow tests are.
     corrects_the_tutorial(data_dir, of_tutorial, "unbalanced", seed=0, steps=500)

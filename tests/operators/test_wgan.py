@@ -23,6 +23,8 @@ from harmonax.operators.latent.critic import Critic
 from harmonax.operators.latent.wgan import DifferentiableWGANBatchCorrection, WGANBatchCorrectionConfig
 from harmonax.pp import wgan_integrate
 
+pytestmark = pytest.mark.thorough
+
 
 def operator(n_genes: int = 8, seed: int = 0, **options) -> DifferentiableWGANBatchCorrection:
     sizes = {"n_genes": n_genes, "hidden_dim": 16, "latent_dim": 4, "n_batches": 2, "discriminator_hidden_dim": 16}
@@ -95,7 +97,6 @@ class TestCritic:
 
 
 class TestOperator:
-    @pytest.mark.thorough
     def test_writes_what_it_promises_and_changes_nothing_that_it_read(self, fitted):
         data = two_batches()
         before = {name: value.copy() for name, value in data.items()}
@@ -269,7 +270,6 @@ def test_corrects_the_tutorial_for_2000_steps(data_dir, variant, seed):
     corrects_the_tutorial(data_dir, variant, seed, steps=2000)
 
 
-@pytest.mark.thorough
 def test_the_front_writes_latent_corrected_expression_and_how():
     data = two_batches()
     obs = pd.DataFrame({"batch": np.where(data["batch_labels"] == 0, "a", "b")}, index=[f"c{i}" for i in range(60)])

@@ -23,6 +23,8 @@ from harmonax.operators import DifferentiableMMDBatchCorrection
 from harmonax.training.encoder import EncoderConfig, HarmonyEncoder, TrainedEncoder, train_encoder
 from harmonax.training.scaling import scaled_log_counts
 
+pytestmark = pytest.mark.thorough
+
 TINY = EncoderConfig(n_genes=50, hidden_dim=8, latent_dim=4, n_clusters=3, n_iterations=1)
 QUICK = {"config": TINY, "steps": 3, "batch_size": 90, "progress": False}
 
@@ -73,7 +75,6 @@ def weighed(found, **weights):
 
 
 class TestTrainEncoder:
-    @pytest.mark.thorough
     def test_writes_what_it_returns(self, trained):
         adata, found = trained
         np.testing.assert_array_equal(adata.obsm["X_encoder"], found.embedding)
@@ -95,7 +96,6 @@ class TestTrainEncoder:
         expected = weighed(found, mixing=1.0, clustering=0.1)
         assert found.fitted.history["total"][0] == pytest.approx(expected, rel=1e-4)
 
-    @pytest.mark.thorough
     def test_presets_weigh_differently(self, adata, trained):
         found = train_encoder(adata, "batch", preset="clear_types", **QUICK)
         expected = weighed(found, reconstruction=60, mixing=0.3, clustering=1.0)
@@ -125,7 +125,6 @@ class TestTrainEncoder:
         with pytest.raises(FileFormatError, match="not a DifferentiableMMDBatchCorrection"):
             DifferentiableMMDBatchCorrection.load(tmp_path / "encoder.h5")
 
-    @pytest.mark.thorough
     def test_minibatches_may_be_of_one_batch(self, adata):
         found = train_encoder(adata, "batch", one_batch=1.0, **{**QUICK, "batch_size": 40})
         # There is nothing to mix in them, and so nothing to lose.

@@ -22,6 +22,8 @@ from harmonax.workflow import Done, inputs, run, run_files
 from harmonax.workflow import out_of_core as beyond
 from harmonax.workflow.outputs import RESULT
 
+pytestmark = pytest.mark.thorough
+
 pytest.importorskip("scanpy")
 pytest.importorskip("igraph")
 pytest.importorskip("umap")
