@@ -206,6 +206,7 @@ CALLS = {
         "table": pd.DataFrame({"a": [1.0, 2.0], "b": [2.0, 1.0], "n": ["p", "q"]}),
         "x": "a", "y": "b", "label": "n", "chosen": "p", "show": False,
     },
+    "report.maps": lambda: {"adata": done()},
     "report.write_report": lambda: {"adata": done(), "path": "r.html"},
     "demo.run_demo": lambda: {"out_dir": "demo", "n_cells": 5, "quiet": True},
     "datasets.prepare": lambda: {"adata": cells(), "n_genes": 4, "n_components": 2},

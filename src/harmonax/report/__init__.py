@@ -20,7 +20,7 @@ Knows what the tools store in `uns`, not the tools: whatever part is missing, th
 
 from __future__ import annotations
 
-from .frame import Maps, maps
+from .frame import maps
 from .write import write_report
 
-__all__ = ["Maps", "maps", "write_report"]
+__all__ = ["maps", "write_report"]
