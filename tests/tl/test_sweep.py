@@ -289,3 +289,18 @@ class TestOnePage:
             page = str(hx.tl.diagnose(cells, label_key=labels)).lower().replace("\n", " ")
             more = "raise theta" in page or "would mix this" in page
             assert not (more and "lower theta" in page)
+
+
+def test_mixing_is_judged_within_protected_levels():
+    gen = np.random.default_rng(0)
+    batch, condition = gen.integers(0, 2, 400), gen.integers(0, 2, 400)
+    batch = np.where(gen.random(400) < 0.8, condition, batch)
+    # Conditions apart, as they should be, and batches mixed within each; then batches apart within them too.
+    right = gen.normal(size=(400, 5)) + 20 * condition[:, None]
+    wrong = right + 100 * batch[:, None]
+    over_all, within = (Judge.of(right, batch, 1000, 0, groups) for groups in (None, condition))
+    assert within.scores(right)["mixing"] > 0.95
+    assert over_all.scores(right)["mixing"] < 0.5
+    assert within.scores(wrong)["mixing"] < 0.1
+    # One level is as none.
+    assert Judge.of(right, batch, 1000, 0, np.zeros(400, int)).scores(right) == over_all.scores(right)

@@ -307,3 +307,23 @@ class TestCommand:
         assert cli.run(["tune", "--help"]) == 0
         assert isinstance(cli.cli.commands["tune"], click.Command)
         assert "--max-cells" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("few_runs")
+def test_what_must_stay_and_covariates_are_passed_on(cells):
+    gen = np.random.default_rng(0)
+    cells.obs["condition"], cells.obs["depth"] = np.tile(["x", "x", "y", "y"], N // 4), gen.normal(size=N)
+    roles = {"reference": "a", "protect": "condition", "covariates": "depth"}
+    before = cells.obsm["X_pca"].copy()
+    found = tune(cells, "batch", **{**QUICK, "weights": 1.0, "steps": 2}, **roles)
+    stays = (cells.obs["batch"] == "a").to_numpy()
+    np.testing.assert_array_equal(cells.obsm["X_pca_harmony"][stays].astype(np.float32), before[stays])
+    record = cells.uns["harmonax"]
+    assert (record["protect"], list(record["covariates"])) == ("condition", ["depth"])
+    assert record["reference"]["level"] == ["a"]
+    # Learned with them: without, the first loss is another.
+    first = found.history["loss"].iloc[0]
+    plain = learn_strength(
+        before, (cells.obs["batch"] == "b").to_numpy().astype(int), dataclasses.replace(SMALL, steps=0)
+    )
+    assert abs(first - plain.history["loss"].iloc[0]) > 1e-3

@@ -6,10 +6,11 @@ covariates alike, and what is left of both gives their coefficients (Frisch and 
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from ..design import BatchDesign
-from ..params import ResolvedParams
 
 # Penalty of a covariate relative to that of batches: one slope for a whole cluster needs less than a level's mean.
 _PENALTY = 0.1
@@ -21,44 +22,45 @@ def unfold(S: np.ndarray, n_covariates: int) -> tuple[np.ndarray, np.ndarray]:
     return S[:, :, 0], S[:, :, 1:]
 
 
-def slopes(
-    design: BatchDesign,
-    resolved: ResolvedParams,
-    S: np.ndarray,
-    products: np.ndarray,
-    cluster_mass: np.ndarray,
-    active: np.ndarray,
-    keep: np.ndarray,
-    W: np.ndarray,
-    W0: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+class Products(NamedTuple):
+    """Sums of the covariates over a cluster's cells that take part, weighted by R."""
+
+    by_level: Any  # (B, K, C): x^T R X, by level
+    total: Any  # (K, C): the same with the intercept
+    own: Any  # (K, C, d + C): x^T R [Z, x]
+
+
+def products_of(
+    design: BatchDesign, S: np.ndarray, products: np.ndarray, active: np.ndarray, keep: np.ndarray
+) -> Products:
+    """Return the sums from what `unfold` returns, the joint levels that take part (J, K), and kept levels (B, K)."""
+    x_sums = S[:, :, -len(design.covariates) :] * active[:, :, None]
+    own = np.einsum("jkcq,jk->kcq", products, active.astype(np.float64))
+    return Products(design.fold(x_sums) * keep[:, :, None], x_sums.sum(axis=0), own)
+
+
+def slopes(found: Products, lam: Any, W: Any, W0: Any, xp: Any = np) -> tuple[Any, Any, Any]:
     """Return the covariates' coefficients (C, K, d), and those of levels (B, K, d) and intercept (K, d) beside them.
 
     W and W0 are the levels' coefficients of both Z and x, as if there were no covariates. With X for the intercept and
     levels, w = (x^T R x + lambda - x^T R X V)^-1 (x^T R Z - x^T R X U), where U and V are those of Z and of x.
     """
-    d = S.shape[2] - len(design.covariates)
-    x_sums = S[:, :, d:] * active[:, :, None]
-    # x^T R X: by level, and the intercept's.
-    by_level = design.fold(x_sums) * keep[:, :, None]
-    explained = np.einsum("bkc,bkq->kcq", by_level, W) + np.einsum("kc,kq->kcq", x_sums.sum(axis=0), W0)
-    left = np.einsum("jkcq,jk->kcq", products, active.astype(np.float64)) - explained
-    lam = penalty(resolved, cluster_mass)
-    system = left[:, :, d:] + lam[:, None, None] * np.eye(len(design.covariates))
-    w = np.linalg.solve(system, left[:, :, :d])
-    W, W0 = W[:, :, :d] - _times(W[:, :, d:], w), W0[:, :d] - _times(W0[None, :, d:], w)[0]
-    return np.ascontiguousarray(w.transpose(1, 0, 2)), W, W0
+    n_covariates = found.total.shape[1]
+    d = W.shape[2] - n_covariates
+    explained = xp.einsum("bkc,bkq->kcq", found.by_level, W) + xp.einsum("kc,kq->kcq", found.total, W0)
+    left = found.own - explained
+    system = left[:, :, d:] + lam[:, None, None] * xp.eye(n_covariates)
+    w = xp.linalg.solve(system, left[:, :, :d])
+    times = lambda V: xp.einsum("bkc,kcd->bkd", V, w)  # noqa: E731
+    W, W0 = W[:, :, :d] - times(W[:, :, d:]), W0[:, :d] - times(W0[None, :, d:])[0]
+    return w.transpose(1, 0, 2), W, W0
 
 
-def penalty(resolved: ResolvedParams, cluster_mass: np.ndarray) -> np.ndarray:
+def penalty(resolved: Any, cluster_mass: Any, xp: Any = np) -> Any:
     """Return lambda of a covariate in every cluster, (K,); its expected sum of squares is the cluster's mass."""
     params = resolved.params
     if params.ridge == "dynamic":
         lam = params.alpha * _PENALTY * cluster_mass
     else:
-        lam = np.full(len(cluster_mass), _PENALTY * resolved.ridge_lambda.min())
-    return np.where(lam > 0, lam, 1.0)
-
-
-def _times(V: np.ndarray, w: np.ndarray) -> np.ndarray:
-    return np.einsum("bkc,kcd->bkd", V, w)
+        lam = xp.full(len(cluster_mass), _PENALTY * resolved.ridge_lambda.min())
+    return xp.where(lam > 0, lam, 1.0)

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from ..design import BatchDesign
 from ..params import Flavor
 from .flavors import FLAVORS
 
@@ -29,14 +28,12 @@ def expected(Pr: Any, cluster_mass: Any) -> Any:
     return Pr[:, None] * cluster_mass[None, :]
 
 
-def expected_mass(
-    design: BatchDesign, O: np.ndarray, cluster_mass: np.ndarray, rows: slice = slice(None)
-) -> np.ndarray:
+def expected_mass(design: Any, O: Any, cluster_mass: Any, rows: slice = slice(None), xp: Any = np) -> Any:
     """Return E_kb for these rows of the batch levels, from the mass O of all levels.
 
     With a protected variable it is conditional: E_kb = sum_c Pr(b | c) O_kc.
     """
     if design.protects:
         of_protected = O[design.n_batch_levels : design.n_levels]
-        return np.einsum("bc,ck->bk", design.shares_given_protected[rows], of_protected)
+        return xp.einsum("bc,ck->bk", design.shares_given_protected[rows], of_protected)
     return expected(design.level_shares[rows], cluster_mass)

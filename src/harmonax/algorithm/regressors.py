@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..design import BatchDesign
-from ..params import ResolvedParams
 from .penalty import expected_mass
 
 # Penalty of a protected variable's levels relative to that of batches: enough to tell them from the intercept.
@@ -25,8 +24,8 @@ _TO_REFERENCE = 0.5
 class Anchor(NamedTuple):
     """Cells of a reference that is held fixed: they carry the intercept and no level (Kang et al. 2021)."""
 
-    mass: np.ndarray  # (K,): N_k = sum_i R_ik
-    moment: np.ndarray  # (K, d): C_k = sum_i R_ik Zc_i
+    mass: Any  # (K,): N_k = sum_i R_ik
+    moment: Any  # (K, d): C_k = sum_i R_ik Zc_i
 
 
 def kept_levels(design: Any, O: Any, threshold: float | None, xp: Any = np) -> tuple[Any, Any]:
@@ -47,34 +46,34 @@ def kept_levels(design: Any, O: Any, threshold: float | None, xp: Any = np) -> t
 class _Levels(NamedTuple):
     """As much of a design as `kept_levels` reads."""
 
-    offsets: np.ndarray
-    level_counts: np.ndarray
+    offsets: Any
+    level_counts: Any
 
 
-def kept_columns(design: BatchDesign, O: np.ndarray, threshold: float | None) -> tuple[np.ndarray, np.ndarray]:
+def kept_columns(design: Any, O: Any, threshold: float | None, xp: Any = np) -> tuple[Any, Any]:
     """Return what `kept_levels` does of the batch levels, but those of the reference, and which others are there."""
     batch, n = slice(design.n_batch_levels), design.n_batch_variables
     counts = design.level_counts
-    keep, skipped = kept_levels(_Levels(design.offsets[: n + 1], counts[batch]), O[batch], threshold)
-    keep[list(design.reference)] = False
+    keep, skipped = kept_levels(_Levels(design.offsets[: n + 1], counts[batch]), O[batch], threshold, xp)
+    keep &= ~np.isin(np.arange(batch.stop), design.reference)[:, None]
     protected = O[batch.stop :] / counts[batch.stop :, None]
-    return np.concatenate([keep, protected > (-1 if threshold is None else threshold)]), skipped
+    return xp.concatenate([keep, protected > (-1 if threshold is None else threshold)]), skipped
 
 
-def penalties(design: BatchDesign, resolved: ResolvedParams, O: np.ndarray, cluster_mass: np.ndarray) -> np.ndarray:
+def penalties(design: Any, resolved: Any, O: Any, cluster_mass: Any, xp: Any = np) -> Any:
     """Return lambda of every level in every cluster, (B, K)."""
     batch = slice(design.n_batch_levels)
     if resolved.params.ridge == "dynamic":
         alpha = resolved.params.alpha * (_TO_REFERENCE if design.reference else 1.0)
-        lam = alpha * expected_mass(design, O, cluster_mass, batch)
+        lam = alpha * expected_mass(design, O, cluster_mass, batch, xp)
         # Nothing is expected of a batch whose protected levels are not there.
-        lam = np.where(lam > 0, lam, 1.0)
+        lam = xp.where(lam > 0, lam, 1.0)
         protected = resolved.params.alpha * _PROTECTED * cluster_mass
     else:
-        lam = np.repeat(resolved.ridge_lambda[:, None], O.shape[1], axis=1)
-        protected = np.full(O.shape[1], _PROTECTED * resolved.ridge_lambda.min())
+        lam = xp.repeat(resolved.ridge_lambda[:, None], O.shape[1], axis=1)
+        protected = xp.full(O.shape[1], _PROTECTED * resolved.ridge_lambda.min())
     n_protected = design.n_levels - design.n_batch_levels
-    return np.concatenate([lam, np.tile(np.where(protected > 0, protected, 1.0), (n_protected, 1))])
+    return xp.concatenate([lam, xp.tile(xp.where(protected > 0, protected, 1.0), (n_protected, 1))])
 
 
 def held(

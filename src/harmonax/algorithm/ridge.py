@@ -16,7 +16,7 @@ import numpy as np
 from ..design import BatchDesign
 from ..kernels import _native
 from ..params import ResolvedParams
-from .covariates import slopes, unfold
+from .covariates import penalty, products_of, slopes, unfold
 from .regressors import Anchor, held, kept_columns, penalties
 
 # A pivot below this share of its diagonal entry means that the system is singular to rounding.
@@ -79,7 +79,9 @@ def ridge(
             design, S, O_joint, active, lam, keep, anchor, explicit
         )
     if n_covariates:
-        w, W, W0 = slopes(design, resolved, S, products, cluster_mass, active, keep, W, W0)
+        found = products_of(design, S, products, active, keep)
+        w, W, W0 = slopes(found, penalty(resolved, cluster_mass), W, W0)
+        w = np.ascontiguousarray(w)
         w[:, skipped] = 0.0
     W[:, skipped] = 0.0
     W = design.applied(W)

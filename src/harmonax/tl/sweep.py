@@ -127,7 +127,7 @@ def sweep(
     combine_keys, missing, allow_many_levels
         How batch columns are read: see `harmonax.pp.harmony_integrate`.
     reference, protect, covariates
-        As in `harmonax.pp.harmony_integrate`, for every run; mixing is judged over all cells nevertheless.
+        As in `harmonax.pp.harmony_integrate`, for every run. Mixing is judged among cells of one protected level.
     n_threads
         Threads of the engine; None: as `harmonax.pp.harmony_integrate`.
     rng
@@ -191,7 +191,9 @@ def sweep(
     tried = candidates(start, design, theta, sigma, n_clusters, whole_number(max_runs, "max_runs", minimum=1))
     embedding, seed = read_obsm(adata, basis), seed_from(rng)
     how: dict[str, Any] = {"rng": seed, "n_threads": n_threads or chosen_threads()}
-    judge = Judge.of(embedding.load().array(), design.joint, whole_number(max_cells, "max_cells", minimum=30), seed)
+    most = whole_number(max_cells, "max_cells", minimum=30)
+    within = None if roles["protect"] is None else roles["protect"].joint
+    judge = Judge.of(embedding.load().array(), design.joint, most, seed, within)
     court = Court(adata, key, basis, adjusted_basis, label_key, judge, columns)
 
     def attempt(params: HarmonyParams) -> tuple[HarmonyResult, dict[str, Any], Any]:

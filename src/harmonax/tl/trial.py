@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..adata import uns_record
+from ..design import BatchDesign
 from ..errors import InputError
 from ..evaluation.scores.choice import Judge, choose
 from ..evaluation.scores.evaluate import evaluate as evaluate_arrays
 from ..evaluation.verdict import overall
 from ..inputs.embedding import read_obsm
+from ..inputs.roles import reference_levels
 from ..params import HarmonyParams
 from ..result import HarmonyResult
 from .check import check
@@ -22,8 +24,6 @@ from .diagnose import diagnose
 
 if TYPE_CHECKING:
     from anndata import AnnData
-
-    from ..design import BatchDesign
 
 _SWEPT = ("theta", "sigma", "n_clusters")
 THETAS, SIGMAS = (0.5, 1, 2, 4, 8), (0.05, 0.1, 0.2)
@@ -78,6 +78,29 @@ def _several(name: str, value: Any) -> list[Any]:
     if not values or any(np.ndim(v) or isinstance(v, (str, bool)) for v in values):
         raise InputError(f"{name}={value!r}; allowed are a number or a flat, non-empty list of numbers")
     return values
+
+
+def learnt_from(design: BatchDesign, some: np.ndarray, roles: dict[str, Any]) -> dict[str, Any]:
+    """Return labels, reference levels, protected labels and covariates of these cells, as `learn_strength` reads them.
+
+    Levels that none of them has are left out.
+    """
+    codes = (design.joint_levels - design.offsets[:-1])[design.joint[some]]
+    own = BatchDesign.from_codes(codes, design.variables, design.levels)
+    found: dict[str, Any] = {"batch_labels": (own.joint_levels - own.offsets[:-1])[own.joint].astype(np.int32)}
+    if roles["reference"] is not None:
+        named = reference_levels(roles["reference"], design)
+        design.keeping(named)
+        there = {
+            name: [level for level in levels if level in own.levels[own.variables.index(name)]]
+            for name, levels in named.items()
+        }
+        found["reference"] = own.keeping(there).reference
+    if roles["protect"] is not None:
+        found["protect"] = np.unique(roles["protect"].joint[some], return_inverse=True)[1].astype(np.int32)
+    if roles["covariates"] is not None:
+        found["covariates"] = roles["covariates"].values[some]
+    return found
 
 
 @dataclass(eq=False)

@@ -17,6 +17,7 @@ from ..evaluation.neighbours import sample
 from ..evaluation.scores.choice import Judge
 from ..inputs.columns import Missing, design_from_table
 from ..inputs.embedding import either_spelling, read_obsm
+from ..inputs.roles import role_columns
 from ..params import Flavor, HarmonyParams
 from ..pp import harmony_integrate
 from ..result import HarmonyResult
@@ -25,7 +26,7 @@ from ..system.extras import need
 from ..system.log import chosen_threads, say
 from ..system.rng import seed_from
 from ..system.validate import whole_number
-from .trial import Court, best_of, candidates
+from .trial import Court, best_of, candidates, learnt_from
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -98,6 +99,9 @@ def tune(
     combine_keys: bool = False,
     missing: Missing = "error",
     allow_many_levels: bool = False,
+    reference: Any = None,
+    protect: str | Sequence[str] | None = None,
+    covariates: str | Sequence[str] | None = None,
     n_threads: int | None = None,
     rng: Any = 0,
     progress: Callable[[str, int, int], None] | None = None,
@@ -136,6 +140,9 @@ def tune(
         ``"harmony2"``, which learns alpha, or ``"harmony1"``, which learns ridge_lambda.
     combine_keys, missing, allow_many_levels
         How batch columns are read: see `harmonax.pp.harmony_integrate`.
+    reference, protect, covariates
+        As in `harmonax.pp.harmony_integrate`, for learning and for every run. Mixing is judged among cells of one
+        protected level.
     n_threads
         Threads of the engine; None: as `harmonax.pp.harmony_integrate`.
     rng
@@ -183,6 +190,7 @@ def tune(
     design = design_from_table(adata.obs, batch_key, **columns)
     if design.n_joint == 1:
         raise InputError(f"{', '.join(design.variables)}: every cell has the same batch; there is nothing to tune")
+    roles = {"reference": reference} | role_columns(adata.obs, protect, covariates, "obs", columns)
     preservation = _weights(weights)
     basis = either_spelling(adata.obsm.keys(), basis)
     embedding = read_obsm(adata, basis).load()
@@ -190,11 +198,12 @@ def tune(
     start = HarmonyParams(flavor=flavor, n_clusters=n_clusters, max_iter_harmony=max_iter_harmony)
     start = start.replace(n_clusters=start.resolve(design).n_clusters)
     seed = seed_from(rng)
-    judge = Judge.of(Z, design.joint, whole_number(max_cells, "max_cells", minimum=30), seed)
+    within = None if protect is None else roles["protect"].joint
+    judge = Judge.of(Z, design.joint, whole_number(max_cells, "max_cells", minimum=30), seed, within)
     court = Court(adata, batch_key, basis, adjusted_basis, None, judge, columns)
     # Time grows with the square of the cells that are learned from.
     some = judge.rows[sample(len(judge.rows), _LEARNED_FROM, seed)]
-    codes = design.joint_levels[design.joint[some]] - np.asarray(design.offsets[: design.n_variables])
+    given = learnt_from(design, some, roles)
     learned: dict[str, LearnedStrength] = {}
     for weight in preservation:
         config = strength.StrengthConfig(
@@ -208,13 +217,15 @@ def tune(
         )
         name = f"preservation {weight:g}"
         tell = None if progress is None else (lambda step, _, name=name: progress(name, step, steps))
-        learned[name] = strength.learn_strength(Z[some], codes.astype(np.int32), config, rng=seed, report=tell)
+        learned[name] = strength.learn_strength(Z[some], **given, config=config, rng=seed, report=tell)
     first, *others = candidates(start, design).items()
     tried = {DEFAULTS: first[1], **dict(others)}
     tried |= {name: _as_learned(start, found.params) for name, found in learned.items()}
 
+    how: dict[str, Any] = {"rng": seed, "n_threads": n_threads or chosen_threads()}
+
     def attempt(params: HarmonyParams) -> tuple[HarmonyResult, dict[str, Any], Any]:
-        run = harmonize(embedding, design, params, rng=seed, n_threads=n_threads or chosen_threads(), progress=False)
+        run = harmonize(embedding, design, params, **roles, **how, progress=False)
         row = _strengths(params) | judge.scores(run.embedding)
         return run, row | {"verdict": court.verdict(run, seed)}, judge.by_cell(run.embedding)
 
@@ -225,6 +236,7 @@ def tune(
     history = pd.concat([found.history.assign(run=name) for name, found in learned.items()], ignore_index=True)
     tuning = Tuning(tried[chosen], chosen, table, history)
     say(logging.INFO, f"tune: {chosen}, score {table.loc[chosen, 'score']:.3f}")
+    columns |= {"reference": reference, "protect": protect, "covariates": covariates}
     _integrate(adata, batch_key, basis, adjusted_basis, tuning.params, rng=seed, n_threads=n_threads, **columns)
     adata.uns[key_added] = tuning.to_uns()
     return tuning

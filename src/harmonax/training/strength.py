@@ -7,7 +7,7 @@ and sigma is widened where the gradient vanishes at the start.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from flax import nnx
 
 from ..errors import InputError
 from ..losses import BatchMixingLoss, NeighborhoodPreservationLoss
+from ..losses.checks import as_array
 from ..operators.harmony.checks import check
 from ..operators.harmony.operator import BatchCorrectionConfig, DifferentiableHarmony
 from ..params import Flavor, HarmonyParams
@@ -92,7 +93,7 @@ class StrengthConfig:
         for name in ("preservation", "learning_rate"):
             object.__setattr__(self, name, number(getattr(self, name), name, minimum=0))
 
-    def operator(self, n_features: int, n_batches: tuple[int, ...], seed: int) -> DifferentiableHarmony:
+    def operator(self, n_features: int, n_batches: tuple[int, ...], seed: int, **roles: Any) -> DifferentiableHarmony:
         """Return the correction with its strengths where they begin."""
         start = HarmonyParams(flavor=self.flavor)
         name = "alpha" if start.ridge == "dynamic" else "ridge_lambda"
@@ -104,6 +105,7 @@ class StrengthConfig:
             flavor=self.flavor,
             theta=self.theta,
             sigma=self.sigma,
+            **roles,
             **{name: getattr(start, name) if self.ridge is None else self.ridge},  # type: ignore[arg-type]
         )
         return DifferentiableHarmony(config, rngs=nnx.Rngs(seed_from(seed) % (1 << 32)))
@@ -141,11 +143,15 @@ def learn_strength(
     *,
     rng: Any = 0,
     report: Callable[[int, dict[str, float]], None] | None = None,
+    reference: Sequence[int] = (),
+    protect: Any = None,
+    covariates: Any = None,
 ) -> LearnedStrength:
     """Learn theta, sigma and ridge strength: mixing of batches against preservation of each batch's neighbourhoods.
 
     The loss is the mean of `BatchMixingLoss` over the batch variables, plus ``config.preservation`` times
-    `NeighborhoodPreservationLoss` within the batches. No cell types are looked at.
+    `NeighborhoodPreservationLoss` within the batches. No cell types are looked at. With `protect`, batches are to mix
+    among the cells of each protected level.
 
     Parameters
     ----------
@@ -159,6 +165,9 @@ def learn_strength(
         Seed, Generator, SeedSequence or None: of the first centroids and the schedule.
     report
         Called after each step with its number and its row of the history.
+    reference, protect, covariates
+        Numbers of the levels whose cells stay, numbered through over the variables; levels of what must stay, integers
+        from 0, (N,); and numbers whose effect is removed, (N, covariates).
 
     Returns
     -------
@@ -191,8 +200,16 @@ def learn_strength(
             "integers (N,) or (N, variables)"
         )
     levels = tuple(int(n) + 1 for n in columns.max(axis=0))
-    op = config.operator(Z.shape[1], levels, seed_from(rng))
     data = {"embeddings": Z, "batch_labels": jnp.asarray(columns, jnp.int32)}
+    roles: dict[str, Any] = {"reference": tuple(reference)}
+    if protect is not None:
+        data["protect"] = as_array("protect", protect, "integers from 0")
+        roles["n_protected"] = int(data["protect"].max(initial=0)) + 1
+    if covariates is not None:
+        numbers = as_array("covariates", covariates, "numbers").astype(jnp.float32)
+        data["covariates"] = numbers[:, None] if numbers.ndim == 1 else numbers
+        roles["n_covariates"] = data["covariates"].shape[-1]
+    op = config.operator(Z.shape[1], levels, seed_from(rng), **roles)
     # In traced code values cannot be checked.
     check(op.config, data)
     data["joint"] = jnp.asarray(np.unique(columns, axis=0, return_inverse=True)[1].reshape(-1), jnp.int32)
@@ -233,6 +250,17 @@ def _descend(
     return best, rows
 
 
+def _mixing(
+    loss: BatchMixingLoss, cells: jax.Array, labels: jax.Array, protect: Any, config: BatchCorrectionConfig
+) -> jax.Array:
+    """Return the loss, or its mean over the cells where each is taken among the cells of its protected level."""
+    if protect is None:
+        return loss(cells, labels)
+    levels = jnp.arange(config.n_protected)
+    each = jax.lax.map(lambda level: loss(cells, labels, protect == level), levels)
+    return each @ (protect[:, None] == levels).mean(axis=0)
+
+
 def _widened(graph: Any, params: Any) -> Any:
     """Return the parameters with sigma doubled: clusters wide enough are shared by the batches."""
     op = nnx.merge(graph, params, copy=True)
@@ -253,9 +281,10 @@ def _step(
     def loss(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
         op = nnx.merge(graph, params)
         Z, labels = data["embeddings"], data["batch_labels"]
-        corrected = op.apply({"embeddings": Z, "batch_labels": labels}, {}, None)[0]["corrected_embeddings"]
+        given = {name: value for name, value in data.items() if name != "joint"}
+        corrected = op.apply(given, {}, None)[0]["corrected_embeddings"]
         mixing = [
-            BatchMixingLoss(n_neighbors, n_levels)(corrected, labels[:, f])
+            _mixing(BatchMixingLoss(n_neighbors, n_levels), corrected, labels[:, f], data.get("protect"), op.config)
             for f, n_levels in enumerate(op.config.levels)
         ]
         mixed = sum(mixing) / len(mixing)

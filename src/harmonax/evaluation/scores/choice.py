@@ -47,6 +47,8 @@ class Judge:
         Their neighbours within the batch there, as places in `rows`, (n, 50).
     seed
         Shuffles batches the same way for every run.
+    within
+        Code of what must stay, such as the condition, (n,): batches are mixed where they are mixed among cells of one.
     """
 
     rows: np.ndarray
@@ -54,15 +56,22 @@ class Judge:
     start: np.ndarray
     before: np.ndarray
     seed: int
+    within: np.ndarray
 
     @classmethod
-    def of(cls, before: np.ndarray, batch: np.ndarray, max_cells: int, seed: int) -> Judge:
-        """Return the judge of corrections of `before`, (N, d); of more than `max_cells` a random sample is judged."""
+    def of(
+        cls, before: np.ndarray, batch: np.ndarray, max_cells: int, seed: int, within: np.ndarray | None = None
+    ) -> Judge:
+        """Return the judge of corrections of `before`, (N, d); of more than `max_cells` a random sample is judged.
+
+        `within` are codes of what must stay, (N,): see there.
+        """
         rows = np.arange(len(before))
         if len(rows) > max_cells:
             rows = np.sort(np.random.default_rng(seed).choice(len(rows), max_cells, replace=False))
         codes = np.unique(batch[rows], return_inverse=True)[1]
-        return cls(rows, codes, before[rows], own_batch_neighbours(before[rows], codes, KEPT_AMONG), seed)
+        groups = np.zeros(len(rows), int) if within is None else within[rows]
+        return cls(rows, codes, before[rows], own_batch_neighbours(before[rows], codes, KEPT_AMONG), seed, groups)
 
     def scores(self, after: np.ndarray) -> dict[str, float]:
         """Return mixing, kept, structure and score of a correction of all N cells, from 0 to 1; higher is better.
@@ -82,13 +91,30 @@ class Judge:
 
     def by_cell(self, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return mixing and structure of each cell that is looked at, of which the scores are the means, (n,) each."""
-        Z, counts = after[self.rows], np.bincount(self.batch)
-        near = nearest_cells(Z, max(1, min(MIXED_AMONG, len(Z) // 3)))
-        expected = (counts[self.batch] - 1) / (len(Z) - 1)
-        above = np.maximum((self.batch[near] == self.batch[:, None]).mean(axis=1) - expected, 0)
-        by_chance = _excess_by_chance(near.shape[1], expected)
-        mixing = 1 - (above - by_chance) / (1 - expected - by_chance).mean()
-        return mixing, _same_distances(self.start, Z, self.batch)
+        Z, groups = after[self.rows], np.unique(self.within)
+        mixing = np.full(len(Z), np.nan)
+        for group in groups:
+            own = np.flatnonzero(self.within == group)
+            if len(groups) == 1 or (len(own) >= _FEWEST and np.ptp(self.batch[own])):
+                mixing[own] = _mixed(Z[own], self.batch[own])
+        return _others_as_mean(mixing), _same_distances(self.start, Z, self.batch)
+
+
+def _mixed(Z: np.ndarray, batch: np.ndarray) -> np.ndarray:
+    """Return 1 less the excess of same-batch neighbours of each cell, as a share of what batches apart have, (n,)."""
+    counts = np.bincount(batch)
+    near = nearest_cells(Z, max(1, min(MIXED_AMONG, len(Z) // 3)))
+    expected = (counts[batch] - 1) / (len(Z) - 1)
+    above = np.maximum((batch[near] == batch[:, None]).mean(axis=1) - expected, 0)
+    by_chance = _excess_by_chance(near.shape[1], expected)
+    mixing: np.ndarray = 1 - (above - by_chance) / (1 - expected - by_chance).mean()
+    return mixing
+
+
+def _others_as_mean(found: np.ndarray) -> np.ndarray:
+    """Return these values with the mean, or 1, for cells of groups that are too small to tell."""
+    known = np.isfinite(found)
+    return np.where(known, found, np.nanmean(found) if known.any() else 1.0)
 
 
 def _excess_by_chance(k: int, share: np.ndarray) -> np.ndarray:
@@ -129,7 +155,7 @@ def _same_distances(before: np.ndarray, after: np.ndarray, batch: np.ndarray) ->
             a, b = (np.where(own[:, None] == marks, 0, d - d.mean(axis=1, keepdims=True)) for d in (a, b))
             spread = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
             found[own] = np.divide((a * b).sum(axis=1), spread, out=np.zeros(len(own)), where=spread > 0)
-    return np.where(np.isfinite(found), found, np.nanmean(found) if np.isfinite(found).any() else 1.0)
+    return _others_as_mean(found)
 
 
 def choose(runs: Mapping[str, tuple[np.ndarray, np.ndarray]], allowed: Collection[str]) -> str:

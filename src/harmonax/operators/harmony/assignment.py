@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ...algorithm.seeding import unit as unit_rows
 from .config import BatchCorrectionConfig
@@ -26,15 +27,43 @@ class Problem(NamedTuple):
 
     tiles: Tiles
     hyper: Hyper
-    counts: Any  # (B,): N_b
+    counts: Any  # (B,): N_b, of the protected variable's levels too
+    pairs: Any  # (batch levels, C): number of cells with both levels, C those of the protected variable; None: none
+
+
+class Levels(NamedTuple):
+    """As much of a `BatchDesign` as `algorithm` reads, from counts that may be traced."""
+
+    offsets: tuple[int, ...]
+    n_batch_variables: int
+    reference: tuple[int, ...]
+    level_counts: Any  # 1 where no cell has the level
+    level_shares: Any
+    shares_given_protected: Any
+
+    @property
+    def n_batch_levels(self) -> int:
+        return self.offsets[self.n_batch_variables]
+
+    @property
+    def n_levels(self) -> int:
+        return self.offsets[-1]
+
+    @property
+    def protects(self) -> bool:
+        return self.n_levels > self.n_batch_levels
 
 
 unit = partial(unit_rows, xp=jnp)
 
 
-def shares(problem: Problem, config: BatchCorrectionConfig) -> Any:
-    """Return Pr_b = N_b / N, (B,)."""
-    return problem.counts / problem.counts[: config.levels[0]].sum()
+def levels_of(config: BatchCorrectionConfig, problem: Problem) -> Levels:
+    """Return the levels as the equations of `algorithm` know them."""
+    counts, n = problem.counts, config.offsets[-1]
+    some = jnp.where(counts > 0, counts, 1)
+    given = None if problem.pairs is None else problem.pairs / some[n:]
+    share = counts / counts[: config.levels[0]].sum()
+    return Levels(config.all_offsets, len(config.levels), config.fixed, some, share, given)
 
 
 def one_hot(levels: Any, n_levels: int, dtype: Any) -> Any:
@@ -50,6 +79,20 @@ def logits(Zn: Any, Y: Any, sigma: Any, logp: Any, X: Any) -> Any:
 def assign(Zn: Any, Y: Any, sigma: Any, logp: Any, X: Any, weight: Any) -> Any:
     """Return R of one block, (C, c, K); rows of weight 0 are 0."""
     return jax.nn.softmax(logits(Zn, Y, sigma, logp, X), axis=-1) * weight[:, :, None]
+
+
+def moving(config: BatchCorrectionConfig, X: Any) -> Any:
+    """Return 0 for tiles with a reference level, whose cells stay, and 1 for others, (C,)."""
+    return 1 - X[:, np.array(config.fixed)].max(axis=1)
+
+
+def removed(config: BatchCorrectionConfig, cells: Tiles, X: Any, R: Any, W: Any) -> Any:
+    """Return what the coefficients W of levels and covariates take from cells with assignments R, (C, c, d)."""
+    n_levels = X.shape[1]
+    taken = jnp.einsum("tck,tkd->tcd", R, jnp.einsum("tb,bkd->tkd", X, W[:n_levels]))
+    if cells.x is not None:
+        taken += jnp.einsum("tck,tcq,qkd->tcd", R, cells.x, W[n_levels:])
+    return taken * moving(config, X)[:, None, None] if config.reference else taken
 
 
 def objective_sums(R: Any, l: Any, sigma: Any) -> Any:

@@ -14,11 +14,19 @@ from ..checks import OTHER_KEYS
 from .config import BatchCorrectionConfig
 
 
-def check(config: BatchCorrectionConfig, data: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
-    """Return embeddings (N, F), labels (N, V) int32, mask (N,) bool, and centroids (K, F) or None."""
+def check(config: BatchCorrectionConfig, data: Mapping[str, Any]) -> tuple[Any, Any, Any, Any, Any]:
+    """Return embeddings (N, F), labels (N, V) int32, mask (N,), and centroids (K, F) and covariates (N, C) or None.
+
+    The last column of the labels is the protected variable's, where there is one.
+    """
     Z = _embeddings(config, _entry(data, "embeddings"))
     mask = _mask(data.get("mask"), len(Z))
     labels = _labels(config, _entry(data, "batch_labels"), mask, len(Z))
+    if config.n_protected or data.get("protect") is not None:
+        labels = jnp.concatenate([labels, _protected(config, _entry(data, "protect"), mask, len(Z))], axis=1)
+    x = None
+    if config.n_covariates or data.get("covariates") is not None:
+        x = _covariates(config, _entry(data, "covariates"), mask, len(Z)).astype(Z.dtype)
     _check_cells(config, Z, mask)
     Y = data.get("centroids")
     if Y is not None:
@@ -28,7 +36,7 @@ def check(config: BatchCorrectionConfig, data: Mapping[str, Any]) -> tuple[Any, 
             raise InputError(f"data['centroids'] has shape {Y.shape}; allowed is (n_clusters, n_features) = {shape}")
         if known(Y) and not np.isfinite(np.asarray(Y)).all():
             raise InputError("data['centroids'] has NaN or infinite values")
-    return Z, labels, mask, Y
+    return Z, labels, mask, Y, x
 
 
 def _entry(data: Mapping[str, Any], key: str) -> Any:
@@ -37,7 +45,7 @@ def _entry(data: Mapping[str, Any], key: str) -> Any:
     other = OTHER_KEYS.get(key, key)
     if key not in data and other in data:
         return data[other]
-    if key not in data:
+    if key not in data or data[key] is None:
         raise MissingKeyError(f"data has no {key!r}; it has {', '.join(map(repr, data)) or 'nothing'}")
     return data[key]
 
@@ -80,16 +88,46 @@ def _labels(config: BatchCorrectionConfig, labels: Any, mask: Any, n_cells: int)
         raise InputError(f"data['batch_labels'] has dtype {labels.dtype}; allowed are integers from 0")
     # Unsigned and small integers: compared and numbered through in int32.
     labels = jnp.where(mask[:, None], labels.astype(jnp.int32), 0)
+    return _in_range("batch_labels", labels, config.levels, f"n_batches={config.n_batches}")
+
+
+def _in_range(name: str, labels: Any, levels: tuple[int, ...], says: str) -> Any:
     if known(labels):
-        values, top = np.asarray(labels), np.array(config.levels)
+        values, top = np.asarray(labels), np.array(levels)
         wrong = (values < 0) | (values >= top)
         if wrong.any():
             row, f = (int(i[0]) for i in np.nonzero(wrong))
             raise InputError(
-                f"data['batch_labels'] has {values[row, f]} (first: row {row}); allowed are 0 to {top[f] - 1}, "
-                f"as n_batches={config.n_batches} says"
+                f"data['{name}'] has {values[row, f]} (first: row {row}); allowed are 0 to {top[f] - 1}, as {says} says"
             )
     return labels
+
+
+def _protected(config: BatchCorrectionConfig, labels: Any, mask: Any, n_cells: int) -> Any:
+    labels = as_array("data['protect']", labels, "integers from 0: number the levels, as pandas.factorize does")
+    if not config.n_protected:
+        raise InputError("data has 'protect', but the configuration no n_protected: give the number of its levels")
+    if labels.shape != (n_cells,) or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise InputError(f"data['protect'] is {labels.dtype} {labels.shape}; allowed are integers ({n_cells},)")
+    labels = jnp.where(mask, labels.astype(jnp.int32), 0)[:, None]
+    return _in_range("protect", labels, (config.n_protected,), f"n_protected={config.n_protected}")
+
+
+def _covariates(config: BatchCorrectionConfig, x: Any, mask: Any, n_cells: int) -> Any:
+    x = as_array("data['covariates']", x, "numbers")
+    if not config.n_covariates:
+        raise InputError("data has 'covariates', but the configuration no n_covariates: give their number")
+    x = x[:, None] if x.ndim == 1 else x
+    if x.shape != (n_cells, config.n_covariates):
+        raise InputError(f"data['covariates'] has shape {x.shape}; allowed is ({n_cells}, {config.n_covariates})")
+    if known(x) and known(mask):
+        bad = np.asarray(mask) & ~np.isfinite(np.asarray(x)).all(axis=1)
+        if bad.any():
+            raise InputError(
+                f"data['covariates'] has NaN or infinite values in {int(bad.sum())} cells (first: row "
+                f"{int(bad.argmax())}); remove or repair them"
+            )
+    return x
 
 
 def _check_cells(config: BatchCorrectionConfig, Z: Any, mask: Any) -> None:

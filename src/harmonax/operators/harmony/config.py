@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -74,6 +75,15 @@ class BatchCorrectionConfig:
     tol_fixed_point
         With ``"implicit"``: largest change that one more round may make to a unit-length cell. Lower values demand more
         rounds, and make the gradient more exact; higher values accept a rougher one.
+    reference
+        Levels whose cells stay where they are, bit for bit, by number; with several variables numbered through, so that
+        those of the second come after those of the first. The other cells are brought to them.
+    n_protected
+        Number of levels of what must stay, such as a condition, which each cell has in ``data["protect"]``; 0, the
+        default: nothing is protected.
+    n_covariates
+        Number of columns of ``data["covariates"]``, numbers whose effect is removed; they are standardised over the
+        cells that may move.
 
     Raises
     ------
@@ -122,6 +132,9 @@ class BatchCorrectionConfig:
     tol_harmony: float = 1e-4
     tol_clustering: float = 1e-5
     tol_fixed_point: float = 1e-3
+    reference: int | tuple[int, ...] = ()
+    n_protected: int = 0
+    n_covariates: int = 0
 
     def __post_init__(self) -> None:
         put = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
@@ -149,6 +162,7 @@ class BatchCorrectionConfig:
         unknown = [name for name in self.learn if name not in LEARNABLE]
         if unknown:
             raise InputError(f"learn has {unknown[0]!r}; allowed are {', '.join(map(repr, LEARNABLE))}")
+        self._check_roles()
         one_of(self.differentiation, "differentiation", ("unrolled", "implicit"))
         one_of(self.linear_solver, "linear_solver", ("fixed_point", "gmres", "bicgstab"))
         if self.early_stop and self.differentiation == "implicit":
@@ -168,6 +182,21 @@ class BatchCorrectionConfig:
         shared = {name: getattr(self, name) for name in names.split()}
         return HarmonyParams(max_iter_harmony=self.n_iterations, max_iter_clustering=self.n_passes, **shared)
 
+    def _check_roles(self) -> None:
+        for name in ("n_protected", "n_covariates"):
+            object.__setattr__(self, name, whole_number(getattr(self, name), name, minimum=0, maximum=2**31))
+        named = self.reference if isinstance(self.reference, (Sequence, np.ndarray)) else (self.reference,)
+        most = self.offsets[-1] - 1
+        reference = sorted({whole_number(n, "reference", minimum=0, maximum=most) for n in named})
+        if any(set(range(a, b)) <= set(reference) for a, b in itertools.pairwise(self.offsets)):
+            raise InputError("reference: every cell has one of these levels, so none may move; name fewer levels")
+        object.__setattr__(self, "reference", tuple(reference))
+
+    @property
+    def fixed(self) -> tuple[int, ...]:
+        """The reference's levels."""
+        return self.reference if isinstance(self.reference, tuple) else (self.reference,)
+
     @cached_property
     def levels(self) -> tuple[int, ...]:
         """Number of levels of every batch variable."""
@@ -177,6 +206,16 @@ class BatchCorrectionConfig:
     def offsets(self) -> tuple[int, ...]:
         """Where each variable's levels begin in a table over all levels, with their number B at the end."""
         return (0, *(int(n) for n in np.cumsum(self.levels)))
+
+    @cached_property
+    def all_levels(self) -> tuple[int, ...]:
+        """Number of levels of every batch variable, and of the protected one, which comes last."""
+        return (*self.levels, self.n_protected) if self.n_protected else self.levels
+
+    @cached_property
+    def all_offsets(self) -> tuple[int, ...]:
+        """Where each variable's levels begin, the protected one's too, with their number at the end."""
+        return (0, *(int(n) for n in np.cumsum(self.all_levels)))
 
     @cached_property
     def rules(self) -> FlavorRules:

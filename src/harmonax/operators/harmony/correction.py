@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ...losses.checks import poisoned
 from .assignment import Hyper, Problem, effective_theta, unit
@@ -22,11 +23,12 @@ class Given(NamedTuple):
     """The cells, and all else that their correction is a function of."""
 
     Z: jax.Array  # (N, F)
-    labels: jax.Array  # (N, variables)
+    labels: jax.Array  # (N, variables), the protected one last
     mask: jax.Array  # (N,)
     strengths: Hyper
     Y: jax.Array | None  # (K, F): the first centroids; None: they are seeded
     schedule: Schedule
+    x: jax.Array | None = None  # (N, covariates)
 
 
 @partial(jax.jit, static_argnums=(0, 1))
@@ -37,10 +39,11 @@ def corrected(config: BatchCorrectionConfig, shape: TileShape, given: Given) -> 
     with jax.default_matmul_precision("highest"):
         problem, Y, slot = _problem(config, shape, given)
         state, report = _run(config, problem, Y, given.schedule.orders)
-        cells, R = emit(problem, state)
+        cells, R = emit(config, problem, state)
         cells, Z = jnp.where(mask[:, None], pick_up(cells, slot), Z), jnp.where(mask[:, None], Z, 0)
-        top = jnp.asarray(config.levels)
-        right = jnp.isfinite(Z).all(), ((labels >= 0) & (labels < top)).all()
+        top = jnp.asarray(config.all_levels)
+        right = [jnp.isfinite(Z).all(), ((labels >= 0) & (labels < top)).all()]
+        right += [] if given.x is None else [jnp.isfinite(jnp.where(mask[:, None], given.x, 0)).all()]
         found = {"corrected_embeddings": cells, "cluster_assignments": pick_up(R, slot)}
         found = {name: poisoned(value, *right) for name, value in found.items()}
         return (forward_only(found) if config.early_stop else found) | report
@@ -48,17 +51,33 @@ def corrected(config: BatchCorrectionConfig, shape: TileShape, given: Given) -> 
 
 def _problem(config: BatchCorrectionConfig, shape: TileShape, given: Given) -> tuple[Problem, jax.Array, jax.Array]:
     """Return the cells in tiles with the strengths, the first centroids, and each cell's place."""
-    Z, labels, mask, strengths, Y, schedule = given
+    Z, labels, mask, strengths, Y, schedule, x = given
     weight = mask.astype(Z.dtype)
     # NaN in padding must not reach a sum.
     Z = jnp.where(mask[:, None], Z, 0)
     Y = seed_centroids(Z, mask, schedule.sample, schedule.first, config.n_clusters) if Y is None else unit(Y)
     slot = slots(shape, schedule.block, labels)
-    tiles = lay_out(shape, slot, Z, labels, weight, config.offsets)
-    each = [weight @ jax.nn.one_hot(labels[:, f], n, dtype=Z.dtype) for f, n in enumerate(config.levels)]
-    counts = jnp.concatenate(each)
-    strengths = strengths._replace(theta=effective_theta(config, strengths.theta, counts))
-    return Problem(tiles, strengths, counts), Y.astype(Z.dtype), slot
+    x = None if x is None else _standardised(config, x, labels, mask)
+    tiles = lay_out(shape, slot, Z, labels, weight, config.all_offsets, x)
+    each = [jax.nn.one_hot(labels[:, f], n, dtype=Z.dtype) for f, n in enumerate(config.all_levels)]
+    counts = jnp.concatenate([weight @ carried for carried in each])
+    strengths = strengths._replace(theta=effective_theta(config, strengths.theta, counts[: config.offsets[-1]]))
+    pairs = None
+    if config.n_protected:
+        protected = each[-1] * weight[:, None]
+        pairs = jnp.concatenate([carried.T @ protected for carried in each[:-1]])
+    return Problem(tiles, strengths, counts, pairs), Y.astype(Z.dtype), slot
+
+
+def _standardised(config: BatchCorrectionConfig, x: Any, labels: Any, mask: Any) -> Any:
+    """Return `inputs.covariates.standardised` of the cells that may move, traced; 0 for the others."""
+    numbered = labels + jnp.asarray(config.all_offsets[:-1], labels.dtype)
+    moves = mask & ~jnp.isin(numbered, np.array(config.fixed, np.int32)).any(axis=1)
+    n = jnp.maximum(moves.sum(), 1)
+    x = jnp.where(moves[:, None], x, 0)
+    x = jnp.where(moves[:, None], x - x.sum(axis=0) / n, 0)
+    variance = jnp.square(x).sum(axis=0) / n
+    return x / jnp.sqrt(jnp.where(variance > 0, variance, 1))
 
 
 @partial(jax.jit, static_argnums=(0, 1))

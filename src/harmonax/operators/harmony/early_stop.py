@@ -12,9 +12,9 @@ import jax.numpy as jnp
 
 from ...algorithm.convergence import WINDOW, passes_converged, rounds_converged
 from ...algorithm.objective import diversity, objective
-from ...algorithm.penalty import expected
+from ...algorithm.penalty import expected_mass
 from ...errors import InputError
-from .assignment import Problem, logits, objective_sums, one_hot, shares, unit
+from .assignment import Problem, levels_of, logits, objective_sums, one_hot, unit
 from .config import BatchCorrectionConfig
 from .ridge import ridge
 from .rounds import State, correct, next_state, one_pass
@@ -91,9 +91,10 @@ def _objective(config: BatchCorrectionConfig, problem: Problem, mass: Any, logp:
     log_partition, entropy = parts
     distance = (mass * logp * hyper.sigma).sum() - log_partition - entropy
     cluster_mass = O[: config.levels[0]].sum(axis=0)
-    E = expected(shares(problem, config), cluster_mass)
+    batch = slice(config.offsets[-1])
+    E = expected_mass(levels_of(config, problem), O, cluster_mass, batch, jnp)
     n_cells = problem.counts[: config.levels[0]].sum()
-    diverse = diversity(config.flavor, O, E, hyper.theta, hyper.sigma, jnp)
+    diverse = diversity(config.flavor, O[batch], E, hyper.theta, hyper.sigma, jnp)
     return objective(config.flavor, n_cells, distance, entropy, diverse).total
 
 

@@ -31,6 +31,8 @@ def harmony(
     centroids: Any = None,
     mask: Any = None,
     seed: int = 0,
+    protect: Any = None,
+    covariates: Any = None,
 ) -> dict[str, jax.Array]:
     """Correct cells: pure, and differentiable in the embedding and every strength.
 
@@ -52,6 +54,10 @@ def harmony(
         Which cells count, (N,); the others come back as they came.
     seed
         What all randomness follows from, an integer outside traced code.
+    protect
+        Levels of what must stay, such as a condition, integers from 0, (N,): needs ``config.n_protected``.
+    covariates
+        Numbers whose effect is removed, (N, ``config.n_covariates``).
 
     Returns
     -------
@@ -75,6 +81,7 @@ def harmony(
     True
     """
     data = {"embeddings": embeddings, "batch_labels": batch_labels, "mask": mask, "centroids": centroids}
+    data |= {"protect": protect, "covariates": covariates}
     return run(config, data, {"theta": theta, "sigma": sigma, "ridge": ridge}, seed)
 
 
@@ -92,7 +99,7 @@ def linear_residual(config: BatchCorrectionConfig, data: Any, strengths: Any, se
 
 def seeded(config: BatchCorrectionConfig, data: Any, seed: int) -> jax.Array:
     """Return the first centroids (K, F) that these data are seeded with."""
-    Z, _, mask, _ = check(config, data)
+    Z, _, mask, _, _ = check(config, data)
     schedule = _schedule(config, len(Z), seed)
     return _seeded(config.n_clusters, Z, mask, schedule.sample, schedule.first)
 
@@ -101,10 +108,10 @@ def _prepared(
     config: BatchCorrectionConfig, data: Any, strengths: Any, seed: int
 ) -> tuple[BatchCorrectionConfig, TileShape, Given]:
     """Return what a correction is compiled for, and what it is a function of: checked arrays, tables, the schedule."""
-    Z, labels, mask, Y = check(config, data)
+    Z, labels, mask, Y, x = check(config, data)
     schedule = _schedule(config, len(Z), whole_number(seed, "seed", minimum=0))
-    shape = tile_shape(schedule.block, schedule.orders.shape[-1], config.levels, config.n_features)
-    return config.structure, shape, Given(Z, labels, mask, _tables(config, strengths, Z.dtype), Y, schedule)
+    shape = tile_shape(schedule.block, schedule.orders.shape[-1], config.all_levels, config.n_features)
+    return config.structure, shape, Given(Z, labels, mask, _tables(config, strengths, Z.dtype), Y, schedule, x)
 
 
 def _schedule(config: BatchCorrectionConfig, n_cells: int, seed: int) -> Schedule:

@@ -32,25 +32,32 @@ Linear = Callable[[Any], Any]
 
 def rounds_to_fixed_point(config: BatchCorrectionConfig, problem: Problem, Y: Any, orders: Any) -> tuple[State, Any]:
     """Return the end state, and the largest change that the last round made to a unit-length cell."""
-    learnt = (problem.tiles.Z, problem.hyper)
-    fixed = (problem.tiles.weight, problem.tiles.levels, problem.counts)
+    learnt, fixed = _parts(problem)
     state = _rounds(config, learnt, fixed, jax.lax.stop_gradient(Y), orders)
     before, learnt = jax.lax.stop_gradient((state, learnt))
     after = _round(config, learnt, fixed, before, orders)
     return state, jnp.abs(after.Zn - before.Zn).max()
 
 
-def _round(config: BatchCorrectionConfig, learnt: tuple[Any, Hyper], fixed: Any, state: State, orders: Any) -> State:
+def _parts(problem: Problem) -> tuple[tuple[Any, Any, Hyper], Any]:
+    """Return what has a gradient, and what has none."""
+    tiles = problem.tiles
+    return (tiles.Z, tiles.x, problem.hyper), (tiles.weight, tiles.levels, problem.counts, problem.pairs)
+
+
+def _round(
+    config: BatchCorrectionConfig, learnt: tuple[Any, Any, Hyper], fixed: Any, state: State, orders: Any
+) -> State:
     return one_round(config, _problem(learnt, fixed), state, orders[0])
 
 
-def _problem(learnt: tuple[Any, Hyper], fixed: Any) -> Problem:
-    (Z, hyper), (weight, levels, counts) = learnt, fixed
-    return Problem(Tiles(Z, weight, levels), hyper, counts)
+def _problem(learnt: tuple[Any, Any, Hyper], fixed: Any) -> Problem:
+    (Z, x, hyper), (weight, levels, counts, pairs) = learnt, fixed
+    return Problem(Tiles(Z, weight, levels, x), hyper, counts, pairs)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _rounds(config: BatchCorrectionConfig, learnt: tuple[Any, Hyper], fixed: Any, Y: Any, orders: Any) -> State:
+def _rounds(config: BatchCorrectionConfig, learnt: tuple[Any, Any, Hyper], fixed: Any, Y: Any, orders: Any) -> State:
     step = lambda state, _: (_round(config, learnt, fixed, state, orders), None)  # noqa: E731
     return jax.lax.scan(step, first_state(_problem(learnt, fixed), Y), None, length=len(orders))[0]
 
@@ -76,8 +83,7 @@ def _equation(config: BatchCorrectionConfig, learnt: Any, fixed: Any, orders: An
 
 def linear_residual(config: BatchCorrectionConfig, problem: Problem, Y: Any, orders: Any, key: Any) -> Any:
     """Return |A^T u - g| / |g| of the solution that reverse mode finds for a random g."""
-    learnt = (problem.tiles.Z, problem.hyper)
-    fixed = (problem.tiles.weight, problem.tiles.levels, problem.counts)
+    learnt, fixed = _parts(problem)
     state = _rounds(config, learnt, fixed, Y, orders)
     flat = ravel_pytree(state)[0]
     g = jax.random.normal(key, flat.shape, flat.dtype)

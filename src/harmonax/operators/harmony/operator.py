@@ -130,7 +130,8 @@ class DifferentiableHarmony(nnx.Module):
         data
             ``embeddings`` (N, F); ``batch_labels`` (N,), or (N, n_variables), integers from 0; optionally ``mask``
             (N,) bool, False for padding, whose cells are returned as they came, with assignments 0, and influence
-            nothing; optionally ``centroids`` (K, F) to begin from. Never changed.
+            nothing; optionally ``centroids`` (K, F) to begin from; with `n_protected` ``protect`` (N,), integers from
+            0, and with `n_covariates` ``covariates`` (N, n_covariates). Never changed.
         state, metadata
             Passed through.
         random_params, stats

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from ...algorithm.penalty import expected, log_penalty
+from ...algorithm.penalty import expected_mass, log_penalty
 from ...losses.checks import varying
-from .assignment import Problem, assign, logits, objective_sums, one_hot, shares, unit
+from .assignment import Problem, assign, levels_of, logits, objective_sums, one_hot, removed, unit
 from .config import BatchCorrectionConfig
 from .ridge import Ridge, ridge
 from .tiles import Tiles
@@ -44,8 +44,9 @@ def first_state(problem: Problem, Y: Any) -> State:
     """Return the state before the first round: nothing corrected, nobody assigned."""
     Z = problem.tiles.Z
     n_levels, (K, d) = len(problem.counts), Y.shape
+    n_covariates = 0 if problem.tiles.x is None else problem.tiles.x.shape[-1]
     zeros = lambda *size: jnp.zeros(size, Z.dtype)  # noqa: E731
-    return varying(State(unit(Z), Y, zeros(len(Z), n_levels, K), zeros(n_levels, K, d), Y), Z)
+    return varying(State(unit(Z), Y, zeros(len(Z), n_levels, K), zeros(n_levels + n_covariates, K, d), Y), Z)
 
 
 def correct(config: BatchCorrectionConfig, problem: Problem, state: State) -> tuple[Any, Any, Any]:
@@ -61,7 +62,7 @@ def correct(config: BatchCorrectionConfig, problem: Problem, state: State) -> tu
         Y, W, Y_next, sigma = tables
         X = one_hot(cells.levels, n_levels, Zn.dtype)
         R = assign(Zn, Y, sigma, logp, X, cells.weight)
-        Zn = unit(cells.Z - jnp.einsum("tck,tkd->tcd", R, jnp.einsum("tb,bkd->tkd", X, W)))
+        Zn = unit(cells.Z - removed(config, cells, X, R, W))
         if config.rules.starts_cold:
             R = assign(Zn, Y_next, sigma, jnp.zeros_like(logp), X, cells.weight)
         return Zn, X.T @ R.sum(axis=1), _moment(config, R, Zn)
@@ -84,7 +85,8 @@ def one_pass(
     Returns mass (G, B, K), logp (G, B, K), R^T Zn for centroids that move, and with `scored` the sums that the
     objective is made of.
     """
-    hyper, Pr, n_levels = problem.hyper, shares(problem, config), len(problem.counts)
+    hyper, design, n_levels = problem.hyper, levels_of(config, problem), len(problem.counts)
+    batch = slice(design.n_batch_levels)
 
     @jax.checkpoint
     def block(Zn: Any, levels: Any, weight: Any, logp: Any, Y: Any, sigma: Any) -> tuple[Any, ...]:
@@ -98,8 +100,10 @@ def one_pass(
         O, moment, sums = carry
         Zn, levels, weight, old = xs
         O = O - old
-        E = expected(Pr, O[: config.levels[0]].sum(axis=0))
-        logp = log_penalty(config.flavor, O, E, hyper.theta, jnp)
+        E = expected_mass(design, O, O[: config.levels[0]].sum(axis=0), batch, jnp)
+        logp = log_penalty(config.flavor, O[batch], E, hyper.theta, jnp)
+        if design.protects:
+            logp = jnp.concatenate([logp, jnp.zeros_like(O[batch.stop :])])
         new, own, own_sums = checkpoint_name(block(Zn, levels, weight, logp, Y, hyper.sigma), _TABLE)
         return (O + new, moment + own, sums + own_sums), (new, logp)
 
@@ -166,7 +170,7 @@ def all_rounds(round_: Callable[[State, Any], State], state: State, orders: Any)
     return run(state, orders[whole:]) if whole < n_rounds else state
 
 
-def emit(problem: Problem, state: State) -> tuple[Any, Any]:
+def emit(config: BatchCorrectionConfig, problem: Problem, state: State) -> tuple[Any, Any]:
     """Return the corrected cells Z - R W (G, C, c, d), and R (G, C, c, K)."""
     n_levels = len(problem.counts)
 
@@ -175,7 +179,7 @@ def emit(problem: Problem, state: State) -> tuple[Any, Any]:
         Y, W, sigma = tables
         X = one_hot(cells.levels, n_levels, Zn.dtype)
         R = assign(Zn, Y, sigma, logp, X, cells.weight)
-        return cells.Z - jnp.einsum("tck,tkd->tcd", R, jnp.einsum("tb,bkd->tkd", X, W)), R
+        return cells.Z - removed(config, cells, X, R, W), R
 
     tables = (state.Y, state.W, problem.hyper.sigma)
     step = lambda _, xs: (None, block(*xs, tables))  # noqa: E731

@@ -34,6 +34,7 @@ class Tiles(NamedTuple):
     Z: Any  # (G, C, c, d); padding is 0
     weight: Any  # (G, C, c): 1, or 0 for padding and masked cells
     levels: Any  # (G, C, V) int32: each tile's level of every variable, numbered through 0..B-1
+    x: Any = None  # (G, C, c, covariates); None: there are none
 
 
 def tile_shape(block: np.ndarray, n_blocks: int, levels: tuple[int, ...], n_features: int) -> TileShape:
@@ -71,7 +72,9 @@ def slots(shape: TileShape, block: Any, labels: Any) -> Any:
     return jnp.zeros(n_cells, jnp.int32).at[order].set(tile * shape.length + rank % shape.length)
 
 
-def lay_out(shape: TileShape, slot: Any, Z: Any, labels: Any, weight: Any, offsets: tuple[int, ...]) -> Tiles:
+def lay_out(
+    shape: TileShape, slot: Any, Z: Any, labels: Any, weight: Any, offsets: tuple[int, ...], x: Any = None
+) -> Tiles:
     """Put the cells into their places."""
     n_cells, d = Z.shape
     n_places = math.prod(shape)
@@ -83,6 +86,7 @@ def lay_out(shape: TileShape, slot: Any, Z: Any, labels: Any, weight: Any, offse
         weight=put(weight).reshape(shape),
         # The first place of a tile is filled unless the tile is empty, and then its level does not matter.
         levels=levels.reshape(*shape, -1)[:, :, 0],
+        x=None if x is None else put(x).reshape(*shape, -1),
     )
 
 
