@@ -88,7 +88,10 @@ class HarmonyModel(ModelTables):
         if result.status is Status.SINGLE_BATCH:
             Y, mass, moment = _clusters(result)
             ridge = np.zeros((design.n_levels, *Y.shape))
-        record = result.record()
+        record, held = result.record(), {}
+        if kept := result.roles.get("reference"):
+            pairs = zip(map(design.variables.index, kept["batch_key"]), kept["level"], strict=True)
+            held["reference_levels"] = [int(design.offsets[f]) + design.levels[f].index(name) for f, name in pairs]
         return cls(
             centroids=Y,
             sigma=resolved.sigma,
@@ -102,7 +105,7 @@ class HarmonyModel(ModelTables):
             variables=design.variables,
             levels=design.levels,
             params=result.params,
-            record={name: record[name] for name in ("status", "seed", "versions", "backend")},
+            record={name: record[name] for name in ("status", "seed", "versions", "backend")} | held,
         )
 
     def map(self, Z: Any, batches: Any = None, **how: Any) -> Any:

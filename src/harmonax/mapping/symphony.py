@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -134,7 +134,7 @@ def map_query(
         flavor="harmony1", n_clusters=None, ridge_lambda=ridge_lambda, precision=model.params.precision
     )
     resolved = ResolvedParams(
-        params, model.n_clusters, model.sigma, np.zeros(layout.design.n_levels), np.ones(layout.design.n_levels)
+        params, model.n_clusters, model.sigma, *(make(layout.design.carried.n_levels) for make in (np.zeros, np.ones))
     )
     dtype = result_dtype(dtype if dtype is not None else params.precision)
     lazy = isinstance(out, str) and out == "lazy"
@@ -142,7 +142,7 @@ def map_query(
         raise InputError(f"out has shape {np.shape(out)}; allowed is that of the embedding, {tuple(Z.shape)}")
     request = ResourceRequest.of(backend, resolve_threads(n_threads), max_memory, scratch, out)
     schedule = FixedPartition(1, np.random.SeedSequence(0))
-    placed = make_cells(Z, layout.design, schedule, resolved, request, dtype=dtype)
+    placed = make_cells(Z, layout.design.carried, schedule, resolved, request, dtype=dtype)
     cells = placed.cells
     target = None if placed.result_stays else zeros(Z.shape, dtype) if out is None or lazy else out
     assigned = Assignment(model.centroids, layout.log_penalty(model)[None], model.sigma)
@@ -194,19 +194,23 @@ class _Layout:
         joint_new = np.array(
             [level[0][row[0]] >= n_learned[0] for row in design.joint_levels - design.offsets[:-1]], bool
         )
+        learned_level = np.concatenate(learned)
+        stays = np.flatnonzero(np.isin(learned_level, model.record.get("reference_levels", [])))
+        design = replace(design, reference=tuple(stays.tolist()))
         names = asked.joint_names(BETWEEN)
         counts = dict(zip(names, asked.joint_counts.tolist(), strict=True))
         known = {name: counts[name] for name, yes in zip(names, is_known, strict=True) if yes}
         new = {name: n for name, n in counts.items() if name not in known}
-        return cls(design, np.concatenate(learned), design.joint_levels[joint_new], joint_new, known, new)
+        return cls(design, learned_level, design.joint_levels[joint_new], joint_new, known, new)
 
     def log_penalty(self, model: ModelTables) -> np.ndarray:
         """Return the penalty of each level, (B, K): what the reference's run ended with, none for new ones."""
         learned = self.learned >= 0
-        return np.where(learned[:, None], model.log_penalty()[np.where(learned, self.learned, 0)], 0.0)
+        logp = np.where(learned[:, None], model.log_penalty()[np.where(learned, self.learned, 0)], 0.0)
+        return np.concatenate([logp, np.zeros((self.design.carried.n_levels - len(logp), logp.shape[1]))])
 
     def coefficients(self, model: ModelTables, cells: Cells, assigned: Assignment, params: HarmonyParams) -> np.ndarray:
-        """Return the ridge coefficients of each level, (B, K, d)."""
+        """Return the ridge coefficients of each level that the cells carry, (B, K, d)."""
         learned = self.learned >= 0
         W = np.where(learned[:, None, None], model.ridge[np.where(learned, self.learned, 0)], 0.0)
         if self.joint_new.any():
@@ -223,7 +227,8 @@ class _Layout:
             S, O_joint = cells.moments(assigned)
             found = ridge(design, resolved, S[self.joint_new], O_joint[self.joint_new], anchor)
             W[~learned] = found.W
-        return W
+        # Cells of levels that were held fixed stay, whatever their other levels are.
+        return self.design.applied(W)
 
 
 def _same_level(known: Sequence[str], asked: Sequence[str]) -> np.ndarray:
