@@ -364,6 +364,68 @@ def test_a_first_example_works_as_it_stands(read, data_dir):
     assert relative(corrected, engine.embedding) < 1e-3
 
 
+def another(seed):
+    """A first example like those, of other sizes: shifts of scale 1 to 3, types in blocks of features or anywhere."""
+    gen = np.random.default_rng(seed)
+    n, d, n_batches = int(gen.choice([150, 300, 500])), int(gen.choice([10, 20, 50])), int(gen.choice([2, 3, 4]))
+    n_types, n_clusters, scale = int(gen.choice([1, 2, 3])), int(gen.choice([5, 10, 20])), gen.uniform(1, 3)
+    sizes = gen.dirichlet(np.full(n_batches, 5.0)) * 0.7 + 0.3 / n_batches
+    batch, kind = np.sort(gen.choice(n_batches, n, p=sizes)), gen.integers(0, n_types, n)
+    blocks = 5.0 * (np.arange(d) * n_types // d == np.arange(n_types)[:, None])
+    centres = blocks if gen.random() < 0.5 else 3 * gen.normal(size=(n_types, d))
+    cells = gen.normal(size=(n, d)) + centres[kind] * (n_types > 1) + scale * gen.normal(size=(n_batches, d))[batch]
+    return cells, batch, kind, n_clusters
+
+
+def judged(cells, corrected, batch, kind):
+    """Return mixing as a share of chance within types, and what is left of the variance of the batches' means there."""
+    from harmonax.evaluation.entropy import chance_entropy, neighbourhood_entropy
+
+    def between(Z):
+        groups = [[Z[(batch == b) & (kind == t)].mean(axis=0) for b in np.unique(batch)] for t in np.unique(kind)]
+        return float(np.var(groups, axis=1).sum())
+
+    chance = chance_entropy(corrected, batch, np.random.default_rng(0), groups=kind)
+    return neighbourhood_entropy(corrected, batch) / chance, between(corrected) / between(cells)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_other_first_examples_work_too(seed):
+    # By the engine, whose answer is the operator's: it compiles nothing for ten shapes.
+    from sklearn.cluster import KMeans
+    from sklearn.metrics import adjusted_rand_score
+
+    cells, batch, kind, n_clusters = another(seed)
+    op = DifferentiableHarmony(
+        BatchCorrectionConfig(n_clusters=n_clusters, n_features=cells.shape[1], n_batches=int(batch.max()) + 1),
+        rngs=nnx.Rngs(seed),
+    )
+    corrected = harmonax.harmonize(
+        cells, batch, op.harmony_params(), rng=op.seed, progress=False, dtype=float
+    ).embedding
+    mixing, left = judged(cells, corrected, batch, kind)
+    assert mixing >= 0.95
+    assert left < 0.1
+    if kind.any():
+        found = KMeans(len(np.unique(kind)), n_init=10, random_state=0).fit_predict(corrected)
+        assert adjusted_rand_score(kind, found) == 1
+
+
+@pytest.mark.parametrize("key", [42, 3, 4])
+def test_the_variance_of_all_means_at_once_falls_as_far_as_it_can(key):
+    # It is taken over batches and features, and so counts what all batches have in common: with three batches and
+    # random shifts a third of it, on average, stays where the batches' means are made equal exactly.
+    cells, batch, _ = map(np.asarray, newcomer(key))
+    config = BatchCorrectionConfig(n_clusters=20, n_features=50, n_batches=3)
+    op = DifferentiableHarmony(config, rngs=nnx.Rngs(42))
+    corrected = harmonax.harmonize(cells, batch, op.harmony_params(), rng=op.seed, progress=False).embedding
+    means = lambda Z: np.stack([Z[batch == b].mean(axis=0) for b in range(3)])  # noqa: E731
+    equal = cells - means(cells)[batch] + cells.mean(axis=0)
+    whole = np.var(means(cells))
+    assert np.var(means(corrected)) / whole == pytest.approx(np.var(means(equal)) / whole, abs=0.005)
+    assert np.var(means(corrected), axis=0).sum() < 0.01 * np.var(means(cells), axis=0).sum()
+
+
 def test_a_fixed_point_is_refused_where_there_is_none():
     op, data = problem(differentiation="implicit", n_iterations=2)
     with pytest.raises(NotConvergedError, match=r"after 2 rounds another one moves .* raise n_iterations"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
+from types import FunctionType
 from typing import Any
 
 import jax
@@ -17,11 +18,12 @@ def also_called(**others: str) -> Callable[[Callable[..., Any]], Callable[..., A
     """Let callers name arguments as other libraries do: ``also_called(batch_ids="batch_labels")``."""
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        @wraps(function)
         def call(*arguments: Any, **named: Any) -> Any:
             return function(*arguments, **{others.get(name, name): value for name, value in named.items()})
 
-        return call
+        # Its globals stay those of the function's module, as for a function that is not wrapped: tools look there.
+        of_module = FunctionType(call.__code__, function.__globals__, function.__name__, None, call.__closure__)
+        return wraps(function)(of_module)
 
     return decorate
 
