@@ -6,6 +6,7 @@ A change inside harmonax that moves or renames one of these keeps this module as
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from .compat.names import params_of
 from .engine.checkpoint import Checkpoint
@@ -24,6 +25,7 @@ __all__ = [
     "HarmonyResult",
     "Status",
     "checkpoint_has_seed",
+    "corrected_counts",
     "design_from_table",
     "harmonize",
     "model_of",
@@ -45,3 +47,15 @@ def model_path(path: str | None) -> str | None:
 def checkpoint_has_seed(directory: str | os.PathLike[str]) -> bool:
     """Return whether a checkpoint is there, whose seed a run resumes with."""
     return Checkpoint(directory).seed is not None
+
+
+def corrected_counts(X: Any, batches: Any, assignment: Any, **options: Any) -> Any:
+    """Return the counts X (N, G) without the effect of the batches, a table, on soft clusters (N, K); CSR."""
+    # Only who corrects counts waits for these.
+    from anndata import AnnData
+
+    from .pp.counts import correct_counts
+
+    adata = AnnData(X, obs=batches.set_axis(batches.index.astype(str), axis=0))
+    correct_counts(adata, list(batches.columns), counts_layer="X", assignment=assignment, progress=False, **options)
+    return adata.layers["counts_corrected"]

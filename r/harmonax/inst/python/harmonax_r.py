@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 
 from harmonax.interop import (
     HarmonaxError,
@@ -21,6 +22,7 @@ from harmonax.interop import (
     HarmonyResult,
     Status,
     checkpoint_has_seed,
+    corrected_counts,
     design_from_table,
     harmonize,
     model_of,
@@ -41,6 +43,7 @@ class Outcome:
     def __init__(self) -> None:
         self.rows: Any = None
         self.stays: np.ndarray | None = None  # cells of a reference
+        self.size = 0  # of corrected counts: how many are not 0
         self.result: HarmonyResult | None = None
         self.record: dict[str, Any] = {}
         self.summary, self.converged = "", True
@@ -128,6 +131,49 @@ def deliver(outcome: Outcome, address: str, cells: Mapping[str, Any]) -> Outcome
         if outcome.stays is not None:
             target[outcome.stays] = _as_stored(cells, target.shape)[outcome.stays]
         outcome.rows = None
+    return delivered
+
+
+def counts(
+    genes: Mapping[str, Any], columns: list[Mapping[str, Any]], clusters: Mapping[str, Any], options: dict[str, Any]
+) -> Outcome:
+    """Correct counts of R; `deliver_counts` writes the result to R's memory.
+
+    Parameters
+    ----------
+    genes
+        A sparse matrix of R, whose columns are cells: addresses of ``i``, ``p`` and ``x``, and its sizes.
+    columns
+        Batch columns, as for `correct`.
+    clusters
+        Address of the soft assignments, clusters x cells by columns, and their number.
+    options
+        Of `harmonax.pp.correct_counts`.
+    """
+    outcome = Outcome()
+    with _caught(outcome):
+        n_cells, size = int(genes["n_cells"]), int(genes["size"])
+        i, p = _view(genes["i"], (size,), np.int32), _view(genes["p"], (n_cells + 1,), np.int32)
+        X = sparse.csr_matrix((_view(genes["x"], (size,), np.float64), i, p), (n_cells, int(genes["n_genes"])))
+        table = pd.DataFrame({spec["name"]: _column(spec) for spec in columns})
+        R = _view(clusters["data"], (n_cells, int(clusters["size"])), np.float64)
+        outcome.rows = corrected_counts(X, table, R, **options)
+        outcome.rows.sort_indices()
+        outcome.size = outcome.rows.nnz
+    return outcome
+
+
+def deliver_counts(outcome: Outcome, place: Mapping[str, Any]) -> Outcome:
+    """Write corrected counts to a sparse matrix of R that has room for them."""
+    delivered = Outcome()
+    with _caught(delivered):
+        made, outcome.rows = outcome.rows, None
+        for name, values, kind in (
+            ("i", made.indices, np.int32),
+            ("p", made.indptr, np.int32),
+            ("x", made.data, float),
+        ):
+            _view(place[name], values.shape, kind)[:] = values
     return delivered
 
 

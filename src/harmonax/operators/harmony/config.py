@@ -100,7 +100,10 @@ class BatchCorrectionConfig:
     The defaults here were chosen on five small examples of batches that lie apart (the two tutorials' data): for
     10 seeds each, sigma 0.232 to 0.237 mixes all of them to at least 0.95 of chance within types. Below, batches whose
     shift points where types differ do not meet (0.87 at 0.23); above, batches of unequal proportions of types are
-    pulled together (0.83 at 0.25). They are where learning begins, not what suits all data.
+    pulled together (0.83 at 0.25). Of 40 other made-up examples (100 to 800 cells, 2 to 5 batches, shifts of scale 1 to
+    3, 1 to 4 types, 5 to 20 clusters) they mix 24 of the 25 whose types lie in different directions to at least 0.95 of
+    chance, with all types apart, and 6 of the 15 whose types differ by their distance from the origin alone, which
+    Harmony, comparing directions, cannot tell apart. They are where learning begins, not what suits all data.
 
     Examples
     --------
