@@ -20,8 +20,7 @@ import pandas as pd
 from flax import nnx
 
 from ..errors import InputError
-from ..losses import BatchMixingLoss, NeighborhoodPreservationLoss
-from ..losses.checks import as_array
+from ..losses import BatchMixingLoss, NeighborhoodPreservationLoss, checks
 from ..operators.harmony.checks import check
 from ..operators.harmony.operator import BatchCorrectionConfig, DifferentiableHarmony
 from ..params import Flavor, HarmonyParams
@@ -203,11 +202,11 @@ def learn_strength(
     data = {"embeddings": Z, "batch_labels": jnp.asarray(columns, jnp.int32)}
     roles: dict[str, Any] = {"reference": tuple(reference)}
     if protect is not None:
-        data["protect"] = as_array("protect", protect, "integers from 0")
+        data["protect"] = checks.labels("protect", protect, len(Z), 2**31 - 1)
         roles["n_protected"] = int(data["protect"].max(initial=0)) + 1
     if covariates is not None:
-        numbers = as_array("covariates", covariates, "numbers").astype(jnp.float32)
-        data["covariates"] = numbers[:, None] if numbers.ndim == 1 else numbers
+        numbers = checks.as_array("covariates", covariates, "numbers")
+        data["covariates"] = checks.cells("covariates", numbers[:, None] if numbers.ndim == 1 else numbers)
         roles["n_covariates"] = data["covariates"].shape[-1]
     op = config.operator(Z.shape[1], levels, seed_from(rng), **roles)
     # In traced code values cannot be checked.

@@ -118,8 +118,10 @@ def _covariates(config: BatchCorrectionConfig, x: Any, mask: Any, n_cells: int) 
     if not config.n_covariates:
         raise InputError("data has 'covariates', but the configuration no n_covariates: give their number")
     x = x[:, None] if x.ndim == 1 else x
-    if x.shape != (n_cells, config.n_covariates):
-        raise InputError(f"data['covariates'] has shape {x.shape}; allowed is ({n_cells}, {config.n_covariates})")
+    if x.shape != (n_cells, config.n_covariates) or jnp.issubdtype(x.dtype, jnp.complexfloating):
+        raise InputError(
+            f"data['covariates'] is {x.dtype} {x.shape}; allowed are real numbers ({n_cells}, {config.n_covariates})"
+        )
     if known(x) and known(mask):
         bad = np.asarray(mask) & ~np.isfinite(np.asarray(x)).all(axis=1)
         if bad.any():

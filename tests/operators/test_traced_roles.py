@@ -133,7 +133,7 @@ def test_what_cannot_be_is_refused():
     for name, wrong, says in (
         ("protect", jnp.full(N, 2), r"has 2 \(first: row 0\); allowed are 0 to 1, as n_protected=2 says"),
         ("protect", jnp.zeros((N, 1), int), "allowed are integers"),
-        ("covariates", jnp.zeros((N, 2)), r"allowed is \(120, 1\)"),
+        ("covariates", jnp.zeros((N, 2)), r"allowed are real numbers \(120, 1\)"),
         ("covariates", jnp.full(N, jnp.nan), "NaN or infinite values in 120 cells"),
     ):
         with pytest.raises(InputError, match=says):
