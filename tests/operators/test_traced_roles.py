@@ -16,6 +16,8 @@ nnx = pytest.importorskip("flax.nnx")
 from harmonax import functional  # noqa: E402
 from harmonax.operators import BatchCorrectionConfig, DifferentiableHarmony  # noqa: E402
 
+pytestmark = pytest.mark.thorough
+
 N = 120
 SIZES = {"n_clusters": 3, "n_features": 4, "n_iterations": 3, "n_passes": 2, "sigma": 0.3, "alpha": 0.2}
 
