@@ -167,6 +167,7 @@ def tutorials(session: nox.Session) -> None:
         "tests/docs/test_tutorials.py",
         "tests/training/test_encoder.py",
         "tests/evaluation/test_further.py",
+        "tests/inputs/test_table.py",
         NEIGHBOURS,
     )
     # A test at a time on two processes: they are few and long.

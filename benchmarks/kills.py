@@ -59,6 +59,7 @@ CASES = {
     "map": Case("map in.h5ad -o out.h5ad --model model.h5 --basis X_pca --batch-key batch", "out.h5ad"),
     "report": Case("report corrected.h5ad -o out.html", "out.html"),
     "sweep": Case("sweep in.h5ad -o out.h5ad --batch-key batch --theta 1,2 --sigma 0.1 --n-clusters 8", "out.h5ad"),
+    "counts": Case("counts corrected.h5ad -o out.h5ad", "out.h5ad"),
     "run": Case(
         "run counts.h5ad -o out --batch-key batch --n-comps 10 --n-top-genes 200"
         " --skip check,umap,umap_uncorrected,evaluate,diagnose",
@@ -74,6 +75,7 @@ def prepare(folder: Path) -> None:
 
     adata = simulate(3000, rng=0)
     adata[:300].copy().write_h5ad(folder / "counts.h5ad")
+    adata.layers["counts"] = adata.X.copy()
     components(adata, n_genes=200, n_components=20)
     adata.write_h5ad(folder / "in.h5ad")
     words = f"integrate in.h5ad -o corrected.h5ad --batch-key batch {CLUSTERS} --save-model model.h5"

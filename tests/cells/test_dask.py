@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import CancelledError
 
 import numpy as np
 import pytest
@@ -426,8 +428,57 @@ def test_a_chunk_that_ends_its_worker_ends_the_run(programs):
 
     Z = da.ones((100, 3), chunks=(100, 3)).map_blocks(deadly, dtype=float, meta=np.empty((0, 0)))
     # More than it may end: one that was killed before may not have been missed yet.
-    with pytest.raises(distributed.KilledWorker):
+    with pytest.raises(HarmonaxError, match=r"the workers of the Dask cluster died one after another .* more memory"):
         make(Z, programs.have(4))
+
+
+@pytest.mark.parametrize("name", ["sweep", "correct"])
+def test_futures_that_the_scheduler_cancels_are_made_anew(name, threads):
+    Z, design = problem()
+    Z = da.from_array(Z, chunks=CHUNKS)
+    params = HarmonyParams(**SHORT)
+
+    class Cancelled(Forgetful):
+        def _maybe(self, called, count):
+            if (called, count) == (name, 1):
+                threads.cancel(list(self._workers._futures.values()))
+
+    assert_same_bits(run_dask(Z, design, params, threads, kind=Cancelled), run_dask(Z, design, params, threads))
+    assert_nothing_is_left(threads)
+
+
+@pytest.mark.parametrize("error", [CancelledError("of key"), asyncio.CancelledError()])
+def test_a_wait_that_is_cancelled_is_asked_again(error, threads, monkeypatch):
+    """As under load: what is waited for is given up by others than us."""
+    cells = make(da.ones((100, 3), chunks=(30, 3)), threads)
+    given_up = []
+
+    async def once(call):
+        if not given_up:
+            given_up.append(call)
+            raise error
+        return await call
+
+    monkeypatch.setattr(workers_module, "_waiting", once)
+    monkeypatch.setattr(distributed.actor.ActorFuture, "done", lambda self: False)
+    assert len(cells.points(np.arange(100))) == 100
+    assert len(given_up) == 1
+    cells.close()
+
+
+def test_a_scheduler_that_goes_away_ends_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers_module, "_NO_WORKERS", 1.0)
+    own = Programs(tmp_path)
+    try:
+        own.have(1)
+        with distributed.Client(scheduler_file=str(own.file), timeout=3, set_as_default=False) as client:
+            cells = make(da.ones((100, 3), chunks=(30, 3)), client)
+            own.children[0].kill()
+            own.children[0].wait()
+            with pytest.raises(HarmonaxError, match="the Dask cluster"):
+                cells.sweep(Block(0), np.eye(3), np.full(3, 0.1), None, moment=False)
+    finally:
+        own.close()
 
 
 def test_a_cluster_without_workers_is_not_waited_for_forever(monkeypatch):

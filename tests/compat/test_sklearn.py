@@ -311,13 +311,22 @@ class TestInPipelines:
         X, batch, _ = cells
         frame = pd.DataFrame(X, columns=list("uvwxyz"), index=[f"cell{i}" for i in range(len(X))])
         pipe.set_output(transform="pandas")
-        out = pipe.fit_transform(frame, batch=pd.Series(batch, index=frame.index[::-1]))
+        out = pipe.fit_transform(frame, batch=pd.Series(batch))
         assert out.columns.tolist() == pipe.get_feature_names_out().tolist() == [f"harmony{i}" for i in range(4)]
         assert out.index.equals(frame.index)
         np.testing.assert_array_equal(out, clone(pipe).set_output(transform="default").fit_transform(X, batch=batch))
         harmony = settled().set_output(transform="pandas").fit(frame, batch=batch)
         assert harmony.feature_names_in_.tolist() == list("uvwxyz")
         assert isinstance(harmony.transform(frame, batch=batch), pd.DataFrame)
+
+    def test_cells_in_another_order_than_their_batches_are_refused(self, cells, routing):
+        X, batch, _ = cells
+        frame = pd.DataFrame(X, index=[f"cell{i}" for i in range(len(X))])
+        turned = pd.Series(batch, index=frame.index[::-1])
+        harmony = settled().fit(frame, batch=pd.Series(batch, index=frame.index))
+        for call in (settled().fit, harmony.transform):
+            with pytest.raises(ValueError, match="X and batch name the same cells in a different order"):
+                call(frame, batch=turned)
 
     def test_grid_search_over_its_parameters(self, cells, routing):
         X, batch, group = cells

@@ -15,7 +15,7 @@ from harmonax import cli
 from harmonax.counts.assignment import soft_clusters
 from harmonax.counts.model import Penalty, fit, penalties
 from harmonax.counts.quantile import same_quantile
-from harmonax.errors import InputError, MissingKeyError, OutputError
+from harmonax.errors import HarmonaxWarning, InputError, MissingKeyError, OutputError
 from harmonax.files import CountsJob, correct_counts_file
 
 N, G, D = 400, 12, 5
@@ -140,7 +140,8 @@ def test_whole_numbers_of_the_same_kind_and_zeros_stay_where_no_rate_rises(corre
 
 def test_one_batch_and_levels_of_the_reference_keep_their_counts(corrected):
     corrected.obs["one"] = "a"
-    harmonax.pp.correct_counts(corrected, "one", layer_added="same")
+    with pytest.warns(HarmonaxWarning, match="one: every cell has the same batch: nothing to correct, the counts are"):
+        harmonax.pp.correct_counts(corrected, "one", layer_added="same")
     assert (corrected.layers["same"] != corrected.X).nnz == 0
     harmonax.pp.harmony_integrate(corrected, "batch", reference="b1", rng=0)
     harmonax.pp.correct_counts(corrected)

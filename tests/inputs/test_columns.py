@@ -37,7 +37,7 @@ def names_of_cells(design, variable=0):
 _TEXT = st.characters(exclude_characters="\0", codec="utf-8")
 
 
-@pytest.mark.filterwarnings("ignore:.*differ in spaces only:harmonax.errors.HarmonaxWarning")
+@pytest.mark.filterwarnings("ignore:.*(differ in spaces only|look the same):harmonax.errors.HarmonaxWarning")
 @settings(max_examples=50)
 @given(st.lists(st.one_of(st.text(_TEXT, max_size=3), st.integers(-3, 3), st.booleans()), min_size=1, max_size=40))
 def test_every_cell_keeps_its_label_as_text(labels):
@@ -318,6 +318,62 @@ print(table_size(design, params.resolve(design), 20, 2), peak() - before)
     estimated, taken = map(int, done.stdout.split())
     # Cells take some megabytes beside them.
     assert 0.5 * estimated < taken < 1.2 * estimated + (16 << 20), (estimated >> 20, taken >> 20)
+
+
+BYTES = {
+    "fixed width": lambda b: np.array(b, "S"),
+    "objects": lambda b: pd.Series([v.encode() for v in b]),
+    "categories": lambda b: pd.Categorical([v.encode() for v in b]),
+    "a list": lambda b: [v.encode() for v in b],
+    "with text": lambda b: [v.encode() if i % 2 else v for i, v in enumerate(b)],
+    "both as categories": lambda b: pd.Categorical([v.encode() if i % 2 else v for i, v in enumerate(b)]),
+}
+
+
+@pytest.mark.parametrize("kind", BYTES)
+def test_bytes_are_the_text_that_they_are(kind):
+    labels = ["b", "caf\u00e9" if kind != "fixed width" else "cafe", "b", "a", "a"] * 5
+    design = design_from_table(as_table(BYTES[kind](labels)), "batch")
+    assert names_of_cells(design) == labels
+    assert sorted(design.levels[0]) == sorted(set(labels))
+    with pytest.raises(InputError, match=r"5 missing values .first: cell '0' has the text"):
+        design_from_table(as_table(BYTES[kind](["nan", *labels[1:5]] * 5)), "batch")
+
+
+def test_bytes_that_are_no_text_are_refused():
+    with pytest.raises(InputError, match=r"b'\\xe9' is bytes that are not UTF-8"):
+        read([b"\xe9", b"a"] * 5)
+
+
+def test_records_and_an_index_of_several_levels():
+    records = np.array([("a", 1), ("b", 2)] * 5, [("x", "U1"), ("y", int)])
+    with pytest.raises(InputError, match=r"got records of .*pandas\.DataFrame"):
+        as_table(records)
+    table = as_table(pd.MultiIndex.from_arrays([["a", "b"], [1, 2]], names=["x", None]))
+    assert table.to_dict("list") == {"x": ["a", "b"], "batch1": [1, 2]}
+
+
+@pytest.mark.parametrize(("one", "other"), [("a", "A"), ("\u00e9", "e\u0301"), ("a", "a\u200b"), ("x1", "x\u00b9")])
+def test_levels_that_look_the_same_are_told(one, other):
+    with pytest.warns(HarmonaxWarning, match="look the same but are two batches; give them one spelling if they are"):
+        assert len(read([one, other, "c"] * 5).levels[0]) == 3
+
+
+def test_tables_of_the_same_cells_in_another_order_are_refused():
+    cells = [f"c{i}" for i in range(40)]
+    Z = pd.DataFrame(np.random.default_rng(0).normal(size=(40, 3)), cells)
+    batch = pd.Series(np.repeat(["a", "b"], 20), cells)
+    model = harmonax.HarmonyModel.from_result(harmonax.harmonize(Z, batch, rng=0, progress=False))
+    turned = batch.iloc[::-1]
+    for other in (turned, turned.to_frame("batch"), {"batch": turned}):
+        with pytest.raises(InputError, match="the embedding and the batch labels name the same cells in a different"):
+            harmonax.harmonize(Z, other, progress=False)
+        with pytest.raises(InputError, match="the new cells and their batch labels name the same cells in a different"):
+            model.map(Z, other)
+    with pytest.raises(InputError, match="the embedding and the labels name the same cells in a different"):
+        model.with_reference(Z, turned)
+    # Names that say nothing of each other: by place.
+    harmonax.harmonize(Z, batch.set_axis([f"d{i}" for i in range(40)]), rng=0, progress=False)
 
 
 @pytest.mark.parametrize("categorical", [False, True])

@@ -14,11 +14,12 @@ from queries import SHORT, experiment, fitted, logged, reference
 from strategies import cells_with_batches
 
 import harmonax
-from harmonax import HarmonyModel, HarmonyParams
+from harmonax import HarmonyModel, HarmonyParams, files
 from harmonax.algorithm.seeding import unit
 from harmonax.errors import HarmonaxWarning, InputError, MissingKeyError
 from harmonax.mapping import map_query
 from harmonax.mapping.projection import Expression, Projection
+from harmonax.mapping.query import QueryOptions
 from harmonax.mapping.serialise import from_dict
 
 
@@ -275,6 +276,35 @@ class TestMapQuery:
         clusters = query.uns["harmonax_map"]["clusters"]
         assert clusters["n_cells"].sum() == 400
         assert clusters["novel"].max() > 0.5
+
+    @pytest.mark.filterwarnings("ignore:Some cells have zero counts:UserWarning")
+    def test_cells_without_counts_are_told_and_not_labelled(self, model, tmp_path):
+        query = experiment(5, n=200, batches=(2,))
+        X = query.X.toarray()
+        X[[7, 150]] = 0
+        # A count in a gene that the reference does not have says nothing either.
+        other = np.zeros((200, 1), np.float32)
+        other[150] = 3
+        more = anndata.concat([query, anndata.AnnData(other, obs=query.obs[[]])], axis=1)
+        more.X = scipy.sparse.csr_matrix(np.column_stack([X, other]))
+        more.obs = query.obs.copy()
+        more = logged(more)
+        told = "2 of the 200 new cells .first: row 7. have no count"
+        with pytest.warns(HarmonaxWarning, match=told):
+            mapped = harmonax.tl.map_query(more, model, "batch")
+        empty = np.isin(np.arange(200), [7, 150])
+        assert mapped.record["cells_without_counts"] == 2
+        assert (more.obs["cell_type_mapped"][empty] == "unknown").all()
+        assert (more.obs["cell_type_confidence"][empty] == 0).all()
+        assert more.obs["harmonax_novel"][empty].all()
+        assert more.obs["harmonax_novel"][~empty].mean() < 0.1
+        # From a file, piece by piece.
+        more[:, :].copy().write_h5ad(tmp_path / "q.h5ad")
+        model.save(tmp_path / "m.h5")
+        job = files.MapJob(tmp_path / "q.h5ad", tmp_path / "m.h5", tmp_path / "o.h5ad", keys=["batch"])
+        with pytest.warns(HarmonaxWarning, match=told):
+            found = files.map_file(job, QueryOptions(how={"max_memory": "1G"}))
+        assert found.columns["harmonax_novel"].to_numpy()[empty].all()
 
     def test_scaled_expression_and_counts(self, model):
         import scanpy as sc

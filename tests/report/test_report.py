@@ -387,6 +387,19 @@ class TestPoints:
         assert ((places == 65535).all(axis=1)).sum() == 1
         assert (places == 65535).any(axis=1).sum() == 1
 
+    @pytest.mark.parametrize("basis", ["X_pca", "X_pca_harmony"])
+    @pytest.mark.parametrize("value", [np.nan, -np.inf])
+    def test_broken_values_of_the_embedding_are_told(self, full, tmp_path, basis, value):
+        full.obsm[basis] = np.array(full.obsm[basis], np.float32)
+        full.obsm[basis][3, -1] = full.obsm[basis][5] = value
+        anndata.settings.allow_write_nullable_strings = True
+        full.write_h5ad(tmp_path / "in.h5ad")
+        for source in (full, tmp_path / "in.h5ad"):
+            with pytest.warns(HarmonaxWarning, match=rf"obsm\['{basis}'\] has NaN or infinite values in 2 cells"):
+                shown = Page(write_report(source, tmp_path / "r.html")).shown
+            assert f"obsm['{basis}'] has NaN or infinite values in 2 cells" in shown
+            assert "The embedding is damaged" in shown
+
     def test_numbers_are_kept_to_a_step_and_missing_ones_are_missing(self):
         values = np.linspace(-1, 1, 2001)
         values[7] = np.nan

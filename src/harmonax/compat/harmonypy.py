@@ -14,7 +14,7 @@ from ..engine.run import Backend, harmonize
 from ..errors import InputError
 from ..inputs.arrays import as_numpy
 from ..inputs.arrays import as_table as as_pandas
-from ..inputs.columns import Missing, as_table, design_from_table
+from ..inputs.columns import Missing, as_table, check_order, design_from_table
 from ..inputs.embedding import Embedding, as_array, read_embedding
 from ..inputs.roles import role_columns
 from ..params import Floats
@@ -273,12 +273,7 @@ def _cells_by_features(data_mat: Any, table: pd.DataFrame) -> Embedding:
     if len(shape) != 2 or n_cells not in shape:
         raise InputError(f"data_mat has shape {shape} but meta_data has {n_cells} cells; one side must be the cells")
     across = shape[0] != n_cells
-    if isinstance(data, pd.DataFrame) and not isinstance(table.index, pd.RangeIndex):
-        _check_order(data.columns if across else data.index, table.index)
-    return read_embedding(data.T if across else data, what="data_mat", cells=table.index).load()
-
-
-def _check_order(cells: pd.Index, rows: pd.Index) -> None:
-    """Refuse tables that name the same cells in another order: rows are matched by place, as in harmonypy."""
-    if not cells.equals(rows) and len(cells.symmetric_difference(rows)) == 0:
-        raise InputError("data_mat and meta_data name the same cells in a different order; reindex one of them")
+    data = data.T if across else data
+    if isinstance(data, pd.DataFrame):
+        check_order(data, table, ("data_mat", "meta_data"))
+    return read_embedding(data, what="data_mat", cells=table.index).load()

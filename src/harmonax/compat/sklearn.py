@@ -14,7 +14,7 @@ from ..design import BatchDesign
 from ..engine.run import harmonize
 from ..errors import InputError, MissingExtraError, warn
 from ..inputs.arrays import as_rows
-from ..inputs.columns import as_table, design_from_table, table_like
+from ..inputs.columns import as_table, check_order, design_from_table, table_like
 from ..mapping import HarmonyModel
 from ..mapping.symphony import KnownBatches
 from ..params import HarmonyParams
@@ -226,6 +226,7 @@ ridge_lambda, alpha, batch_prune_threshold, correction_method, block_proportion,
             Before `fit`.
         """
         check_is_fitted(self, "model_")
+        check_order(X, batch, ("X", "batch"))
         X = validate_data(self, as_rows(X), dtype=_DTYPES, reset=False)
         if batch is None and not self.batch_names_in_:
             return X.copy()
@@ -251,6 +252,7 @@ ridge_lambda, alpha, batch_prune_threshold, correction_method, block_proportion,
         # check_random_state would turn an int into another seed than that of `harmonize`.
         rng = check_random_state(None) if self.random_state is None else self.random_state
         seed = seed_from(rng, "random_state")
+        check_order(X, batch, ("X", "batch"))
         X = validate_data(self, as_rows(X), dtype=_DTYPES, ensure_min_samples=2)
         table = as_table(batch if batch is not None else np.repeat("reference", len(X)))
         design = self._design(table)

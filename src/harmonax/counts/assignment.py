@@ -11,7 +11,7 @@ from scipy import sparse
 from ..adata import stored_params, stored_run
 from ..design import BatchDesign
 from ..engine.run import harmonize
-from ..errors import InputError, MissingKeyError, nearest
+from ..errors import InputError, MissingKeyError, nearest, warn
 from ..inputs.columns import design_from_table
 from ..inputs.embedding import read_obsm
 from ..inputs.roles import batch_columns, role_columns
@@ -58,6 +58,8 @@ def soft_clusters(
     stays = roles["protect"]
     design = design_from_table(adata.obs, keys, **(how if own else {}))
     if design.n_joint < 2:
+        names = ", ".join(design.variables)
+        warn(f"{names}: every cell has the same batch: nothing to correct, the counts are returned unchanged")
         R: Any = np.ones((adata.n_obs, 1))
     elif assignment is None:
         _check_recorded(run)

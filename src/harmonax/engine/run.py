@@ -17,7 +17,7 @@ from ..algorithm.seeding import seed_centroids, unit
 from ..cells import BACKENDS, BackendName
 from ..design import BatchDesign
 from ..errors import InputError, warn
-from ..inputs.columns import Missing, as_table, design_from_table
+from ..inputs.columns import Missing, as_table, check_order, design_from_table
 from ..inputs.covariates import with_covariates
 from ..inputs.embedding import Kind, kind_of, read_embedding
 from ..inputs.roles import named_roles, with_roles
@@ -170,8 +170,9 @@ def harmonize(
     threads = resolve_threads(n_threads)
     request = ResourceRequest.of(backend, n_threads, max_memory, scratch, out)
     kept = _checkpoint(checkpoint)
-    Z, digest = _embedding(Z, hashed=kept is not None)
+    given, (Z, digest) = Z, _embedding(Z, hashed=kept is not None)
     how = {"combine_keys": combine_keys, "missing": missing, "allow_many_levels": allow_many_levels}
+    check_order(given, batches)
     design = batches if isinstance(batches, BatchDesign) else _read_batches(batches, batch_key, how)
     if design.n_cells != Z.shape[0]:
         raise InputError(

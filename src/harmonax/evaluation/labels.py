@@ -12,6 +12,7 @@ import pandas as pd
 from ..errors import InputError, warn
 from ..inputs.columns import absent, design_from_table
 from ..inputs.embedding import read_embedding
+from ..inputs.levels import native
 from .variables import UNLABELLED as UNLABELLED
 
 # Fewer cells have no neighbourhoods to speak of; below the second number, scores are rough.
@@ -92,7 +93,7 @@ def _with_batches(batches: pd.DataFrame, literal: bool) -> np.ndarray:
             raise InputError(f"batch column '{key}' is given more than once; name each once")
     keep = np.ones(len(batches), bool)
     for key in batches.columns:
-        gaps = absent(batches[key], literal=literal)
+        gaps = absent(native(batches[key]), literal=literal)
         keep &= ~gaps
         if gaps.all():
             raise InputError(f"batch column '{key}' has no value for any cell; name another")
@@ -101,7 +102,7 @@ def _with_batches(batches: pd.DataFrame, literal: bool) -> np.ndarray:
 
 def _labels(labels: Any, n: int, label_key: str, unlabelled: Iterable[str]) -> np.ndarray:
     """Return codes of labels in sorted order, -1 for none."""
-    column = pd.Series(np.asarray(labels, object))
+    column = native(pd.Series(np.asarray(labels, object)))
     if len(column) != n:
         raise InputError(f"there are {len(column)} labels for {n} cells; allowed is one per cell")
     none = {str(word).strip().casefold() for word in unlabelled}

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from ..errors import InputError, MissingKeyError, nearest
-from ..inputs.columns import absent, design_from_table, native
+from ..inputs.columns import absent, design_from_table
+from ..inputs.levels import native
 from .findings import Finding, Level
 
 # What annotators write where they know no label.

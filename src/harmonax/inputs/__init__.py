@@ -4,6 +4,7 @@ embedding    an embedding, read once: arrays, tables, files and Dask arrays as a
 rows         rows of an embedding that is not in memory
 values       which numbers of an embedding cannot be corrected, and their hash
 columns      batch columns as a `BatchDesign`
+levels       what the levels of a column are called
 expression   expression made dense; where the raw counts are, and whether they are counts
 features     kinds of features: genes, antibodies, peaks
 lazy         expression that is not in memory

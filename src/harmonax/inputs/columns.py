@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from ..design import BatchDesign
-from ..errors import InputError, MissingKeyError, nearest, warn
+from ..errors import InputError, MissingKeyError, nearest
 from ..system.validate import listed, one_of
 from . import arrays
+from .levels import level_names, looks, native, warn_of_twins
 
 Missing = Literal["error", "level", "literal"]
 # What files have in place of a missing label once it was made text, in lower case.
@@ -101,12 +102,6 @@ def absent(column: pd.Series, *, literal: bool = False) -> np.ndarray:
     return gaps | np.asarray(column.isin(text)) if text else gaps
 
 
-def native(column: pd.Series) -> pd.Series:
-    """Return a column in this machine's byte order, without which pandas sorts and takes nothing."""
-    foreign = isinstance(column, pd.Series) and isinstance(column.dtype, np.dtype) and not column.dtype.isnative
-    return column.astype(column.dtype.newbyteorder("=")) if foreign else column
-
-
 def as_table(batches: Any) -> pd.DataFrame:
     """Return batch labels given as a table, a mapping, a 1-D or 2-D array, or a list of labels as one table.
 
@@ -120,6 +115,8 @@ def as_table(batches: Any) -> pd.DataFrame:
         return batches
     if isinstance(batches, Mapping):
         return pd.DataFrame(_flat_columns(batches))
+    if isinstance(batches, pd.MultiIndex):
+        return batches.to_frame(index=False, name=[n or f"batch{i}" for i, n in enumerate(batches.names)])
     if isinstance(batches, (pd.Series, pd.Categorical, pd.Index)):
         name = getattr(batches, "name", None)
         return pd.DataFrame({"batch" if name is None else name: pd.Series(batches).array})
@@ -171,6 +168,20 @@ def _flat_columns(columns: Mapping[Any, Any]) -> dict[Any, Any]:
     return flat
 
 
+def check_order(cells: Any, batches: Any, names: tuple[str, str] = ("the embedding", "the batch labels")) -> None:
+    """Refuse tables whose indexes name the same cells in another order: rows are matched by place.
+
+    `cells` and `batches` may be anything; what has no names is taken as it is.
+    """
+    for column in batches.values() if isinstance(batches, Mapping) else [batches]:
+        own, rows = (getattr(one, "index", None) for one in (cells, column))
+        if not (isinstance(own, pd.Index) and isinstance(rows, pd.Index)) or len(own) != len(rows):
+            continue
+        numbered = isinstance(own, pd.RangeIndex) or isinstance(rows, pd.RangeIndex)
+        if not numbered and not own.equals(rows) and len(own.symmetric_difference(rows)) == 0:
+            raise InputError(f"{names[0]} and {names[1]} name the same cells in a different order; reindex one of them")
+
+
 def combined(design: BatchDesign) -> BatchDesign:
     """Return the design with its variables joined into one, a level per observed combination."""
     name = "+".join(design.variables)
@@ -199,38 +210,13 @@ def _encode(column: pd.Series, label: str, missing: str, allow_many: bool) -> tu
         _refuse_unlikely(label, len(column), int(np.count_nonzero(np.bincount(codes[~gaps]))), numbers)
     codes, names = _named(codes, values)
     # Hardly ever, so that the cells are not looked at for it.
-    if any(name != name.strip() for name in names):
-        _warn_of_spaces(label, pd.Index(names, dtype=object)[np.unique(codes[~gaps])])
+    if len(set(map(looks, names))) < len(names):
+        warn_of_twins(label, pd.Index(names, dtype=object)[np.unique(codes[~gaps])])
     if gaps.any():
         # They join a level of that name where there is one.
         names.append("missing")
         codes = np.where(gaps, names.index("missing"), codes)
     return codes, names
-
-
-def _warn_of_spaces(label: str, names: pd.Index) -> None:
-    """Warn of levels that look the same, since nothing else would show that a batch was split by a typing error."""
-    bare = names.map(str.strip) if len(names) else names
-    if not bare.is_unique:
-        first, second = names[bare == bare[bare.duplicated()][0]][:2]
-        told = f"{label}: '{first}' and '{second}' differ in spaces only, and are two batches"
-        warn(f"{told}; strip the labels if they are one")
-
-
-def level_names(values: Iterable[Any]) -> list[str]:
-    """Return what levels are called: 1, 1.0 and "1" are one, whichever way a file has them.
-
-    Examples
-    --------
-    >>> level_names([1.0, 2.0]), level_names([1, "1", 1.0]), level_names([1.0, 0.5])
-    (['1', '2'], ['1', '1', '1'], ['1.0', '0.5'])
-    """
-    listed = list(values)
-    floats = [isinstance(v, (float, np.floating)) for v in listed]
-    whole = [f and np.isfinite(v) and v == int(v) for f, v in zip(floats, listed, strict=True)]
-    # A column with fractions has measurements; those are called as they are.
-    plain = all(floats) and not all(whole)
-    return [str(int(v)) if w and not plain else str(v) for w, v in zip(whole, listed, strict=True)]
 
 
 def _named(codes: np.ndarray, values: Iterable[Any]) -> tuple[np.ndarray, list[str]]:
@@ -262,9 +248,11 @@ def _labels(values: Any) -> np.ndarray:
         labels = np.array(values.data, dtype=object)
         labels[np.ma.getmaskarray(values)] = None
         return labels
-    if hasattr(values, "__array__"):
-        return np.asarray(values)
     refusal = "batches must be labels, one per cell, or rows of labels of one length"
+    if hasattr(values, "__array__"):
+        if (array := np.asarray(values)).dtype.kind == "V":
+            raise InputError(f"{refusal}; got records of {array.dtype}: pass pandas.DataFrame(batches)")
+        return array
     if isinstance(values, (str, bytes)):
         raise InputError(f"{refusal}; got the text {values!r}: name a column of a table with batch_key= or key=")
     try:

@@ -11,8 +11,9 @@ import pandas as pd
 from ..design import BatchDesign
 from ..errors import InputError, warn
 from ..system.validate import listed
-from .columns import as_table, design_from_table, level_names
+from .columns import as_table, design_from_table
 from .covariates import numeric_columns
+from .levels import level_names, native
 
 
 def with_roles(design: BatchDesign, batches: Any, reference: Any, protect: Any, how: dict[str, Any]) -> BatchDesign:
@@ -87,9 +88,9 @@ def reference_levels(reference: Any, design: BatchDesign) -> dict[str, list[str]
 
 def _names(levels: Any) -> list[str]:
     # A file would be read, line by line.
-    if isinstance(levels, str) or not hasattr(levels, "__iter__") or hasattr(levels, "read"):
+    if isinstance(levels, (str, bytes)) or not hasattr(levels, "__iter__") or hasattr(levels, "read"):
         levels = [levels]
-    return level_names(levels)
+    return level_names(native(pd.Series(list(levels), dtype=object)))
 
 
 def protected_columns(table: pd.DataFrame, names: Any, where: str, how: dict[str, Any]) -> BatchDesign:

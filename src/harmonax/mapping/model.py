@@ -14,7 +14,7 @@ from ..algorithm.schedule import Block, FixedPartition
 from ..algorithm.seeding import seed_centroids
 from ..engine.placement import ResourceRequest, make_cells
 from ..errors import InputError, warn
-from ..inputs.columns import as_table
+from ..inputs.columns import as_table, check_order
 from ..inputs.embedding import as_array
 from ..result import HarmonyResult, Status
 from ..system.arguments import check_arguments
@@ -145,6 +145,8 @@ class HarmonyModel(ModelTables):
         InputError
             If cells and labels do not agree.
         """
+        check_order(embedding, labels, ("the embedding", "the labels"))
+        check_order(embedding, batch, ("the embedding", "the batches"))
         Z = as_array(embedding, "the reference's embedding")
         table = as_table(labels if not isinstance(labels, pd.Series) else labels.to_frame())
         if Z.shape != (self.n_cells, self.n_features) or len(table) != len(Z):

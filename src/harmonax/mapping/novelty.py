@@ -139,7 +139,7 @@ def score_distance(novelty: Novelty, reference: Reference | None, means: np.ndar
 
 def _score(novelty: Novelty, matched: Matched, X: Any) -> np.ndarray:
     p, there = matched.projection, matched.column >= 0
-    y = matched.scaled(X) - p.center
+    y = matched.scaled(matched.values(X)) - p.center
     if there.all():
         return _top(_residual(y, p.loadings) / novelty.spread)
     # A missing gene's mean is not what the others predict of it: the components are fitted to the genes that are there.

@@ -140,11 +140,15 @@ class Matched:
         """Names of the genes that the new cells do not have."""
         return self.projection.genes[self.column < 0]
 
-    def scaled(self, X: Any) -> np.ndarray:
-        """Return scaled expression of some new cells, (n, G), dense; a missing gene has the reference's mean."""
+    def values(self, X: Any) -> np.ndarray:
+        """Return the expression of some new cells in the genes that they have, dense."""
+        return dense(X[:, self.column[self.column >= 0]], np.float64)
+
+    def scaled(self, values: np.ndarray) -> np.ndarray:
+        """Return `values` scaled, (n, G); a missing gene has the reference's mean."""
         p, there = self.projection, self.column >= 0
-        out = np.broadcast_to(p.center, (X.shape[0], len(p.genes))).copy()
-        own = (dense(X[:, self.column[there]], np.float64) - p.mean[there]) / p.std[there]
+        out = np.broadcast_to(p.center, (len(values), len(p.genes))).copy()
+        own = (values - p.mean[there]) / p.std[there]
         out[:, there] = own if p.max_value is None else np.clip(own, -p.max_value, p.max_value)
         return out
 
@@ -159,6 +163,8 @@ class Projected(Rows):
     def __init__(self, matched: Matched, X: Any) -> None:
         super().__init__((X.shape[0], matched.projection.loadings.shape[1]), np.float32)
         self._matched, self._X = matched, X
+        # Cells without any count in the reference's genes, of the rows that were read; (N,).
+        self.empty = np.zeros(X.shape[0], bool)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         out = np.empty((stop - start, self.shape[1]), np.float32)
@@ -166,7 +172,9 @@ class Projected(Rows):
         p = self._matched.projection
         for lo in range(start, stop, step):
             hi = min(stop, lo + step)
-            out[lo - start : hi - start] = self._matched.scaled(self._X[lo:hi]) @ p.loadings - p.offset
+            values = self._matched.values(self._X[lo:hi])
+            self.empty[lo:hi] = ~values.any(axis=1)
+            out[lo - start : hi - start] = self._matched.scaled(values) @ p.loadings - p.offset
         return out
 
 

@@ -96,7 +96,9 @@ def project(
         notes.insert(0, missing)
     if notes:
         warn(". ".join(notes))
-    return matched.project(expression), matched, expression
+    projected = matched.project(expression)
+    expression.empty = projected.empty
+    return projected, matched, expression
 
 
 def _of_one_kind(model: HarmonyModel, X: Any, var: pd.DataFrame) -> tuple[Any, pd.Index, list[str]]:
@@ -143,20 +145,28 @@ def map_cells(
             found.setdefault(name, []).append(model.reference.transfer(rows, name))  # type: ignore[union-attr]
     batch = _batch_names(mapped.batches)
     scores, novel, shift = _novelty(model, mapped, Z, batch, matched, X, parse_size(wanted.how.get("max_memory")))
-    columns = {NOVELTY: scores, NOVEL: novel} if scores is not None else {}
+    # Nothing is known of them: where they lie says no more than where the reference's zeros do.
+    empty = X.empty if isinstance(X, Expression) else np.zeros(n, bool)
+    columns = {NOVELTY: scores, NOVEL: novel | empty} if scores is not None else {}
     # A batch that is unlike the reference as a whole may have another protocol, or other cells: nothing says which.
-    doubtful = novel | (shift.to_numpy() >= UNLIKE)[batch.codes] if scores is not None else np.zeros(n, bool)
+    doubtful = columns[NOVEL] | (shift.to_numpy() >= UNLIKE)[batch.codes] if scores is not None else empty
     for name, pieces in found.items():
         table = pd.concat(pieces, ignore_index=True)
         labels = table["label"].to_numpy(object)
         columns[f"{name}_nearest"] = pd.Categorical(labels)
         unsure = (table["confidence"].to_numpy() < wanted.min_confidence) | doubtful
         columns[f"{name}_mapped"] = pd.Categorical(np.where(unsure, UNKNOWN, labels))
-        columns[f"{name}_confidence"] = table["confidence"].to_numpy()
+        columns[f"{name}_confidence"] = np.where(empty, 0.0, table["confidence"])
     record = _record(model, mapped, matched, wanted) | _seen(model, columns, cluster, shift, names)
     if isinstance(X, Expression):
         record["normalisation"] = X.record()
     _warn_of_novelty(record)
+    if empty.any():
+        record["cells_without_counts"] = int(empty.sum())
+        warn(
+            f"{int(empty.sum()):,} of the {n:,} new cells (first: row {int(np.argmax(empty))}) have no count in any of "
+            f"the reference's genes: nothing tells what they are. They are novel, their labels '{UNKNOWN}'; drop them"
+        )
     return Mapped(Z, mapped.embedding, pd.DataFrame(columns, index=pd.RangeIndex(n)), record)
 
 

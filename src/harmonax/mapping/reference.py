@@ -12,6 +12,7 @@ from ..algorithm.seeding import unit
 from ..errors import InputError, MissingKeyError, nearest
 from ..inputs.columns import absent
 from ..inputs.embedding import read_embedding
+from ..inputs.levels import native
 from ..system.extras import need
 
 # Votes of so many reference cells decide, the nearest by angle, as Harmony's clusters see them. Of 5, 10 and 15, by
@@ -66,7 +67,8 @@ class Reference:
         batch = pd.factorize(np.asarray(batch))[0]
         columns = {}
         for name in labels.columns:
-            column = labels[name].mask(absent(labels[name])).astype("category").cat.remove_unused_categories()
+            column = native(labels[name])
+            column = column.mask(absent(column)).astype("category").cat.remove_unused_categories()
             names = column.cat.categories.astype(str).to_numpy(object)
             codes = column.cat.codes.to_numpy(np.int32)
             if len(names) == 0:

@@ -27,7 +27,7 @@ from ..design import BatchDesign
 from ..engine.placement import ResourceRequest, make_cells
 from ..engine.run import Backend, result_dtype
 from ..errors import InputError, warn
-from ..inputs.columns import Missing, as_table, combined, design_from_table
+from ..inputs.columns import Missing, as_table, check_order, combined, design_from_table
 from ..inputs.embedding import Embedding, Kind, read_embedding
 from ..params import HarmonyParams, ResolvedParams
 from ..system.arguments import check_arguments
@@ -124,6 +124,7 @@ def map_query(
     check_arguments(map_query, locals())
     one_of(known_batches, "known_batches", get_args(KnownBatches))
     n_iter = whole_number(n_iter, "n_iter", minimum=1, maximum=_MOST_ROUNDS)
+    check_order(Z, batches, ("the new cells", "their batch labels"))
     Z = _embedding(Z, model.n_features, backend).source
     how: dict[str, Any] = {"missing": missing, "allow_many_levels": allow_many_levels}
     asked = _batches(batches, Z.shape[0], how)

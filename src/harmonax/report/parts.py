@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..errors import FileFormatError, InputError
 from ..inputs.expression import dense
+from ..inputs.rows import slabs
 from ..io import ANNOTATED, AnnotatedFormat, format_of, reading, stored_cells
 from ..io.annotated import quiet
 
@@ -35,6 +36,8 @@ class Parts:
         First two dimensions of each embedding that has as many.
     genes
         Names of the variables.
+    broken
+        Number of cells with NaN or infinite values in each embedding that has some, in any of its dimensions.
     """
 
     name: str
@@ -42,6 +45,7 @@ class Parts:
     uns: dict[str, Any]
     obsm: dict[str, np.ndarray]
     genes: list[str]
+    broken: dict[str, int]
     _open: Callable[[], contextlib.AbstractContextManager[Any]] = field(repr=False)
     # Genes that were read: the maps and the dot plot show the same ones.
     _held: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
@@ -89,6 +93,7 @@ def parts_of(source: Any) -> Parts:
         uns=dict(source.uns),
         obsm=_two_dimensions(obsm),
         genes=[str(name) for name in source.var_names],
+        broken=_broken(obsm),
         _open=lambda: contextlib.nullcontext(source.X),
     )
 
@@ -108,6 +113,7 @@ def _of_file(path: Path) -> Parts:
                 raise FileFormatError(
                     f"{path}: obsm['{key}'] has {rows[0]} rows but obs has {len(obs)}; they must agree"
                 )
+        broken = _broken(stored)
         obsm = {key: _first_two(element) for key, element in stored.items()}
         return Parts(
             name=path.name,
@@ -115,6 +121,7 @@ def _of_file(path: Path) -> Parts:
             uns=dict(read_elem(root["uns"])) if "uns" in root else {},
             obsm=_two_dimensions({key: value for key, value in obsm.items() if value is not None}),
             genes=[str(name) for name in read_elem(root["var"]).index],
+            broken=broken,
             _open=lambda: _matrix(path, kind),
         )
 
@@ -129,6 +136,13 @@ def _named(obs: pd.DataFrame) -> pd.DataFrame:
 def _first_two(element: Any) -> np.ndarray | None:
     # Tables and sparse embeddings are groups; a map needs neither.
     return np.asarray(element[:, :2]) if len(getattr(element, "shape", ())) == 2 else None
+
+
+def _broken(obsm: Mapping[str, Any]) -> dict[str, int]:
+    """Count the cells with NaN or infinity in each embedding, read in pieces; nothing of those that have none."""
+    floats = {key: Z for key, Z in obsm.items() if len(getattr(Z, "shape", ())) == 2 and np.dtype(Z.dtype).kind == "f"}
+    found = {key: sum(int((~np.isfinite(rows).all(axis=1)).sum()) for _, rows in slabs(Z)) for key, Z in floats.items()}
+    return {key: n for key, n in found.items() if n}
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, MissingKeyError, nearest
+from ..inputs.levels import native
 from ..pl.palette import BLUE, DIMMED, FAINT, MISSING, VIRIDIS
 from ..pp.correctors import CORRECTORS, Corrector
 from ..system.validate import listed
@@ -143,7 +144,7 @@ def _names(asked: Sequence[str] | None) -> list[str] | None:
 
 
 def _column(parts: Parts, name: str, group: str, rows: np.ndarray) -> Column:
-    values = parts.obs[name]
+    values = native(parts.obs[name])
     if is_category(values, asked=group in ("Batch", "Clusters and labels")):
         return category(name, values, rows, group, parts.uns.get(f"{name}_colors"))
     if name != NEIGHBOURS_KEPT:

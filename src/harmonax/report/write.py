@@ -17,6 +17,7 @@ from .page import page
 from .parts import Parts, parts_of
 from .points import Points, points_of
 from .sections import SECTIONS, Maker, Section
+from .sections.verdict import broken_values
 from .text import TIMES, as_names, clean, count
 
 if TYPE_CHECKING:
@@ -94,6 +95,8 @@ def write_report(
     place = check_destination(path, inputs=inputs, overwrite=overwrite)
     unchanged = Unchanged(*inputs)
     parts = parts_of(adata)
+    for finding in broken_values(parts):
+        warn(f"{finding.message} {finding.advice}")
     points = points_of(parts, color_by, genes, max_points, seed_from(rng))
     figures = Figures()
     made = [_made(make, parts, points, figures) for make in SECTIONS]

@@ -15,8 +15,8 @@ from ..evaluation.labels import UNLABELLED
 from ..evaluation.neighbours import MAX_CELLS
 from ..evaluation.scores.evaluate import Evaluation, Progress
 from ..evaluation.scores.evaluate import evaluate as evaluate_arrays
-from ..inputs.columns import native
 from ..inputs.embedding import either_spelling
+from ..inputs.levels import native
 from ..system.arguments import check_arguments
 from ..system.validate import entry_name, expect_anndata, listed
 

@@ -23,6 +23,7 @@ from ...inputs.values import ValueCheck, check_shape
 from ...system.extras import need
 from ..memory import MemoryCells, sample
 from ..native import Arithmetic
+from .faults import cluster_errors
 from .partition import PartitionSpec, ReplayStep, Tables, ended, same
 from .workers import Workers, large_graphs
 
@@ -148,6 +149,7 @@ class DaskCells:
         self._past.append(tables)
         return reduce(np.add, answers)
 
+    @cluster_errors()
     def emit(self, assigned: Assignment, W: np.ndarray, out: Any, moment: bool) -> np.ndarray:
         """Have the corrected embedding computed where the cells are, for `embedding`; `out` is not used."""
         da, distributed = need("dask.array", "dask"), need("distributed", "dask")

@@ -14,12 +14,14 @@ import math
 import pickle
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from typing import Any
 
 import numpy as np
 
 from ...errors import HarmonaxError, InputError
 from ...system.extras import need
+from .faults import cluster_errors
 from .partition import GoneError, Partition, PartitionSpec, ReplayStep, Tables, WorkerInfo, same
 
 # How often one question may lose a partition: what kills a worker four times will kill it again.
@@ -67,6 +69,7 @@ class Workers:
             self._centroids = (Y, sigma)
             self._have_centroids.clear()
 
+    @cluster_errors()
     def call(self, method: str, each: Callable[[PartitionSpec], tuple[Any, ...]]) -> list[Any]:
         """Call a method of every partition and return the answers in the order of the partitions."""
         answers: dict[int, Any] = {}
@@ -94,15 +97,17 @@ class Workers:
 
     def n_threads_by_worker(self) -> dict[str, int]:
         """Return the threads of every worker, once there is one."""
-        threads: dict[str, int] = self.client.nthreads()
-        if not threads:
-            try:
+        try:
+            threads: dict[str, int] = self.client.nthreads()
+            if not threads:
                 self.client.wait_for_workers(1, timeout=_NO_WORKERS)
-            except TimeoutError:
-                raise HarmonaxError(
-                    f"the Dask cluster has had no workers for {_NO_WORKERS:.0f} s; start some and run again"
-                ) from None
-            threads = self.client.nthreads()
+                threads = self.client.nthreads()
+        except TimeoutError:
+            raise HarmonaxError(
+                f"the Dask cluster has had no workers for {_NO_WORKERS:.0f} s; start some and run again"
+            ) from None
+        except OSError as error:
+            raise HarmonaxError(f"the Dask cluster's scheduler does not answer ({error}); run again") from None
         return threads
 
     def close(self) -> None:
@@ -173,6 +178,8 @@ class Workers:
                 if future.status == "error":
                     raise
                 self.n_threads_by_worker()
+            except CancelledError:  # by the scheduler, which has lost what it needs
+                return None
             except RuntimeError as error:
                 if _ACTOR_LOST not in str(error):
                     raise
@@ -247,7 +254,11 @@ class Workers:
             except TimeoutError:
                 if any(self._futures[number].status != "finished" for number in numbers):
                     return None
-            except (OSError, GoneError):
+            except (OSError, GoneError, CancelledError):
+                return None
+            except asyncio.CancelledError:  # of the wait within, unless this run itself is cancelled
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise
                 return None
 
     def _lose(self, numbers: Sequence[int]) -> None:

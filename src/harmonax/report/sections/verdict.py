@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ...evaluation.before.quality_control import CELLS
-from ...evaluation.findings import by_severity, to_table
+from ...evaluation.findings import Finding, Level, by_severity, to_table
 from ..figures import Figures
 from ..parts import Parts
 from ..points import correction
@@ -25,16 +25,35 @@ def verdict(parts: Parts, figures: Figures) -> Section:
 
     stored = {key: made for key in _JUDGED if (made := _judged(parts, key))} | _also(parts)
     found = overall(stored)
+    broken = broken_values(parts)
     values = {
         "code": found.code if found.code in _CODES else "unknown",
         "headline": found.headline,
         "summary": found.summary,
         "evidence": _evidence(parts),
-        "found": by_severity(found.findings),
+        "found": by_severity([*broken, *found.findings]),
         "why": why_skipped(parts, "diagnose"),
         "diagnosed": bool(parts.part("harmonax_diagnosis")),
     }
+    if broken:
+        values |= {"code": "do_not_trust", "headline": "The embedding is damaged", "summary": broken[0].message}
     return Section("verdict", "Can this correction be trusted?", values)
+
+
+def broken_values(parts: Parts) -> list[Finding]:
+    """Return what cannot be right: NaN or infinity in the embedding that was corrected, or in the corrected one."""
+    own, corrector = correction(parts)
+    keys = (own.get("basis", "X_pca"), own.get("adjusted_basis", corrector.adjusted_basis))
+    return [
+        Finding(
+            "broken_values",
+            Level.PROBLEM,
+            f"obsm['{key}'] has NaN or infinite values in {parts.broken[key]:,} cells.",
+            "It was damaged after the correction, or by what made it: remove or repair them, and correct again.",
+        )
+        for key in dict.fromkeys(map(str, keys))
+        if key in parts.broken
+    ]
 
 
 def _judged(parts: Parts, key: str) -> dict[str, Any]:
