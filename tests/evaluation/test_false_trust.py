@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 
 from harmonax import tl
+from harmonax.evaluation.after.measured import Measured
+from harmonax.evaluation.after.rules import judge
 from harmonax.evaluation.after.states import composition_states
 from harmonax.evaluation.after.structure import alignment
 from harmonax.evaluation.after.types import blended, merged, type_table
@@ -173,3 +175,44 @@ def test_states_that_every_batch_has_leave_in_doubt_whether_batches_lie_apart(sh
     Z[:, 0] += np.where(gen.random(800) < np.where(batch == 1, 0.85, 0.15), 4.0, 0.0)
     found = composition_states(Z, batch, nearest_cells(Z, 30), np.random.default_rng(0), cells=50, most_inside=0.5)
     assert found[1] is doubt
+
+
+def test_a_state_in_two_pieces_is_found_without_labels():
+    adata = made(EVEN | {("a", "X"): 60, ("b", "X"): 60})
+    own, gen = np.flatnonzero(of(adata, "X")), np.random.default_rng(5)
+    adata.obsm["X_pca_harmony"][own[gen.random(len(own)) < 0.5], 11] += 15
+    code, warnings = said(adata, None)
+    assert code == "caution"
+    assert "groups_torn" in warnings
+
+
+@pytest.mark.parametrize(("purity", "level"), [(0.9, "note"), (0.8, "warning")])
+def test_a_type_that_moved_a_little_is_in_doubt_where_a_type_became_less_pure(purity, level):
+    adata = made(EVEN)
+    tl.diagnose(adata, "batch", label_key="kind")
+    stored = adata.uns["harmonax_diagnosis"]
+    types = stored["types"].assign(pure_before=0.9, pure_within=purity)
+    groups = stored["clusters"].assign(movement=0.6, batch_offset=0.4)
+    measured = Measured(
+        stored["numbers"],
+        stored["mixing"],
+        None,
+        stored["batches"],
+        groups,
+        stored["one_batch_states"],
+        stored["markers"],
+        n_levels=2,
+        n_labelled=2,
+        n_linked=1,
+        types=types,
+        type_moves=np.full(len(groups), 0.6),
+    )
+    (moved,) = (finding for finding in judge(measured)[2] if finding.code == "groups_moved")
+    assert moved.level == level
+
+
+def test_where_batches_still_lie_apart_nothing_was_over_corrected():
+    adata, gen = made(EVEN), np.random.default_rng(6)
+    adata.obsm["X_pca_harmony"] = adata.obsm["X_pca"] + 2 * gen.normal(size=(adata.n_obs, 12))
+    assert said(adata)[0] == "do_not_trust"
+    assert adata.uns["harmonax_diagnosis"]["verdict"] == "under_corrected"

@@ -21,7 +21,7 @@ from . import rules as judge
 from .case import Case
 from .markers import marker_table
 from .measured import APART, Measured, turned
-from .merges import doubtful_merges
+from .merges import doubtful_merges, torn_states
 from .null import Correct, Null, calibrate
 from .states import batch_table, composition_states, group_table, linked_batches, one_batch_states
 from .structure import alignment, moved_share, movement
@@ -166,7 +166,7 @@ def diagnose(case: Case, *, correct: Correct | None = None, max_cells: int = 20_
     batches = batch_table(part.batch, part.levels, kept[rows])
     # Within types where enough of them are in several batches: then the batches may hold different numbers of each.
     within = labels if n_linked < n_labelled and (labels != "").mean() > _LABELLED else None
-    within_unknown = n_labelled < 2
+    within_unknown, unnamed = n_labelled < 2, part.groups is None and part.labels is None
     groups_alike, composition = _alike(before, within, rng)
     mixing = _mixing(part, before, after, groups_alike, seed)
     if composition:
@@ -203,6 +203,7 @@ def diagnose(case: Case, *, correct: Correct | None = None, max_cells: int = 20_
         doubtful=doubtful_merges(part.before, part.batch, part.levels, after.all, part.groups)
         if within_unknown
         else None,
+        torn_states=torn_states(part.before, part.batch, part.levels, kept[rows]) if unnamed else [],
         known_method=case.known_method,
         type_moves=type_moves,
         turned=turned(alike, part.levels),

@@ -18,6 +18,8 @@ COLUMNS = ["state", "batch", "other_batch", "n_cells", "apart", "against_others"
 # the sets "sorted", "resting", "digits" and "blood" of benchmarks/verdicts.py: wrong merges had at least 3.6 and 3.0;
 # right corrections exceeded one (5.7; 4.5), but not both.
 APART, AGAINST_OTHERS = 3.0, 2.8
+# A state was cut in pieces, or scattered, where its cells kept so much less of their neighbours than all cells did.
+TORN = 0.25
 # States with fewer cells that have a neighbour in the other batch say nothing; nor does a neighbour in fifty.
 _CELLS, _SHARE, _AGREE = 15, 0.02, 1 / 3
 
@@ -58,6 +60,31 @@ def doubtful_merges(
     agree = doubtful.groupby(table["code"]).transform("mean") >= _AGREE
     table = table[doubtful & agree].drop_duplicates("code")[COLUMNS]
     return table.set_index(np.arange(len(table)).astype(str))
+
+
+def torn_states(before: np.ndarray, batch: np.ndarray, levels: list[str], kept: np.ndarray) -> list[str]:
+    """Return the states, found within each batch before, that kept far fewer neighbours than all cells did.
+
+    Parameters
+    ----------
+    before
+        Embedding before the correction, (N, d).
+    batch, levels
+        Code of each cell's batch, (N,), and the batches' names.
+    kept
+        Share of each cell's neighbours in its batch that it kept, (N,), nan where that is not known.
+
+    Examples
+    --------
+    >>> Z = np.repeat([0.0, 9.0], 50)[:, None] + np.linspace(0, 1, 100)[:, None]
+    >>> torn_states(Z, np.zeros(100, int), ["a"], np.repeat([0.3, 1.0], 50))
+    ['50 cells of a (30% kept)']
+    """
+    known = np.flatnonzero(np.isfinite(kept))
+    table = pd.DataFrame({"state": batch_states(before, batch)[known], "batch": batch[known], "kept": kept[known]})
+    rows = table.groupby("state").agg(n=("kept", "size"), batch=("batch", "first"), kept=("kept", "mean"))
+    lost = rows[(rows["n"] >= _CELLS) & (rows["kept"] < table["kept"].mean() - TORN)].sort_values("kept")
+    return [f"{row.n} cells of {levels[row.batch]} ({row.kept:.0%} kept)" for row in lost.itertuples()]
 
 
 def _against_others(
