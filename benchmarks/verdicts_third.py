@@ -165,9 +165,38 @@ def made(name: str, seed: int) -> Iterator[Third]:
     chance = gen.choice(["p", "q", "r"], n)
     yield name, "none needed, nothing done", Z, Z, chance, types, "none needed"
     yield name, "none needed, harmony", Z, None, chance, None, "none needed"
-    spoilt = Z.copy()
-    spoilt[own[a] & (chance == "p")] += move
+    spoilt = Z + np.where((own[a] & (chance == "p"))[:, None], move, 0)
     yield name, "none needed, a type on another", Z, spoilt, chance, types, "harmful"
+    yield name, "none needed, a type on another, no labels", Z, spoilt, chance, None, "harmful"
+    spoilt = Z + np.where((own[a] & (gen.random(n) < 0.5))[:, None], 5 * spread, 0)
+    yield name, "none needed, a type in two pieces, no labels", Z, spoilt, chance, None, "harmful"
+    middle = Z[chance == "p"].mean(axis=0)
+    spoilt = np.where((chance == "p")[:, None], middle + (Z - middle) / 3, Z)
+    yield name, "none needed, a batch shrunk", Z, spoilt, chance, types, "harmful"
+    middle = Z[last].mean(axis=0)
+    yield from both("a batch shrunk to a third", np.where(last[:, None], middle + (Z - middle) / 3, Z), "harmful")
+    flat = Z - np.outer((Z - Z.mean(axis=0)) @ move, move) / (move @ move)
+    if measured(Z, flat, batch, types) == "harmful":
+        yield from both("what parts two types taken out", flat, "harmful")
+    rare = np.flatnonzero(own[common[-1]])
+    for code in np.unique(batch):
+        # Some of a rare type in every batch, and ten in none.
+        rare = np.setdiff1d(rare, rare[batch[rare] == code][8:])
+    if len(rare) >= 12:
+        rows = np.sort(np.r_[np.flatnonzero(~own[common[-1]]), rare])
+        on = Z.copy()
+        on[rare] = Z[gen.choice(np.flatnonzero(own[common[0]]), len(rare))] + 0.05 * spread * gen.normal(
+            size=(len(rare), d)
+        )
+        other = on @ np.linalg.qr(gen.normal(size=(d, d)))[0]
+        yield (
+            name,
+            "a type of a few cells per batch on another",
+            *(x[rows] for x in (before, other, codes, types)),
+            "harmful",
+        )
+        other = Z @ np.linalg.qr(gen.normal(size=(d, d)))[0]
+        yield name, "a type of a few cells per batch kept", *(x[rows] for x in (before, other, codes, types)), "right"
     share = np.where(np.isin(types, common[:2]), 0.9, 0.3)
     yield name, "proportions only, harmony", Z, None, np.where(gen.random(n) < share, "p", "q"), types, "none needed"
 

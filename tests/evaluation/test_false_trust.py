@@ -216,3 +216,36 @@ def test_where_batches_still_lie_apart_nothing_was_over_corrected():
     adata.obsm["X_pca_harmony"] = adata.obsm["X_pca"] + 2 * gen.normal(size=(adata.n_obs, 12))
     assert said(adata)[0] == "do_not_trust"
     assert adata.uns["harmonax_diagnosis"]["verdict"] == "under_corrected"
+
+
+def test_a_type_of_six_cells_in_every_batch_that_was_laid_on_another_is_found():
+    batches = [f"b{i}" for i in range(8)]
+    adata = made({(b, t): n for b in batches for t, n in {"T": 60, "B": 60, "X": 6}.items()}, shift=0)
+    adata.obsm["X_pca"][:, 11] += 9 * adata.obs["batch"].cat.codes.to_numpy()
+    # Nothing but neighbours: along other axes no type is seen to move.
+    Z = adata.obsm["X_pca_harmony"] = adata.obsm["X_pca_harmony"][:, ::-1].copy()
+    assert said(adata)[0] == "trust"
+    x, gen = of(adata, "X"), np.random.default_rng(7)
+    Z[x] = Z[gen.choice(np.flatnonzero(of(adata, "B")), x.sum())] + 0.1 * gen.normal(size=(x.sum(), 12))
+    code, warnings = said(adata)
+    assert code == "caution"
+    assert warnings & {"types_merged", "types_blended"}
+
+
+def test_labels_that_no_batch_has_ten_cells_of_say_nothing():
+    adata = made(EVEN)
+    adata.obs["kind"] = [f"clone {i % 200}" for i in range(adata.n_obs)]
+    found = tl.verdict(adata, "batch", label_key="kind")
+    assert "types_unknown" in {finding.code for finding in found.findings}
+
+
+@pytest.mark.parametrize("label_key", ["kind", None])
+@pytest.mark.parametrize("how", ["a type laid on another", "a type in two pieces"])
+def test_where_nothing_was_needed_damage_to_one_type_is_no_correction_to_go_on_with(how, label_key):
+    adata = made(EVEN, shift=0)
+    Z, own, gen = adata.obsm["X_pca_harmony"], np.flatnonzero(of(adata, "T", "b")), np.random.default_rng(8)
+    if how == "a type laid on another":
+        Z[own] += Z[of(adata, "B")].mean(axis=0) - Z[own].mean(axis=0)
+    else:
+        Z[own[gen.random(len(own)) < 0.5], 11] += 15
+    assert said(adata, label_key)[0] == "caution"

@@ -82,7 +82,7 @@ class Measured:
     # Whether the batches of the result differ in their shares of its states only.
     proportions_left: bool = False
     doubtful: pd.DataFrame | None = None
-    torn_states: list[str] = field(default_factory=list)  # where no groups are known: see `merges.torn_states`
+    torn_states: list[str] = field(default_factory=list)  # see `merges.torn_states`
     # How far each group moved, where groups are cell types and moves mean anything, (groups,); else nan.
     type_moves: np.ndarray | None = None
     turned: list[str] = field(default_factory=list)  # batches whose cells lie along other axes than before
@@ -127,9 +127,15 @@ class Measured:
 
     @property
     def damaged(self) -> bool:
-        """Whether a correction that was not needed did harm: types merged, batches torn, or moved apart."""
-        kept = self.numbers["neighbours_kept"]
-        return bool(len(self.merged) or len(self.blended) or self.torn or kept < MIN_KEPT or self.parted)
+        """Whether a correction that was not needed did harm: types merged, batches torn, turned or moved apart."""
+        found = (
+            self.merged,
+            self.blended,
+            self.torn_states,
+            self.turned,
+            [] if self.doubtful is None else self.doubtful,
+        )
+        return bool(any(map(len, found)) or self.torn or self.numbers["neighbours_kept"] < MIN_KEPT or self.parted)
 
     @property
     def parted(self) -> bool:

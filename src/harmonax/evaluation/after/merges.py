@@ -62,7 +62,9 @@ def doubtful_merges(
     return table.set_index(np.arange(len(table)).astype(str))
 
 
-def torn_states(before: np.ndarray, batch: np.ndarray, levels: list[str], kept: np.ndarray) -> list[str]:
+def torn_states(
+    before: np.ndarray, batch: np.ndarray, levels: list[str], kept: np.ndarray, names: np.ndarray | None = None
+) -> list[str]:
     """Return the states, found within each batch before, that kept far fewer neighbours than all cells did.
 
     Parameters
@@ -73,18 +75,22 @@ def torn_states(before: np.ndarray, batch: np.ndarray, levels: list[str], kept: 
         Code of each cell's batch, (N,), and the batches' names.
     kept
         Share of each cell's neighbours in its batch that it kept, (N,), nan where that is not known.
+    names
+        Name of each cell's group, "" for none: a state is called by the most frequent; None: by its size.
 
     Examples
     --------
     >>> Z = np.repeat([0.0, 9.0], 50)[:, None] + np.linspace(0, 1, 100)[:, None]
     >>> torn_states(Z, np.zeros(100, int), ["a"], np.repeat([0.3, 1.0], 50))
-    ['50 cells of a (30% kept)']
+    ['50 cells in a (30% kept)']
     """
-    known = np.flatnonzero(np.isfinite(kept))
-    table = pd.DataFrame({"state": batch_states(before, batch)[known], "batch": batch[known], "kept": kept[known]})
-    rows = table.groupby("state").agg(n=("kept", "size"), batch=("batch", "first"), kept=("kept", "mean"))
-    lost = rows[(rows["n"] >= _CELLS) & (rows["kept"] < table["kept"].mean() - TORN)].sort_values("kept")
-    return [f"{row.n} cells of {levels[row.batch]} ({row.kept:.0%} kept)" for row in lost.itertuples()]
+    known = np.isfinite(kept)
+    states, found = batch_states(before, batch), []
+    for state in np.unique(states[known]):
+        cells = np.flatnonzero((states == state) & known)
+        if len(cells) >= _CELLS and kept[cells].mean() < kept[known].mean() - TORN:
+            found.append((kept[cells].mean(), f"{_name(cells, names)} in {levels[batch[cells[0]]]}"))
+    return [f"{name} ({share:.0%} kept)" for share, name in sorted(found)]
 
 
 def _against_others(
