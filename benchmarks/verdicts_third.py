@@ -14,9 +14,9 @@ from pathlib import Path
 import anndata as ad
 import numpy as np
 from sklearn.decomposition import FastICA
+from verdicts_second import pure_within
 
 import harmonax as hx
-from verdicts_second import pure_within
 
 # Fall of the purity of types within batches, and same-batch neighbours in excess: right below, harmful above.
 PURE, MIXED = (0.03, 0.15), (0.15, 0.35)
@@ -145,7 +145,7 @@ def made(name: str, seed: int) -> Iterator[Third]:
     after = Z + np.where((own[a] & (gen.random(n) < 0.5))[:, None], 6 * spread * gen.choice([-1, 1], d), 0)
     yield from both("a type in two pieces", after, "harmful")
     point = np.zeros_like(Z)
-    for i, t in enumerate(names):
+    for t in names:
         point[own[t]] = Z[own[t]].mean(axis=0) + 0.3 * gen.normal(size=(own[t].sum(), d)) * spread
     yield from both("types without inside", point, "harmful")
     yield case("all on one point", 1e-3 * gen.normal(size=Z.shape), "harmful")

@@ -1,4 +1,4 @@
-"""Cell types that have fewer cells in every batch than a batch can be judged by: all their cells are judged together."""
+"""Cell types with fewer cells in every batch than a batch can be judged by: all their cells are judged together."""
 
 from __future__ import annotations
 
