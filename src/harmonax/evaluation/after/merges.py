@@ -19,7 +19,8 @@ COLUMNS = ["state", "batch", "other_batch", "n_cells", "apart", "against_others"
 # right corrections exceeded one (5.7; 4.5), but not both.
 APART, AGAINST_OTHERS = 3.0, 2.8
 # A state was cut in pieces, or scattered, where its cells kept so much less of their neighbours than all cells did.
-TORN = 0.25
+# So many cells are a state here: a batch of a hundred has types of its own, too.
+TORN, _TORN_CELLS = 0.25, 25
 # States with fewer cells that have a neighbour in the other batch say nothing; nor does a neighbour in fifty.
 _CELLS, _SHARE, _AGREE = 15, 0.02, 1 / 3
 
@@ -80,12 +81,12 @@ def torn_states(
 
     Examples
     --------
-    >>> Z = np.repeat([0.0, 9.0], 50)[:, None] + np.linspace(0, 1, 100)[:, None]
-    >>> torn_states(Z, np.zeros(100, int), ["a"], np.repeat([0.3, 1.0], 50))
-    ['50 cells in a (30% kept)']
+    >>> Z = np.repeat([0.0, 9.0], 25)[:, None] + np.linspace(0, 1, 50)[:, None]
+    >>> torn_states(Z, np.zeros(50, int), ["a"], np.repeat([0.3, 1.0], 25))
+    ['25 cells in a (30% kept)']
     """
     known = np.isfinite(kept)
-    states, found = batch_states(before, batch), []
+    states, found = batch_states(before, batch, _TORN_CELLS), []
     for state in np.unique(states[known]):
         cells = np.flatnonzero((states == state) & known)
         if len(cells) >= _CELLS and kept[cells].mean() < kept[known].mean() - TORN:

@@ -178,13 +178,13 @@ def order_within(before: Neighbourhoods, after: Neighbourhoods, labels: np.ndarr
     return float(np.average(kept, weights=sizes)) if kept else float("nan")
 
 
-def batch_states(Z: np.ndarray, batch: np.ndarray) -> np.ndarray:
-    """Return states found in each batch by itself, by k-means, (N,): no two batches share one."""
+def batch_states(Z: np.ndarray, batch: np.ndarray, size: int = STATE_CELLS) -> np.ndarray:
+    """Return states of about that size found in each batch by itself, by k-means, (N,): no two batches share one."""
     kmeans = need("sklearn.cluster", "workflow").KMeans
     states = np.zeros(len(Z), np.int64)
     for code in np.unique(batch):
         own = np.flatnonzero(batch == code)
-        n = max(1, min(MAX_STATES, len(own) // STATE_CELLS))
+        n = max(1, min(MAX_STATES, len(own) // size))
         found = kmeans(n, n_init=1, random_state=0).fit_predict(np.asarray(Z[own], np.float64))
         states[own] = found + states.max() + 1
     return states
