@@ -62,7 +62,7 @@ class Diagnosis:
         The distortion where there was nothing to correct; None where it was not measured.
     mixing, batches, groups, one_batch_states, markers, types
         Tables: per batch variable, per batch, per group, per state
-        that one batch alone has, per marker gene, per cell type and batch (see `types.type_table`).
+        that one batch alone has, per marker gene, per cell type and batch (see `rare.every_type`).
     kept, moved
         Per cell, (N,): share of same-batch neighbours kept (nan where a sample was taken), and movement.
     """
