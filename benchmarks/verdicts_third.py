@@ -140,7 +140,7 @@ def made(name: str, seed: int) -> Iterator[Third]:
     yield case("half a type on another in one batch", Z + np.where(half[:, None], move, 0), "harmful")
     after = np.where((own[a] & last)[:, None], before, Z)
     far = np.linalg.norm((before - Z)[last].mean(axis=0)) > 2 * np.linalg.norm(Z[own[a]].std(axis=0))
-    if far and (own[a] & last).sum() >= 30:
+    if far and (own[a] & last).sum() >= 12:
         yield case("one type of one batch left", after, "harmful")
     after = Z + np.where((own[a] & (gen.random(n) < 0.5))[:, None], 6 * spread * gen.choice([-1, 1], d), 0)
     yield from both("a type in two pieces", after, "harmful")

@@ -249,3 +249,15 @@ def test_where_nothing_was_needed_damage_to_one_type_is_no_correction_to_go_on_w
     else:
         Z[own[gen.random(len(own)) < 0.5], 11] += 15
     assert said(adata, label_key)[0] == "caution"
+
+
+def test_fifteen_cells_of_a_type_that_were_left_where_they_were_are_found():
+    adata = made(EVEN | {("a", "X"): 40, ("b", "X"): 15})
+    # Nothing but neighbours: along other axes no type is seen to move.
+    before = adata.obsm["X_pca"][:, ::-1].copy()
+    adata.obsm["X_pca_harmony"] = adata.obsm["X_pca_harmony"][:, ::-1].copy()
+    adata.obsm["X_pca"] = before[:, np.r_[6:12, 0:6]]
+    assert said(adata)[0] == "trust"
+    adata.obsm["X_pca_harmony"][of(adata, "X", "b")] = before[of(adata, "X", "b")]
+    code, warnings = said(adata)
+    assert (code, warnings) == ("caution", {"types_apart"})

@@ -190,8 +190,11 @@ def batch_states(Z: np.ndarray, batch: np.ndarray, size: int = STATE_CELLS) -> n
     return states
 
 
-def apart(table: pd.DataFrame, least: float = 0.5, cells: int = 30) -> pd.DataFrame:
-    """Return the rows of a type that others have too, but whose cells in this batch lie by themselves."""
+def apart(table: pd.DataFrame, least: float = 0.5, cells: int = 12) -> pd.DataFrame:
+    """Return the rows of a type that others have too, but whose cells in this batch lie by themselves.
+
+    Of 148 right and Harmony's corrections 11 have such a row of 30 cells or more, 12 of 12 or more.
+    """
     enough = (table["n_cells"] >= cells) & (table["n_elsewhere"] >= cells)
     return table[enough & (table["apart_after"] > np.maximum(least, table["chance"]))]
 
