@@ -1,6 +1,6 @@
 """Corrections whose truth is known, made on cells whose batches were made, too: what does the verdict say?
 
-usage: verdicts.py [--second | --third] [--sets NAME ...] [--only WORD] [--data FOLDER]
+usage: verdicts.py [--second | --third] [--sets NAME ...] [--only WORD ...] [--data FOLDER]
 
 Every set is cut into batches, and each batch is shifted, with a smaller shift of its own for each cell type; so the
 embedding without a batch effect is known, and with it the right correction. Each scenario makes one correction, right
@@ -368,7 +368,7 @@ def said(case: Case) -> tuple[str, str]:
 def main() -> int:
     """Print a line per case and the counts; return the number of wrong ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="cases whose line has this word")
+    parser.add_argument("--only", nargs="*", default=[""], help="cases whose line has one of these words")
     parser.add_argument("--sets", nargs="*", help="names of sets; all by default")
     parser.add_argument("--second", action="store_true", help="those of verdicts_second.py")
     parser.add_argument("--third", action="store_true", help="those of verdicts_third.py")
@@ -380,7 +380,7 @@ def main() -> int:
     cases = further(options.data, options.sets) if further else (case for of in made for case in scenarios(of))
     for case in cases:
         name = f"{case.cells.name}: {case.name}"
-        if options.only not in name:
+        if not any(word in name for word in options.only):
             continue
         code, diagnosis = said(case)
         trusted = case.harmful and code in ("trust", "not_needed")
