@@ -2,6 +2,8 @@
 
 usage: python benchmarks/sweep.py [--sets NAME ...] [--cache FOLDER]
 
+The folder keeps each set's table, and what the score looked at (NAME.npz), so that another score costs seconds.
+
 On each labelled set, 23 runs of the exact engine; for each, the score, and scib-metrics' total of at most 2,000
 labelled cells and of each half of them. Columns, for each set:
 
@@ -97,8 +99,11 @@ def total(embedding: np.ndarray, batch: np.ndarray, types: np.ndarray) -> float:
     return registry.total_score(registry.batch_scores(cells)["batch"], registry.bio_scores(cells)["bio"])
 
 
-def measure(name: str) -> pd.DataFrame:
-    """Return a row per run: its parameters, what the score is made of, the totals, and whether it is chosen."""
+def measure(name: str, place: Path) -> pd.DataFrame:
+    """Return a row per run: its parameters, what the score is made of, the totals, and whether it is chosen.
+
+    The cells that the score looks at are written to `place`: `batch`, and `start` and `after` (runs, n, d).
+    """
     adata, rows = load(name)
     Z, batch = np.asarray(adata.obsm["X_pca"], np.float32), adata.obs["batch"].astype(str).to_numpy()
     types = adata.obs["cell_type"].astype(str).to_numpy()
@@ -107,13 +112,16 @@ def measure(name: str) -> pd.DataFrame:
     parts = {"total": rows, "first": rows[order[: len(rows) // 2]], "second": rows[order[len(rows) // 2 :]]}
     table: list[dict] = []
     runs: dict = {}
+    seen: list[np.ndarray] = []
     for params in grid(len(Z)):
         after = hx.harmonize(Z, batch, params, rng=0, progress=False).embedding
         about = {"theta": params.theta, "sigma": params.sigma, "n_clusters": params.n_clusters}
         runs[len(runs)] = judge.by_cell(after)
+        seen.append(after[judge.rows])
         totals = {part: total(after[own], batch[own], types[own]) for part, own in parts.items()}
         table.append(about | judge.scores(after) | totals | {"n_cells": len(Z), "n_batches": len(np.unique(batch))})
         print(name, len(table), flush=True)
+    np.savez(place, batch=judge.batch, start=judge.start, after=np.stack(seen))
     return pd.DataFrame(table).assign(chosen=lambda made: made.index == choose(runs, list(runs)))
 
 
@@ -149,7 +157,7 @@ def main() -> None:
     for name in asked.sets:
         place = asked.cache / f"{name.replace(':', '_')}.parquet"
         if not place.exists():
-            measure(name).to_parquet(place)
+            measure(name, place.with_suffix(".npz")).to_parquet(place)
         tables[name] = pd.read_parquet(place)
     for title, names in (("chosen on", SETS), ("looked at afterwards", LATER)):
         rows = pd.DataFrame({name: told(tables[name]) for name in names if name in tables}).T

@@ -1,6 +1,6 @@
 """Corrections whose truth is known, made on cells whose batches were made, too: what does the verdict say?
 
-usage: verdicts.py [--second] [--sets NAME ...] [--only WORD] [--data FOLDER]
+usage: verdicts.py [--second | --third] [--sets NAME ...] [--only WORD ...] [--data FOLDER]
 
 Every set is cut into batches, and each batch is shifted, with a smaller shift of its own for each cell type; so the
 embedding without a batch effect is known, and with it the right correction. Each scenario makes one correction, right
@@ -8,7 +8,8 @@ or wrong, and names the verdicts that are right. The limits of the verdict were 
 "untouched" are of other kinds, and no limit was set or changed on them.
 
 A false trust is a harmful correction that is said to be trusted or not to be needed; a false alarm is a harmless one
-that is said not to be used. ``--second`` takes the sets and scenarios of verdicts_second.py in place of these.
+that is said not to be used. ``--second`` and ``--third`` take the sets and scenarios of verdicts_second.py and
+verdicts_third.py in place of these.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import pandas as pd
 warnings.filterwarnings("ignore")
 
 import verdicts_second  # noqa: E402
+import verdicts_third  # noqa: E402
 
 import harmonax as hx  # noqa: E402
 from harmonax import datasets  # noqa: E402
@@ -317,9 +319,11 @@ def scenarios(cells: Cells) -> Iterator[Case]:
     yield Case("batch is the type", own, None, {"impossible"}, harmful=True, before=own.true)
 
 
+RIGHTS = {"right": FINE, "harmful": HARMFUL, "none needed": FINE | {"not_needed"}, "impossible": {"impossible"}}
+
+
 def second(folder: Path, names: list[str] | None) -> Iterator[Case]:
     """Make the cases of verdicts_second.py."""
-    rights = {"right": FINE, "harmful": HARMFUL, "none needed": FINE | {"not_needed"}}
     for name, untouched, make, n_batches, kind, seed in verdicts_second.SETS:
         if names and name not in names:
             continue
@@ -329,14 +333,24 @@ def second(folder: Path, names: list[str] | None) -> Iterator[Case]:
         ):
             given = np.full(len(rows), "") if labels is None else labels
             cells = Cells(name, untouched, Z[rows], before, batch, given)
-            yield Case(what, cells, after, rights[truth], labels is not None, truth == "harmful")
+            yield Case(what, cells, after, RIGHTS[truth], labels is not None, truth == "harmful")
+
+
+def third(folder: Path, names: list[str] | None) -> Iterator[Case]:
+    """Make the cases of verdicts_third.py."""
+    for name, what, before, after, batch, labels, truth in verdicts_third.cases(folder, names):
+        given = np.full(len(batch), "") if labels is None else labels
+        # What these two showed moved a limit.
+        untouched = name not in ("cycle", "many")
+        cells = Cells(name, untouched, before, before, batch, given)
+        yield Case(what, cells, after, RIGHTS[truth], labels is not None, truth in ("harmful", "impossible"))
 
 
 # Verdicts
 
 
 def said(case: Case) -> tuple[str, str]:
-    """Return the verdict, and what the diagnosis calls it."""
+    """Return the verdict, and what the diagnosis calls it and warns of."""
     cells = case.cells
     obs = pd.DataFrame(
         {"batch": pd.Categorical(cells.batch), "cell_type": pd.Categorical(cells.types)},
@@ -349,23 +363,26 @@ def said(case: Case) -> tuple[str, str]:
     else:
         adata.obsm["X_pca_harmony"] = case.after.astype(np.float32)
     found = hx.tl.verdict(adata, "batch", label_key="cell_type" if case.labels else None)
-    return found.code, str(adata.uns["harmonax_diagnosis"]["verdict"])
+    warned = [finding.code for finding in found.findings if finding.level in ("warning", "problem")]
+    return found.code, ": ".join([str(adata.uns["harmonax_diagnosis"]["verdict"]), ", ".join(warned)]).rstrip(": ")
 
 
 def main() -> int:
     """Print a line per case and the counts; return the number of wrong ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default="", help="cases whose line has this word")
+    parser.add_argument("--only", nargs="*", default=[""], help="cases whose line has one of these words")
     parser.add_argument("--sets", nargs="*", help="names of sets; all by default")
     parser.add_argument("--second", action="store_true", help="those of verdicts_second.py")
+    parser.add_argument("--third", action="store_true", help="those of verdicts_third.py")
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("HARMONAX_TEST_DATA", "../shared/data")))
     options = parser.parse_args()
     rows = []
     made = (make(options.data) for make in SETS if not options.sets or make.__name__ in options.sets)
-    cases = second(options.data, options.sets) if options.second else (case for of in made for case in scenarios(of))
+    further = second if options.second else third if options.third else None
+    cases = further(options.data, options.sets) if further else (case for of in made for case in scenarios(of))
     for case in cases:
         name = f"{case.cells.name}: {case.name}"
-        if options.only not in name:
+        if not any(word in name for word in options.only):
             continue
         code, diagnosis = said(case)
         trusted = case.harmful and code in ("trust", "not_needed")

@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 
 from harmonax import tl
+from harmonax.evaluation.after.measured import Measured
+from harmonax.evaluation.after.rules import judge
 from harmonax.evaluation.after.states import composition_states
 from harmonax.evaluation.after.structure import alignment
 from harmonax.evaluation.after.types import blended, merged, type_table
@@ -173,3 +175,89 @@ def test_states_that_every_batch_has_leave_in_doubt_whether_batches_lie_apart(sh
     Z[:, 0] += np.where(gen.random(800) < np.where(batch == 1, 0.85, 0.15), 4.0, 0.0)
     found = composition_states(Z, batch, nearest_cells(Z, 30), np.random.default_rng(0), cells=50, most_inside=0.5)
     assert found[1] is doubt
+
+
+def test_a_state_in_two_pieces_is_found_without_labels():
+    adata = made(EVEN | {("a", "X"): 60, ("b", "X"): 60})
+    own, gen = np.flatnonzero(of(adata, "X")), np.random.default_rng(5)
+    adata.obsm["X_pca_harmony"][own[gen.random(len(own)) < 0.5], 11] += 15
+    code, warnings = said(adata, None)
+    assert code == "caution"
+    assert "groups_torn" in warnings
+
+
+@pytest.mark.parametrize(("purity", "level"), [(0.9, "note"), (0.8, "warning")])
+def test_a_type_that_moved_a_little_is_in_doubt_where_a_type_became_less_pure(purity, level):
+    adata = made(EVEN)
+    tl.diagnose(adata, "batch", label_key="kind")
+    stored = adata.uns["harmonax_diagnosis"]
+    types = stored["types"].assign(pure_before=0.9, pure_within=purity)
+    groups = stored["clusters"].assign(movement=0.6, batch_offset=0.4)
+    measured = Measured(
+        stored["numbers"],
+        stored["mixing"],
+        None,
+        stored["batches"],
+        groups,
+        stored["one_batch_states"],
+        stored["markers"],
+        n_levels=2,
+        n_labelled=2,
+        n_linked=1,
+        types=types,
+        type_moves=np.full(len(groups), 0.6),
+    )
+    (moved,) = (finding for finding in judge(measured)[2] if finding.code == "groups_moved")
+    assert moved.level == level
+
+
+def test_where_batches_still_lie_apart_nothing_was_over_corrected():
+    adata, gen = made(EVEN), np.random.default_rng(6)
+    adata.obsm["X_pca_harmony"] = adata.obsm["X_pca"] + 2 * gen.normal(size=(adata.n_obs, 12))
+    assert said(adata)[0] == "do_not_trust"
+    assert adata.uns["harmonax_diagnosis"]["verdict"] == "under_corrected"
+
+
+def test_a_type_of_six_cells_in_every_batch_that_was_laid_on_another_is_found():
+    batches = [f"b{i}" for i in range(8)]
+    adata = made({(b, t): n for b in batches for t, n in {"T": 60, "B": 60, "X": 6}.items()}, shift=0)
+    adata.obsm["X_pca"][:, 11] += 9 * adata.obs["batch"].cat.codes.to_numpy()
+    # Nothing but neighbours: along other axes no type is seen to move.
+    Z = adata.obsm["X_pca_harmony"] = adata.obsm["X_pca_harmony"][:, ::-1].copy()
+    assert said(adata)[0] == "trust"
+    x, gen = of(adata, "X"), np.random.default_rng(7)
+    Z[x] = Z[gen.choice(np.flatnonzero(of(adata, "B")), x.sum())] + 0.1 * gen.normal(size=(x.sum(), 12))
+    code, warnings = said(adata)
+    assert code == "caution"
+    assert warnings & {"types_merged", "types_blended"}
+
+
+def test_labels_that_no_batch_has_ten_cells_of_say_nothing():
+    adata = made(EVEN)
+    adata.obs["kind"] = [f"clone {i % 200}" for i in range(adata.n_obs)]
+    found = tl.verdict(adata, "batch", label_key="kind")
+    assert "types_unknown" in {finding.code for finding in found.findings}
+
+
+@pytest.mark.parametrize("label_key", ["kind", None])
+@pytest.mark.parametrize("how", ["a type laid on another", "a type in two pieces"])
+def test_where_nothing_was_needed_damage_to_one_type_is_no_correction_to_go_on_with(how, label_key):
+    adata = made(EVEN, shift=0)
+    Z, own, gen = adata.obsm["X_pca_harmony"], np.flatnonzero(of(adata, "T", "b")), np.random.default_rng(8)
+    if how == "a type laid on another":
+        Z[own] += Z[of(adata, "B")].mean(axis=0) - Z[own].mean(axis=0)
+    else:
+        Z[own[gen.random(len(own)) < 0.5], 11] += 15
+    assert said(adata, label_key)[0] == "caution"
+
+
+def test_fifteen_cells_of_a_type_that_were_left_where_they_were_are_found():
+    adata = made(EVEN | {("a", "X"): 40, ("b", "X"): 15})
+    # Nothing but neighbours: along other axes no type is seen to move.
+    before = adata.obsm["X_pca"][:, ::-1].copy()
+    adata.obsm["X_pca_harmony"] = adata.obsm["X_pca_harmony"][:, ::-1].copy()
+    adata.obsm["X_pca"] = before[:, np.r_[6:12, 0:6]]
+    assert said(adata)[0] == "trust"
+    adata.obsm["X_pca_harmony"][of(adata, "X", "b")] = before[of(adata, "X", "b")]
+    code, warnings = said(adata)
+    assert (code, warnings) == ("caution", {"types_apart"})

@@ -21,11 +21,12 @@ from . import rules as judge
 from .case import Case
 from .markers import marker_table
 from .measured import APART, Measured, turned
-from .merges import doubtful_merges
+from .merges import doubtful_merges, torn_states
 from .null import Correct, Null, calibrate
+from .rare import every_type
 from .states import batch_table, composition_states, group_table, linked_batches, one_batch_states
 from .structure import alignment, moved_share, movement
-from .types import COLUMNS, blurred, by_themselves, order_within, type_table
+from .types import COLUMNS, blurred, by_themselves, order_within
 
 # Excess of same-batch neighbours from which a single batch counts as apart still.
 FAR = 0.5
@@ -61,7 +62,7 @@ class Diagnosis:
         The distortion where there was nothing to correct; None where it was not measured.
     mixing, batches, groups, one_batch_states, markers, types
         Tables: per batch variable, per batch, per group, per state
-        that one batch alone has, per marker gene, per cell type and batch (see `types.type_table`).
+        that one batch alone has, per marker gene, per cell type and batch (see `rare.every_type`).
     kept, moved
         Per cell, (N,): share of same-batch neighbours kept (nan where a sample was taken), and movement.
     """
@@ -157,7 +158,8 @@ def diagnose(case: Case, *, correct: Correct | None = None, max_cells: int = 20_
     kept[asked] = share_kept(before.take(few).own, after.take(few).own)
     null = calibrate(part.before, part.batch, part.levels, correct, rng) if correct is not None else None
     labels = part.labels if part.labels is not None else np.full(len(rows), "")
-    groups = next((g for g in (part.groups, part.labels) if g is not None), np.full(len(rows), "all cells"))
+    named = part.labels if part.groups is None else part.groups
+    groups = np.full(len(rows), "all cells") if named is None else named
     states = one_batch_states(part.before, labels, part.batch, part.levels, after.all)
     markers = pd.DataFrame(columns=["cell_type", "gene", "before", "after"])
     if part.expression is not None:
@@ -173,7 +175,7 @@ def diagnose(case: Case, *, correct: Correct | None = None, max_cells: int = 20_
         mixing["needed"] = False
     # What is left, where no types are known, may be other proportions of cells.
     ask = within is None and not composition and bool((mixing["after"] > APART).any())
-    types = type_table(before, after, labels, part.levels)
+    types = every_type(before, after, labels, part.levels)
     furthest, codes = _furthest(part, mixing)
     clusters = group_table(groups, part.batch, part.before, kept[rows], moved[rows], after.all, codes)
     same_axes, alike, weights = alignment(part.before, part.after, part.batch, len(part.levels))
@@ -203,6 +205,7 @@ def diagnose(case: Case, *, correct: Correct | None = None, max_cells: int = 20_
         doubtful=doubtful_merges(part.before, part.batch, part.levels, after.all, part.groups)
         if within_unknown
         else None,
+        torn_states=torn_states(part.before, part.batch, part.levels, kept[rows], named),
         known_method=case.known_method,
         type_moves=type_moves,
         turned=turned(alike, part.levels),

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections import Counter
 
 import numpy as np
+from scipy.spatial.distance import cdist
 
-from ...system.extras import need
 from ..neighbours import Neighbourhoods
 
 # The fifth nearest; types of fewer cells are not a cloud. So many cells of each are enough for a median.
@@ -41,18 +41,20 @@ def inside(before: Neighbourhoods, after: Neighbourhoods, types: np.ndarray) -> 
         for t, mine in enumerate(own):
             if len(mine) < _FEWEST:
                 continue
-            start = np.array([_gap(before.embedding, mine, own[o], own_spread[o]) for o in range(n) if o != t])
-            end = np.array([_gap(after.embedding, mine, clouds[o], spread[o]) for o in range(n) if o != t])
-            if n < 2 or not np.isfinite(start).any():
-                continue
-            far = np.where(np.isfinite(start[:, 0]), start[:, 0], np.nanmin(start[:, 0]))
+            others = [o for o in range(n) if o != t]
+            end = np.array([_gap(after.embedding, mine, clouds[o], spread[o]) for o in others]).reshape(-1, 2)
             close = end[:, 0]
-            hit = (close < _INSIDE) | ((close < _NEAR) & (close < _CLOSER * far))
+            near = (close < _NEAR) & (end[:, 1] < _QUARTER)
+            # Most types lie near no other: where they lay before is not asked.
+            if not near.any():
+                continue
+            far = np.array([_gap(before.embedding, mine, own[o], own_spread[o])[0] for o in others])
+            if not np.isfinite(far).any():
+                continue
+            far = np.where(np.isfinite(far), far, np.nanmin(far))
             # What lay on another batch's cells of that type from the start, the correction did not lay there.
-            before_all = np.array(
-                [_gap(before.embedding, mine, clouds[o], start_spread[o])[0] for o in range(n) if o != t]
-            )
-            hit &= (far > _OUTSIDE) & (end[:, 1] < _QUARTER) & (close < _FELL * before_all)
+            before_all = np.array([_gap(before.embedding, mine, clouds[o], start_spread[o])[0] for o in others])
+            hit = near & ((close < _INSIDE) | (close < _CLOSER * far)) & (far > _OUTSIDE) & (close < _FELL * before_all)
             if hit.any():
                 other = int(np.argmin(np.where(hit, close, np.inf)))
                 found[t, int(b)] = other + (other >= t)
@@ -76,7 +78,7 @@ def _distances(Z: np.ndarray, cells: np.ndarray, others: np.ndarray, own: int = 
     if len(others) < _FEWEST:
         return np.full(2, np.nan)
     cells, others = _some(cells), _some(others)
-    found = need("sklearn.metrics", "workflow").euclidean_distances(Z[cells], Z[others])
+    found = cdist(np.asarray(Z[cells], np.float64), np.asarray(Z[others], np.float64))
     nth = [_NTH - 1 + own, max(_NTH, len(others) // 4) - 1 + own]
     medians: np.ndarray = np.median(np.partition(found, nth, axis=1)[:, nth], axis=0)
     return medians

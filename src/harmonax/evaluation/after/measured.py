@@ -28,6 +28,8 @@ NULL_FINE = 0.92
 # Same-batch neighbours in excess from which batches are still apart; and too little was corrected where more than half
 # of the excess is left.
 APART, _TOO_MUCH_LEFT = 0.25, 0.5
+# Where so much is left, no structure that was lost makes it an over-correction.
+WIDE_APART = 0.5
 # Batches that were mixed were moved apart where the excess rose by so much.
 _PARTED = 0.1
 # Same-batch neighbours in excess hardly fell where more than this share of them is left.
@@ -48,6 +50,9 @@ GROUP_LOSS, GROUP_CELLS = 0.1, 30
 # to be in doubt. Of 130 right and Harmony's corrections 9 had such a type (6 of one set, whose batches are of unlike
 # scale), of 72 that laid a type on another as one 68.
 MOVED_FAR, TYPE_MOVED, MOVED_BEYOND, TYPE_CELLS = 0.5, 0.45, 0.25, 10
+# Where some type of 50 cells lost so much purity within its batches, a type that moved so much beyond is in doubt, too.
+# Of the same corrections that was so of 2 right ones, and of 26 of the 72.
+MOVED_SOME, _LESS_PURE, _ENOUGH = 0.15, 0.05, 50
 NEARLY_CONVERGED = 1e-3
 
 
@@ -77,6 +82,7 @@ class Measured:
     # Whether the batches of the result differ in their shares of its states only.
     proportions_left: bool = False
     doubtful: pd.DataFrame | None = None
+    torn_states: list[str] = field(default_factory=list)  # see `merges.torn_states`
     # How far each group moved, where groups are cell types and moves mean anything, (groups,); else nan.
     type_moves: np.ndarray | None = None
     turned: list[str] = field(default_factory=list)  # batches whose cells lie along other axes than before
@@ -121,9 +127,15 @@ class Measured:
 
     @property
     def damaged(self) -> bool:
-        """Whether a correction that was not needed did harm: types merged, batches torn, or moved apart."""
-        kept = self.numbers["neighbours_kept"]
-        return bool(len(self.merged) or len(self.blended) or self.torn or kept < MIN_KEPT or self.parted)
+        """Whether a correction that was not needed did harm: types merged, batches torn, turned or moved apart."""
+        found = (
+            self.merged,
+            self.blended,
+            self.torn_states,
+            self.turned,
+            [] if self.doubtful is None else self.doubtful,
+        )
+        return bool(any(map(len, found)) or self.torn or self.numbers["neighbours_kept"] < MIN_KEPT or self.parted)
 
     @property
     def parted(self) -> bool:
@@ -167,6 +179,14 @@ class Measured:
     def blended(self) -> pd.DataFrame:
         """Types that were pure, and are partly among others now."""
         return blended(self.types)
+
+    @property
+    def less_pure(self) -> bool:
+        """Whether a type is less pure within its batches than before, mean over its cells there."""
+        rows = self.types[["type", "n_cells"]].assign(lost=self.types["pure_before"] - self.types["pure_within"])
+        rows["lost"] *= rows["n_cells"]
+        sums = rows.groupby("type").sum()
+        return bool((sums["lost"] > _LESS_PURE * sums["n_cells"])[sums["n_cells"] >= _ENOUGH].any())
 
     @property
     def too_much(self) -> bool:

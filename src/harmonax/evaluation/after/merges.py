@@ -18,6 +18,9 @@ COLUMNS = ["state", "batch", "other_batch", "n_cells", "apart", "against_others"
 # the sets "sorted", "resting", "digits" and "blood" of benchmarks/verdicts.py: wrong merges had at least 3.6 and 3.0;
 # right corrections exceeded one (5.7; 4.5), but not both.
 APART, AGAINST_OTHERS = 3.0, 2.8
+# A state was cut in pieces, or scattered, where its cells kept so much less of their neighbours than all cells did.
+# So many cells are a state here: a batch of a hundred has types of its own, too.
+TORN, _TORN_CELLS = 0.25, 25
 # States with fewer cells that have a neighbour in the other batch say nothing; nor does a neighbour in fifty.
 _CELLS, _SHARE, _AGREE = 15, 0.02, 1 / 3
 
@@ -58,6 +61,37 @@ def doubtful_merges(
     agree = doubtful.groupby(table["code"]).transform("mean") >= _AGREE
     table = table[doubtful & agree].drop_duplicates("code")[COLUMNS]
     return table.set_index(np.arange(len(table)).astype(str))
+
+
+def torn_states(
+    before: np.ndarray, batch: np.ndarray, levels: list[str], kept: np.ndarray, names: np.ndarray | None = None
+) -> list[str]:
+    """Return the states, found within each batch before, that kept far fewer neighbours than all cells did.
+
+    Parameters
+    ----------
+    before
+        Embedding before the correction, (N, d).
+    batch, levels
+        Code of each cell's batch, (N,), and the batches' names.
+    kept
+        Share of each cell's neighbours in its batch that it kept, (N,), nan where that is not known.
+    names
+        Name of each cell's group, "" for none: a state is called by the most frequent; None: by its size.
+
+    Examples
+    --------
+    >>> Z = np.repeat([0.0, 9.0], 25)[:, None] + np.linspace(0, 1, 50)[:, None]
+    >>> torn_states(Z, np.zeros(50, int), ["a"], np.repeat([0.3, 1.0], 25))
+    ['25 cells in a (30% kept)']
+    """
+    known = np.isfinite(kept)
+    states, found = batch_states(before, batch, _TORN_CELLS), []
+    for state in np.unique(states[known]):
+        cells = np.flatnonzero((states == state) & known)
+        if len(cells) >= _CELLS and kept[cells].mean() < kept[known].mean() - TORN:
+            found.append((kept[cells].mean(), f"{_name(cells, names)} in {levels[batch[cells[0]]]}"))
+    return [f"{name} ({share:.0%} kept)" for share, name in sorted(found)]
 
 
 def _against_others(

@@ -18,10 +18,12 @@ from .measured import (
     MIN_KEPT,
     MOVED_BEYOND,
     MOVED_FAR,
+    MOVED_SOME,
     NEARLY_CONVERGED,
     NULL_FINE,
     TYPE_CELLS,
     TYPE_MOVED,
+    WIDE_APART,
     Measured,
 )
 from .type_rules import markers, states, types
@@ -65,7 +67,7 @@ def _verdict(m: Measured, findings: list[Finding]) -> str:
         return "caution" if m.damaged and m.n_levels > 1 else "not_needed"
     if m.confounded:
         return "impossible"
-    if m.unchanged and not m.proportions_left:
+    if (m.unchanged or (m.left["after"] > WIDE_APART).any()) and not m.proportions_left:
         return "under_corrected"
     # Types that are as pure as before, though inside of another's cloud, are a reason to look.
     lost = m.merged[m.merged["expected"] - m.merged["pure_after"] > LOST_PURITY]
@@ -192,19 +194,19 @@ def _structure(m: Measured) -> Iterator[Finding]:
             lower,
         )
     lost = m.groups[(m.groups["neighbours_kept"] < kept - GROUP_LOSS) & (m.groups["n_cells"] >= GROUP_CELLS)]
-    if len(lost) and not m.torn:
+    names = [f"{row.group} ({row.neighbours_kept:.0%} kept)" for row in lost.itertuples()] + m.torn_states
+    if names and not m.torn:
         yield Finding(
             "groups_torn",
             Level.WARNING,
-            "Neighbours within batches were lost most in "
-            + listed(f"{row.group} ({row.neighbours_kept:.0%} kept)" for row in lost.itertuples())
-            + ".",
+            f"Neighbours within batches were lost most in {listed(names)}.",
             "Check the markers of these groups before and after.",
         )
     above = m.groups["movement"] - m.groups["batch_offset"]
     moves = pd.Series(np.nan if m.type_moves is None else m.type_moves, m.groups.index)
-    doubtful = (moves - m.groups["batch_offset"] > MOVED_BEYOND) & (m.groups["n_cells"] >= TYPE_CELLS)
-    doubtful &= moves > TYPE_MOVED
+    beyond = moves - m.groups["batch_offset"]
+    doubtful = (beyond > MOVED_BEYOND) & (moves > TYPE_MOVED) | (beyond > MOVED_SOME) & m.less_pure
+    doubtful &= m.groups["n_cells"] >= TYPE_CELLS
     named = (above > 0) & (m.groups["n_cells"] >= GROUP_CELLS) & (m.groups["movement"] > MOVED_FAR)
     far = m.groups[doubtful | named]
     if len(far):

@@ -18,7 +18,7 @@ def states(m: Measured) -> Iterator[Finding]:
     merged, apart, unknown = (m.states[m.states["verdict"] == v] for v in ("merged", "kept apart", "unknown"))
     if m.confounded or m.n_levels < 2:
         return
-    if m.n_labelled < 2:
+    if m.n_labelled < 2 or not len(m.types):
         yield Finding(
             "types_unknown",
             Level.NOTE,
@@ -26,7 +26,7 @@ def states(m: Measured) -> Iterator[Finding]:
             "not be seen.",
             "Give the cell types (label_key), or check known markers.",
         )
-    if m.doubtful is not None and len(m.doubtful) and m.needed:
+    if m.doubtful is not None and len(m.doubtful):
         yield Finding(
             "merges_doubtful",
             Level.WARNING,
