@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -92,20 +91,14 @@ def evaluate(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any
                 allow_many_levels=options["allow_many_levels"],
                 controls=options["controls"],
                 missing=options["missing"],
-                progress=None if options["quiet"] or not sys.stderr.isatty() else _say,
+                progress=False if options["quiet"] else None,
             )
-        if not options["quiet"] and sys.stderr.isatty():
-            click.echo("\r\x1b[K", nl=False, err=True)
         _write(found, places, options)
     click.echo(str(found))
 
 
 def _joined(names: tuple[tuple[str, ...], ...]) -> list[str]:
     return [name for several in names for name in several]
-
-
-def _say(done: int, of: int, name: str) -> None:
-    click.echo(f"\rscoring {name} ({done + 1} of {of})\x1b[K", nl=False, err=True)
 
 
 def _write(found: Evaluation, places: dict[str, Path], options: dict[str, Any]) -> None:

@@ -95,8 +95,4 @@ _PASSED = (
 def _run(source: str, keys: list[str], options: dict[str, Any]) -> Sweep:
     from ..tl.sweep import sweep as run_sweep
 
-    return chosen(run_sweep, source, keys, {name: options[name] for name in _PASSED}, options, _say)
-
-
-def _say(name: str, done: int, runs: int) -> None:
-    click.echo(f"\r{done} of {runs} runs; now {name}\x1b[K", nl=False, err=True)
+    return chosen(run_sweep, source, keys, {name: options[name] for name in _PASSED}, options)

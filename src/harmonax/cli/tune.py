@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +87,7 @@ def _run(source: str, keys: list[str], options: dict[str, Any]) -> Tuning:
 
     given = {name: options[name] for name in _PASSED}
     given |= {} if options["weights"] is None else {"weights": options["weights"]}
-    return chosen(run_tune, source, keys, given, options, _say)
+    return chosen(run_tune, source, keys, given, options)
 
 
 def chosen(
@@ -97,15 +96,11 @@ def chosen(
     keys: list[str],
     given: dict[str, Any],
     options: dict[str, Any],
-    say: Callable[[str, int, int], None],
 ) -> Any:
     """Correct IN by a function that chooses parameters, showing how far it is on a terminal, and write the result."""
-    shown = not options["quiet"] and sys.stderr.isatty()
+    progress = False if options["quiet"] else None
     with corrected(source, options) as (adata, keep):
-        progress = say if shown else None
         found = choose(adata, keys, **given, n_threads=options["threads"], rng=options["seed"], progress=progress)
-        if shown:
-            click.echo("\r\x1b[K", nl=False, err=True)
         keep(found)
     return found
 
@@ -142,10 +137,6 @@ _PASSED = (
     *("basis", "adjusted_basis", "steps", "learning_rate", "max_cells", "flavor", "n_clusters"),
     *("max_iter_harmony", "combine_keys", "missing", "allow_many_levels"),
 )
-
-
-def _say(name: str, step: int, steps: int) -> None:
-    click.echo(f"\r{name}: step {step} of {steps}\x1b[K", nl=False, err=True)
 
 
 def _draw(found: Any, figure: str, part: Any) -> None:

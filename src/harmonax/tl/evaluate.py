@@ -18,6 +18,7 @@ from ..evaluation.scores.evaluate import evaluate as evaluate_arrays
 from ..inputs.embedding import either_spelling
 from ..inputs.levels import native
 from ..system.arguments import check_arguments
+from ..system.progress import line
 from ..system.validate import entry_name, expect_anndata, listed
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def evaluate(
     allow_many_levels: bool = False,
     controls: bool = False,
     key_added: str = "harmonax_evaluation",
-    progress: Progress | None = None,
+    progress: bool | Progress | None = None,
     missing: Literal["leave_out", "literal"] = "leave_out",
 ) -> Evaluation:
     """Score how well batches mix and what was kept, before against after and methods side by side.
@@ -96,8 +97,9 @@ def evaluate(
     key_added
         Where in ``adata.uns`` the result goes.
     progress
-        Called before each embedding with how many are done, how many there are, and its name; and, where cells are
-        sampled, before its second and third sample, of which the name then tells.
+        None: a line on stderr where that is a terminal. A function is called before each embedding with how many are
+        done, how many there are, and its name; and, where cells are sampled, before its second and third sample, which
+        the name then tells. True and False: always, never.
     missing
         Cells without a batch are left out, and so are those whose batch is text that stands for none ("nan", "None",
         "NA", ""); ``"literal"`` takes such text as a batch's name.
@@ -132,19 +134,20 @@ def evaluate(
         if key not in adata.obs:
             raise MissingKeyError(f"obs has no column '{key}'; {nearest(key, adata.obs.columns)}")
     names = embeddings_of(adata.obsm.keys(), embeddings, baseline)
-    result = evaluate_arrays(
-        {name: adata.obsm[name] for name in names},
-        pd.concat([native(adata.obs[key]) for key in keys], axis=1) if keys else adata.obs[[]],
-        None if label_key is None else adata.obs[label_key],
-        label_key=label_key or "",
-        max_cells=max_cells,
-        rng=rng,
-        unlabelled=unlabelled,
-        allow_many_levels=allow_many_levels,
-        controls=controls,
-        progress=progress,
-        missing=missing,
-    )
+    with line(progress, lambda done, of, name: f"scoring {name} ({done + 1} of {of})") as show:
+        result = evaluate_arrays(
+            {name: adata.obsm[name] for name in names},
+            pd.concat([native(adata.obs[key]) for key in keys], axis=1) if keys else adata.obs[[]],
+            None if label_key is None else adata.obs[label_key],
+            label_key=label_key or "",
+            max_cells=max_cells,
+            rng=rng,
+            unlabelled=unlabelled,
+            allow_many_levels=allow_many_levels,
+            controls=controls,
+            progress=show,
+            missing=missing,
+        )
     adata.uns[key_added] = result.to_uns()
     return result
 

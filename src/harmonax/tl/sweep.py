@@ -23,6 +23,7 @@ from ..result import HarmonyResult
 from ..system.arguments import check_arguments
 from ..system.extras import need
 from ..system.log import chosen_threads, say
+from ..system.progress import line
 from ..system.rng import seed_from
 from ..system.validate import listed, whole_number
 from .trial import SIGMAS, THETAS, Court, best_of, candidates
@@ -93,7 +94,7 @@ def sweep(
     covariates: str | Sequence[str] | None = None,
     n_threads: int | None = None,
     rng: Any = 0,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: bool | Callable[[str, int, int], None] | None = None,
 ) -> Sweep:
     """Correct with several parameters, judge every result, and keep the best.
 
@@ -133,7 +134,8 @@ def sweep(
     rng
         Seed, Generator, SeedSequence or None. The same seed gives the same result.
     progress
-        Called before each run with its name, how many are done, and how many there are.
+        None: a line on stderr where that is a terminal. A function is called before each run with its name, how many
+        are done, and how many there are. True and False: always, never.
 
     Returns
     -------
@@ -202,7 +204,8 @@ def sweep(
         row |= judge.scores(run.embedding) | {"verdict": court.verdict(run, seed), "status": run.status.value}
         return run, row | (court.scib(run, seed) if scib else {}), judge.by_cell(run.embedding)
 
-    chosen, run, rows = best_of(tried, attempt, progress)
+    with line(progress, lambda name, done, of: f"sweep: {done} of {of} runs; now {name}") as show:
+        chosen, run, rows = best_of(tried, attempt, show)
     table = pd.DataFrame.from_dict(rows, orient="index")
     table["chosen"] = table.index == chosen
     found = Sweep(tried[chosen], chosen, table)

@@ -24,6 +24,7 @@ from ..result import HarmonyResult
 from ..system.arguments import check_arguments
 from ..system.extras import need
 from ..system.log import chosen_threads, say
+from ..system.progress import line
 from ..system.rng import seed_from
 from ..system.validate import whole_number
 from .trial import Court, best_of, candidates, learnt_from
@@ -104,7 +105,7 @@ def tune(
     covariates: str | Sequence[str] | None = None,
     n_threads: int | None = None,
     rng: Any = 0,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: bool | Callable[[str, int, int], None] | None = None,
     key_added: str = "harmonax_tune",
 ) -> Tuning:
     """Learn how strongly to correct, without labels, and correct with it.
@@ -148,7 +149,8 @@ def tune(
     rng
         Seed, Generator, SeedSequence or None.
     progress
-        Called with (name of the run, step, steps).
+        None: a line on stderr where that is a terminal. A function is called with the name of a run, step, steps. True
+        and False: always, never.
     key_added
         Where in ``adata.uns`` the table, the history and the choice go.
 
@@ -205,19 +207,20 @@ def tune(
     some = judge.rows[sample(len(judge.rows), _LEARNED_FROM, seed)]
     given = learnt_from(design, some, roles)
     learned: dict[str, LearnedStrength] = {}
-    for weight in preservation:
-        config = strength.StrengthConfig(
-            n_clusters=min(start.n_clusters or 2, max(2, len(some) // 10)),
-            flavor=flavor,
-            theta=(2.0,) * design.n_variables if design.n_variables > 1 else 2.0,
-            preservation=weight,
-            steps=steps,
-            learning_rate=learning_rate,
-            patience=_PATIENCE,
-        )
-        name = f"preservation {weight:g}"
-        tell = None if progress is None else (lambda step, _, name=name: progress(name, step, steps))
-        learned[name] = strength.learn_strength(Z[some], **given, config=config, rng=seed, report=tell)
+    with line(progress, _text) as show:
+        for weight in preservation:
+            config = strength.StrengthConfig(
+                n_clusters=min(start.n_clusters or 2, max(2, len(some) // 10)),
+                flavor=flavor,
+                theta=(2.0,) * design.n_variables if design.n_variables > 1 else 2.0,
+                preservation=weight,
+                steps=steps,
+                learning_rate=learning_rate,
+                patience=_PATIENCE,
+            )
+            name = f"preservation {weight:g}"
+            tell = _steps_of(name, steps, show)
+            learned[name] = strength.learn_strength(Z[some], **given, config=config, rng=seed, report=tell)
     first, *others = candidates(start, design).items()
     tried = {DEFAULTS: first[1], **dict(others)}
     tried |= {name: _as_learned(start, found.params) for name, found in learned.items()}
@@ -229,8 +232,9 @@ def tune(
         row = _strengths(params) | judge.scores(run.embedding)
         return run, row | {"verdict": court.verdict(run, seed)}, judge.by_cell(run.embedding)
 
-    said = None if progress is None else (lambda name, done, of: progress(f"engine: {name}", done, of))
-    chosen, _, rows = best_of(tried, attempt, said)
+    with line(progress, _text) as show:
+        said = None if show is None else (lambda name, done, of: show(f"engine: {name}", done, of))
+        chosen, _, rows = best_of(tried, attempt, said)
     table = pd.DataFrame.from_dict(rows, orient="index")
     table.insert(0, "preservation", [*[np.nan] * (len(tried) - len(preservation)), *preservation])
     history = pd.concat([found.history.assign(run=name) for name, found in learned.items()], ignore_index=True)
@@ -240,6 +244,14 @@ def tune(
     _integrate(adata, batch_key, basis, adjusted_basis, tuning.params, rng=seed, n_threads=n_threads, **columns)
     adata.uns[key_added] = tuning.to_uns()
     return tuning
+
+
+def _steps_of(name: str, steps: int, show: Callable[[str, int, int], None] | None) -> Callable[[int, Any], None] | None:
+    return None if show is None else lambda step, _: show(name, step, steps)
+
+
+def _text(name: str, step: int, steps: int) -> str:
+    return f"tune: {name}, {step} of {steps}"
 
 
 def _weights(weights: float | Sequence[float]) -> list[float]:

@@ -87,6 +87,7 @@ def _tuned(state: State) -> tuple[dict[str, float], pd.DataFrame | None]:
         protect=options.protect or None,
         covariates=options.covariates or None,
         rng=options.seed,
+        progress=False if callable(state.progress) else state.progress,
     )
     return {name: float(getattr(found.params, name)) for name in ("theta", "sigma")}, found.to_uns()
 
