@@ -134,7 +134,7 @@ def evaluate(
         if key not in adata.obs:
             raise MissingKeyError(f"obs has no column '{key}'; {nearest(key, adata.obs.columns)}")
     names = embeddings_of(adata.obsm.keys(), embeddings, baseline)
-    with line(progress, lambda done, of, name: f"scoring {name} ({done + 1} of {of})") as show:
+    with line(progress, _text) as show:
         result = evaluate_arrays(
             {name: adata.obsm[name] for name in names},
             pd.concat([native(adata.obs[key]) for key in keys], axis=1) if keys else adata.obs[[]],
@@ -159,6 +159,7 @@ def evaluate_file(
     label_key: str | None = None,
     embeddings: str | Sequence[str] | None = None,
     baseline: str = "X_pca",
+    progress: bool | Progress | None = None,
     **how: Any,
 ) -> Evaluation:
     """Score the embeddings of an .h5ad or .zarr file, of which only they and the columns are read.
@@ -167,7 +168,7 @@ def evaluate_file(
     ----------
     path
         The file; it is not changed.
-    batch_key, label_key, embeddings, baseline
+    batch_key, label_key, embeddings, baseline, progress
         As in `evaluate`.
     **how
         Its other parameters, without `key_added`.
@@ -179,13 +180,19 @@ def evaluate_file(
     keys = [*batch_key, *([] if label_key is None else [label_key])]
     sources = {name: io.read_source(path, keys, basis=name) for name in embeddings_of(known, embeddings, baseline)}
     table = sources[baseline].table
-    return evaluate_arrays(
-        {name: source.Z for name, source in sources.items()},
-        table[list(batch_key)],
-        None if label_key is None else table[label_key],
-        label_key=label_key or "",
-        **how,
-    )
+    with line(progress, _text) as show:
+        return evaluate_arrays(
+            {name: source.Z for name, source in sources.items()},
+            table[list(batch_key)],
+            None if label_key is None else table[label_key],
+            label_key=label_key or "",
+            progress=show,
+            **how,
+        )
+
+
+def _text(done: int, of: int, name: str) -> str:
+    return f"scoring {name} ({done + 1} of {of})"
 
 
 def embeddings_of(known: Iterable[str], asked: str | Sequence[str] | None, baseline: str) -> list[str]:
