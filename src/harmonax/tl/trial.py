@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from numbers import Number
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..adata import uns_record
 from ..design import BatchDesign
-from ..errors import InputError
+from ..errors import InputError, MissingKeyError, nearest
 from ..evaluation.scores.choice import Judge, choose
 from ..evaluation.scores.evaluate import evaluate as evaluate_arrays
 from ..evaluation.verdict import overall
@@ -75,7 +76,7 @@ def _named(start: HarmonyParams, grid: Any, several: bool) -> Iterator[tuple[str
 
 def _several(name: str, value: Any) -> list[Any]:
     values = list(value) if np.ndim(value) else [value]
-    if not values or any(np.ndim(v) or isinstance(v, (str, bool)) for v in values):
+    if not values or any(isinstance(v, bool) or not (v is None or isinstance(v, Number)) for v in values):
         raise InputError(f"{name}={value!r}; allowed are a number or a flat, non-empty list of numbers")
     return values
 
@@ -118,6 +119,9 @@ class Court:
     def __post_init__(self) -> None:
         from anndata import AnnData
 
+        columns = self.adata.obs.columns
+        if self.label_key is not None and self.label_key not in columns:
+            raise MissingKeyError(f"obs has no column '{self.label_key}'; {nearest(str(self.label_key), columns)}")
         rows, self.names = self.judge.rows, [str(name) for name in np.atleast_1d(self.keys)]
         obs = self.adata.obs.iloc[rows][[*self.names, *([self.label_key] if self.label_key else [])]]
         before = read_obsm(self.adata, self.basis).load().array()[rows]
