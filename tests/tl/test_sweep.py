@@ -191,9 +191,9 @@ class TestSweep:
 
     def test_refuses_by_name(self, cells):
         with pytest.raises(MissingKeyError, match="obs has no column 'cell_typ'"):
-            sweep(adata, "batch", label_key="cell_typ")
+            sweep(cells, "batch", label_key="cell_typ")
         with pytest.raises(InputError, match="theta"):
-            sweep(adata, "batch", theta={1, 2})
+            sweep(cells, "batch", theta={1, 2})
         with pytest.raises(MissingKeyError, match="X_pcb"):
             sweep(cells, "batch", basis="X_pcb")
         with pytest.raises(InputError, match="max_runs=3"):
