@@ -185,7 +185,7 @@ class TestTune:
     def test_tries_what_the_sweep_tries_and_judges_it_alike(self, cells, monkeypatch):
         module = sys.modules["harmonax.training.strength"]
 
-        def learn(Z, codes, config, **options):
+        def learn(Z, batch_labels, config, **options):
             # Nothing is learned, so nothing is compiled.
             return module.LearnedStrength(
                 config.operator(Z.shape[1], (2,), 0), pd.DataFrame({"step": [0], "loss": [0.0]}), 0
@@ -215,10 +215,10 @@ class TestTune:
     def test_learns_from_a_sample_and_corrects_all(self, cells, monkeypatch):
         module, seen = sys.modules["harmonax.training.strength"], []
 
-        def learn(Z, codes, config, **options):
+        def learn(Z, batch_labels, config, **options):
             # Nothing is learned, so nothing is compiled for this shape.
             seen.append(Z)
-            assert codes.shape == (60, 1)
+            assert batch_labels.shape == (60, 1)
             op = config.operator(Z.shape[1], (2,), 0)
             return module.LearnedStrength(op, pd.DataFrame({"step": [0], "loss": [0.0]}), 0)
 
