@@ -82,7 +82,7 @@ def maps(
     Raises
     ------
     MissingKeyError
-        If there is no embedding, or a column or gene that was asked for is not there.
+        If obsm has no embedding, or a requested column or gene is missing.
     MissingExtraError
         If Jinja2 is not installed (``pip install harmonax[workflow]``).
 
