@@ -23,6 +23,8 @@ _ROOM = 400 << 20
 _let_go_above = 1 << 30
 # Seconds for which programs that JAX compiled are kept.
 _KEPT = 7 * 86400
+# Where the examples of docstrings train, which takes seconds.
+_TRAINING = ("operators/latent/*.py", "harmonax/training/*.py", "pp/latent.py", "tl/tune.py")
 
 # What an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("harmonax", deadline=None)
@@ -70,6 +72,14 @@ def _has_older_emitters() -> bool:
         return tuple(map(int, importlib.metadata.version("jaxlib").split(".")[:2])) <= (0, 10)
     except importlib.metadata.PackageNotFoundError:
         return False
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Leave the examples of docstrings that train to `make thorough`."""
+    for item in items:
+        if isinstance(item, pytest.DoctestItem) and any(map(item.path.match, _TRAINING)):
+            item.add_marker(pytest.mark.thorough)
 
 
 def pytest_collection_finish():

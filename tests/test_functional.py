@@ -52,6 +52,7 @@ def test_a_module_is_its_function(name):
     assert float(module(moved)) == float(function(moved)) != 0
 
 
+@pytest.mark.thorough
 def test_harmony_is_the_operator_and_learns_any_strength():
     config = BatchCorrectionConfig(n_clusters=3, n_features=4, n_batches=3, n_iterations=2, n_passes=2)
     op = DifferentiableHarmony(config, rngs=nnx.Rngs(0))

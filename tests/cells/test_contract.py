@@ -11,6 +11,7 @@ from typing import get_args
 import numpy as np
 import pytest
 from agreement import FIXED, TOLERANCE, Answers, Slices, assert_agree, run
+from sampling import first
 from strategies import cells_with_batches
 
 import harmonax.cells
@@ -94,7 +95,9 @@ def reference(flavor: str, levels: tuple[int, ...]) -> Answers:
 
 
 @by_precision
-@pytest.mark.parametrize("levels", [(3,), (4, 2), (5, 3, 2)], ids=["1 variable", "2 variables", "3 variables"])
+@pytest.mark.parametrize(
+    "levels", first(1, [(4, 2), (3,), (5, 3, 2)]), ids=["2 variables", "1 variable", "3 variables"]
+)
 @pytest.mark.parametrize("flavor", ["harmony1", "harmony2"])
 def test_a_run_agrees_with_dense(backend, flavor, levels, precision):
     Z, design = problem(levels)
@@ -156,7 +159,7 @@ def conversation(cells, design: BatchDesign, schedule: FixedPartition) -> dict[s
 
 @by_precision
 @pytest.mark.parametrize("n_covariates", [0, 2])
-@pytest.mark.parametrize("levels", [(4, 2), (3,)], ids=["2 variables", "1 variable"])
+@pytest.mark.parametrize("levels", first(1, [(4, 2), (3,)]), ids=["2 variables", "1 variable"])
 def test_every_answer_agrees_with_dense(backend, precision, levels, n_covariates):
     Z, design = with_covariates(*problem(levels), n_covariates)
     schedule = FixedPartition(4, np.random.SeedSequence(2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import random
@@ -20,6 +21,7 @@ import pytest
 from agreement import FIXED, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sampling import first
 from strategies import cells_with_batches
 
 import harmonax
@@ -530,9 +532,15 @@ def embedding_in(path: str) -> np.ndarray:
     return read(path).obsm["X_pca_harmony"]
 
 
+SOURCES = ["in.h5ad", "in.zarr", "in.npy", "in.parquet"]
+TARGETS = ["out.zarr", "out.npy", "out.parquet", "out.csv", "out.h5ad"]
+# Each of them at least once, then all other pairs.
+PAIRS = list(zip(SOURCES + SOURCES[1:2], TARGETS, strict=True))
+PAIRS += sorted(set(itertools.product(SOURCES, TARGETS)) - set(PAIRS))
+
+
 class TestCommand:
-    @pytest.mark.parametrize("source", ["in.h5ad", "in.zarr", "in.npy", "in.parquet"])
-    @pytest.mark.parametrize("target", ["out.h5ad", "out.zarr", "out.npy", "out.parquet", "out.csv"])
+    @pytest.mark.parametrize(("source", "target"), first(len(TARGETS), PAIRS, names=2))
     def test_every_format_is_read_and_written_in_pieces(self, source, target, atlas, monkeypatch):
         monkeypatch.setattr("harmonax.cells.disk.SLAB_BYTES", 10_000)
         monkeypatch.setattr("harmonax.engine.budget.SLAB_BYTES", 10_000)
@@ -639,6 +647,7 @@ def test_the_promise_on_memory_is_kept(tmp_path):
     assert record["peak_memory_bytes"] < 400 << 20
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the parent's memory counts on Linux")
 def test_what_the_parent_held_is_not_counted():
     ballast = np.ones(80_000_000)

@@ -190,6 +190,7 @@ for own in map(int, sys.argv[1:]):
 """
 
 
+@pytest.mark.thorough
 def test_the_bits_do_not_depend_on_blas_threads():
     def digests(blas: str, *own: str) -> list[str]:
         env = {**os.environ, "OPENBLAS_NUM_THREADS": blas, "OMP_NUM_THREADS": blas, "MKL_NUM_THREADS": blas}

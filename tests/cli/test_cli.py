@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from sampling import first
 
 import harmonax
 from harmonax import HarmonyParams
@@ -435,6 +436,7 @@ def test_process(files):
     assert sorted(os.listdir()) == ["in.h5ad", "out.h5ad", "out.h5ad.run.json"]
 
 
+@pytest.mark.thorough
 @posix
 def test_progress_is_shown_on_a_terminal_only(files):
     pty = pytest.importorskip("pty", reason="needs pseudo-terminals")
@@ -467,7 +469,7 @@ def begun(arguments: list[str]) -> subprocess.Popen[str]:
 
 
 @posix
-@pytest.mark.parametrize(("number", "code"), [("SIGINT", 130), ("SIGTERM", 143)])
+@pytest.mark.parametrize(("number", "code"), first(1, [("SIGINT", 130), ("SIGTERM", 143)], names=2))
 def test_stopped_while_writing(files, number, code):
     process = begun(ARGUMENTS)
     assert any(name.endswith(".part") for name in os.listdir())

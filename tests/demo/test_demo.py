@@ -135,6 +135,7 @@ class TestRunDemo:
             run_demo(tmp_path, n_cells=200)
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.thorough
     def test_quiet_prints_nothing_and_a_second_demo_replaces_the_first(self, demo, tmp_path, capsys):
         run_demo(tmp_path, n_cells=120, quiet=True)
         assert capsys.readouterr() == ("", "")

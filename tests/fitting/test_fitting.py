@@ -332,6 +332,7 @@ class TestCheckpoint:
         again = fit(Plain(), {"x": np.zeros(3)}, steps=50, checkpoint=path, **given)
         assert (again.n_steps, again.status) == (7, FitStatus.EARLY_STOPPED)
 
+    @pytest.mark.thorough
     @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="this system has no SIGKILL")
     def test_a_killed_run_resumes_to_the_same_bits(self, tmp_path):
         script = textwrap.dedent("""
@@ -361,6 +362,7 @@ class TestCheckpoint:
         run(whole, steps=done + 5)
         assert same(resumed, whole)
 
+    @pytest.mark.thorough
     def test_what_is_damaged_or_something_else_is_refused(self, tmp_path):
         path = tmp_path / "run.h5"
         run(Shift(), path, steps=2)
@@ -562,6 +564,7 @@ class TestRealProjects:
         with pytest.warns(HarmonaxWarning, match="weight of 'means' is -1: that loss is maximised"):
             fit(Shift(), cells(), {"means": means}, {"means": -1.0}, steps=1)
 
+    @pytest.mark.thorough
     def test_an_operator_of_another_seed_is_another_run(self, tmp_path):
         from harmonax.operators import BatchCorrectionConfig, DifferentiableHarmony
 

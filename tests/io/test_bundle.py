@@ -98,6 +98,7 @@ def test_a_truncated_file_is_named(tmp_path, share):
         opened(tmp_path / "a.h5")
 
 
+@pytest.mark.thorough
 def test_a_flipped_bit_is_refused_or_says_nothing(tmp_path):
     good = written(tmp_path / "a.h5").read_bytes()
     refused = 0

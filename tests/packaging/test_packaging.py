@@ -147,6 +147,7 @@ def test_a_nextflow_module_runs(cells, tmp_path, monkeypatch):
         assert all((tmp_path / output).exists() for output in outputs)
 
 
+@pytest.mark.thorough
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 def test_the_nextflow_module_of_the_whole_job_runs(cells, tmp_path, monkeypatch):
     for module in ("igraph", "umap", "plotly"):

@@ -71,6 +71,7 @@ def test_types_that_are_swapped_in_a_half_are_seen_by_genes_and_clusters(cells):
     assert found["displacement"] > 0.1
 
 
+@pytest.mark.thorough
 def test_harmony_moves_little_and_bad_corrections_more(cells):
     def z_scores(Z, half):
         after = Z.copy()

@@ -230,6 +230,7 @@ class TestAdvice:
         assert "No run" in from_sweep(self.table(mixing=[0.5, 0.51, 0.3]), more=True)
         assert "would mix this" in from_sweep(self.table(mixing=[0.5, 0.53, 0.3]), more=True)
 
+    @pytest.mark.thorough
     def test_helps_when_followed(self, cells):
         # As if the run that mixes least had been chosen: with the advice, batches mix more.
         sweep(cells, "batch", theta=(0.0, 8.0), sigma=(0.02, 0.1))

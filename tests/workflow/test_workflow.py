@@ -173,6 +173,7 @@ def test_the_input_is_untouched(counts):
     assert not [name for name in counts.layers if name is not None]
 
 
+@pytest.mark.thorough
 def test_the_same_seed_gives_the_same_bits_and_a_file_the_same_as_memory(counts, result, tmp_path):
     path = save(counts, tmp_path / "in.h5ad")
     seen: list[Done] = []
@@ -669,6 +670,7 @@ def ids(adata: ad.AnnData) -> ad.AnnData:
     return with_ids
 
 
+@pytest.mark.thorough
 def test_a_finished_run_is_not_written_over_unasked(counts, tmp_path):
     path = save(counts, tmp_path / "in.h5ad")
     run_files(path, tmp_path / "out", "batch", **QUICKEST)
