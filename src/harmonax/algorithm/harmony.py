@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from ..design import BatchDesign
+from ..kernels import _native
 from ..params import ResolvedParams
 from ..result import History, Status
-from ..system.memory import zeros
 from .contracts import Assignment, Cells, Sweep
 from .convergence import passes_converged, rounds_converged
 from .flavors import FLAVORS
@@ -75,6 +75,7 @@ class Harmony:
         self.n_threads, self.mapping = n_threads, mapping
         self.flavor = resolved.params.flavor
         self.rules = FLAVORS[self.flavor]
+        self.pool = _native.ArrayPool()
 
     def run(
         self,
@@ -111,7 +112,8 @@ class Harmony:
         """Run passes until they settle, and find the correction."""
         p, objectives = self.resolved.params, []
         # A new table each round: the assignment that it becomes part of is not written over by the next one.
-        logp = zeros((self.schedule.n_blocks, self.design.carried.n_levels, self.resolved.n_clusters))
+        logp = self.pool.empty((self.schedule.n_blocks, self.design.carried.n_levels, self.resolved.n_clusters))
+        logp[:] = 0.0
         for pass_ in range(1, p.max_iter_clustering + 1):
             if self.rules.moves_centroids:
                 Y = unit(moment)
@@ -122,7 +124,8 @@ class Harmony:
             if passes_converged(self.flavor, [J.total for J in objectives], pass_, p.tol_clustering):
                 break
         assigned = Assignment(Y, logp, self.resolved.sigma)
-        correction = ridge(self.design, self.resolved, *self.cells.moments(assigned), n_threads=self.n_threads)
+        S, O_joint = self.cells.moments(assigned)
+        correction = ridge(self.design, self.resolved, S, O_joint, n_threads=self.n_threads, pool=self.pool)
         ended = Round(assigned, correction, mass, np.array(objectives), history.initial)
         history.extend(ended.objective)
         return ended

@@ -39,12 +39,13 @@ def ridge(
     O_joint: np.ndarray,
     anchor: Anchor | None = None,
     n_threads: int = 1,
+    pool: _native.ArrayPool | None = None,
 ) -> Ridge:
     """Return the ridge coefficients of every cluster from the moments S (J, K, d) and mass O_joint (J, K).
 
     With covariates S is that of [1, x] times [Z, x], (J, K, (1 + C)(d + C)).
     With an anchor, N_k e0 e0^T is added to X^T diag(R_k) X, and e0 C_k^T to X^T diag(R_k) Z. The bits do not depend on
-    the number of threads.
+    the number of threads. Large arrays come from the pool.
     """
     params = resolved.params
     O, n_covariates = design.fold(O_joint), len(design.covariates)
@@ -72,7 +73,7 @@ def ridge(
         W, W0 = one_variable(S, O_joint, lam, keep, anchor)
         explicit = explicit[:0]
     else:
-        W, W0, singular = _many_variables(design, S, O_joint, active, lam, keep, anchor, n_threads)
+        W, W0, singular = _many_variables(design, S, O_joint, active, lam, keep, anchor, n_threads, pool)
         explicit = np.flatnonzero(singular & ~skipped)
     if len(explicit):
         W[:, explicit], W0[explicit], singular[explicit] = _explicit(
@@ -117,6 +118,7 @@ def _many_variables(
     keep: np.ndarray,
     anchor: Anchor,
     n_threads: int,
+    pool: _native.ArrayPool | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Eliminate the largest variable, whose block is diagonal, and factorise what remains; say which were singular.
 
@@ -138,6 +140,7 @@ def _many_variables(
         anchor_mass=np.ascontiguousarray(anchor.mass),
         least=_SINGULAR,
         n_threads=n_threads,
+        pool=pool or _native.ArrayPool(),
     )
 
 

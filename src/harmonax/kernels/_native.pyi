@@ -59,6 +59,11 @@ class _Cells:
 class Cells32(_Cells): ...
 class Cells64(_Cells): ...
 
+class ArrayPool:
+    """Large arrays of doubles, uninitialised; those that nobody holds any more are given out again."""
+
+    def empty(self, shape: tuple[int, ...]) -> np.ndarray: ...
+
 def solve_ridge(
     *,
     joint_levels: np.ndarray,
@@ -74,5 +79,6 @@ def solve_ridge(
     anchor_mass: np.ndarray,
     least: float,
     n_threads: int,
+    pool: ArrayPool,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
 def instruction_sets() -> list[str]: ...

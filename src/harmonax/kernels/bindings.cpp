@@ -6,6 +6,7 @@
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <algorithm>
 #include <atomic>
@@ -14,6 +15,7 @@
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <optional>
 #include <stdexcept>
@@ -67,17 +69,72 @@ auto unlocked(const Work& work) {
     }
 }
 
-template <typename... Size>
-nb::ndarray<nb::numpy, double> new_array(double** data, Size... size) {
-    size_t shape[] = {(size_t)size...}, total = 1;
-    for (size_t s : shape) {
-        if (s && total > std::numeric_limits<size_t>::max() / sizeof(double) / s) throw std::bad_alloc();
-        total *= s;
+// Gives NumPy large arrays, and those that NumPy has released again: the first touch of new memory takes longer than what
+// is then written there.
+class ArrayPool {
+  public:
+    // Uninitialised.
+    nb::ndarray<nb::numpy, double> empty(const std::vector<size_t>& shape, double** data) {
+        size_t size = 1;
+        for (size_t s : shape) {
+            if (s && size > std::numeric_limits<size_t>::max() / sizeof(double) / s) throw std::bad_alloc();
+            size *= s;
+        }
+        auto held = std::make_unique<Held>(Held{spare_->take(size), size, spare_});
+        *data = held->values.get();
+        nb::capsule owner(held.get(), [](void* p) noexcept {
+            const std::unique_ptr<Held> back(static_cast<Held*>(p));
+            back->home->put(std::move(back->values), back->size);
+        });
+        held.release();
+        return nb::ndarray<nb::numpy, double>(*data, shape.size(), shape.data(), owner);
     }
-    *data = new double[total ? total : 1];
-    nb::capsule owner(*data, [](void* p) noexcept { delete[] static_cast<double*>(p); });
-    return nb::ndarray<nb::numpy, double>(*data, sizeof...(size), shape, owner);
-}
+    template <typename... Size>
+    nb::object empty(double** data, Size... size) {
+        return nb::cast(empty(std::vector<size_t>{(size_t)size...}, data));
+    }
+    void clear() { spare_->clear(); }
+
+  private:
+    using Values = std::unique_ptr<double[]>;
+    // Smaller ones, in values, are left to the allocator; more than so many are not kept.
+    static constexpr size_t SMALL = 1 << 17, MOST = 3;
+
+    class Spare {
+      public:
+        Spare() { arrays_.reserve(MOST); }
+        Values take(size_t size) {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            for (auto it = arrays_.begin(); it != arrays_.end(); ++it)
+                if (it->second == size) {
+                    Values found = std::move(it->first);
+                    arrays_.erase(it);
+                    return found;
+                }
+            return Values(new double[std::max<size_t>(size, 1)]);
+        }
+        void put(Values values, size_t size) noexcept {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            if (size < SMALL) return;
+            if (arrays_.size() == MOST) arrays_.erase(arrays_.begin());
+            arrays_.emplace_back(std::move(values), size);
+        }
+        void clear() {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            arrays_.clear();
+        }
+
+      private:
+        std::mutex mutex_;
+        std::vector<std::pair<Values, size_t>> arrays_;
+    };
+    struct Held {
+        Values values;
+        size_t size;
+        std::shared_ptr<Spare> home;
+    };
+    std::shared_ptr<Spare> spare_ = std::make_shared<Spare>();
+};
 
 template <typename A>
 auto view(const A& array) {
@@ -168,6 +225,7 @@ struct PyCells {
     PyPlan plan;
     std::unique_ptr<Cells<T>> cells;
     std::atomic<bool> busy{false};
+    ArrayPool pool;
 
     template <typename Source>
     PyCells(const Strided<Source>& Z, const PyPlan& laid_out, const std::string& set, int n_threads) : plan(laid_out) {
@@ -205,6 +263,7 @@ struct PyCells {
     }
     void release() {
         use([&] { cells->release(); });
+        pool.clear();
     }
 
     Centroids centroids(const Table<2>& Y, const Table<1>& sigma) const {
@@ -236,8 +295,8 @@ struct PyCells {
         require(!logp || ((int64_t)logp->shape(0) == p.n_levels && (int64_t)logp->shape(1) == c.K),
                 "logp must be n_levels x K");
         double *mass, *moment;
-        nb::object mass_array = nb::cast(new_array(&mass, p.n_levels, c.K));
-        nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, cells->d()));
+        nb::object mass_array = pool.empty(&mass, p.n_levels, c.K);
+        nb::object moment_array = pool.empty(&moment, want_moment ? c.K : 0, cells->d());
         const double* table = logp ? logp->data() : nullptr;
         const BlockSums s =
             use([&] { return cells->sweep(block, c, table, mass, want_moment ? moment : nullptr, last, interrupted); });
@@ -252,8 +311,8 @@ struct PyCells {
         const Centroids c = centroids(Y, sigma);
         check_logp(logp, c.K);
         double *S, *mass;
-        nb::object S_array = nb::cast(new_array(&S, p.n_joint, c.K, cells->width_S())),
-                   mass_array = nb::cast(new_array(&mass, p.n_joint, c.K));
+        nb::object S_array = pool.empty(&S, p.n_joint, c.K, cells->width_S()),
+                   mass_array = pool.empty(&mass, p.n_joint, c.K);
         use([&] { cells->moments(c, logp.data(), S, mass, interrupted); });
         return nb::make_tuple(S_array, mass_array);
     }
@@ -268,7 +327,7 @@ struct PyCells {
         check_logp(logp, c.K);
         check_W(W, c.K);
         double* moment;
-        nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, cells->d()));
+        nb::object moment_array = pool.empty(&moment, want_moment ? c.K : 0, cells->d());
         use([&] { cells->correct(c, logp.data(), W.data(), want_moment ? moment : nullptr, interrupted); });
         return moment_array;
     }
@@ -294,8 +353,9 @@ struct PyCells {
             out32 = out.data();
         else
             out64 = out.data();
+        pool.clear();
         double* moment;
-        nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, cells->d()));
+        nb::object moment_array = pool.empty(&moment, want_moment ? c.K : 0, cells->d());
         use([&] { cells->emit(c, logp.data(), W.data(), want_moment ? moment : nullptr, out32, out64, interrupted); });
         return moment_array;
     }
@@ -310,8 +370,9 @@ struct PyCells {
         check_logp(logp, c.K);
         check_W(W, c.K);
         require(cells->in_file(), "cells in memory are emitted to an array");
+        pool.clear();
         double* moment;
-        nb::object moment_array = nb::cast(new_array(&moment, want_moment ? c.K : 0, cells->d()));
+        nb::object moment_array = pool.empty(&moment, want_moment ? c.K : 0, cells->d());
         use([&] { cells->emit_in_place(c, logp.data(), W.data(), want_moment ? moment : nullptr, interrupted); });
         return moment_array;
     }
@@ -334,7 +395,8 @@ struct PyCells {
 
 nb::tuple ridge_of(Array<int32_t, 2> joint_levels, int64_t largest, int64_t first, int64_t stop, Array<double, 3> S,
                    Array<double, 2> mass, Array<bool, 2> active, Array<double, 2> lambda, Array<bool, 2> keep,
-                   Array<double, 2> anchor_moment, Array<double, 1> anchor_mass, double least, int n_threads) {
+                   Array<double, 2> anchor_moment, Array<double, 1> anchor_mass, double least, int n_threads,
+                   ArrayPool& pool) {
     const int64_t J = (int64_t)S.shape(0), K = (int64_t)S.shape(1), d = (int64_t)S.shape(2);
     const int64_t B = (int64_t)lambda.shape(0), F = (int64_t)joint_levels.shape(1);
     require((int64_t)joint_levels.shape(0) == J && (int64_t)mass.shape(0) == J, "S, mass and joint_levels differ");
@@ -353,7 +415,7 @@ nb::tuple ridge_of(Array<int32_t, 2> joint_levels, int64_t largest, int64_t firs
     }
     require(n_threads >= 1, "n_threads must be at least 1");
     double *W, *W0;
-    nb::object W_array = nb::cast(new_array(&W, B, K, d)), W0_array = nb::cast(new_array(&W0, K, d));
+    nb::object W_array = pool.empty(&W, B, K, d), W0_array = pool.empty(&W0, K, d);
     bool* singular = new bool[K + 1]();
     nb::capsule owner(singular, [](void* p) noexcept { delete[] static_cast<bool*>(p); });
     const size_t size = (size_t)K;
@@ -429,10 +491,18 @@ void bind(nb::module_& m, const char* name) {
 NB_MODULE(_native, m) {
     m.doc() = "Native kernels of harmonax.";
     harmonax::bind_plan(m);
+    using harmonax::ArrayPool;
+    nb::class_<ArrayPool>(m, "ArrayPool")
+        .def(nb::init<>())
+        .def("empty", [](ArrayPool& self, const std::vector<size_t>& shape) {
+            double* unused;
+            return self.empty(shape, &unused);
+        });
     harmonax::bind<float>(m, "Cells32");
     harmonax::bind<double>(m, "Cells64");
     m.def("solve_ridge", &harmonax::ridge_of, nb::kw_only(), "joint_levels"_a, "largest"_a, "first"_a, "stop"_a, "S"_a,
-          "mass"_a, "active"_a, "lam"_a, "keep"_a, "anchor_moment"_a, "anchor_mass"_a, "least"_a, "n_threads"_a);
+          "mass"_a, "active"_a, "lam"_a, "keep"_a, "anchor_moment"_a, "anchor_mass"_a, "least"_a, "n_threads"_a,
+          "pool"_a);
     m.def("instruction_sets", [] {
         nb::list names;
         for (const char* name : harmonax::instruction_sets()) names.append(name);
