@@ -133,3 +133,25 @@ def test_a_number_of_features_out_of_range_is_refused(d, tmp_path):
         _native.Cells32(
             file.fileno(), d, _native.Plan(**arrays), instruction_set=_native.instruction_sets()[0], n_threads=1
         )
+
+
+def test_memory_of_the_pool_is_given_out_again_when_nobody_holds_it():
+    pool = _native.ArrayPool()
+    first = pool.empty((1000, 200))
+    first[:], place, view = 1.0, first.ctypes.data, first[990:]
+    del first
+    other = pool.empty((1000, 200))
+    other[:] = 2.0
+    np.testing.assert_array_equal(view, 1.0)
+    del view
+    assert pool.empty((10, 100, 200)).ctypes.data == place
+    with pytest.raises(MemoryError):
+        pool.empty((2**31, 2**31, 2**31))
+
+
+def test_arrays_outlive_their_pool():
+    pool = _native.ArrayPool()
+    held, released = pool.empty((2, 10**6)), pool.empty((3, 10**6))
+    held[:] = 3.0
+    del released, pool
+    assert held.sum() == 6e6
