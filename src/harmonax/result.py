@@ -35,14 +35,16 @@ class Status(enum.Enum):
 
 @dataclass
 class History:
-    """The objective along the way: one entry per clustering pass, and where each round ends.
+    """The objective along the way.
 
     Attributes
     ----------
     initial
         J_0, of the first, unpenalised assignment.
-    total, distance, entropy, diversity
-        J after every pass, and its three terms.
+    total, diversity
+        J after every pass, and its diversity term.
+    distance, entropy
+        Its two other terms, at the end of every round.
     passes
         Number of passes in each round.
     """
@@ -68,10 +70,12 @@ class History:
             return float("nan")
         return float((rounds[-2] - rounds[-1]) / abs(rounds[-2])) if rounds[-2] != 0 else 0.0
 
-    def extend(self, objective: np.ndarray) -> None:
-        """Add one round: J after every pass and its three terms, (passes, 4)."""
-        for name, values in zip(("total", "distance", "entropy", "diversity"), objective.T.tolist(), strict=True):
-            getattr(self, name).extend(values)
+    def extend(self, objective: np.ndarray, terms: np.ndarray) -> None:
+        """Add one round: J and its diversity term after every pass, (passes, 2), and the other terms at its end."""
+        self.total.extend(objective[:, 0].tolist())
+        self.diversity.extend(objective[:, 1].tolist())
+        self.distance.append(float(terms[0]))
+        self.entropy.append(float(terms[1]))
         self.passes.append(len(objective))
 
     def to_dict(self) -> dict[str, list[float] | list[int]]:

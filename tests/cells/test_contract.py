@@ -146,7 +146,7 @@ def conversation(cells, design: BatchDesign, schedule: FixedPartition) -> dict[s
             note(f"penalised {last} {block.index}", swept)
     assigned = Assignment(Y, logp, sigma)
     W = rng.normal(size=(design.n_levels + len(design.covariates), len(Y), D))
-    said["moments"], said["joint mass"] = cells.moments(assigned)
+    said |= {name: np.asarray(value) for name, value in cells.moments(assigned)._asdict().items()}
     for moment in (True, False):
         said[f"correct {moment}"] = cells.correct(assigned, W, moment=moment)
         for block in schedule.all_blocks():

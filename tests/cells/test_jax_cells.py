@@ -114,7 +114,7 @@ def test_sums_of_many_chunks_are_as_exact_as_the_values(monkeypatch):
     sigma, Y = np.full(1, 0.1), np.array([[1.0, 0.0]])
     for block in schedule.all_blocks():
         cells.sweep(block, Y, sigma, None, moment=False)
-    S, O = cells.moments(jax_cells.Assignment(Y, np.zeros((4, 1, 1)), sigma))
+    S, O, _ = cells.moments(jax_cells.Assignment(Y, np.zeros((4, 1, 1)), sigma))
     np.testing.assert_allclose(O, [[40_000]], rtol=1e-12)
     np.testing.assert_allclose(S[0, 0], Z.sum(axis=0, dtype=np.float64), rtol=2e-8)
 

@@ -51,10 +51,9 @@ def use(arrays: dict[str, Any]) -> list[np.ndarray]:
     cells = _native.Cells32(Z, laid_out, instruction_set=instruction_set, n_threads=1)
     answers = []
     for block in range(n_blocks):
-        mass, log_partition, entropy, moment = cells.sweep(block, Y, sigma, logp[block], True, True)
-        answers += [mass, np.array([log_partition, entropy]), moment]
+        answers += map(np.asarray, cells.sweep(block, Y, sigma, logp[block], True, True))
     for _ in range(2):
-        answers += cells.moments(Y, sigma, logp)
+        answers += map(np.asarray, cells.moments(Y, sigma, logp))
     answers.append(cells.correct(Y, sigma, logp, W, True))
     embedding, R = np.zeros((laid_out.n_cells, N_FEATURES)), np.zeros((laid_out.n_cells, N_CLUSTERS), np.float32)
     answers.append(cells.emit(Y, sigma, logp, W, embedding, True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -20,8 +20,15 @@ class Sweep:
 
     mass: np.ndarray  # (B, K): sum of R over the cells of each level
     log_partition: float  # sum_i (sum_k sigma_k R_ik) ln Z_i
-    entropy: float  # sum_ik sigma_k R_ik ln R_ik
     moment: np.ndarray  # (K, d): R^T Zn, no rows where not asked for
+
+
+class Moments(NamedTuple):
+    """What the assignment of all cells adds up to. With C covariates S has the products of [1, x] and [Z, x]."""
+
+    S: np.ndarray  # R^T Z per joint level, (J, K, d) or (J, K, (1 + C)(d + C))
+    mass: np.ndarray  # (J, K)
+    entropy: float  # sum_ik sigma_k R_ik ln R_ik
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,11 +85,8 @@ class Cells(Protocol):
         With `last` no other pass follows in this round: what `moments` will be asked for may be summed on the way.
         """
 
-    def moments(self, assigned: Assignment) -> tuple[np.ndarray, np.ndarray]:
-        """Return S = R^T Z (J, K, d) and the mass (J, K) per joint level.
-
-        With covariates S is that of the products of [1, x] and [Z, x], (J, K, (1 + C)(d + C)).
-        """
+    def moments(self, assigned: Assignment) -> Moments:
+        """Return what the last sweep of every block, which this assignment is, adds up to."""
 
     def correct(self, assigned: Assignment, W: np.ndarray, moment: bool) -> np.ndarray:
         """Set Zn = unit(Z - R W), with each cell's W the sum over its levels, and x times the rows of covariates.

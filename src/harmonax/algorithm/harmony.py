@@ -16,7 +16,7 @@ from ..result import History, Status
 from .contracts import Assignment, Cells, Sweep
 from .convergence import passes_converged, rounds_converged
 from .flavors import FLAVORS
-from .objective import Objective, diversity, objective
+from .objective import diversity, scale
 from .penalty import expected_mass, log_penalty
 from .ridge import Ridge, ridge
 from .schedule import FixedPartition, RecordedSchedule
@@ -35,7 +35,8 @@ class Round:
     assigned: Assignment
     correction: Ridge  # what follows
     mass: np.ndarray  # (B, K)
-    objective: np.ndarray  # (passes, 4): J after every pass, and its terms
+    objective: np.ndarray  # (passes, 2): J after every pass, and its diversity term
+    terms: np.ndarray  # (2,): the two others after the last pass, distance and entropy
     initial: float  # J_0
 
 
@@ -93,8 +94,7 @@ class Harmony:
         history = History()
         ended = self._replay(past, history) if past else None
         if ended is None:
-            moment, J, _ = self._assign_without_penalty(Y)
-            history.initial = J.total
+            moment, (history.initial, _), _ = self._assign_without_penalty(Y)
         notes = [note for i, each in enumerate(past) for note in _notes(i + 1, each)]
         status = self._status(history)
         while ended is None or status is None:
@@ -120,14 +120,17 @@ class Harmony:
             moment, J, mass = self._one_pass(Y, logp, last=pass_ == p.max_iter_clustering)
             objectives.append(J)
             if progress is not None:
-                progress(len(history.passes) + 1, pass_, J.total)
-            if passes_converged(self.flavor, [J.total for J in objectives], pass_, p.tol_clustering):
+                progress(len(history.passes) + 1, pass_, J[0])
+            if passes_converged(self.flavor, [total for total, _ in objectives], pass_, p.tol_clustering):
                 break
         assigned = Assignment(Y, logp, self.resolved.sigma)
-        S, O_joint = self.cells.moments(assigned)
-        correction = ridge(self.design, self.resolved, S, O_joint, n_threads=self.n_threads, pool=self.pool)
-        ended = Round(assigned, correction, mass, np.array(objectives), history.initial)
-        history.extend(ended.objective)
+        found = self.cells.moments(assigned)
+        correction = ridge(self.design, self.resolved, found.S, found.mass, n_threads=self.n_threads, pool=self.pool)
+        entropy = found.entropy * scale(self.flavor, self.cells.n_cells)
+        total, diverse = objectives[-1]
+        terms = np.array([total - diverse - entropy, entropy])
+        ended = Round(assigned, correction, mass, np.array(objectives), terms, history.initial)
+        history.extend(ended.objective, ended.terms)
         return ended
 
     def _next_round(self, ended: Round) -> tuple[np.ndarray, np.ndarray]:
@@ -143,7 +146,7 @@ class Harmony:
         """Bring cells, schedule and history to where the last of these rounds ended."""
         history.initial = past[0].initial
         for ended in past:
-            history.extend(ended.objective)
+            history.extend(ended.objective, ended.terms)
             for _ in ended.objective:
                 self.schedule.next_pass()
         for ended in past[:-1]:
@@ -164,14 +167,16 @@ class Harmony:
             return Status.CONVERGED
         return Status.MAX_ITERATIONS if len(history.passes) >= p.max_iter_harmony else None
 
-    def _assign_without_penalty(self, Y: np.ndarray) -> tuple[np.ndarray, Objective, np.ndarray]:
+    def _assign_without_penalty(self, Y: np.ndarray) -> tuple[np.ndarray, tuple[float, float], np.ndarray]:
         """Assign every cell by distance alone: R = softmax(-D / sigma)."""
         sigma = self.resolved.sigma
         want = self.rules.moves_centroids
         sweeps = [self.cells.sweep(block, Y, sigma, None, moment=want) for block in self.schedule.all_blocks()]
         return self._collect(sweeps, _sum(s.mass for s in sweeps), [0.0] * len(sweeps))
 
-    def _one_pass(self, Y: np.ndarray, logp: np.ndarray, *, last: bool) -> tuple[np.ndarray, Objective, np.ndarray]:
+    def _one_pass(
+        self, Y: np.ndarray, logp: np.ndarray, *, last: bool
+    ) -> tuple[np.ndarray, tuple[float, float], np.ndarray]:
         """Take each block out, reassign it under the others' penalty, written to `logp`, put it back."""
         resolved, want = self.resolved, self.rules.moves_centroids
         blocks = self.schedule.next_pass()
@@ -216,20 +221,18 @@ class Harmony:
 
     def _collect(
         self, sweeps: list[Sweep], O: np.ndarray, weights: list[float]
-    ) -> tuple[np.ndarray, Objective, np.ndarray]:
-        """Return R^T Zn, the objective, and O; `weights` are sum_bk sigma_k O_gbk logp_gbk of each block."""
-        entropy = sum(s.entropy for s in sweeps)
-        distance = sum(weights) - sum(s.log_partition for s in sweeps) - entropy
+    ) -> tuple[np.ndarray, tuple[float, float], np.ndarray]:
+        """Return R^T Zn, J and its diversity term, and O; `weights` are sum_bk sigma_k O_gbk logp_gbk of each block."""
+        others = sum(weights) - sum(s.log_partition for s in sweeps)
         cluster_mass, theta, sigma = self._cluster_mass(O), self.resolved.theta, self.resolved.sigma
 
         def piece(rows: slice) -> float:
             E = expected_mass(self.design, O, cluster_mass, rows)
             return float(diversity(self.flavor, O[rows], E, theta[rows], sigma))
 
-        J = objective(
-            self.flavor, self.cells.n_cells, distance, entropy, sum(self._by_piece(piece, self.design.n_batch_levels))
-        )
-        return _sum(s.moment for s in sweeps), J, O
+        c = scale(self.flavor, self.cells.n_cells)
+        diverse = c * sum(self._by_piece(piece, self.design.n_batch_levels))
+        return _sum(s.moment for s in sweeps), (c * others + diverse, diverse), O
 
     def _cluster_mass(self, O: np.ndarray) -> np.ndarray:
         """Return sum_i R_ik: every cell carries exactly one level of the first variable."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..algorithm.contracts import Assignment, Sweep
+from ..algorithm.contracts import Assignment, Moments, Sweep
 from ..algorithm.schedule import Block, FixedPartition, RecordedSchedule
 from ..algorithm.seeding import unit
 from ..design import BatchDesign
@@ -62,11 +62,10 @@ class DenseCells:
         return Sweep(
             mass=self._by_level(rows, R),
             log_partition=float(((R * sigma).sum(axis=1, keepdims=True) * log_z).sum()),
-            entropy=float((R * sigma * (logits - log_z)).sum()),
             moment=R.T @ Zn if moment else np.empty((0, self.n_features)),
         )
 
-    def moments(self, assigned: Assignment) -> tuple[np.ndarray, np.ndarray]:
+    def moments(self, assigned: Assignment) -> Moments:
         J, K = self.design.n_joint, self.R.shape[1]
         whole = np.column_stack([self.Z, self._x])
         products = np.concatenate([whole, *(x[:, None] * whole for x in self._x.T)], axis=1)
@@ -74,7 +73,8 @@ class DenseCells:
         for j in range(J):
             rows = self.design.joint == j
             S[j], O[j] = self.R[rows].T @ products[rows], self.R[rows].sum(axis=0)
-        return S, O
+        log_R = np.log(self.R, out=np.zeros_like(self.R), where=self.R > 0)
+        return Moments(S, O, float((self.R * assigned.sigma * log_R).sum()))
 
     def correct(self, assigned: Assignment, W: np.ndarray, moment: bool) -> np.ndarray:
         self.Zn = unit(self._corrected(W))

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..algorithm.contracts import Assignment
+from ..algorithm.contracts import Assignment, Moments
 from ..algorithm.schedule import FixedPartition
 from ..algorithm.seeding import unit
 from ..design import BatchDesign
@@ -121,7 +121,7 @@ class DiskCells(NativeCells):
         with self._explained():
             return super().sweep(*args, **how)
 
-    def moments(self, assigned: Assignment) -> tuple[np.ndarray, np.ndarray]:
+    def moments(self, assigned: Assignment) -> Moments:
         with self._explained():
             return super().moments(assigned)
 

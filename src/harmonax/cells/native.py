@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..algorithm.contracts import Assignment, Sweep
+from ..algorithm.contracts import Assignment, Moments, Sweep
 from ..algorithm.schedule import Block, FixedPartition
 from ..design import BatchDesign
 from ..errors import InputError
@@ -99,12 +99,12 @@ class NativeCells:
         moment: bool,
         last: bool = False,
     ) -> Sweep:
-        mass, log_partition, entropy, sums = self._cells.sweep(block.index, self._wide(Y), sigma, logp, moment, last)
+        mass, log_partition, sums = self._cells.sweep(block.index, self._wide(Y), sigma, logp, moment, last)
         self._mass[block.index] = mass
-        return Sweep(mass, log_partition, entropy, self._narrow(sums))
+        return Sweep(mass, log_partition, self._narrow(sums))
 
-    def moments(self, assigned: Assignment) -> tuple[np.ndarray, np.ndarray]:
-        return self._cells.moments(*self._tables(assigned))
+    def moments(self, assigned: Assignment) -> Moments:
+        return Moments(*self._cells.moments(*self._tables(assigned)))
 
     def correct(self, assigned: Assignment, W: np.ndarray, moment: bool) -> np.ndarray:
         return self._narrow(self._cells.correct(*self._tables(assigned), self._wide(W), moment))

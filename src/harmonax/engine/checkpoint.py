@@ -146,6 +146,7 @@ class Checkpoint:
             **ended.correction._asdict(),
             "mass": ended.mass,
             "objective": ended.objective,
+            "terms": ended.terms,
             "initial": np.float64(ended.initial),
         }
         sealed = io.seal(_ROUND, {"after": self._last}, {"tables": tables})
@@ -199,7 +200,7 @@ def _round_of(tables: Mapping[str, Any], sigma: np.ndarray, before: list[Round])
         raise FileFormatError("it has values that are not finite")
     ridge = Ridge(*(found[name] for name in Ridge._fields))
     assigned = Assignment(found["Y"], found["logp"], sigma)
-    made = Round(assigned, ridge, found["mass"], found["objective"], float(found["initial"]))
+    made = Round(assigned, ridge, found["mass"], found["objective"], found["terms"], float(found["initial"]))
     if len(assigned.Y) != len(sigma) or (before and _shapes(made) != _shapes(before[0])):
         raise FileFormatError("its tables have other shapes")
     return made

@@ -298,9 +298,9 @@ struct PyCells {
         nb::object mass_array = pool.empty(&mass, p.n_levels, c.K);
         nb::object moment_array = pool.empty(&moment, want_moment ? c.K : 0, cells->d());
         const double* table = logp ? logp->data() : nullptr;
-        const BlockSums s =
+        const double log_partition =
             use([&] { return cells->sweep(block, c, table, mass, want_moment ? moment : nullptr, last, interrupted); });
-        return nb::make_tuple(mass_array, s.log_partition, s.entropy, moment_array);
+        return nb::make_tuple(mass_array, log_partition, moment_array);
     }
 
     nb::tuple moments(const Array<double, 2>& Y_, const Array<double, 1>& sigma_, const Array<double, 3>& logp_) {
@@ -313,8 +313,8 @@ struct PyCells {
         double *S, *mass;
         nb::object S_array = pool.empty(&S, p.n_joint, c.K, cells->width_S()),
                    mass_array = pool.empty(&mass, p.n_joint, c.K);
-        use([&] { cells->moments(c, logp.data(), S, mass, interrupted); });
-        return nb::make_tuple(S_array, mass_array);
+        const double entropy = use([&] { return cells->moments(c, logp.data(), S, mass, interrupted); });
+        return nb::make_tuple(S_array, mass_array, entropy);
     }
 
     nb::object correct(const Array<double, 2>& Y_, const Array<double, 1>& sigma_, const Array<double, 3>& logp_,

@@ -370,8 +370,8 @@ void Cells<T>::begin_keeping(const Centroids& c) {
 }
 
 template <typename T>
-BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp, double* mass, double* moment,
-                          bool last, const Poll& poll) {
+double Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp, double* mass, double* moment, bool last,
+                       const Poll& poll) {
     const int64_t K = c.K, d = d_, K_pad = padded(K, ops_->width);
     const Packed p = pack(c, logp, 1, nullptr);
     const int64_t g0 = plan_.block_grain[block], n_grains = plan_.block_grain[block + 1] - g0;
@@ -400,8 +400,8 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
     });
     if (keep) kept_.known[block] = true;
     // Combined in one fixed order: the bits do not depend on the threads.
-    BlockSums total{0, 0};
-    for (const GrainSums& s : sums) total.log_partition += s.log_partition, total.entropy += s.entropy;
+    double log_partition = 0, entropy = 0;
+    for (const GrainSums& s : sums) log_partition += s.log_partition, entropy += s.entropy;
     // Of thousands of levels by several threads, each with its own clusters.
     const int64_t width = n_segments < MANY ? K : COLUMNS;
     parallel_for(team_, (K + width - 1) / width, n_threads_, nullptr, [&](int64_t item, int) {
@@ -421,23 +421,25 @@ BlockSums Cells<T>::sweep(int64_t block, const Centroids& c, const double* logp,
     }
     if (!collect) {
         collected_ = 0;
-        return total;
+        return log_partition;
     }
     if (collected_mass_.size() != (size_t)(plan_.n_joint * K)) collected_ = 0;
     if (collected_++ == 0) {
         collected_S_.assign(plan_.n_joint * table, 0.0);
         collected_mass_.assign(plan_.n_joint * K, 0.0);
+        collected_entropy_ = 0;
     }
+    collected_entropy_ += entropy;
     for (int64_t s = 0; s < n_segments; ++s) {
         const int64_t j = plan_.segment_joint[s0 + s];
         for (int64_t i = 0; i < table; ++i) collected_S_[j * table + i] += segment_S_[s * table + i];
         for (int64_t k = 0; k < K; ++k) collected_mass_[j * K + k] += segment_mass_[s * K + k];
     }
-    return total;
+    return log_partition;
 }
 
 template <typename T>
-void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double* mass, const Poll& poll) {
+double Cells<T>::moments(const Centroids& c, const double* logp, double* S, double* mass, const Poll& poll) {
     const int64_t K = c.K, d = width_S(), K_pad = padded(K, ops_->width);
     // Of other clusters they would be too few or too many.
     if (std::exchange(collected_, 0) == plan_.n_blocks && collected_mass_.size() == (size_t)(plan_.n_joint * K)) {
@@ -445,13 +447,14 @@ void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double
         for (int64_t j = 0; j < plan_.n_joint; ++j)
             add_transposed(collected_S_.data() + j * d * K_pad, K, d, K_pad, S + j * K * d);
         std::copy(collected_mass_.begin(), collected_mass_.end(), mass);
-        return;
+        return collected_entropy_;
     }
     const Packed p = pack(c, logp, plan_.n_blocks, nullptr);
     struct Unit {
         std::vector<double> S, mass;
     };
     std::vector<Unit> units(plan_.n_units);
+    std::vector<double> entropy(plan_.n_units, 0.0);
     std::vector<Worker> workers = make_workers(plan_.n_units, c);
     by_rows(plan_.n_joint, [&](int64_t j) {
         std::fill_n(S + j * K * d, K * d, 0.0);
@@ -470,7 +473,7 @@ void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double
         for (int64_t i = plan_.unit_segment[u]; i < plan_.unit_segment[u + 1]; ++i) {
             const int64_t s = plan_.segments_by_joint[i];
             w.take(s, s + 1, true);
-            ops_->moments(w.x, p.tables, s, w.scratch.data(), units[u].S.data(), units[u].mass.data());
+            ops_->moments(w.x, p.tables, s, w.scratch.data(), units[u].S.data(), units[u].mass.data(), &entropy[u]);
         }
         // A joint level that is one unit is added right away: with thousands of them, memory stays small.
         const bool alone =
@@ -479,6 +482,7 @@ void Cells<T>::moments(const Centroids& c, const double* logp, double* S, double
     });
     for (int64_t u = 0; u < plan_.n_units; ++u)
         if (!units[u].S.empty()) add(u);
+    return std::accumulate(entropy.begin(), entropy.end(), 0.0);
 }
 
 template <typename T>

@@ -40,10 +40,6 @@ struct Centroids {
     int64_t K;
 };
 
-struct BlockSums {
-    double log_partition, entropy;
-};
-
 // Largest 4 / sigma_k, over all k, for which exp(-D / sigma_k) is kept apart from the penalty: half of what exp can take;
 // the other half is for the clusters that are not the nearest.
 template <typename T>
@@ -69,13 +65,14 @@ class Cells {
 
     // Every method throws std::system_error when the file cannot be read or written.
     //
-    // logp: n_levels x K or null. mass: n_levels x K, moment: K x d or null; both overwritten. With `last`, R^T Z is
-    // summed on the way, where the sums of a block are small: once every block was swept so, moments() has them already.
-    BlockSums sweep(int64_t block, const Centroids&, const double* logp, double* mass, double* moment, bool last,
-                    const Poll&);
-    // logp: n_blocks x n_levels x K. S: n_joint x K x width_S, of Z and of Z times each covariate; mass: n_joint x
-    // K; both overwritten.
-    void moments(const Centroids&, const double* logp, double* S, double* mass, const Poll&);
+    // Returns sum_i (sum_k sigma_k R_ik) ln Z_i. logp: n_levels x K or null. mass: n_levels x K, moment: K x d or null; both
+    // overwritten. With `last`, R^T Z is summed on the way, where the sums of a block are small: once every block was swept
+    // so, moments() has them already.
+    double sweep(int64_t block, const Centroids&, const double* logp, double* mass, double* moment, bool last,
+                 const Poll&);
+    // Returns sum_ik sigma_k R_ik ln R_ik. logp: n_blocks x n_levels x K. S: n_joint x K x width_S, of Z and of Z times each
+    // covariate; mass: n_joint x K; both overwritten.
+    double moments(const Centroids&, const double* logp, double* S, double* mass, const Poll&);
     // W: (n_levels + n_covariates) x K x d. moment: K x d or null.
     void correct(const Centroids&, const double* logp, const double* W, double* moment, const Poll&);
     // Exactly one output, n_cells x (d - n_covariates), in the order of the input. moment: K x d or null, R^T of it.
@@ -119,6 +116,7 @@ class Cells {
     Buffer<T> Z_, Zn_;
     // The moments so far of a last pass: of how many blocks, n_joint x d x K_pad, n_joint x K; and one block's, by segment.
     int64_t collected_ = 0;
+    double collected_entropy_ = 0;
     std::vector<double> collected_S_, collected_mass_, segment_S_;
     std::vector<double> segment_mass_; // of the block that is swept
     // Weights of the first blocks, of which centroids they are, and of which blocks they are there.

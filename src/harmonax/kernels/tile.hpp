@@ -43,7 +43,7 @@ struct Tables {
 };
 
 // Which reassigned sums a grain returns. `mass` has one row of K doubles per segment of the grain, `S` (R^T Z, or null)
-// one (1 + n_covariates) d x K_pad: of Z, and of Z times each covariate.
+// one (1 + n_covariates) d x K_pad: of Z, and of Z times each covariate. The entropy is that of a grain with S alone.
 struct GrainSums {
     double* mass;
     double log_partition;
@@ -57,8 +57,9 @@ struct TileOps {
     int64_t width;                            // values in a vector
     int64_t (*scratch)(int64_t d, int64_t K); // values of T that one thread needs
     void (*sweep)(const Layout<T>&, const Tables<T>&, int64_t s0, int64_t s1, T* scratch, GrainSums*);
-    // S: (1 + n_covariates) d x K_pad, mass: K_pad; both are added to.
-    void (*moments)(const Layout<T>&, const Tables<T>&, int64_t segment, T* scratch, double* S, double* mass);
+    // S: (1 + n_covariates) d x K_pad, mass: K_pad, entropy: one value; all are added to.
+    void (*moments)(const Layout<T>&, const Tables<T>&, int64_t segment, T* scratch, double* S, double* mass,
+                    double* entropy);
     // Exactly one of (Zn updated in place), out32, out64 is written; R^T of it is added to moment (d x K_pad) unless null.
     void (*correct)(const Layout<T>&, const Tables<T>&, int64_t s0, int64_t s1, T* scratch, double* moment,
                     float* out32, double* out64);

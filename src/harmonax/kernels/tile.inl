@@ -392,8 +392,11 @@ RowSums softmax(T* logits, int64_t rows, const Tables<T>& t, const Scratch<T>& m
     return {sigma * (log_partition + log_sums), sigma * (entropy - log_sums)};
 }
 
-// The same of weights A, which stay as they are: R = A * P * scale[row]. Without SUMS only `scale` is found.
-template <typename T, bool ONE_SIGMA, bool SUMS>
+// What is summed over rows beside their `scale`.
+enum Sums { NOTHING, LOG_PARTITION, ENTROPY_TOO };
+
+// The same of weights A, which stay as they are: R = A * P * scale[row].
+template <typename T, bool ONE_SIGMA, Sums SUMS>
 RowSums share_out(const T* A, int64_t rows, const Tables<T>& t, const Scratch<T>& m, T* scale) {
     typedef typename Vec<T>::type V;
     const int64_t K_pad = m.K_pad;
@@ -406,18 +409,14 @@ RowSums share_out(const T* A, int64_t rows, const Tables<T>& t, const Scratch<T>
         for (int64_t k = 0; k < K_pad; k += LANES<T>) {
             const V a = load(row + k), e = a * load(m.P + k);
             total += e;
-            if (!SUMS) continue;
-            if (ONE_SIGMA) {
-                weighted += e * ln(a);
-            } else {
-                const V u = a * load(m.P_sigma + k);
-                sigmas += u;
-                weighted += u * ln(a);
-            }
+            if (SUMS == NOTHING || (ONE_SIGMA && SUMS == LOG_PARTITION)) continue;
+            const V u = ONE_SIGMA ? e : a * load(m.P_sigma + k);
+            sigmas += u;
+            if (SUMS == ENTROPY_TOO) weighted += u * ln(a);
         }
         const T sum = sum_of<T>(total);
         scale[r] = T(1) / sum;
-        if (!SUMS) continue;
+        if (SUMS == NOTHING) continue;
         mean += weighted * scale[r];
         if (ONE_SIGMA) {
             sums.times((double)sum);
@@ -433,7 +432,7 @@ RowSums share_out(const T* A, int64_t rows, const Tables<T>& t, const Scratch<T>
     return {sigma * ((double)rows * (double)m.bound + log_sums), sigma * (entropy - log_sums)};
 }
 
-template <typename T, bool SUMS>
+template <typename T, Sums SUMS>
 RowSums assign_rows(T* weights, int64_t rows, const Tables<T>& t, const Scratch<T>& m, T* scale) {
     if (t.bounded)
         return t.one_sigma ? share_out<T, true, SUMS>(weights, rows, t, m, scale)
@@ -530,7 +529,8 @@ void sweep(const Layout<T>& x, const Tables<T>& t, int64_t s0, int64_t s1, T* me
     out->log_partition = out->entropy = 0;
     T scale[TILE];
     for_pieces(x, t, s0, s1, m, [&](const Piece<T>& p) {
-        const RowSums sums = assign_rows<T, true>(p.weights, p.rows, t, m, scale);
+        const RowSums sums = out->S ? assign_rows<T, ENTROPY_TOO>(p.weights, p.rows, t, m, scale)
+                                    : assign_rows<T, LOG_PARTITION>(p.weights, p.rows, t, m, scale);
         double* mass = out->mass + (p.segment - s0) * x.n_clusters;
         out->log_partition += sums.log_partition;
         out->entropy += sums.entropy + add_mass(p.weights, p.rows, scale, t, m, x.n_clusters, mass);
@@ -544,12 +544,12 @@ void sweep(const Layout<T>& x, const Tables<T>& t, int64_t s0, int64_t s1, T* me
 }
 
 template <typename T>
-void moments(const Layout<T>& x, const Tables<T>& t, int64_t s, T* memory, double* S, double* mass) {
+void moments(const Layout<T>& x, const Tables<T>& t, int64_t s, T* memory, double* S, double* mass, double* entropy) {
     Scratch<T> m(memory, x.d, x.n_clusters);
     T scale[TILE];
     for_pieces(x, t, s, s + 1, m, [&](const Piece<T>& p) {
-        assign_rows<T, false>(p.weights, p.rows, t, m, scale);
-        add_mass(p.weights, p.rows, scale, t, m, x.n_clusters, mass);
+        const RowSums sums = assign_rows<T, ENTROPY_TOO>(p.weights, p.rows, t, m, scale);
+        *entropy += sums.entropy + add_mass(p.weights, p.rows, scale, t, m, x.n_clusters, mass);
         normalise(p.weights, p.rows, scale, m, p.R);
         add_moments(x, p, m, S);
     });
@@ -622,7 +622,7 @@ void correct(const Layout<T>& x, const Tables<T>& t, int64_t s0, int64_t s1, T* 
     const T* W = nullptr;
     int64_t ready = -1;
     for_pieces(x, t, s0, s1, m, [&](const Piece<T>& p) {
-        assign_rows<T, false>(p.weights, p.rows, t, m, scale);
+        assign_rows<T, NOTHING>(p.weights, p.rows, t, m, scale);
         normalise(p.weights, p.rows, scale, m, p.R);
         if (ready != p.segment) W = segment_W(x, t, ready = p.segment, m);
         multiply(p.R, m.K_pad, p.rows, x.n_clusters, W, m.d_pad / LANES<T>, m.correction, m.d_pad);
@@ -651,7 +651,7 @@ void assign(const Layout<T>& x, const Tables<T>& t, int64_t s0, int64_t s1, T* m
     Scratch<T> m(memory, x.d, x.n_clusters);
     T scale[TILE];
     for_pieces(x, t, s0, s1, m, [&](const Piece<T>& p) {
-        assign_rows<T, false>(p.weights, p.rows, t, m, scale);
+        assign_rows<T, NOTHING>(p.weights, p.rows, t, m, scale);
         normalise(p.weights, p.rows, scale, m, p.R);
         for (int64_t r = 0; r < p.rows; ++r)
             memcpy(out + x.order[p.cell + r - x.first] * x.n_clusters, p.R + r * m.K_pad, x.n_clusters * sizeof(T));

@@ -228,5 +228,5 @@ def _clusters(result: HarmonyResult) -> tuple[np.ndarray, np.ndarray, np.ndarray
     cells = make_cells(Z, design, schedule, resolved, ResourceRequest("auto", result="lazy")).cells
     Y = seed_centroids(cells, resolved.n_clusters, np.random.default_rng(centroid_seed))
     swept = cells.sweep(Block(0), Y, resolved.sigma, None, moment=False, last=True)
-    S, _ = cells.moments(Assignment(Y, np.zeros((1, design.n_levels, len(Y))), resolved.sigma))
+    S = cells.moments(Assignment(Y, np.zeros((1, design.n_levels, len(Y))), resolved.sigma)).S
     return Y, swept.mass, S.sum(axis=0)

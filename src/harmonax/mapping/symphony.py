@@ -225,8 +225,8 @@ class _Layout:
                 design.per_level("ridge_lambda", params.ridge_lambda),
             )
             anchor = Anchor(model.cluster_mass, model.cluster_moment)
-            S, O_joint = cells.moments(assigned)
-            found = ridge(design, resolved, S[self.joint_new], O_joint[self.joint_new], anchor)
+            S, mass, _ = cells.moments(assigned)
+            found = ridge(design, resolved, S[self.joint_new], mass[self.joint_new], anchor)
             W[~learned] = found.W
         # Cells of levels that were held fixed stay, whatever their other levels are.
         return self.design.applied(W)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ...algorithm.contracts import Assignment, Sweep
+from ...algorithm.contracts import Assignment, Moments, Sweep
 from ...algorithm.schedule import Block, FixedPartition
 from ...algorithm.seeding import unit
 from ...design import BatchDesign
@@ -127,19 +127,19 @@ class DaskCells:
         for part, answer in zip(self._workers.parts, answers, strict=True):
             mass[part.levels] += answer[0]
         self._mass[block.index] = mass
-        _, log_partition, entropy, moments = zip(*answers, strict=True)
-        return Sweep(mass, sum(log_partition), sum(entropy), reduce(np.add, moments))
+        _, log_partition, moments = zip(*answers, strict=True)
+        return Sweep(mass, sum(log_partition), reduce(np.add, moments))
 
-    def moments(self, assigned: Assignment) -> tuple[np.ndarray, np.ndarray]:
+    def moments(self, assigned: Assignment) -> Moments:
         self._workers.set_centroids(assigned.Y, assigned.sigma)
         answers = self._workers.call("moments", lambda part: (assigned.logp.take(part.levels, axis=1),))
         self._replay.clear()
-        S = np.zeros((self.design.n_joint, len(assigned.Y), answers[0][0].shape[2]))
+        S = np.zeros((self.design.n_joint, len(assigned.Y), answers[0].S.shape[2]))
         mass = np.zeros(S.shape[:2])
-        for part, (own_S, own_mass) in zip(self._workers.parts, answers, strict=True):
-            S[part.joint] += own_S
-            mass[part.joint] += own_mass
-        return S, mass
+        for part, own in zip(self._workers.parts, answers, strict=True):
+            S[part.joint] += own.S
+            mass[part.joint] += own.mass
+        return Moments(S, mass, sum(own.entropy for own in answers))
 
     def correct(self, assigned: Assignment, W: np.ndarray, moment: bool) -> np.ndarray:
         tables = Tables(assigned, W)

@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from ...algorithm.contracts import Assignment
+from ...algorithm.contracts import Assignment, Moments
 from ...algorithm.schedule import Block, FixedPartition
 from ...design import BatchDesign
 from ...errors import InputError
@@ -185,9 +185,9 @@ class Partition:
     def sweep(self, block: int, logp: np.ndarray | None, moment: bool, last: bool) -> tuple[Any, ...]:
         Y, sigma = self._centroids
         swept = self._cells.sweep(Block(block), Y, sigma, logp, moment=moment, last=last)
-        return swept.mass, swept.log_partition, swept.entropy, swept.moment
+        return swept.mass, swept.log_partition, swept.moment
 
-    def moments(self, logp: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def moments(self, logp: np.ndarray) -> Moments:
         Y, sigma = self._centroids
         return self._cells.moments(Assignment(Y, logp, sigma))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ...algorithm.contracts import Assignment, Sweep
+from ...algorithm.contracts import Assignment, Moments, Sweep
 from ...algorithm.schedule import Block, FixedPartition
 from ...algorithm.seeding import unit
 from ...design import BatchDesign
@@ -66,6 +66,7 @@ class JaxCells:
         self._input = Z
         self._tiling: Tiling | None = None
         self._mass: dict[int, np.ndarray] = {}
+        self._entropy: dict[int, float] = {}
 
     @property
     def description(self) -> dict[str, Any]:
@@ -99,10 +100,10 @@ class JaxCells:
             answer = kernels.sweep(self._Zn[g], self._tiles[g], tables, self._levels, moment=moment)
             mass, sums, moments = (_total(a) for a in jax.device_get(answer))
         self._mass[g] = mass
-        log_partition, entropy = sums.sum(axis=0)
-        return Sweep(mass, float(log_partition), float(entropy), moments)
+        log_partition, self._entropy[g] = map(float, sums.sum(axis=0))
+        return Sweep(mass, log_partition, moments)
 
-    def moments(self, assigned: Assignment) -> tuple[np.ndarray, np.ndarray]:
+    def moments(self, assigned: Assignment) -> Moments:
         with self._computing():
             mass = (len(self.devices), self.design.n_joint, len(assigned.Y))
             width = (1 + len(self.design.covariates)) * self._input.shape[1]
@@ -111,7 +112,7 @@ class JaxCells:
             for g, tables in enumerate(self._tables_of_blocks(assigned)):
                 sums, errors = kernels.moments(self._Z[g], self._Zn[g], self._tiles[g], tables, sums, errors)
             S, O = (_total(a) + _total(b) for a, b in jax.device_get(list(zip(sums, errors, strict=True))))
-        return S, O
+        return Moments(S, O, sum(self._entropy.values()))
 
     def correct(self, assigned: Assignment, W: np.ndarray, moment: bool) -> np.ndarray:
         with self._computing():

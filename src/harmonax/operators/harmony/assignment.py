@@ -95,11 +95,9 @@ def removed(config: BatchCorrectionConfig, cells: Tiles, X: Any, R: Any, W: Any)
     return taken * moving(config, X)[:, None, None] if config.reference else taken
 
 
-def objective_sums(R: Any, l: Any, sigma: Any) -> Any:
-    """Return sum_i (sum_k sigma_k R_ik) ln Z_i and sum_ik sigma_k R_ik ln R_ik."""
-    log_z = jax.nn.logsumexp(l, axis=-1, keepdims=True)
-    weighted = R * sigma
-    return jnp.stack([(weighted.sum(axis=-1, keepdims=True) * log_z).sum(), (weighted * (l - log_z)).sum()])
+def log_partition_of(R: Any, l: Any, sigma: Any) -> Any:
+    """Return sum_i (sum_k sigma_k R_ik) ln Z_i."""
+    return ((R * sigma).sum(axis=-1) * jax.nn.logsumexp(l, axis=-1)).sum()
 
 
 def effective_theta(config: BatchCorrectionConfig, theta: Any, counts: Any) -> Any:

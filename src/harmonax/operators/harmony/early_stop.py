@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from ...algorithm.convergence import WINDOW, passes_converged, rounds_converged
-from ...algorithm.objective import diversity, objective
+from ...algorithm.objective import diversity, scale
 from ...algorithm.penalty import expected_mass
 from ...errors import InputError
-from .assignment import Problem, levels_of, logits, objective_sums, one_hot, unit
+from .assignment import Problem, levels_of, log_partition_of, logits, one_hot, unit
 from .config import BatchCorrectionConfig
 from .ridge import ridge
 from .rounds import State, correct, next_state, one_pass
@@ -68,8 +68,8 @@ def rounds_until_converged(
         def pass_(p: _Passes) -> _Passes:
             Y = unit(p.moment) if config.rules.moves_centroids else p.Y
             order = flat[at.passes + p.done]
-            mass, logp, moment, parts = one_pass(config, problem, Zn, Y, p.mass, order, scored=True)
-            recent = jnp.append(p.recent[1:], _objective(config, problem, mass, logp, parts))
+            mass, logp, moment, log_partition = one_pass(config, problem, Zn, Y, p.mass, order, scored=True)
+            recent = jnp.append(p.recent[1:], _objective(config, problem, mass, logp, log_partition))
             stop = passes_converged(config.flavor, recent, p.done + 1, config.tol_clustering)
             return _Passes(p.done + 1, Y, mass, logp, moment, recent, stop)
 
@@ -85,17 +85,15 @@ def rounds_until_converged(
     return end.state, end.done, end.converged
 
 
-def _objective(config: BatchCorrectionConfig, problem: Problem, mass: Any, logp: Any, parts: Any) -> Any:
-    """Return J from the sums of a pass: log-partition and entropy."""
+def _objective(config: BatchCorrectionConfig, problem: Problem, mass: Any, logp: Any, log_partition: Any) -> Any:
+    """Return J from the log-partition of a pass."""
     hyper, O = problem.hyper, mass.sum(axis=0)
-    log_partition, entropy = parts
-    distance = (mass * logp * hyper.sigma).sum() - log_partition - entropy
     cluster_mass = O[: config.levels[0]].sum(axis=0)
     batch = slice(config.offsets[-1])
     E = expected_mass(levels_of(config, problem), O, cluster_mass, batch, jnp)
     n_cells = problem.counts[: config.levels[0]].sum()
     diverse = diversity(config.flavor, O[batch], E, hyper.theta, hyper.sigma, jnp)
-    return objective(config.flavor, n_cells, distance, entropy, diverse).total
+    return scale(config.flavor, n_cells) * ((mass * logp * hyper.sigma).sum() - log_partition + diverse)
 
 
 def _first_objective(config: BatchCorrectionConfig, problem: Problem, state: State) -> Any:
@@ -107,7 +105,7 @@ def _first_objective(config: BatchCorrectionConfig, problem: Problem, state: Sta
         X = one_hot(cells.levels, n_levels, Zn.dtype)
         l = logits(Zn, state.Y, sigma, logp, X)
         R = jax.nn.softmax(l, axis=-1) * cells.weight[:, :, None]
-        return total + objective_sums(R, l, sigma), X.T @ R.sum(axis=1)
+        return total + log_partition_of(R, l, sigma), X.T @ R.sum(axis=1)
 
-    parts, mass = jax.lax.scan(step, jnp.zeros(2, state.Zn.dtype), (problem.tiles, state.Zn, state.logp))
-    return _objective(config, problem, mass, state.logp, parts)
+    log_partition, mass = jax.lax.scan(step, jnp.zeros((), state.Zn.dtype), (problem.tiles, state.Zn, state.logp))
+    return _objective(config, problem, mass, state.logp, log_partition)

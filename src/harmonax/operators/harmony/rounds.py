@@ -18,7 +18,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from ...algorithm.penalty import expected_mass, log_penalty
 from ...losses.checks import varying
-from .assignment import Problem, assign, levels_of, logits, objective_sums, one_hot, removed, unit
+from .assignment import Problem, assign, levels_of, log_partition_of, logits, one_hot, removed, unit
 from .config import BatchCorrectionConfig
 from .ridge import Ridge, ridge
 from .tiles import Tiles
@@ -82,8 +82,8 @@ def one_pass(
 ) -> tuple[Any, ...]:
     """Take each block out, reassign it under the others' penalty, put it back.
 
-    Returns mass (G, B, K), logp (G, B, K), R^T Zn for centroids that move, and with `scored` the sums that the
-    objective is made of.
+    Returns mass (G, B, K), logp (G, B, K), R^T Zn for centroids that move, and with `scored` the log-partition
+    that the objective is made of.
     """
     hyper, design, n_levels = problem.hyper, levels_of(config, problem), len(problem.counts)
     batch = slice(design.n_batch_levels)
@@ -93,26 +93,26 @@ def one_pass(
         X = one_hot(levels, n_levels, Zn.dtype)
         l = logits(Zn, Y, sigma, logp, X)
         R = jax.nn.softmax(l, axis=-1) * weight[:, :, None]
-        sums = objective_sums(R, l, sigma) if scored else jnp.zeros(2, Zn.dtype)
-        return X.T @ R.sum(axis=1), _moment(config, R, Zn), sums
+        log_partition = log_partition_of(R, l, sigma) if scored else jnp.zeros((), Zn.dtype)
+        return X.T @ R.sum(axis=1), _moment(config, R, Zn), log_partition
 
     def step(carry: Any, xs: Any) -> Any:
-        O, moment, sums = carry
+        O, moment, log_partition = carry
         Zn, levels, weight, old = xs
         O = O - old
         E = expected_mass(design, O, O[: config.levels[0]].sum(axis=0), batch, jnp)
         logp = log_penalty(config.flavor, O[batch], E, hyper.theta, jnp)
         if design.protects:
             logp = jnp.concatenate([logp, jnp.zeros_like(O[batch.stop :])])
-        new, own, own_sums = checkpoint_name(block(Zn, levels, weight, logp, Y, hyper.sigma), _TABLE)
-        return (O + new, moment + own, sums + own_sums), (new, logp)
+        new, own, own_partition = checkpoint_name(block(Zn, levels, weight, logp, Y, hyper.sigma), _TABLE)
+        return (O + new, moment + own, log_partition + own_partition), (new, logp)
 
     tiles = problem.tiles
     xs = (Zn[order], tiles.levels[order], tiles.weight[order], mass[order])
-    begin = varying((mass.sum(axis=0), jnp.zeros_like(Y), jnp.zeros(2, Zn.dtype)), Zn)
-    (_, moment, sums), (new, logp) = jax.lax.scan(step, begin, xs)
+    begin = varying((mass.sum(axis=0), jnp.zeros_like(Y), jnp.zeros((), Zn.dtype)), Zn)
+    (_, moment, log_partition), (new, logp) = jax.lax.scan(step, begin, xs)
     back = jnp.argsort(order)
-    return new[back], logp[back], moment, sums
+    return new[back], logp[back], moment, log_partition
 
 
 def _moment(config: BatchCorrectionConfig, R: Any, Zn: Any) -> Any:
