@@ -41,12 +41,13 @@ class Case:
     calls: int = 1  # in one warm process; their median counts
     quick: bool = False
     defaults: bool = True
+    target_of_20: float | None = None  # the same at 20 passes a round, where it is another
 
 
 CASES = [
     Case("3,500 x 30, 3 batches", 3_500, 30, (3,), 1, scanpy=True, calls=15, quick=True),
     Case("100,000 x 50, 10 batches", 100_000, 50, (10,), 5, scanpy=True, quick=True),
-    Case("1,000,000 x 50, 10 batches", MILLION, 50, (10,), 11, scanpy=True),
+    Case("1,000,000 x 50, 10 batches", MILLION, 50, (10,), 11, scanpy=True, target_of_20=18),
     Case("1,000,000 x 50, 100 batches", MILLION, 50, (100,), 11, defaults=False),
     Case("1,000,000 x 50, 1000 batches", MILLION, 50, (1000,), 3, defaults=False),
     Case("1,000,000 x 50, 100 x 8 batches", MILLION, 50, (100, 8), 3, defaults=False),
@@ -87,7 +88,8 @@ def rows(case: Case, settings: str, threads: int, found: dict[str, list[dict[str
         ratio = f"{times:.1f} x" if name != first else ""
         asked = ""
         if settings == "equal" and name == "harmonypy":
-            asked = f"at least {case.target:g}: {'met' if times >= case.target else 'MISSED'}"
+            target = case.target_of_20 if case.target_of_20 and passes[0] == 20 else case.target
+            asked = f"at least {target:g}: {'met' if times >= target else 'MISSED'}"
         if settings == "equal" and name == first and case.n_cells >= MILLION:
             most = MOST_BYTES["all" if runs[-1]["about"].get("cache") == "all" else "none"]
             asked = f"at most {most} bytes: {'met' if memory <= most else 'MISSED'}"
