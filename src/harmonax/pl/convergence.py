@@ -26,7 +26,7 @@ def convergence(
     show: bool | None = None,
     save: str | PathLike[str] | None = None,
 ) -> np.ndarray | None:
-    """Draw Harmony's objective and its three terms after every clustering pass, and say why the run stopped.
+    """Draw Harmony's objective after every clustering pass, its three terms after every round, and why the run stopped.
 
     Parameters
     ----------
@@ -88,7 +88,9 @@ def convergence(
     objective.plot(np.append(0, ends), rounds, "o", color=INK, markersize=4, label="end of a round")
     for name, style in _TERMS:
         values = np.asarray(history[name], float)
-        terms.plot(passes, values - values[0], style, color=TERMS[name], label=name, linewidth=1.6)
+        # Of every pass in older records, and of the diversity.
+        values = values if len(values) == len(ends) else values[ends - 1]
+        terms.plot(ends, values - values[0], style + ".", color=TERMS[name], label=name, linewidth=1.6)
     for ax in (objective, terms):
         tidy(ax)
         for end in ends:
@@ -96,7 +98,7 @@ def convergence(
         ax.legend(frameon=False, fontsize="small", loc="upper right" if ax is objective else "best")
     terms.axhline(0, color=MUTED, linewidth=0.6, zorder=0)
     objective.set_ylabel("objective")
-    terms.set(xlabel="clustering pass (lines: ends of rounds)", ylabel="its terms: change\nsince the first pass")
+    terms.set(xlabel="clustering pass (lines: ends of rounds)", ylabel="its terms: change\nsince the first round")
     objective.set_title(_title(record, len(ends), len(total)), loc="left", fontsize="medium")
     return canvas.finish(canvas.axes[:, 0], show, save)
 
