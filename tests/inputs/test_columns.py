@@ -37,7 +37,7 @@ def names_of_cells(design, variable=0):
 _TEXT = st.characters(exclude_characters="\0", codec="utf-8")
 
 
-@pytest.mark.filterwarnings("ignore:.*(differ in spaces only|look the same):harmonax.errors.HarmonaxWarning")
+@pytest.mark.filterwarnings("ignore:.*(in spaces only|look the same|the same number):harmonax.errors.HarmonaxWarning")
 @settings(max_examples=50)
 @given(st.lists(st.one_of(st.text(_TEXT, max_size=3), st.integers(-3, 3), st.booleans()), min_size=1, max_size=40))
 def test_every_cell_keeps_its_label_as_text(labels):
@@ -99,6 +99,26 @@ def test_missing_labels(labels):
         read(labels)
     design = read(labels, missing="level")
     assert [name == "missing" for name in names_of_cells(design)] == [False, True, False, True]
+    assert len(design.levels[0]) == 3
+
+
+@pytest.mark.parametrize("literal", [False, True])
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.array([1.0, np.inf, 2.0, -np.inf]),
+        [1, np.inf, 2, -np.inf],
+        pd.Series([1.0, np.inf, 2.0, -np.inf], dtype=object),
+        pd.Series([1.0, np.inf, 2.0, -np.inf], dtype="Float32"),
+        pd.Categorical([1.0, np.inf, 2.0, -np.inf]),
+    ],
+)
+def test_infinity_is_no_label(labels, literal):
+    says = r"^obs\['batch'\] has 2 missing or infinite values \(first: cell '1' has inf\); fill them, drop"
+    with pytest.raises(InputError, match=says):
+        read(labels, missing="literal" if literal else "error")
+    design = read(labels, missing="level")
+    assert names_of_cells(design) == ["1", "missing", "2", "missing"]
     assert len(design.levels[0]) == 3
 
 
@@ -357,6 +377,13 @@ def test_records_and_an_index_of_several_levels():
 def test_levels_that_look_the_same_are_told(one, other):
     with pytest.warns(HarmonaxWarning, match="look the same but are two batches; give them one spelling if they are"):
         assert len(read([one, other, "c"] * 5).levels[0]) == 3
+
+
+def test_numbers_that_differ_in_leading_zeros_are_told():
+    with pytest.warns(
+        HarmonaxWarning, match="'01' and '1' are the same number but are two batches; write it in one way"
+    ):
+        assert len(read(["01", "1", "c"] * 5).levels[0]) == 3
 
 
 def test_tables_of_the_same_cells_in_another_order_are_refused():

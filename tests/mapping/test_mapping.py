@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 
 import anndata
 import numpy as np
@@ -152,6 +154,33 @@ class TestPlace:
         assert not np.allclose(model.map(Z, names), as_new)
         # A column of another name is another variable.
         np.testing.assert_array_equal(model.map(Z, {"other": names["v0"]}), as_new)
+
+    @pytest.mark.parametrize(
+        ("own", "said"),
+        [
+            ("LAB", "'LAB' and 'Lab' look the same but the first is taken as a batch that the reference does not have"),
+            ("Lab\u200b", r"'Lab\\u200b' and 'Lab' look the same but the first .*; give them one spelling if they are"),
+            ("Lab ", "'Lab ' and 'Lab' differ in spaces only, and the first is taken .*; strip the labels if they are"),
+            ("7", r"'7' and '07' are the same number but the first \(and 1 more\) is taken"),
+        ],
+    )
+    def test_a_new_batch_that_looks_like_one_of_the_reference_is_told(self, own, said):
+        Z, codes = cells_with_batches(200, 4, (3,), 0)
+        model = HarmonyModel.from_result(
+            harmonax.harmonize(Z, {"lab": np.array(["Lab", "07", "08"])[codes[:, 0]]}, rng=0, progress=False)
+        )
+        labels = np.array([own, "07", "x"] if own != "7" else ["Lab", "7", "8"])[codes[:, 0]]
+        with pytest.warns(HarmonaxWarning) as warned:
+            placed = map_query(model, Z, {"lab": labels})
+        assert own in placed.new
+        assert [
+            re.search(f"^lab of the new cells and of the reference: {said}", str(w.message)) is None for w in warned
+        ] == [False]
+        # The same names, and those that are said to be others, are not told.
+        for name, known in (("Lab", "learned"), (own, "new")):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                map_query(model, Z, {"lab": np.array([name, "08", "x"])[codes[:, 0]]}, known_batches=known)
 
     def test_known_and_new_batches_together_are_as_apart(self):
         Z, names, _, model = fitted((3, 2))

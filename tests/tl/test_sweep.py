@@ -278,6 +278,21 @@ class TestCommand:
         assert "Traceback" not in capsys.readouterr().err
         assert [p.name for p in tmp_path.iterdir()] == ["in.h5ad"]
 
+    def test_what_stays_and_what_else_goes(self, source, cells, tmp_path):
+        out = tmp_path / "out.h5ad"
+        cells.obs["depth"] = np.random.default_rng(5).normal(size=N)
+        cells.write_h5ad(source)
+        assert self.quick(source, out, "--reference", "batch=a", "--protect", "kind", "--covariate", "depth") == 0
+        written, first = anndata.read_h5ad(out), np.asarray(cells.obs["batch"] == "a")
+        made = sweep(cells, "batch", reference={"batch": ["a"]}, protect="kind", covariates="depth", **QUICK)
+        for adata in (written, cells):
+            np.testing.assert_array_equal(adata.obsm["X_pca_harmony"][first], adata.obsm["X_pca"][first])
+        np.testing.assert_array_equal(written.obsm["X_pca_harmony"], cells.obsm["X_pca_harmony"])
+        stored = written.uns["harmonax"]
+        assert stored["sweep"]["chosen"].tolist() == made.table["chosen"].tolist()
+        assert (stored["protect"], list(stored["covariates"])) == ("kind", ["depth"])
+        assert self.quick(source, tmp_path / "b.h5ad", "--reference", "nobody") == 3
+
 
 class TestOnePage:
     @pytest.mark.thorough

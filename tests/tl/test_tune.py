@@ -298,6 +298,21 @@ class TestCommand:
         assert (tmp_path / "out.h5ad").read_bytes() == b"precious"
         assert "Traceback" not in capsys.readouterr().err
 
+    def test_what_stays_and_what_else_goes(self, source, tmp_path, monkeypatch):
+        seen = []
+
+        def stop(adata, keys, **given):
+            seen.append(given)
+            raise InputError("seen")
+
+        monkeypatch.setattr(sys.modules["harmonax.tl.tune"], "tune", stop)
+        roles = ["--reference", "a", "--protect", "kind", "--covariate", "depth,age"]
+        assert self.quick(source, tmp_path / "o.h5ad", *roles) == 3
+        assert self.quick(source, tmp_path / "o.h5ad") == 3
+        asked = {"reference": {"batch": ["a"]}, "protect": ["kind"], "covariates": ["depth", "age"]}
+        assert asked.items() <= seen[0].items()
+        assert not asked.keys() & seen[1].keys()
+
     def test_bad_input_leaves_nothing(self, source, tmp_path, capsys):
         assert cli.run(["tune", str(source), "-o", str(tmp_path / "o.h5ad"), "--batch-key", "nobody"]) == 3
         assert "nobody" in capsys.readouterr().err

@@ -114,6 +114,22 @@ def test_a_missing_package_is_named_before_any_work(counts, tmp_path, monkeypatc
     assert not seen
 
 
+def test_tune_is_told_what_stays(counts, monkeypatch):
+    seen = {}
+
+    def stop(adata, key, **given):
+        seen.update(given)
+        raise InputError("seen")
+
+    monkeypatch.setattr("harmonax.tl.sweep", stop)
+    counts.obs["sex"] = np.where(np.arange(counts.n_obs) % 2, "m", "f")
+    roles = {"reference": str(counts.obs["batch"].iloc[0]), "protect": "sex", "covariates": "total_counts"}
+    with pytest.raises(InputError, match="seen"):
+        run(counts, "batch", tune=True, **roles, **QUICK)
+    asked = {"reference": {"batch": [roles["reference"]]}, "protect": ("sex",), "covariates": ("total_counts",)}
+    assert asked.items() <= seen.items()
+
+
 @pytest.mark.thorough
 def test_tune_corrects_with_what_the_sweep_chooses(counts, tmp_path):
     few = QUICK | {"skip": (*QUICK["skip"], "evaluate", "diagnose")}

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .terminal import messages
-from .values import Names, common_options, missing_option
+from .values import Names, common_options, flat, missing_option
 
 _DEFAULT_BASIS = "X_pca"
 
@@ -54,9 +54,9 @@ def check(
         with io.Unchanged(source):
             made = run_check(
                 io.read_parts(source, **wanted),
-                [name for names in batch_key for name in names],
+                flat(batch_key),
                 label_key=options["label_key"],
-                condition_key=[name for names in condition_key for name in names],
+                condition_key=flat(condition_key),
                 basis=options["basis"],
                 rng=options["seed"],
                 max_cells=options["max_cells"],

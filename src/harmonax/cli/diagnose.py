@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .terminal import messages
-from .values import Names, common_options, read_markers
+from .values import Names, common_options, flat, read_markers
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -52,7 +52,7 @@ def diagnose(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any
             adata = _read(source, options)
         found = run_diagnose(
             adata,
-            [name for names in batch_key for name in names] or None,
+            flat(batch_key) or None,
             label_key=options["label_key"],
             group_key=options["group_key"],
             markers=read_markers(options["markers"]) if options["markers"] else None,

@@ -13,7 +13,7 @@ from ..cells import BACKENDS
 from ..errors import NotConvergedError
 from ..params import Flavor, HarmonyParams
 from .terminal import messages
-from .values import Names, Numbers, Threshold, common_options
+from .values import Names, Numbers, Threshold, column_options, common_options, flat, roles_of
 
 _FILES = ("output", "basis", "adjusted_basis", "metadata", "run_json", "overwrite", "batch_from", "save_model")
 _COLUMNS = ("combine_keys", "missing", "allow_many_levels")
@@ -82,27 +82,7 @@ def _param(name: str, kind: Any, says: str, default: str | None = None) -> Calla
 @click.option("--max-memory", metavar="SIZE", help="Maximum memory to use, such as 4G.  [default: what is free]")
 @click.option("--scratch", metavar="DIR", help="Where the scratch file of cells on disk goes.  [default: beside OUT]")
 @click.option("--checkpoint", metavar="DIR", help="Keep every round here; run again, a stopped run resumes.")
-@click.option("--combine-keys", is_flag=True, help="Join the batch columns into one variable.")
-@click.option(
-    "--missing",
-    type=click.Choice(["error", "level", "literal"]),
-    default="error",
-    show_default=True,
-    help="What missing batch labels are.",
-)
-@click.option(
-    "--reference",
-    type=Names(),
-    multiple=True,
-    help="Batch levels whose cells stay where they are, as LEVEL, or COLUMN=LEVEL of several batch columns.",
-)
-@click.option(
-    "--protect", type=Names(), multiple=True, help="Columns with biology that must stay, such as the condition."
-)
-@click.option(
-    "--covariate", "covariates", type=Names(), multiple=True, help="Numeric columns to remove beside the batches."
-)
-@click.option("--allow-many-levels", is_flag=True, help="Accept columns that look like measurements or barcodes.")
+@column_options
 @click.option("--save-model", metavar="MODEL", help="Keep what was learned, for harmonax map: .h5 or .zarr.")
 @click.option(
     "--save-labels",
@@ -139,16 +119,12 @@ def integrate(
     """
     with messages(quiet=options["quiet"], verbose=options["verbose"]):
         from ..files.integrate import FileJob, integrate_file
-        from ..inputs.roles import named_levels
         from ..result import Status
 
-        keys = [name for names in batch_key for name in names]
+        keys = flat(batch_key)
         also_read = [options["config"]] if options["config"] else []
-        lists = ("save_labels", "protect", "covariates", "reference")
-        labels, protect, covariates, levels = ([n for names in options[option] for n in names] for option in lists)
-        named = {name: options[name] for name in (*_FILES, *_COLUMNS)}
-        job = FileJob(sources, keys=keys, also_read=also_read, save_labels=labels, protect=protect, **named)
-        job = dataclasses.replace(job, reference=named_levels(levels, keys), covariates=covariates)
+        named = {name: options[name] for name in (*_FILES, *_COLUMNS)} | roles_of(options, keys)
+        job = FileJob(sources, keys=keys, also_read=also_read, save_labels=flat(options["save_labels"]), **named)
         how = {ours: options[name] for name, ours in _HOW.items()}
         result = integrate_file(
             job,

@@ -7,7 +7,7 @@ import logging
 import click
 
 from .terminal import messages
-from .values import Names, common_options
+from .values import Names, common_options, flat
 
 
 @click.command(short_help="Write what a file says about its correction as one HTML page.")
@@ -56,8 +56,8 @@ def report(
             source,
             output,
             title=title,
-            color_by=[name for names in color_by for name in names] or None,
-            genes=[name for names in genes for name in names] or None,
+            color_by=flat(color_by) or None,
+            genes=flat(genes) or None,
             max_points=max_points,
             overwrite=overwrite,
             rng=seed,

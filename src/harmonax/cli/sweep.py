@@ -8,7 +8,7 @@ import click
 
 from .terminal import messages
 from .tune import FIGURES, chosen
-from .values import Names, Numbers, common_options
+from .values import Names, Numbers, column_options, common_options, flat
 
 if TYPE_CHECKING:
     from ..tl.sweep import Sweep
@@ -54,15 +54,7 @@ class _Clusters(Numbers):
 @click.option(
     "--max-cells", type=click.IntRange(min=30), default=2000, show_default=True, help="Judge a sample above so many."
 )
-@click.option("--combine-keys", is_flag=True, help="Join the batch columns into one variable.")
-@click.option(
-    "--missing",
-    type=click.Choice(["error", "level", "literal"]),
-    default="error",
-    show_default=True,
-    help="Missing batch labels.",
-)
-@click.option("--allow-many-levels", is_flag=True, help="Accept columns that look like measurements or barcodes.")
+@column_options
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads.  [default: the CPUs it may use]")
 @click.option("--figure", metavar="PATH", help="The trade-off: .png, .pdf or .svg.")
@@ -82,7 +74,7 @@ def sweep(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any) -
     if figure and not figure.lower().endswith(FIGURES):
         raise click.UsageError(f"--figure {figure}: allowed are {', '.join(FIGURES)}")
     with messages(quiet=options["quiet"], verbose=options["verbose"]):
-        found = _run(source, [name for names in batch_key for name in names], options)
+        found = _run(source, flat(batch_key), options)
     click.echo(str(found))
 
 

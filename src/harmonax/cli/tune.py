@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .terminal import messages
-from .values import Names, Numbers, common_options
+from .values import Names, Numbers, column_options, common_options, flat, roles_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -50,15 +50,7 @@ FIGURES = (".png", ".pdf", ".svg")
 @click.option(
     "--max-iter-harmony", type=click.IntRange(min=1), default=50, show_default=True, help="Maximum number of rounds."
 )
-@click.option("--combine-keys", is_flag=True, help="Join the batch columns into one variable.")
-@click.option(
-    "--missing",
-    type=click.Choice(["error", "level", "literal"]),
-    default="error",
-    show_default=True,
-    help="Missing batch labels.",
-)
-@click.option("--allow-many-levels", is_flag=True, help="Accept columns that look like measurements or barcodes.")
+@column_options
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Threads.  [default: the CPUs it may use]")
 @click.option("--figure", metavar="PATH", help="The trade-off: .png, .pdf or .svg.")
@@ -78,7 +70,7 @@ def tune(source: str, batch_key: tuple[tuple[str, ...], ...], **options: Any) ->
     if figure and not figure.lower().endswith(FIGURES):
         raise click.UsageError(f"--figure {figure}: allowed are {', '.join(FIGURES)}")
     with messages(quiet=options["quiet"], verbose=options["verbose"]):
-        found = _run(source, [name for names in batch_key for name in names], options)
+        found = _run(source, flat(batch_key), options)
     click.echo(str(found))
 
 
@@ -98,9 +90,9 @@ def chosen(
     options: dict[str, Any],
 ) -> Any:
     """Correct IN by a function that chooses parameters, showing how far it is on a terminal, and write the result."""
-    progress = False if options["quiet"] else None
+    how = roles_of(options, keys) | {"n_threads": options["threads"], "rng": options["seed"]}
     with corrected(source, options) as (adata, keep):
-        found = choose(adata, keys, **given, n_threads=options["threads"], rng=options["seed"], progress=progress)
+        found = choose(adata, keys, **given, **how, progress=False if options["quiet"] else None)
         keep(found)
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,55 @@ missing_option = click.option(
     show_default=True,
     help="Whether text such as NA is a batch's name.",
 )
+
+
+def column_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the options of how batch columns are read, and of the columns that play another part."""
+    for option in (
+        click.option(
+            "--allow-many-levels", is_flag=True, help="Accept columns that look like measurements or barcodes."
+        ),
+        click.option(
+            "--covariate",
+            "covariates",
+            type=Names(),
+            multiple=True,
+            help="Numeric columns to remove beside the batches, such as pct_counts_mt.",
+        ),
+        click.option(
+            "--protect", type=Names(), multiple=True, help="Columns with biology that must stay, such as the condition."
+        ),
+        click.option(
+            "--reference",
+            type=Names(),
+            multiple=True,
+            help="Batch levels whose cells stay where they are, as LEVEL, or COLUMN=LEVEL of several batch columns.",
+        ),
+        click.option(
+            "--missing",
+            type=click.Choice(["error", "level", "literal"]),
+            default="error",
+            show_default=True,
+            help="What missing batch labels are.",
+        ),
+        click.option("--combine-keys", is_flag=True, help="Join the batch columns into one variable."),
+    ):
+        command = option(command)
+    return command
+
+
+def flat(given: Iterable[Iterable[str]]) -> list[str]:
+    """Return the names of an option that may be given several times."""
+    return [name for names in given for name in names]
+
+
+def roles_of(options: dict[str, Any], keys: list[str]) -> dict[str, Any]:
+    """Return what stays and what else goes, as Python's functions take it; nothing where nothing was asked for."""
+    from ..inputs.roles import named_levels
+
+    levels = named_levels(flat(options["reference"]), keys)
+    roles = {"reference": levels} | {name: flat(options[name]) for name in ("protect", "covariates")}
+    return {name: given for name, given in roles.items() if given}
 
 
 def common_options(command: Callable[..., Any]) -> Callable[..., Any]:

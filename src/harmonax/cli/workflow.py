@@ -11,15 +11,16 @@ from ..errors import NotConvergedError
 from ..params import HarmonyParams
 from .integrate import integrate, method_params
 from .terminal import messages
-from .values import Names, Numbers, common_options, read_markers
+from .values import Names, Numbers, common_options, flat, read_markers
 
 # Options that mean here what they mean to `harmonax integrate`: the method's own, and how batch columns are read.
 _METHOD = [field.name for field in dataclasses.fields(HarmonyParams)]
-_COLUMNS = ["combine_keys", "missing", "allow_many_levels", "backend", "threads"]
+_ROLES = ("reference", "protect", "covariates")
+_COLUMNS = ["combine_keys", "missing", "allow_many_levels", "backend", "threads", *_ROLES]
 # Options that are lists of names.
 _LISTS = (
     *("batch_key", "condition_key", "compare", "color_by", "genes", "recompute", "skip"),
-    *("reference", "protect", "covariates"),
+    *_ROLES,
 )
 _PLAIN = (
     *("label_key", "min_genes", "max_genes", "min_cells", "max_pct_mt", "mt_prefix", "counts_layer"),
@@ -33,9 +34,8 @@ _STEPS = (
 )
 
 
-def _names(name: str, says: str, option: str | None = None) -> Any:
-    option = option if option is not None else "--" + name.replace("_", "-")
-    return click.option(option, name, type=Names(), multiple=True, help=says)
+def _names(name: str, says: str) -> Any:
+    return click.option("--" + name.replace("_", "-"), name, type=Names(), multiple=True, help=says)
 
 
 def _number(name: str, kind: type, default: float | None, says: str) -> Any:
@@ -83,9 +83,6 @@ def _text(name: str, says: str) -> Any:
     "(autoencoders; they need the extra jax).",
 )
 @click.option("--tune", is_flag=True, help="Choose --theta and --sigma by a sweep, without labels; see harmonax sweep.")
-@_names("reference", "Batch levels whose cells stay where they are: LEVEL, or COLUMN=LEVEL of several batch columns.")
-@_names("protect", "Columns of obs with biology that must stay, such as the condition.")
-@_names("covariates", "Numeric columns of obs to remove beside the batches, such as pct_counts_mt.", "--covariate")
 @_number("n_neighbors", int, 15, "Neighbours of a cell in the graph.")
 @_number("min_dist", float, 0.5, "Of UMAP.")
 @click.option(
@@ -157,7 +154,7 @@ def run_workflow(ctx: click.Context, sources: tuple[str, ...], **options: Any) -
         from ..workflow.run import command_line
 
         given = {name: options[name] for name in _PLAIN}
-        given |= {name: tuple(n for names in options[name] for n in names) for name in _LISTS}
+        given |= {name: tuple(flat(options[name])) for name in _LISTS}
         if options["from_counts"]:
             given["start_from"] = "counts"
         if options["markers"]:

@@ -49,7 +49,7 @@ def design_from_table(
     combine_keys
         Join the columns into one variable with a level per observed combination.
     missing
-        ``"error"``: refuse missing labels, and the text that stands for them ("nan", "None", "NA", ""); ``"level"``:
+        ``"error"``: refuse missing and infinite labels, and text that stands for such ("nan", "NA", ""); ``"level"``:
         make them a level of their own, "missing"; ``"literal"``: as ``"error"``, but such text is the name of a level.
     allow_many_levels
         Accept columns that look like measurements or cell barcodes.
@@ -83,23 +83,33 @@ def design_from_table(
 
 
 def absent(column: pd.Series, *, literal: bool = False) -> np.ndarray:
-    """Return which cells have no label: a missing value, or text that stands for one unless it is `literal`.
+    """Return which cells have no label: a missing or infinite value, or text that stands for one unless `literal`.
 
     Examples
     --------
     >>> absent(pd.Series(["a", None, "nan", "NA", ""])).tolist()
     [False, True, True, True, True]
+    >>> absent(pd.Series([1.0, np.nan, np.inf])).tolist()
+    [False, True, True]
     """
     gaps = np.asarray(column.isna())
     # Pandas sees in a hundredth of the time that all is text.
     text_only = column.dtype != object or pd.api.types.infer_dtype(column, skipna=True) == "string"
     if not text_only and not all(isinstance(value, Hashable) for value in column):
         raise InputError(f"column '{column.name}' holds lists or the like; allowed is one label per cell")
-    if literal or pd.api.types.is_numeric_dtype(column.dtype):
-        return gaps
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        # Such as the logarithm of 0: nothing that was measured, and no batch's name.
+        floats = pd.api.types.is_float_dtype(column.dtype)
+        return gaps | np.isinf(column.to_numpy(np.float64, na_value=np.nan)) if floats else gaps
     known = column.cat.categories if isinstance(column.dtype, pd.CategoricalDtype) else column[~gaps].unique()
-    text = [value for value in known if isinstance(value, str) and value.strip().casefold() in MISSING_TEXT]
-    return gaps | np.asarray(column.isin(text)) if text else gaps
+    without = [value for value in known if _stands_for_none(value, literal)]
+    return gaps | np.asarray(column.isin(without)) if without else gaps
+
+
+def _stands_for_none(value: Any, literal: bool) -> bool:
+    if isinstance(value, str):
+        return not literal and value.strip().casefold() in MISSING_TEXT
+    return isinstance(value, (float, np.floating)) and bool(np.isinf(value))
 
 
 def as_table(batches: Any) -> pd.DataFrame:
@@ -194,14 +204,22 @@ def _encode(column: pd.Series, label: str, missing: str, allow_many: bool) -> tu
     gaps = absent(column, literal=missing == "literal")
     if gaps.any() and missing != "level":
         place = int(np.argmax(gaps))
-        text = column.iloc[place] if not pd.isna(column.iloc[place]) else None
-        said = "" if text is None else f" has the text '{text}'; missing='literal' takes it as a name"
+        value, kind, said = column.iloc[place], "missing", ""
+        if isinstance(value, str):
+            said = f" has the text '{value}'; missing='literal' takes it as a name"
+        elif not pd.isna(value):
+            kind, said = "missing or infinite", f" has {value}"
         raise InputError(
-            f"{label} has {int(gaps.sum())} missing values (first: cell '{column.index[place]}'{said}); "
+            f"{label} has {int(gaps.sum())} {kind} values (first: cell '{column.index[place]}'{said}); "
             "fill them, drop those cells, or pass missing='level'"
         )
     column = column.infer_objects()
-    if isinstance(column.dtype, pd.CategoricalDtype):
+    categorical = isinstance(column.dtype, pd.CategoricalDtype)
+    if gaps.any() and (categorical or pd.api.types.is_float_dtype(column.dtype)):
+        # So that others are not called 1.0 for the sake of an infinite one.
+        column = column.mask(gaps)
+        column = column.cat.remove_unused_categories() if categorical else column
+    if categorical:
         codes, values = np.asarray(column.cat.codes, np.int64), column.cat.categories
     else:
         codes, values = _factorize(column, gaps)
@@ -236,7 +254,10 @@ def _factorize(column: pd.Series, gaps: np.ndarray) -> tuple[np.ndarray, pd.Inde
 def _refuse_unlikely(label: str, n: int, n_levels: int, numbers: bool) -> None:
     insist = "if these really are batches, pass allow_many_levels=True (--allow-many-levels)"
     if numbers and n_levels > _MAX_NUMERIC_LEVELS:
-        raise InputError(f"{label} is numeric with {n_levels} distinct values: it looks like a measurement; {insist}")
+        raise InputError(
+            f"{label} is numeric with {n_levels} distinct values: it looks like a measurement; {insist}, and to remove "
+            "the effect of a measurement, covariates= (--covariate)"
+        )
     each_its_own = n_levels == n and n >= _MIN_BARCODES
     if each_its_own or (n_levels >= _BARCODE_LEVELS and n_levels > _MAX_LEVELS_SHARE * n):
         raise InputError(f"{label} has {n_levels} levels for {n} cells: it looks like a cell barcode; {insist}")

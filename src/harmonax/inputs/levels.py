@@ -57,10 +57,11 @@ def level_names(values: Iterable[Any]) -> list[str]:
 
 
 def looks(name: str) -> str:
-    """Return what a name looks like: without spaces around it, capitals, and ways to write one letter."""
-    if name.isascii():
-        return name.strip().casefold()
-    return "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf").strip().casefold()
+    """Return what a name looks like: without spaces around it, capitals, leading zeros and ways to write one letter."""
+    if not name.isascii():
+        name = "".join(c for c in unicodedata.normalize("NFKC", name) if unicodedata.category(c) != "Cf")
+    seen = name.strip().casefold()
+    return seen.lstrip("0") or "0" if seen.isdecimal() else seen
 
 
 def warn_of_twins(label: str, names: pd.Index) -> None:
@@ -68,8 +69,22 @@ def warn_of_twins(label: str, names: pd.Index) -> None:
     look = names.map(looks) if len(names) else names
     if not look.is_unique:
         first, second = names[look == look[look.duplicated()][0]][:2]
-        if first.strip() == second.strip():
-            told = f"{first!r} and {second!r} differ in spaces only, and are two batches; strip the labels"
-        else:
-            told = f"{first!a} and {second!a} look the same but are two batches; give them one spelling"
-        warn(f"{label}: {told} if they are one")
+        warn(f"{label}: {_alike(first, second, 'are two batches')}")
+
+
+def warn_of_strangers(label: str, names: Iterable[str], known: Iterable[str]) -> None:
+    """Warn of new levels that look like one of the known levels, which they may have been meant to be."""
+    seen = {looks(name): name for name in known}
+    pairs = [(name, seen[looks(name)]) for name in names if looks(name) in seen]
+    if pairs:
+        more = f" (and {len(pairs) - 1} more)" if len(pairs) > 1 else ""
+        but = f"the first{more} is taken as a batch that the reference does not have"
+        warn(f"{label} of the new cells and of the reference: {_alike(*pairs[0], but)}")
+
+
+def _alike(first: str, second: str, but: str) -> str:
+    if first.strip() == second.strip():
+        return f"{first!r} and {second!r} differ in spaces only, and {but}; strip the labels if they are one"
+    if looks(first).isdecimal():
+        return f"{first!a} and {second!a} are the same number but {but}; write it in one way if they are one"
+    return f"{first!a} and {second!a} look the same but {but}; give them one spelling if they are one"

@@ -29,6 +29,7 @@ from ..engine.run import Backend, result_dtype
 from ..errors import InputError, warn
 from ..inputs.columns import Missing, as_table, check_order, combined, design_from_table
 from ..inputs.embedding import Embedding, Kind, read_embedding
+from ..inputs.levels import warn_of_strangers
 from ..params import HarmonyParams, ResolvedParams
 from ..system.arguments import check_arguments
 from ..system.cpus import resolve_threads
@@ -185,6 +186,8 @@ class _Layout:
             for f, levels in enumerate(asked.levels):
                 learned_as = _same_level(model.levels[f], levels)
                 theirs[:, f] = learned_as[own[:, f]]
+                strangers = [name for name, place in zip(levels, learned_as, strict=True) if place < 0]
+                warn_of_strangers(asked.variables[f], strangers, model.levels[f])
         is_known: np.ndarray = np.all(theirs >= 0, axis=1)
         codes = np.where(is_known[:, None], theirs, own + np.array(n_learned))
         design = BatchDesign.from_codes(codes[asked.joint])

@@ -141,7 +141,7 @@ def harmony_integrate(
     combine_keys
         Join several columns into one variable with a level per observed combination.
     missing
-        ``"error"`` refuses missing labels, and the text that files have for them ("nan", "None", "NA", ""); ``"level"``
+        ``"error"`` refuses missing and infinite labels, and text that stands for them ("nan", "NA", ""); ``"level"``
         makes them a batch of their own; ``"literal"`` takes such text as a batch's name.
     allow_many_levels
         Accept a column that looks like a measurement or like cell barcodes.
