@@ -154,6 +154,20 @@ def test_batches_that_were_mixed_and_were_moved_apart_are_no_correction_to_go_on
 
 
 @pytest.mark.parametrize("label_key", ["kind", None])
+@pytest.mark.parametrize("shift", [9.0, 0.0])
+def test_one_of_many_batches_that_was_mixed_and_was_moved_away_is_not_trusted(shift, label_key):
+    adata = made({(b, t): 18 for b in "abcdefghijklmnop" for t in "TBM"}, shift)
+    # Batches differ, but d lies with seven others.
+    adata.obsm["X_pca"][:, 10] += shift * (adata.obs["batch"].cat.codes.to_numpy() % 2)
+    assert said(adata, label_key)[0] == ("trust" if shift else "not_needed")
+    # The average of sixteen batches hides it.
+    adata.obsm["X_pca_harmony"][of(adata, batch="d")] += 9
+    code, warnings = said(adata, label_key)
+    assert code == "caution"
+    assert warnings & ({"some_batches_apart", "batches_apart"} if shift else {"batches_parted"})
+
+
+@pytest.mark.parametrize("label_key", ["kind", None])
 def test_noise_where_no_correction_was_needed_is_told(label_key):
     adata = made(EVEN, shift=0)
     adata.obsm["X_pca_harmony"] += 3 * np.random.default_rng(5).normal(size=(adata.n_obs, 12))

@@ -245,8 +245,8 @@ def _mixing(
         counts = np.bincount(own)
         lone = [levels_apart(e, counts) if len(counts) > 1 else np.zeros(1, bool) for e in (start, end)]
         needed = len(counts) > 1 and (matters(start) or lone[0].any())
-        # Batches that were apart, and still are by more than half of what could be.
-        far = lone[0] & lone[1] & (by_themselves(part.after, own, groups) > FAR)
+        # Batches that are apart by more than half of what could be; also those that were not before.
+        far = lone[1] & (by_themselves(part.after, own, groups) > FAR)
         names = ", ".join(_level_name(part, name, present[i]) for i in np.flatnonzero(far))
         chance = max(start.chance, end.chance)
         rows.append((name, start.overall, end.overall, chance, needed, int(lone[0].sum()), int(lone[1].sum()), names))

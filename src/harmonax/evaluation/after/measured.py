@@ -115,9 +115,17 @@ class Measured:
 
     @property
     def far(self) -> str:
-        """The single batches that were apart and still are."""
-        needed = self.mixing[self.mixing["needed"]]
-        return ", ".join(name for name in needed.get("far", pd.Series(dtype=object)) if name)
+        """The single batches that lie apart, of variables whose batches were to be mixed."""
+        return self._far(needed=True)
+
+    @property
+    def moved_away(self) -> str:
+        """The single batches that lie apart, of variables whose batches were mixed before."""
+        return self._far(needed=False)
+
+    def _far(self, *, needed: bool) -> str:
+        rows = self.mixing[self.mixing["needed"] == needed]
+        return ", ".join(name for name in rows.get("far", pd.Series(dtype=object)) if name)
 
     @property
     def unchanged(self) -> bool:
@@ -141,7 +149,8 @@ class Measured:
     def parted(self) -> bool:
         """Whether batches that were mixed before lie apart now."""
         m = self.mixing[~self.mixing["needed"]]
-        return bool((m["after"] > np.fmax(m["before"], np.fmax(m["chance"], 0)) + _PARTED).any())
+        risen = m["after"] > np.fmax(m["before"], np.fmax(m["chance"], 0)) + _PARTED
+        return bool(risen.any() or self.moved_away)
 
     @property
     def torn(self) -> bool:

@@ -106,8 +106,13 @@ def _mixing(m: Measured) -> Iterator[Finding]:
         yield Finding(
             "batches_parted",
             Level.WARNING,
-            "Batches that were mixed before lie apart after: same-batch neighbours in excess of chance rose to "
-            f"{m.mixing.loc[~m.mixing['needed'], 'after'].max():.2f}.",
+            "Batches that were mixed before lie apart after: "
+            + (
+                m.moved_away
+                or "same-batch neighbours in excess of chance rose to "
+                f"{m.mixing.loc[~m.mixing['needed'], 'after'].max():.2f}"
+            )
+            + ".",
             "Continue with the uncorrected embedding.",
         )
     if m.composition:
@@ -149,7 +154,7 @@ def _mixing(m: Measured) -> Iterator[Finding]:
         yield Finding(
             "some_batches_apart",
             Level.WARNING,
-            f"Most batches are mixed, but these still lie apart: {m.far}.",
+            f"Most batches are mixed, but these lie apart: {m.far}.",
             f"Look at these batches alone: are they of other cells, or of poor quality? {m.more}",
         )
 
