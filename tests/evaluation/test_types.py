@@ -28,6 +28,13 @@ def cells(counts: dict[tuple[str, str], int], seed: int = 0) -> anndata.AnnData:
     return anndata.AnnData(obs=obs.astype("category"), obsm={"X_pca": before, "X_pca_harmony": after})
 
 
+def test_types_of_few_cells_in_every_batch_are_judged_over_all_batches():
+    adata = cells({(b, t): 6 for b in "abcdefghijklmnop" for t in "TBM"})
+    table = tl.diagnose(adata, "batch", label_key="cell_type").types
+    assert set(table["batch"]) == {"all batches"}
+    assert table.drop(columns=["type", "batch", "inside"]).dtypes.map(lambda kind: kind.kind in "if").all()
+
+
 def onto(adata: anndata.AnnData, batch: str, one: str, other: str) -> anndata.AnnData:
     """Lay the cells of a type in a batch on another type."""
     Z, own = adata.obsm["X_pca_harmony"], (adata.obs["batch"] == batch) & (adata.obs["cell_type"] == one)

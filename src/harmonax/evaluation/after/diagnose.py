@@ -26,7 +26,7 @@ from .null import Correct, Null, calibrate
 from .rare import every_type
 from .states import batch_table, composition_states, group_table, linked_batches, one_batch_states
 from .structure import alignment, moved_share, movement
-from .types import COLUMNS, blurred, by_themselves, order_within
+from .types import as_table, blurred, by_themselves, order_within
 
 # Excess of same-batch neighbours from which a single batch counts as apart still.
 FAR = 0.5
@@ -77,7 +77,7 @@ class Diagnosis:
     groups: pd.DataFrame
     one_batch_states: pd.DataFrame
     markers: pd.DataFrame
-    types: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COLUMNS))
+    types: pd.DataFrame = field(default_factory=lambda: as_table([]))
     about: dict[str, Any] = field(default_factory=dict)
     kept: np.ndarray = field(repr=False, default_factory=lambda: np.empty(0))
     moved: np.ndarray = field(repr=False, default_factory=lambda: np.empty(0))
@@ -121,7 +121,7 @@ class Diagnosis:
             one_batch_states=stored["one_batch_states"],
             markers=stored["markers"],
             # Not there before version 0.2.
-            types=stored.get("types", pd.DataFrame(columns=COLUMNS)),
+            types=stored.get("types", as_table([])),
             about={name: value for name, value in stored.items() if name not in parts},
         )
 

@@ -18,7 +18,7 @@ from .advice import from_sweep
 from .markers import LOST
 from .null import Null
 from .structure import AXES_KEPT, AXES_LOST
-from .types import COLUMNS, blended, merged
+from .types import as_table, blended, merged
 
 # Of the neighbours within batches, mean over cells. Harmony's defaults keep 0.85 to 0.97 of them, theta = 20 keeps
 # 0.63 to 0.79 (0.86 on one set).
@@ -77,7 +77,7 @@ class Measured:
     n_levels: int
     n_labelled: int
     n_linked: int
-    types: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=COLUMNS))
+    types: pd.DataFrame = field(default_factory=lambda: as_table([]))
     composition: bool = False
     # Whether the batches of the result differ in their shares of its states only.
     proportions_left: bool = False

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from ..neighbours import OF_BATCH, Neighbourhoods
-from .types import COLUMNS, MIN_CELLS, as_rare, purity_of, type_table
+from .types import MIN_CELLS, as_rare, as_table, purity_of, type_table
 
 # Cells of the type that a batch needs for its nearest to be of the type; and what stands for the batch's name.
 _FEWEST, EVERYWHERE = 3, "all batches"
@@ -35,5 +35,4 @@ def every_type(before: Neighbourhoods, after: Neighbourhoods, labels: np.ndarray
         rows.append(
             (name, EVERYWHERE, len(mine), 0, share, pure, within, start, expected, found, expected, error, *apart)
         )
-    more = pd.DataFrame(rows, columns=COLUMNS, index=[str(len(table) + i) for i in range(len(rows))])
-    return pd.concat([table, more]) if rows else table
+    return pd.concat([table, as_table(rows, len(table))]) if rows else table

@@ -5,6 +5,8 @@ Averages hide the worst: a type of 12 cells laid on another, or one of 29 batche
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 
@@ -60,7 +62,7 @@ def type_table(before: Neighbourhoods, after: Neighbourhoods, labels: np.ndarray
     batch = before.batch
     names, types = np.unique(labels, return_inverse=True)
     if not len(names) or len(known) < 2 * MIN_CELLS:
-        return pd.DataFrame(columns=COLUMNS)
+        return as_table([])
     counts = np.zeros((len(names), len(levels)), np.int64)
     np.add.at(counts, (types, batch), 1)
     near = [before.own, after.own, before.all[:, :OF_BATCH], after.all[:, :OF_BATCH]]
@@ -96,7 +98,14 @@ def type_table(before: Neighbourhoods, after: Neighbourhoods, labels: np.ndarray
                     "" if other is None else names[other],
                 )
             )
-    return pd.DataFrame(rows, columns=COLUMNS, index=[str(i) for i in range(len(rows))])
+    return as_table(rows)
+
+
+def as_table(rows: list[tuple[Any, ...]], first: int = 0) -> pd.DataFrame:
+    """Return rows as a table, numbered from `first`; its numbers are numbers also where it is empty."""
+    table = pd.DataFrame(rows, columns=COLUMNS, index=[str(first + i) for i in range(len(rows))])
+    kinds = dict.fromkeys(COLUMNS, np.float64) | dict.fromkeys(("n_cells", "n_elsewhere"), np.int64)
+    return table.astype({name: kind for name, kind in kinds.items() if name not in ("type", "batch", "inside")})
 
 
 def merged(table: pd.DataFrame, least: float = 0.25) -> pd.DataFrame:
