@@ -6,6 +6,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from sampling import first
 
 import harmonax as hx
 from harmonax import tl
@@ -144,6 +145,9 @@ class TestMeasures:
         assert merged["merged_share"].iloc[0] > 0.5
 
 
+LEFT = [("kang_donors", ["batch", "donor"]), ("onek1k_subset", ["batch"])]
+
+
 class TestVerdicts:
     def test_a_shift_taken_away_exactly_is_fine(self, mixed):
         d = tl.diagnose(mixed, "batch", label_key="cell_type")
@@ -190,7 +194,7 @@ class TestVerdicts:
     @pytest.mark.parametrize(
         ("theta", "verdict"), [(0.5, "fine"), (2.0, "fine"), (20.0, "over_corrected")], ids=["0.5", "2", "20"]
     )
-    @pytest.mark.parametrize(("label_key", "seed"), [(None, 0), ("cell_type", 1)])
+    @pytest.mark.parametrize(("label_key", "seed"), first(1, [("cell_type", 1), (None, 0)], names=2, later="slow"))
     def test_mild_batches(self, data_dir, theta, verdict, label_key, seed):
         adata = anndata.read_h5ad(data_dir / "onek1k_subset.h5ad")
         hx.pp.harmony_integrate(adata, "batch", theta=theta, rng=seed)
@@ -243,7 +247,7 @@ class TestVerdicts:
         assert (d.verdict, d.summary) == ("not_needed", "There is one batch only: nothing was corrected.")
 
     @pytest.mark.thorough
-    @pytest.mark.parametrize(("name", "keys"), [("kang_donors", ["batch", "donor"]), ("onek1k_subset", ["batch"])])
+    @pytest.mark.parametrize(("name", "keys"), first(1, LEFT, names=2, later="slow"))
     def test_an_embedding_left_as_it_was_is_too_little_also_where_the_effect_is_mild(self, data_dir, name, keys):
         adata = anndata.read_h5ad(data_dir / f"{name}.h5ad")
         adata.obsm["X_same"] = adata.obsm["X_pca"].copy()

@@ -8,6 +8,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from sampling import first
 
 pytest.importorskip("sklearn", reason="pip install 'harmonax[workflow]'")
 
@@ -296,7 +297,7 @@ class TestCommand:
 
 class TestOnePage:
     @pytest.mark.thorough
-    @pytest.mark.parametrize("swept", [False, True])
+    @pytest.mark.parametrize("swept", first(1, [True, False], later="slow"))
     @pytest.mark.parametrize("theta", [0.0, 60.0])
     def test_never_more_and_less_theta(self, cells, theta, swept):
         # So little ridge that everything is torn, at theta 60; hardly any correction, at theta 0.
