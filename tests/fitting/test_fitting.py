@@ -84,6 +84,10 @@ def means(result) -> jax.Array:
     return ((first - second) ** 2).sum()
 
 
+def size(result) -> jax.Array:
+    return 1e-3 * (result["corrected_embeddings"] ** 2).mean()
+
+
 def learned(operator) -> list[np.ndarray]:
     leaves = jax.tree.leaves(nnx.state(operator))
     plain = [jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf for leaf in leaves]
@@ -563,6 +567,53 @@ class TestRealProjects:
     def test_a_negative_weight_is_noticed(self):
         with pytest.warns(HarmonaxWarning, match="weight of 'means' is -1: that loss is maximised"):
             fit(Shift(), cells(), {"means": means}, {"means": -1.0}, steps=1)
+
+    @pytest.mark.parametrize("batch_size", [None, 50])
+    @pytest.mark.parametrize("apart", [0.0, 20.0])
+    def test_a_loss_that_takes_batches_apart_is_noticed(self, apart, batch_size):
+        pytest.importorskip("sklearn", reason="needs harmonax[workflow]")
+        data, given = cells(100), dict(optimizer=optax.adam(0.2), steps=30, batch_size=batch_size)
+        # The batches overlap, or have nothing to lose.
+        data["embeddings"][data["batch_labels"] == 1] += np.float32(apart - 3)
+        with pytest.warns(HarmonaxWarning) as told:
+            fit(Shift(), data, {"size": size, "mixing": lambda result: -means(result)}, **given)
+        assert len(told) == 1
+        assert "the loss 'mixing' is lower where batches lie apart, and the fit followed it" in str(told[0].message)
+        assert "do not negate" in str(told[0].message)
+        fit(Shift(), data, {"mixing": means, "size": size}, **given)
+
+    def test_it_is_noticed_under_the_other_names_of_cells_and_batches(self):
+        class Renamed(Shift):
+            def apply(self, data, state, metadata):
+                given = {"embeddings": data["features"], "batch_labels": data["batch_ids"]}
+                return dict(data) | super().apply(given, state, metadata)[0], state, metadata
+
+        pytest.importorskip("sklearn", reason="needs harmonax[workflow]")
+        data = {"features": cells(100)["embeddings"], "batch_ids": cells(100)["batch_labels"]}
+        negated = lambda result: -means(result | {"batch_labels": result["batch_ids"]})  # noqa: E731
+        with pytest.warns(HarmonaxWarning, match="the loss 'mixing' is lower where batches lie apart"):
+            fit(Renamed(), data, {"mixing": negated}, optimizer=optax.adam(0.2), steps=3)
+
+    def test_losses_that_take_nothing_apart_are_not_told(self):
+        def needs_more(result):
+            assert "number" in result
+            return -means(result)
+
+        # What is frozen loses no mixing, and of what cannot be asked nothing is known.
+        frozen = dict(optimizer=optax.sgd(0.0), steps=2)
+        near = cells(100)
+        near["embeddings"][near["batch_labels"] == 1] -= np.float32(3)
+        fit(Shift(), near, {"mixing": lambda result: -means(result)}, **frozen)
+
+        class More(Shift):
+            def apply(self, data, state, metadata):
+                result, state, metadata = super().apply(data, state, metadata)
+                return result | {"number": 1}, state, metadata
+
+        fit(More(), cells(100), {"mixing": needs_more}, **frozen)
+        with pytest.warns(HarmonaxWarning) as told:
+            fit(Shift(), near, {"mixing": means}, {"mixing": -1.0}, optimizer=optax.adam(0.2), steps=30)
+        assert ["weight of 'mixing' is -1" in str(one.message) for one in told] == [True]
 
     @pytest.mark.thorough
     def test_an_operator_of_another_seed_is_another_run(self, tmp_path):

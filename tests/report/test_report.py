@@ -345,8 +345,9 @@ class TestNames:
         assert len(
             re.findall(r"\| *(?:safe|e)\b", "".join(p.read_text(encoding="utf-8") for p in pages if p.is_file()))
         ) == len(found)
-        own = {("page.html", name, "safe") for name in ("style", "section.body", "figures", "data", "script")}
-        own |= {("maps.html", name, "safe") for name in ("style", "body", "data", "script")}
+        own = {("page.html", name, "safe") for name in ("style", "section.body", "figures")}
+        own |= {("maps.html", name, "safe") for name in ("style", "body")}
+        own |= {("end.html", name, "safe") for name in ("data", "script")}
         assert found == own | {("reproduce.html", "text", "e")}
 
     def test_without_jinja2_the_message_says_what_installs_it(self, full, tmp_path, monkeypatch):

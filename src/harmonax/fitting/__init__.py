@@ -3,6 +3,7 @@
 loop          `fit`: checks what it is given, and returns what was learned
 run           one update after the other, until it ends, stops early or stops being finite
 held_out      losses of cells that are not learned from, and losses that padding changes
+direction     losses with the wrong sign, which take batches apart
 updates       one update, compiled: losses, gradients, and whether all of it is finite
 terms         which losses there are, and their weights
 presets       weights by situation, and the losses that they weigh

@@ -16,6 +16,7 @@ from ..system.arguments import check_arguments
 from ..system.progress import Report, bar, line
 from ..system.rng import seed_from
 from ..system.validate import number, whole_number
+from .direction import Direction
 from .held_out import evaluation, warn_of_padding
 from .minibatches import read_cells
 from .outcome import EarlyStopping, FitResult, FitStatus
@@ -61,7 +62,8 @@ def fit(
         disk; `batch_size` is then theirs.
     losses
         By name: functions of the operator's result (a dict that has the data as well), or of (operator, data). One of
-        your own that changes with what padding holds is warned of.
+        your own that changes with what padding holds is warned of, and one of the result that is lower where batches
+        lie apart, such as a negated loss of mixing, where the fit made their neighbourhoods less mixed.
     weights
         By name, 1 where none is given; or the name of a preset in `WEIGHTS`. A higher weight lowers that loss more, at
         the others' expense; 0 leaves it out of the sum. A schedule, a function of the step such as Optax has, changes
@@ -154,6 +156,7 @@ def fit(
     evaluate = evaluation(graph, groups, terms)
     own = [name for name, loss in (losses or {}).items() if not (loss.__module__ or "").startswith("harmonax.")]
     warn_of_padding(evaluate, state, cells.take(cells.rows(cells.epoch - 1)), own)
+    direction = Direction(graph, state, terms, cells.take(cells.rows(0)), own)
     run = Run(state, cells, step, key, whole_number(steps_at_once, "steps_at_once", minimum=1))
     if held is not None:
         run.look_at(
@@ -176,6 +179,7 @@ def fit(
     if status is FitStatus.NOT_FINITE:
         message = f"step {len(run) - 1} ({', '.join(run.wrong)}): {status.advice}"
         warn(message)
+    direction.warn_of(run.state)
     history = {name: np.asarray(values) for name, values in run.history.items()}
     return FitResult(operator, history, status, run.n_updates, message)
 

@@ -55,7 +55,7 @@ class Expression:
         self._stated: float | None = None  # the total of all cells, as the user gave it
         self._base: float | None = None  # of the query's logarithm, where its pieces are brought to the reference's
         self.notes: list[str] = []  # what the user should know
-        self.empty = np.zeros(X.shape[0], bool)  # which cells have no count in the reference's genes, once projected
+        self.empty = np.zeros(X.shape[0], bool)  # which cells have no count in the reference's genes, once read
         sample = dense(X[spaced_rows(X.shape[0])], np.float64)
         self._check(sample)
         # Totals of the query's cells, which may be several, or None; what the record has.

@@ -163,8 +163,6 @@ class Projected(Rows):
     def __init__(self, matched: Matched, X: Any) -> None:
         super().__init__((X.shape[0], matched.projection.loadings.shape[1]), np.float32)
         self._matched, self._X = matched, X
-        # Cells without any count in the reference's genes, of the rows that were read; (N,).
-        self.empty = np.zeros(X.shape[0], bool)
 
     def read(self, start: int, stop: int) -> np.ndarray:
         out = np.empty((stop - start, self.shape[1]), np.float32)
@@ -173,7 +171,8 @@ class Projected(Rows):
         for lo in range(start, stop, step):
             hi = min(stop, lo + step)
             values = self._matched.values(self._X[lo:hi])
-            self.empty[lo:hi] = ~values.any(axis=1)
+            if isinstance(self._X, Expression):
+                self._X.empty[lo:hi] = ~values.any(axis=1)
             out[lo - start : hi - start] = self._matched.scaled(values) @ p.loadings - p.offset
         return out
 

@@ -96,9 +96,7 @@ def project(
         notes.insert(0, missing)
     if notes:
         warn(". ".join(notes))
-    projected = matched.project(expression)
-    expression.empty = projected.empty
-    return projected, matched, expression
+    return matched.project(expression), matched, expression
 
 
 def _of_one_kind(model: HarmonyModel, X: Any, var: pd.DataFrame) -> tuple[Any, pd.Index, list[str]]:

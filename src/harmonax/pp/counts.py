@@ -145,6 +145,8 @@ def correct_counts(
     with shown(progress) as report:
         counts = Counts(X, wanted.place)
         done = correction(counts, batches, wanted, report)
+        # It holds the soft clusters of all cells, which are not needed any more.
+        del batches
         made = gathered(done.pieces, counts.shape, counts.nnz + counts.nnz // 16)
     adata.layers[layer_added] = made
     adata.uns[KEY] = storable(done.record | {"batch_keys": keys, "layer_added": layer_added})

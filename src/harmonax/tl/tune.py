@@ -207,6 +207,13 @@ def tune(
     some = judge.rows[sample(len(judge.rows), _LEARNED_FROM, seed)]
     given = learnt_from(design, some, roles)
     learned: dict[str, LearnedStrength] = {}
+    how: dict[str, Any] = {"rng": seed, "n_threads": n_threads or chosen_threads()}
+
+    def attempt(params: HarmonyParams) -> tuple[HarmonyResult, dict[str, Any], Any]:
+        run = harmonize(embedding, design, params, **roles, **how, progress=False)
+        row = _strengths(params) | judge.scores(run.embedding)
+        return run, row | {"verdict": court.verdict(run, seed)}, judge.by_cell(run.embedding)
+
     with line(progress, _text) as show:
         for weight in preservation:
             config = strength.StrengthConfig(
@@ -221,18 +228,9 @@ def tune(
             name = f"preservation {weight:g}"
             tell = _steps_of(name, steps, show)
             learned[name] = strength.learn_strength(Z[some], **given, config=config, rng=seed, report=tell)
-    first, *others = candidates(start, design).items()
-    tried = {DEFAULTS: first[1], **dict(others)}
-    tried |= {name: _as_learned(start, found.params) for name, found in learned.items()}
-
-    how: dict[str, Any] = {"rng": seed, "n_threads": n_threads or chosen_threads()}
-
-    def attempt(params: HarmonyParams) -> tuple[HarmonyResult, dict[str, Any], Any]:
-        run = harmonize(embedding, design, params, **roles, **how, progress=False)
-        row = _strengths(params) | judge.scores(run.embedding)
-        return run, row | {"verdict": court.verdict(run, seed)}, judge.by_cell(run.embedding)
-
-    with line(progress, _text) as show:
+        first, *others = candidates(start, design).items()
+        tried = {DEFAULTS: first[1], **dict(others)}
+        tried |= {name: _as_learned(start, found.params) for name, found in learned.items()}
         said = None if show is None else (lambda name, done, of: show(f"engine: {name}", done, of))
         chosen, _, rows = best_of(tried, attempt, said)
     table = pd.DataFrame.from_dict(rows, orient="index")
