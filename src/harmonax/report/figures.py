@@ -141,7 +141,10 @@ def _about_cell(table: pd.DataFrame, expected: pd.DataFrame, i: int, j: int, row
 
 
 def line_over_passes(values: Sequence[float], ends: Sequence[int], title: str, colour: str) -> dict[str, Any]:
-    """Return a line over the clustering passes, with a dotted line where each round ends."""
+    """Return a line over the clustering passes, with a dotted line where each round ends.
+
+    The values are those of every pass, or of the last pass of every round.
+    """
     shapes = [
         {"type": "line", "x0": end + 0.5, "x1": end + 0.5, "yref": "paper", "y0": 0, "y1": 1}
         | {"line": {"color": MISSING, "width": 1, "dash": "dot"}, "layer": "below"}
@@ -150,7 +153,7 @@ def line_over_passes(values: Sequence[float], ends: Sequence[int], title: str, c
     trace = {
         "type": "scatter",
         "mode": "lines+markers",
-        "x": list(range(1, len(values) + 1)),
+        "x": list(ends) if len(values) == len(ends) else list(range(1, len(values) + 1)),
         "y": [float(v) for v in values],
         "line": {"color": colour, "width": 2},
         "marker": {"size": 5, "color": colour},

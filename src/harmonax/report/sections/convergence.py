@@ -40,7 +40,7 @@ def convergence(parts: Parts, figures: Figures) -> Section:
         objective = figures.add(chart, "Line of the objective over the passes")
         for key, axis, meaning in _TERMS:
             values = np.asarray(history.get(key, ()), float)
-            if len(values) == len(total):
+            if len(values) in (len(total), len(ends)):
                 chart = line_over_passes(values.tolist(), ends, axis, TERMS[key])
                 terms.append((figures.add(chart, f"Line of the {axis} over the passes"), meaning))
     why = {
